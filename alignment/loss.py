@@ -1,0 +1,213 @@
+"""The dual loss: text and audio, paired as the engine decides, each a mean over its own targets."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import AlignmentError, InputError
+from .expansion import expand, lengths_from_starts, placeholder_lengths
+from .pairing import Decision, Policy, choose, pair
+from .streams import IGNORE_INDEX, Stream, audio_streams, text_stream
+
+__all__ = ["DualLoss", "dual_loss", "mean_cross_entropy"]
+
+logger = logging.getLogger("alignment")
+
+#: Share of labelled rows under which they are gathered before the loss instead of ignored inside it.
+GATHER_BELOW = 0.6
+
+
+@dataclass(frozen=True)
+class DualLoss:
+    """Text, audio and total loss (float32 scalars, nats), and the decisions that led to them."""
+
+    text: Tensor
+    audio: Tensor
+    total: Tensor
+    text_decision: Decision | None
+    audio_decision: Decision | None
+
+
+def mean_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy in nats over the labelled rows; a zero tied to the logits where there is none.
+
+    Args:
+        logits: (R, V) any float dtype; only labelled rows are raised to float32 where those are few.
+        targets: (R,) int64, ``IGNORE_INDEX`` where unlabelled.
+    """
+    rows = torch.nonzero(targets != IGNORE_INDEX).reshape(-1)
+    if rows.numel() == 0:
+        return logits[:0].float().sum()
+    if rows.numel() < GATHER_BELOW * targets.numel():
+        logits, targets = logits[rows], targets[rows]
+    return F.cross_entropy(logits.float(), targets, ignore_index=IGNORE_INDEX)
+
+
+def dual_loss(
+    outputs: Any,
+    batch: Mapping[str, Any],
+    *,
+    policy: Policy = "evidence",
+    audio_in_token: int = 128015,
+    audio_out_token: int = 128016,
+    pad_token: int = 128001,
+    audio_bos: int = 1024,
+    audio_eos: int = 1025,
+) -> DualLoss:
+    """The loss of a Higgs-style model from its outputs and batch: each logit with the token after it.
+
+    Logs the path it took, the shapes and the number of valid tokens (logger ``alignment``, INFO).
+    The default ids are those of the released Higgs Audio v2 checkpoint.
+
+    Args:
+        outputs: attributes or items ``logits`` (B, T, V), ``expanded_labels`` and ``expanded_input_ids``
+            (B, T) or None, ``audio_logits`` (N, K, C) or None.
+        batch: ``input_ids``, ``attention_mask`` and ``label_ids`` (B, T_raw); ``audio_in_ids``,
+            ``audio_out_ids``, ``label_audio_ids`` (K, N) with ``audio_in_ids_start`` and
+            ``audio_out_ids_start`` (S,).
+        policy: how both streams are paired; ``evidence`` decides by the ids.
+
+    Returns:
+        Text loss, audio loss (mean over codebooks) and their sum.
+
+    Raises:
+        AlignmentError: a stream whose logits and labels cannot be paired.
+        InputError: a batch or outputs without what the loss needs.
+    """
+    logits = _field(outputs, "logits")
+    if logits is None:
+        raise InputError("outputs have no logits: pass what the model's forward returned")
+    ids = _field(outputs, "expanded_input_ids")
+    mask = _field(outputs, "attention_mask")
+    stream = None
+    if ids is not None:
+        places = (audio_in_token, audio_out_token)
+        stream = text_stream(ids, logits.shape[-1], mask=mask, placeholders=places)
+    text_decision = None
+    text = logits[:0].float().sum()
+    labels, raw = _field(outputs, "expanded_labels"), batch.get("label_ids")
+    if labels is not None or raw is not None:
+        text_decision = choose(
+            logits,
+            labels,
+            stream=stream,
+            fallback=lambda: _expanded_raw_labels(logits, batch, audio_in_token, audio_out_token, pad_token),
+            policy=policy,
+        )
+        targets = pair(text_decision.labels, text_decision.pairing, stream)
+        text = mean_cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
+        _log_text(logits, text_decision, targets, text)
+    audio, audio_decision = _audio_loss(_field(outputs, "audio_logits"), batch, policy, audio_bos, audio_eos)
+    total = text + audio
+    if logger.isEnabledFor(logging.INFO):
+        logger.info("✓ Total loss: %.4f", float(total.detach()))
+    return DualLoss(text, audio if audio_decision else text.new_zeros(()), total, text_decision, audio_decision)
+
+
+def _field(outputs: Any, name: str) -> Any:
+    return outputs.get(name) if isinstance(outputs, Mapping) else getattr(outputs, name, None)
+
+
+def _expanded_raw_labels(logits: Tensor, batch: Mapping[str, Any], audio_in: int, audio_out: int, pad: int) -> Tensor:
+    """The raw labels as long as the logits: as they are, or through the reference expansion."""
+    raw, ids = batch["label_ids"], batch["input_ids"]
+    if raw.shape[1] == logits.shape[1] and not bool(((ids == audio_in) | (ids == audio_out)).any()):
+        return raw
+    frames = {}
+    for token, codes, starts in (
+        (audio_in, batch.get("audio_in_ids"), batch.get("audio_in_ids_start")),
+        (audio_out, batch.get("audio_out_ids"), batch.get("audio_out_ids_start")),
+    ):
+        if codes is not None and starts is not None and codes.numel():
+            frames[token] = lengths_from_starts(starts, codes.shape[1])
+    mask = batch.get("attention_mask")
+    expansion = expand(
+        ids,
+        torch.ones_like(ids) if mask is None else mask,
+        placeholder_lengths(ids, frames),
+        frames=(audio_in, audio_out),
+        pad_id=pad,
+        labels=raw,
+        padding="left" if ids.shape[0] == 1 else "right",
+    )
+    assert expansion.labels is not None
+    return expansion.labels
+
+
+def _audio_loss(
+    logits: Tensor | None, batch: Mapping[str, Any], policy: Policy, bos: int, eos: int
+) -> tuple[Tensor, Decision | None]:
+    labels, codes = batch.get("label_audio_ids"), batch.get("audio_out_ids")
+    if logits is None or labels is None or labels.numel() == 0:
+        return torch.zeros(()) if logits is None else logits[:0].float().sum(), None
+    if logits.dim() != 3 or logits.shape[1] != labels.shape[0]:
+        raise InputError(
+            f"audio_logits {tuple(logits.shape)} and label_audio_ids {tuple(labels.shape)} do not agree: "
+            "they must be (N, K, C) and (K, N)"
+        )
+    if logits.shape[0] != labels.shape[1]:
+        raise AlignmentError(
+            f"audio_logits have {logits.shape[0]} frames, label_audio_ids {labels.shape[1]}: pair whole streams",
+            code="LA101",
+            stream="audio",
+        )
+    if codes is None or batch.get("audio_out_ids_start") is None:
+        raise InputError("label_audio_ids without audio_out_ids and audio_out_ids_start: segment borders unknown")
+    books = audio_streams(codes, batch["audio_out_ids_start"], logits.shape[-1], bos=bos, eos=eos)
+    whole = _joined(books)
+    decision = choose(logits.shape[0], labels, stream=whole, policy=policy, name="audio")
+    targets = pair(decision.labels, decision.pairing, whole).to(logits.device)
+    losses = [
+        mean_cross_entropy(logits[:, k], row) for k, row in enumerate(targets) if bool((row != IGNORE_INDEX).any())
+    ]
+    audio = torch.stack(losses).mean() if losses else logits[:0].float().sum()
+    _log_audio(logits, decision, targets, audio)
+    return audio, decision
+
+
+def _joined(books: tuple[Stream, ...]) -> Stream:
+    """All codebooks as one stream of K * N rows, segments kept apart: one decision for all of them."""
+    offset = int(books[0].segment.max()) + 1 if len(books[0]) else 1
+    return Stream(
+        "audio",
+        torch.cat([book.ids for book in books]),
+        torch.cat([book.segment + number * offset for number, book in enumerate(books)]),
+        torch.cat([book.sample for book in books]),
+        torch.cat([book.row for book in books]),
+        books[0].vocab,
+        torch.cat([book.filler for book in books]),
+        books[0].end_ids,
+    )
+
+
+def _log_text(logits: Tensor, decision: Decision, targets: Tensor, loss: Tensor) -> None:
+    for warning in decision.warnings:
+        logger.warning("text: %s", warning)
+    if not logger.isEnabledFor(logging.INFO):
+        return  # no scalar is read off the device for a line that nobody sees
+    logger.info("Text logits shape: %s", tuple(logits.shape))
+    if decision.path == "expanded":
+        logger.info("✓ Model expanded labels shape: %s (expanded path)", tuple(decision.labels.shape))
+    elif decision.path == "fallback":
+        logger.info("Labels expanded here: %s (fallback path)", tuple(decision.labels.shape))
+    proof = "verified" if decision.verified else "unverified"
+    valid = int((targets != IGNORE_INDEX).sum())
+    logger.info("✓ Pairing %s (%s, %s): loss on %d valid tokens", decision.pairing, decision.convention, proof, valid)
+    logger.info("✓ Text loss: %.4f", float(loss.detach()))
+
+
+def _log_audio(logits: Tensor, decision: Decision, targets: Tensor, loss: Tensor) -> None:
+    for warning in decision.warnings:
+        logger.warning("audio: %s", warning)
+    if not logger.isEnabledFor(logging.INFO):
+        return
+    valid = int((targets != IGNORE_INDEX).sum())
+    logger.info("Audio logits shape: %s, pairing %s, %d valid codes", tuple(logits.shape), decision.pairing, valid)
+    logger.info("✓ Audio loss: %.4f", float(loss.detach()))

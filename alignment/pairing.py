@@ -1,0 +1,243 @@
+"""The decision: are logits paired with labels as they stand, or with the labels one further on?
+
+Equal lengths say nothing about *where* each label sits. The engine decides from evidence: it
+compares the labels with the input ids, and refuses where they contradict each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from .errors import AlignmentError, InputError
+from .labels import Convention, Evidence, infer_convention
+from .streams import IGNORE_INDEX, Stream
+
+__all__ = ["Decision", "Pairing", "Policy", "choose", "pair"]
+
+Policy = Literal["evidence", "direct", "shifted"]
+Path = Literal["expanded", "fallback", "none"]
+
+
+class Pairing(str, Enum):
+    """DIRECT: logits[t] with labels[t]. SHIFTED: logits[t] with labels[t + 1]."""
+
+    DIRECT = "direct"
+    SHIFTED = "shifted"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How one stream's logits and labels are to be paired, and why.
+
+    Attributes:
+        pairing: None if there is no labelled position: nothing to pair.
+        path: ``expanded`` (the model's own labels), ``fallback`` (the raw labels), ``none``.
+        convention: what the ids say about the labels.
+        verified: whether the ids prove the pairing right.
+        labels: (B, T) int64, the labels to be paired, as long as the logits.
+        evidence: the counts behind ``convention``; None where no ids were given.
+        warnings: what the caller should know.
+    """
+
+    pairing: Pairing | None
+    path: Path
+    convention: Convention
+    verified: bool
+    labels: Tensor
+    evidence: Evidence | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def contradicted(self) -> bool:
+        """Whether a named policy chose what the ids speak against."""
+        right = _RIGHT.get(self.convention)
+        return right is not None and self.pairing is not None and self.pairing is not right
+
+    def as_dict(self) -> dict[str, object]:
+        """The decision in the report's JSON schema."""
+        return {
+            "pairing": None if self.pairing is None else str(self.pairing),
+            "path": self.path,
+            "convention": str(self.convention),
+            "verified": self.verified,
+            "warnings": list(self.warnings),
+        }
+
+
+_RIGHT = {Convention.POSITION_ALIGNED: Pairing.SHIFTED, Convention.PRE_SHIFTED: Pairing.DIRECT}
+_UNVERIFIED = {
+    Convention.AMBIGUOUS: "the ids fit both conventions (too few or repeated tokens): pairing taken on trust; "
+    "check a longer or a barcoded batch",
+}
+
+
+def choose(
+    logits: Tensor | int,
+    labels: Tensor | None,
+    ids: Tensor | None = None,
+    *,
+    stream: Stream | None = None,
+    fallback: Tensor | Callable[[], Tensor] | None = None,
+    policy: Policy = "evidence",
+    name: str = "text",
+) -> Decision:
+    """Decide how logits and labels of one stream are paired.
+
+    Args:
+        logits: (B, T, V) logits, or T itself.
+        labels: (B, T) int64 labels that came with the logits (``expanded_labels``), or None.
+        ids: (B, T) int64 input ids at the same positions (``expanded_input_ids``), or None.
+        stream: the input side with its padding and segment borders, instead of ``ids``.
+        fallback: (B, T) raw labels to use where ``labels`` is None, or a function that expands them.
+        policy: ``evidence``, or a named pairing, which is obeyed and contradicted where ids speak against it.
+        name: the stream's name, for messages.
+
+    Returns:
+        The decision, with the labels it is about.
+
+    Raises:
+        AlignmentError: ``LA101`` lengths differ; ``LA103``-``LA105`` the labels fit neither convention.
+        InputError: an unknown policy, wrong shapes or dtypes, or no labels at all.
+    """
+    if policy not in get_args(Policy):
+        raise InputError(f"unknown policy {policy!r}: choose one of {', '.join(get_args(Policy))}")
+    length = logits if isinstance(logits, int) else _length(logits)
+    path: Path = "expanded"
+    if labels is None:
+        if fallback is None:
+            raise InputError(f"no labels for {name}: pass expanded_labels, or the raw labels as fallback")
+        labels = fallback() if callable(fallback) else fallback
+        path = "fallback"
+    if labels.dim() != 2:
+        raise InputError(f"labels of {name} must have shape (B, T), got {tuple(labels.shape)}")
+    if not bool((labels != IGNORE_INDEX).any()):
+        nothing = ("no labelled position: nothing to pair",)
+        return Decision(None, "none", Convention.NONE, verified=False, labels=labels, warnings=nothing)
+    view = stream if stream is not None else _plain_stream(ids, name)
+    labels = _fit(labels, length, view, name)
+    if view is None:
+        return _without_ids(labels, path, policy)
+    evidence = infer_convention(labels.reshape(-1), view)
+    return _obey(_by_evidence(evidence, labels, path, name), policy)
+
+
+def pair(labels: Tensor, pairing: Pairing | str | None, stream: Stream | None = None) -> Tensor:
+    """The target of every logit, as long as the logits themselves: no logit is copied or cut.
+
+    DIRECT leaves the labels as they are. SHIFTED moves each one row up; the last row of a segment,
+    and of the batch's rows where no stream is given, pairs with nothing. So
+    ``cross_entropy(logits.flatten(0, 1), pair(labels, pairing).flatten())`` is the loss.
+
+    Args:
+        labels: (B, T) int64.
+        pairing: the decision's pairing; None pairs nothing.
+        stream: supplies segment borders; without it each row of ``labels`` is one segment.
+
+    Returns:
+        (B, T) int64, ``IGNORE_INDEX`` where a logit pairs with nothing.
+    """
+    if pairing is None:
+        return torch.full_like(labels, IGNORE_INDEX)
+    if Pairing(pairing) is Pairing.DIRECT:
+        return labels
+    out = torch.full_like(labels, IGNORE_INDEX)
+    out[..., :-1] = labels[..., 1:]
+    if stream is not None:
+        out = out.masked_fill(~stream.follows().reshape(labels.shape), IGNORE_INDEX)
+    return out
+
+
+def _length(logits: Tensor) -> int:
+    if logits.dim() < 2:
+        raise InputError(f"logits must have shape (B, T, V), got {tuple(logits.shape)}")
+    return int(logits.shape[-2])
+
+
+def _plain_stream(ids: Tensor | None, name: str) -> Stream | None:
+    if ids is None:
+        return None
+    from .streams import text_stream
+
+    return text_stream(ids, vocab=0, name=name)
+
+
+def _fit(labels: Tensor, length: int, stream: Stream | None, name: str) -> Tensor:
+    """Labels as long as the logits; one column shorter is filled if the ids show that it is pre-shifted."""
+    have = labels.shape[1]
+    if have == length:
+        return labels
+    if have == length - 1 and stream is not None:
+        filled = torch.cat([labels, labels.new_full((labels.shape[0], 1), IGNORE_INDEX)], dim=1)
+        if infer_convention(filled.reshape(-1), stream).convention is Convention.PRE_SHIFTED:
+            return filled
+    raise AlignmentError(
+        f"logits and labels of {name} differ in length: {length} vs {have}. {_what_differs(length, have)}",
+        code="LA101",
+        stream=name,
+    )
+
+
+def _what_differs(length: int, have: int) -> str:
+    if have == length + 1:
+        return (
+            "The logits were cut by one and the labels were not: cut both (logits[:, :-1] with labels[:, 1:]) "
+            "or neither, as the labels' convention demands"
+        )
+    if have == length - 1:
+        return "The labels were cut by one and the logits were not: cut both (logits[:, :-1] with labels[:, 1:])"
+    return (
+        "Labels and logits come from different sequences: audio placeholders were expanded on one side only; "
+        "use the model's expanded_labels, or expand the raw labels with alignment.expand"
+    )
+
+
+def _without_ids(labels: Tensor, path: Path, policy: Policy) -> Decision:
+    if policy != "evidence":
+        pairing, why = Pairing(policy), f"pairing {policy} as declared"
+    elif path == "expanded":
+        pairing, why = Pairing.DIRECT, "expanded_labels paired directly as the seed document declares"
+    else:
+        pairing, why = Pairing.SHIFTED, "raw labels shifted as is usual"
+    warning = f"{why}, unverified: pass the input ids (expanded_input_ids) to have it proven"
+    return Decision(pairing, path, Convention.AMBIGUOUS, verified=False, labels=labels, warnings=(warning,))
+
+
+def _by_evidence(evidence: Evidence, labels: Tensor, path: Path, name: str) -> Decision:
+    if evidence.convention is Convention.INCONSISTENT:
+        offset = "" if evidence.offset is None else f" All of them are the token at offset {evidence.offset:+d}."
+        rows = "; ".join(str(row) for row in evidence.disagreements)
+        raise AlignmentError(
+            f"labels of {name} fit neither convention: {evidence}.{offset} First rows that disagree: {rows}",
+            code={None: "LA105", 2: "LA103"}.get(evidence.offset, "LA104"),
+            stream=name,
+        )
+    if evidence.convention is Convention.AMBIGUOUS:
+        warnings = (_UNVERIFIED[Convention.AMBIGUOUS],)
+        return Decision(
+            Pairing.SHIFTED, path, evidence.convention, verified=False, labels=labels, evidence=evidence, warnings=warnings
+        )
+    return Decision(
+        _RIGHT[evidence.convention], path, evidence.convention, verified=True, labels=labels, evidence=evidence
+    )
+
+
+def _obey(decision: Decision, policy: Policy) -> Decision:
+    if policy == "evidence" or decision.pairing is None or Pairing(policy) is decision.pairing:
+        return decision
+    if not decision.verified:
+        return replace(decision, pairing=Pairing(policy))
+    trains = "repeat the token it has just read" if policy == "direct" else "skip a token (double shift)"
+    warning = (
+        f"policy {policy} was asked for, but the labels are {decision.convention}: "
+        f"each logit is trained to {trains}; use --policy evidence or {decision.pairing}"
+    )
+    return replace(decision, pairing=Pairing(policy), verified=False, warnings=(*decision.warnings, warning))

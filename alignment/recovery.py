@@ -1,0 +1,251 @@
+"""Recovery: read off the gradient of any loss which token each logit is trained to predict.
+
+For cross-entropy, d loss / d logits[row] = weight * (softmax(logits[row]) - onehot(target)). The target
+is therefore the only negative coordinate, and the weight follows from its size. Nothing is assumed
+about the loss code: masks, chunks, shifts and reductions all show in the gradient. The logits are
+replaced by a leaf of small noise, because what is trained does not depend on their values, while
+saturated or peaked real logits let the gradient vanish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .streams import IGNORE_INDEX
+
+__all__ = ["Form", "Reading", "leaf", "read", "read_hidden", "recover", "silent_reading"]
+
+#: Residuals up to here are cross-entropy (label smoothing included) in half precision and better.
+PLAIN_RESIDUAL = 2e-2
+#: Residuals from here on have no hard target: a soft teacher, a regression, a pure z-loss.
+SOFT_RESIDUAL = 0.5
+#: How many distinct noise rows a leaf is tiled from: a full randn of (T, 128256) costs a fifth of a forward.
+NOISE_ROWS = 16
+NOISE_SCALE = 0.01
+#: Rows are read in chunks of at most this many logits, so that reading adds no second logits-sized buffer.
+CHUNK_ELEMENTS = 1 << 22
+
+Values = Literal["noise", "real"]
+
+
+class Form(IntEnum):
+    """What the gradient of a row looks like."""
+
+    NONE = 0  # no gradient: the row is unsupervised
+    PLAIN = 1  # weight * (softmax - onehot): cross-entropy, weighted, focal or smoothed
+    NOT_PLAIN = 2  # one token is pulled up, among other terms (z-loss, entropy bonus, margins)
+    SOFT = 3  # no single token is pulled up: no hard target
+    REGULARISER = 4  # no token is pulled up at all (a z-loss alone): nothing is supervised
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one backward says about the R rows of one head.
+
+    Attributes:
+        target: (R,) int64, the trained token; ``IGNORE_INDEX`` where the form is neither PLAIN nor NOT_PLAIN.
+        weight: (R,) float64, d loss / d cross-entropy of the row; negative where the token is pushed away.
+        residual: (R,) float64, the part of the gradient that cross-entropy does not explain, relative.
+        form: (R,) int64, a :class:`Form` per row.
+    """
+
+    target: Tensor
+    weight: Tensor
+    residual: Tensor
+    form: Tensor
+
+    def select(self, rows: Tensor) -> Reading:
+        """The reading of some rows, in their order."""
+        return Reading(self.target[rows], self.weight[rows], self.residual[rows], self.form[rows])
+
+    def scaled(self, factor: float) -> Reading:
+        """The same reading with its weights multiplied."""
+        return Reading(self.target, self.weight * factor, self.residual, self.form)
+
+
+def silent_reading(rows: int, device: torch.device | str = "cpu") -> Reading:
+    """The reading of ``rows`` rows that received no gradient."""
+    zero = torch.zeros(rows, dtype=torch.float64, device=device)
+    none = torch.zeros(rows, dtype=torch.long, device=device)
+    return Reading(torch.full_like(none, IGNORE_INDEX), zero, zero.clone(), none)
+
+
+def leaf(like: Tensor, *, values: Values = "noise", dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    """A fresh leaf to stand in for logits: noise of the same shape, or the real values.
+
+    Args:
+        like: (..., V) the head's output.
+        values: ``noise`` (0.01 * randn, the same for every call with one seed) or ``real``.
+        dtype: the leaf's dtype.
+        seed: of the noise; the global random state is not touched.
+    """
+    if values == "real":
+        return like.detach().to(dtype, copy=True).requires_grad_()
+    vocab = like.shape[-1]
+    rows = like.numel() // max(vocab, 1)
+    generator = torch.Generator().manual_seed(seed)
+    block = torch.randn(NOISE_ROWS, vocab, generator=generator).mul_(NOISE_SCALE).to(like.device, dtype)
+    out = torch.empty(rows, vocab, dtype=dtype, device=like.device)
+    for first in range(0, rows, NOISE_ROWS):
+        out[first : first + NOISE_ROWS] = block[: min(NOISE_ROWS, rows - first)]
+    return out.view(like.shape).requires_grad_()
+
+
+def read(grad: Tensor | None, logits: Tensor) -> Reading:
+    """Decode ``grad = d loss / d logits`` row by row.
+
+    Each active row is explained by ``w * (softmax - onehot(y))`` twice, with y the most negative
+    coordinate (w > 0) and the most positive one (w < 0); the second is taken only where it fits and
+    the first does not.
+
+    Args:
+        grad: (..., V), or None if the loss does not reach the logits.
+        logits: (..., V), the values the gradient was taken at.
+
+    Raises:
+        InputError: shapes that differ, or an empty vocabulary.
+    """
+    vocab = logits.shape[-1] if logits.dim() else 0
+    if vocab == 0:
+        raise InputError(f"logits of shape {tuple(logits.shape)} have no vocabulary to read")
+    rows = logits.numel() // vocab
+    if grad is None:
+        return silent_reading(rows, logits.device)
+    if grad.shape != logits.shape:
+        raise InputError(f"gradient has shape {tuple(grad.shape)}, logits {tuple(logits.shape)}: they must agree")
+    flat_grad, flat_logits = grad.detach().reshape(rows, vocab), logits.detach().reshape(rows, vocab)
+    parts = [silent_reading(0, logits.device)]
+    step = max(1, CHUNK_ELEMENTS // vocab)
+    for first in range(0, rows, step):
+        parts.append(_read_chunk(flat_grad[first : first + step], flat_logits[first : first + step]))
+    return Reading(*(torch.cat([getattr(part, name) for part in parts]) for name in Reading.__dataclass_fields__))
+
+
+def _read_chunk(grad: Tensor, logits: Tensor) -> Reading:
+    reading = silent_reading(grad.shape[0], grad.device)
+    low, least = grad.min(-1)
+    high, most = grad.max(-1)
+    active = torch.nonzero((low != 0) | (high != 0) | low.isnan() | high.isnan()).reshape(-1)
+    if active.numel() == 0:
+        return reading
+    grad = grad[active].to(torch.promote_types(grad.dtype, torch.float32))
+    prob = torch.softmax(logits[active].to(grad.dtype), -1)
+    # a scale of its own per row, so that neither tiny nor huge weights leave the range of the norms
+    scale = torch.maximum(low[active].abs(), high[active].abs()).to(grad.dtype)
+    grad = grad / scale[:, None]
+    pull_weight, pull_residual = _fit(grad, prob, least[active])
+    push_weight, push_residual = _fit(grad, prob, most[active])
+    push = (push_weight < 0) & (push_residual <= PLAIN_RESIDUAL) & ~(pull_residual <= PLAIN_RESIDUAL)
+    pulls = pull_weight > 0
+    residual = torch.where(push, push_residual, pull_residual)
+    form = torch.full_like(active, int(Form.SOFT))
+    form[pulls & (pull_residual <= SOFT_RESIDUAL)] = int(Form.NOT_PLAIN)
+    form[pulls & (pull_residual <= PLAIN_RESIDUAL)] = int(Form.PLAIN)
+    form[push] = int(Form.PLAIN)
+    form[(form == int(Form.SOFT)) & (low[active] >= 0)] = int(Form.REGULARISER)
+    hard = (form == int(Form.PLAIN)) | (form == int(Form.NOT_PLAIN))
+    target = torch.where(push, most[active], least[active])
+    weight = torch.where(push, push_weight, pull_weight).double() * scale.double()
+    reading.target[active] = torch.where(hard, target, torch.full_like(target, IGNORE_INDEX))
+    reading.weight[active] = torch.where(hard, weight, torch.zeros_like(weight))
+    reading.residual[active] = residual.double()
+    reading.form[active] = form
+    return reading
+
+
+def _fit(grad: Tensor, prob: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
+    """The weight that explains the token's coordinate, and what it leaves unexplained of the whole row."""
+    at = token[:, None]
+    weight = grad.gather(1, at) / (prob.gather(1, at) - 1).clamp(max=-1e-6)
+    rest = torch.addcmul(grad, weight, prob, value=-1)  # grad - w * p
+    rest.scatter_add_(1, at, weight)
+    size = torch.linalg.vector_norm(grad, dim=-1)
+    return weight[:, 0], torch.linalg.vector_norm(rest, dim=-1) / size
+
+
+def recover(
+    loss_fn: Callable[[Tensor], Tensor], logits: Tensor, *, values: Values = "noise", seed: int = 0
+) -> Reading:
+    """Which token does ``loss_fn`` train each row of ``logits`` to predict, and with what weight?
+
+    >>> import torch.nn.functional as F
+    >>> labels = torch.tensor([3, -100, 7])
+    >>> reading = recover(lambda z: F.cross_entropy(z, labels), torch.zeros(3, 10))
+    >>> reading.target.tolist(), reading.weight.tolist()
+    ([3, -100, 7], [0.5, 0.0, 0.5])
+
+    Args:
+        loss_fn: from (..., V) logits to a scalar loss.
+        logits: (..., V); only their shape, device and (with ``values="real"``) values matter.
+        values: what the loss is run on.
+        seed: of the noise.
+
+    Returns:
+        One reading over all rows, flattened.
+
+    Raises:
+        InputError: the loss is not a scalar tensor that depends on the logits.
+    """
+    with torch.enable_grad():
+        stand_in = leaf(logits, values=values, seed=seed)
+        loss = loss_fn(stand_in)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            raise InputError(f"the loss must be a scalar tensor, got {type(loss).__name__}")
+        if not loss.requires_grad:
+            raise InputError("the loss does not depend on the logits: it is a constant, or was detached")
+        (grad,) = torch.autograd.grad(loss.reshape(()), stand_in, allow_unused=True)
+    return read(grad, stand_in)
+
+
+def read_hidden(grad: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Reading:
+    """Decode ``grad = d loss / d hidden`` where the logits ``hidden @ weight.T`` never exist as a tensor.
+
+    For cross-entropy, ``-grad = w * (W_y - m)`` with ``m = softmax(hidden W^T) W``: the target is the
+    row of W whose direction from m agrees best with ``-grad``, and w its length along that direction.
+
+    Args:
+        grad: (R, H).
+        hidden: (R, H), where the gradient was taken.
+        weight: (V, H) of the head.
+        bias: (V,) of the head, if it has one.
+
+    Raises:
+        InputError: shapes that differ.
+    """
+    if grad.shape != hidden.shape or grad.shape[-1] != weight.shape[-1]:
+        raise InputError(
+            f"gradient {tuple(grad.shape)}, hidden {tuple(hidden.shape)} and head {tuple(weight.shape)} do not agree"
+        )
+    reading = silent_reading(len(grad), grad.device)
+    active = torch.nonzero((grad != 0).any(-1) | grad.isnan().any(-1)).reshape(-1)
+    table = weight.detach().float()
+    norms = table.square().sum(-1)
+    step = max(1, CHUNK_ELEMENTS // len(table))
+    for rows in active.split(step):
+        g = grad[rows].float()
+        size = torch.linalg.vector_norm(g, dim=-1, keepdim=True)
+        g = g / size
+        logits = hidden[rows].float() @ table.T
+        mean = torch.softmax(logits if bias is None else logits + bias.float(), -1) @ table
+        along = (g * mean).sum(-1, keepdim=True) - g @ table.T  # <-g, W_v - m>
+        distance = (norms - 2 * (mean @ table.T) + mean.square().sum(-1, keepdim=True)).clamp(min=1e-12).sqrt()
+        cosine = along / distance
+        best, target = cosine.max(-1)
+        sine = (1 - best.clamp(-1, 1).square()).sqrt()
+        form = torch.full_like(rows, int(Form.SOFT))
+        form[sine <= SOFT_RESIDUAL] = int(Form.NOT_PLAIN)
+        form[sine <= PLAIN_RESIDUAL] = int(Form.PLAIN)
+        hard = form != int(Form.SOFT)
+        scale = best / distance.gather(1, target[:, None])[:, 0] * size[:, 0]
+        reading.target[rows] = torch.where(hard, target, torch.full_like(target, IGNORE_INDEX))
+        reading.weight[rows] = torch.where(hard, scale, torch.zeros_like(scale)).double()
+        reading.residual[rows] = sine.double()
+        reading.form[rows] = form
+    return reading

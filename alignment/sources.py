@@ -1,0 +1,101 @@
+"""Sources: which input token was each trained target taken from?
+
+A target that occurs once among the inputs names its source. Elsewhere the source is inferred: one
+offset should explain all targets of a stream, and the offset that explains most of them goes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .recovery import Form, Reading
+from .streams import NO_TOKEN, Stream
+from .supervision import Supervision
+
+__all__ = ["infer_sources", "is_ambiguous"]
+
+#: Offsets that code is seen to make, likeliest first; what they leave open is looked up one by one.
+USUAL_OFFSETS = (1, 0, 2, -1, 3, -2, 4, -3, 5, -4, 6, -5, 7, -6, 8, -7, -8)
+
+
+def infer_sources(readings: Sequence[Reading], streams: Sequence[Stream]) -> tuple[Supervision, ...]:
+    """Supervision of every stream, with sources read off the batch's own ids.
+
+    Args:
+        readings: one per stream, over its rows.
+        streams: all streams of the batch; ``Supervision.origin`` counts in their order.
+    """
+    return tuple(_infer(number, reading, streams) for number, reading in enumerate(readings))
+
+
+def _infer(number: int, reading: Reading, streams: Sequence[Stream]) -> Supervision:
+    own = streams[number]
+    source = torch.full_like(reading.target, -1)
+    origin = torch.full_like(reading.target, -1)
+    rows = torch.nonzero(reading.target >= 0).reshape(-1)
+    exact = True
+    for other in (number, *_others(number, streams)):
+        if rows.numel() == 0:
+            break
+        found, unique = _find(reading.target[rows], rows, streams[other])
+        exact &= bool(unique[found >= 0].all())
+        source[rows[found >= 0]] = found[found >= 0]
+        origin[rows[found >= 0]] = other
+        rows = rows[found < 0]
+    lost = torch.zeros_like(source, dtype=torch.bool)
+    soft = reading.form == int(Form.SOFT)
+    return Supervision(own, reading.target, reading.weight, source, origin, lost, soft, exact=exact)
+
+
+def _others(number: int, streams: Sequence[Stream]) -> list[int]:
+    """The streams to look in after the own one: sibling codebooks first."""
+    rest = [n for n in range(len(streams)) if n != number]
+    return sorted(rest, key=lambda n: streams[n].is_audio != streams[number].is_audio)
+
+
+def _find(target: Tensor, rows: Tensor, stream: Stream) -> tuple[Tensor, Tensor]:
+    """Where each target stands in ``stream`` (-1 if nowhere), and whether it stands there only once."""
+    found = torch.full_like(rows, -1)
+    once = torch.zeros_like(rows, dtype=torch.bool)
+    order = torch.argsort(stream.ids, stable=True)
+    sorted_ids = stream.ids[order].contiguous()
+    low = torch.searchsorted(sorted_ids, target.contiguous())
+    high = torch.searchsorted(sorted_ids, target.contiguous(), right=True)
+    once = high - low == 1
+    found[once] = order[low[once]]
+    left = torch.nonzero(high - low > 1).reshape(-1)
+    # offsets of the uniquely placed rows join the usual ones: whatever they show, others likely share
+    seen = torch.unique(found[once] - rows[once])
+    offsets = [*USUAL_OFFSETS, *[d for d in seen.tolist() if d not in USUAL_OFFSETS][:64]]
+    votes = {d: int((found[once] - rows[once] == d).sum()) for d in offsets}
+    while left.numel():
+        hits = {d: _matches(target[left], rows[left], stream, d) for d in offsets}
+        best = max(offsets, key=lambda d: (votes[d] * bool(hits[d].any()) + int(hits[d].sum()), -offsets.index(d)))
+        if not bool(hits[best].any()):
+            break
+        found[left[hits[best]]] = rows[left[hits[best]]] + best
+        left = left[~hits[best]]
+    for index in left.tolist():  # placed several times, at no shared offset: the occurrence nearest to row + 1
+        places = order[low[index] : high[index]]
+        found[index] = places[(places - rows[index] - 1).abs().argmin()]
+    return found, once
+
+
+def _matches(target: Tensor, rows: Tensor, stream: Stream, offset: int) -> Tensor:
+    at = rows + offset
+    inside = (at >= 0) & (at < len(stream))
+    return inside & (stream.ids[at.clamp(0, max(len(stream) - 1, 0))] == target) & (target != NO_TOKEN)
+
+
+def is_ambiguous(supervision: Supervision) -> bool:
+    """Whether another offset explains every trained row of the stream as well as the one found."""
+    rows = torch.nonzero(supervision.trained).reshape(-1)
+    if rows.numel() == 0 or supervision.exact:
+        return False
+    fits = sum(
+        bool(_matches(supervision.target[rows], rows, supervision.stream, offset).all()) for offset in (0, 1, 2)
+    )
+    return fits > 1

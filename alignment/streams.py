@@ -1,0 +1,188 @@
+"""Streams: one sequence that one head predicts, flattened to rows.
+
+Row ``r`` of a stream is one logit position. ``segment`` says which rows follow each other: next-token
+prediction pairs row ``r`` with row ``r + 1`` exactly where both lie in the same segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+
+__all__ = [
+    "IGNORE_INDEX",
+    "NO_TOKEN",
+    "Stream",
+    "audio_streams",
+    "check_starts",
+    "segments_from_starts",
+    "text_stream",
+]
+
+#: The label of a position that no loss may train (torch's and transformers' default).
+IGNORE_INDEX = -100
+
+#: The input id of a row that holds no token of its stream (padding, another modality).
+NO_TOKEN = -1
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The rows of one head, and the input token that each of them has just read.
+
+    Attributes:
+        name: ``text`` or ``audio[k]``.
+        ids: (R,) int64, the stream's own input token at each row; ``NO_TOKEN`` where there is none.
+        segment: (R,) int64, rows of one number follow each other; -1 at padding.
+        sample: (R,) int64, the sample of the batch that a row belongs to.
+        row: (R,) int64, the row's position as its user counts it (within sample, or within all frames).
+        vocab: size of the head's vocabulary.
+        filler: (R,) bool, rows whose token is placeholder, or filling of the delay pattern: never a target.
+        end_ids: ids that end a turn or an audio stream.
+    """
+
+    name: str
+    ids: Tensor
+    segment: Tensor
+    sample: Tensor
+    row: Tensor
+    vocab: int
+    filler: Tensor
+    end_ids: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return int(self.ids.numel())
+
+    @property
+    def is_audio(self) -> bool:
+        """Whether the stream is a codebook."""
+        return self.name.startswith("audio")
+
+    def follows(self) -> Tensor:
+        """(R,) bool: whether row r + 1 continues the segment of row r."""
+        out = torch.zeros_like(self.segment, dtype=torch.bool)
+        out[:-1] = (self.segment[1:] == self.segment[:-1]) & (self.segment[:-1] >= 0)
+        return out
+
+    def to(self, device: torch.device | str) -> Stream:
+        """The same stream with its tensors on ``device``."""
+        moved = {
+            name: getattr(self, name).to(device) for name in ("ids", "segment", "sample", "row", "filler")
+        }
+        return replace(self, **moved)
+
+
+def text_stream(
+    ids: Tensor,
+    vocab: int,
+    *,
+    mask: Tensor | None = None,
+    documents: Tensor | None = None,
+    placeholders: Iterable[int] = (),
+    end_ids: Iterable[int] = (),
+    name: str = "text",
+) -> Stream:
+    """The text stream of a batch.
+
+    Args:
+        ids: (B, T) int64 input ids, as long as the logits (expanded).
+        vocab: size of the text head's vocabulary.
+        mask: (B, T), zero at padding; all ones if None.
+        documents: (B, T) int64, the packed document of each position; one document per sample if None.
+        placeholders: ids that stand for audio frames and are never a target.
+        end_ids: ids that end a turn.
+        name: the stream's name.
+
+    Raises:
+        InputError: ``ids`` is not (B, T), or ``mask`` or ``documents`` has another shape.
+    """
+    if ids.dim() != 2:
+        raise InputError(f"ids must have shape (B, T), got {tuple(ids.shape)}: pass the batch's input ids")
+    for label, other in (("mask", mask), ("documents", documents)):
+        if other is not None and other.shape != ids.shape:
+            raise InputError(f"{label} has shape {tuple(other.shape)}, ids have {tuple(ids.shape)}: they must agree")
+    batch, length = ids.shape
+    sample = torch.arange(batch, device=ids.device).repeat_interleave(length)
+    row = torch.arange(length, device=ids.device).repeat(batch)
+    segment = sample.clone()
+    if documents is not None:
+        segment = torch.unique(torch.stack([sample, documents.reshape(-1)]), dim=1, return_inverse=True)[1]
+    flat = ids.reshape(-1).long()
+    if mask is not None:
+        segment = segment.masked_fill(mask.reshape(-1) == 0, -1)
+    filler = torch.zeros_like(flat, dtype=torch.bool)
+    for placeholder in placeholders:
+        filler |= flat == placeholder
+    return Stream(name, flat, segment, sample, row, vocab, filler, tuple(end_ids))
+
+
+def check_starts(starts: Tensor, frames: int, name: str = "audio_out_ids_start") -> list[int]:
+    """The segment starts as a list, after checking that they begin at 0, rise, and stay inside ``frames``.
+
+    Raises:
+        InputError: with the offending values.
+    """
+    if starts.dim() != 1:
+        raise InputError(f"{name} must have shape (segments,), got {tuple(starts.shape)}")
+    values = [int(value) for value in starts.tolist()]
+    if frames and (not values or values[0] != 0):
+        raise InputError(f"{name} must begin at 0 to cover all {frames} frames, got {values[:4]}")
+    if any(later < earlier for earlier, later in zip(values, values[1:], strict=False)):
+        raise InputError(f"{name} must not fall: {values}; pass the segments in the order of their frames")
+    if values and values[-1] > frames:
+        raise InputError(f"{name} ends at {values[-1]}, but there are only {frames} frames")
+    return values
+
+
+def segments_from_starts(starts: Tensor, frames: int) -> Tensor:
+    """(N,) int64: the number of the segment that each of ``frames`` concatenated frames lies in."""
+    values = check_starts(starts, frames)
+    lengths = torch.tensor([b - a for a, b in zip(values, [*values[1:], frames], strict=True)], dtype=torch.long)
+    return torch.arange(len(values)).repeat_interleave(lengths).to(starts.device)
+
+
+def audio_streams(
+    codes: Tensor,
+    starts: Tensor,
+    vocab: int,
+    *,
+    samples: Tensor | None = None,
+    bos: int | None = None,
+    eos: int | None = None,
+) -> tuple[Stream, ...]:
+    """One stream per codebook over the concatenated target frames of a batch.
+
+    Args:
+        codes: (K, N) int64, as the model reads them (bos, codes, eos, delay pattern applied).
+        starts: (S,) int64, the first frame of each segment.
+        vocab: size of one codebook's head.
+        samples: (S,) int64, the sample of each segment; the segment's own number if None.
+        bos: the stream's bos code: its frames are never a target.
+        eos: the stream's eos code: its first frame of a segment is a target, later ones are filling.
+
+    Raises:
+        InputError: ``codes`` is not (K, N), or the starts do not fit.
+    """
+    if codes.dim() != 2:
+        raise InputError(f"codes must have shape (K, N), got {tuple(codes.shape)}")
+    frames = codes.shape[1]
+    segment = segments_from_starts(starts, frames).to(codes.device)
+    sample = segment if samples is None else samples.to(codes.device)[segment]
+    row = torch.arange(frames, device=codes.device)
+    streams = []
+    for index, book in enumerate(codes.long()):
+        filler = torch.zeros_like(book, dtype=torch.bool)
+        if bos is not None:
+            filler |= book == bos
+        if eos is not None:
+            again = torch.zeros_like(filler)
+            again[1:] = (book[1:] == eos) & (book[:-1] == eos) & (segment[1:] == segment[:-1])
+            filler |= again
+        ends = () if eos is None else (eos,)
+        streams.append(Stream(f"audio[{index}]", book, segment, sample, row, vocab, filler, ends))
+    return tuple(streams)

@@ -1,0 +1,106 @@
+"""Supervision: per stream, which token each row is trained towards, with what weight, and from where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .labels import Convention, check_labels, next_row_values
+from .streams import IGNORE_INDEX, Stream
+
+__all__ = ["Supervision", "expect"]
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """What one stream's rows are trained to predict.
+
+    Attributes:
+        stream: the rows.
+        target: (R,) int64, the trained token, ``IGNORE_INDEX`` where none.
+        weight: (R,) float64, d loss / d (cross-entropy of the row); 0 where untrained.
+        source: (R,) int64, the row of ``origin``'s stream whose input token the target is; -1 if unknown
+            or not among the inputs. ``source - row`` is the offset.
+        origin: (R,) int64, number of the stream the target was taken from, counted as the streams are
+            passed around; -1 if unknown.
+        lost: (R,) bool, expected targets whose label the model's own merge drops.
+        soft: (R,) bool, rows with a gradient but no hard target (a soft teacher, a regression): unreadable.
+        exact: whether the sources were proven by a barcode rather than inferred.
+    """
+
+    stream: Stream
+    target: Tensor
+    weight: Tensor
+    source: Tensor
+    origin: Tensor
+    lost: Tensor
+    soft: Tensor
+    exact: bool = True
+
+    @property
+    def trained(self) -> Tensor:
+        """(R,) bool: rows with a target."""
+        return self.target != IGNORE_INDEX
+
+    @property
+    def offset(self) -> Tensor:
+        """(R,) int64: source - row, meaningful where ``source`` is known and the origin is the own stream."""
+        return self.source - torch.arange(len(self.stream), device=self.source.device)
+
+
+def expect(
+    labels: Tensor,
+    stream: Stream,
+    convention: Convention | str = Convention.POSITION_ALIGNED,
+    *,
+    number: int = 0,
+    carried: Tensor | None = None,
+) -> Supervision:
+    """The supervision that next-token training must have, given labels and their convention.
+
+    With POSITION_ALIGNED labels row t expects the label of row t + 1, and the first label of each
+    segment pairs with nothing. With PRE_SHIFTED labels row t expects its own label.
+
+    Args:
+        labels: (R,) or (B, T) int64 over the rows of ``stream``.
+        stream: the input side.
+        convention: where the labels sit.
+        number: the stream's own number, written to ``origin``.
+        carried: (R,), labels of placeholders at their last frame (see ``Expansion.carried``): with
+            PRE_SHIFTED labels they are expected too, and marked as lost.
+
+    Raises:
+        InputError: labels of another length, or a convention that names no pairing.
+    """
+    labels = check_labels(labels, len(stream), stream.name)
+    convention = Convention(convention)
+    lost = torch.zeros_like(labels, dtype=torch.bool)
+    rows = torch.arange(len(stream), device=labels.device)
+    after = torch.where(stream.follows(), rows + 1, torch.full_like(rows, -1))
+    if convention is Convention.POSITION_ALIGNED:
+        target = next_row_values(labels, stream, IGNORE_INDEX)
+    elif convention is Convention.PRE_SHIFTED:
+        target = labels
+        if carried is not None:
+            lost = carried.reshape(-1) != IGNORE_INDEX
+            target = torch.where(lost, carried.reshape(-1).long(), target)
+    elif convention is Convention.NONE:
+        target = torch.full_like(labels, IGNORE_INDEX)
+    else:
+        raise InputError(f"labels of {stream.name} are {convention}: name the convention they are meant to follow")
+    trained = target != IGNORE_INDEX
+    nowhere = torch.full_like(rows, -1)
+    known = trained & (after >= 0)
+    known[known.clone()] &= stream.ids[after[known]] == target[known]
+    return Supervision(
+        stream,
+        target,
+        trained.double(),
+        torch.where(known, after, nowhere),
+        torch.where(known, torch.full_like(rows, number), nowhere),
+        lost,
+        torch.zeros_like(lost),
+    )

@@ -1,0 +1,82 @@
+"""Weights: do all targets of a stream count alike, and all codebooks?
+
+Only structure is reported: weights that are constant inside a sample, a span or a chunk and differ
+between them are what a mean of means leaves behind. Irregular weights (class weights, focal loss)
+are a choice, and are stated with the stream instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from .findings import Finding, finding
+from .supervision import Supervision
+
+__all__ = ["spread", "uneven_codebooks", "uneven_weights"]
+
+#: Relative difference from which two weights count as different (half precision rounds at 4e-3).
+TOLERANCE = 1e-2
+
+
+def spread(weight: Tensor) -> float:
+    """(max - min) / mean of the absolute weights; 0 if there are none."""
+    if weight.numel() == 0:
+        return 0.0
+    size = weight.abs()
+    return float((size.max() - size.min()) / size.mean())
+
+
+def uneven_weights(actual: Supervision) -> Iterator[Finding]:
+    """LA301 where the weights of one stream have the structure of a mean of means."""
+    rows = torch.nonzero(actual.trained).reshape(-1)
+    weight = actual.weight[rows]
+    if rows.numel() < 2 or not spread(weight) > TOLERANCE:
+        return
+    for what, group in _groupings(actual, rows, weight):
+        if _structured(weight, group):
+            name = actual.stream.name
+            message = (
+                f"the weights of {name} are constant inside each {what} and differ between them by a factor of up to "
+                f"{float(weight.abs().max() / weight.abs().min()):.3g}: a mean of means"
+            )
+            yield finding("LA301", name, message, count=int(rows.numel()))
+            return
+
+
+def _groupings(actual: Supervision, rows: Tensor, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
+    stream = actual.stream
+    yield "sample", stream.sample[rows]
+    yield "segment", stream.segment[rows]
+    breaks = torch.zeros_like(rows)
+    breaks[1:] = (rows[1:] != rows[:-1] + 1).long()
+    yield "labelled span", breaks.cumsum(0)
+    change = torch.zeros_like(rows)
+    change[1:] = ((weight[1:] - weight[:-1]).abs() > TOLERANCE * weight[:-1].abs()).long()
+    edges = rows[change.bool()]
+    if edges.numel():
+        # chunks of one size, counted in rows of the stream, explain every change of weight
+        size = int(torch.gcd(edges, edges.roll(1)).min()) if edges.numel() > 1 else int(edges[0])
+        if size > 1:
+            yield "chunk", torch.div(rows, size, rounding_mode="floor")
+
+
+def _structured(weight: Tensor, group: Tensor) -> bool:
+    _, number, counts = torch.unique(group, return_inverse=True, return_counts=True)
+    if len(counts) < 2 or int(counts.max()) < 2:
+        return False
+    mean = torch.zeros(len(counts), dtype=weight.dtype, device=weight.device).scatter_add_(0, number, weight) / counts
+    inside = ((weight - mean[number]).abs() <= TOLERANCE * mean[number].abs()).all()
+    return bool(inside) and spread(mean) > TOLERANCE
+
+
+def uneven_codebooks(actual: Sequence[Supervision]) -> Iterator[Finding]:
+    """LA303 where trained codebooks weigh differently per target."""
+    trained = [a for a in actual if bool(a.trained.any())]
+    means = torch.tensor([float(a.weight[a.trained].mean()) for a in trained])
+    if len(means) < 2 or not spread(means) > TOLERANCE:
+        return
+    shares = ", ".join(f"{a.stream.name} {float(m / means.mean()):.3g}" for a, m in zip(trained, means, strict=True))
+    yield finding("LA303", "audio", f"codebooks weigh differently (share of the mean): {shares}", count=len(means))

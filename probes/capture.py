@@ -1,0 +1,227 @@
+"""Capture: stand a leaf in for the output of every head, so that a backward from any loss ends there.
+
+The body runs without gradients; each head's output is replaced by a fresh leaf, and gradients are
+on for whatever comes after it. The model's parameters never receive a gradient, and its memory is
+that of the logits alone. A loss that never calls its heads (fused linear cross-entropy) is caught
+at their input as well.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from alignment.recovery import Reading, Values, leaf, read, read_hidden, silent_reading
+
+from .models.adapter import Adapter, Head
+
+__all__ = ["Capture", "Forward", "HeadCall", "Where"]
+
+Where = Literal["logits", "hidden"]
+
+
+@dataclass
+class Forward:
+    """One call of the innermost model: what it was given, and what it gave."""
+
+    received: dict[str, Any]
+    hidden: Tensor | None = None
+    outputs: Any = None
+
+
+@dataclass
+class HeadCall:
+    """One call of a head: the leaf in its place, the hidden rows it read, and where the loss saw it last."""
+
+    head: Head
+    leaf: Tensor
+    inputs: Tensor | None
+    forward: int
+    later: Tensor | None = None
+    finite: bool = True
+    at: Where = "logits"
+
+    def read(self, grads: Mapping[int, Tensor | None]) -> Reading:
+        """Rows of this call, codebooks interleaved as in the head's last dimension."""
+        if self.at == "hidden":
+            return self._read_hidden(grads.get(id(self.leaf)))
+        seen = self.leaf
+        if self.later is not None and grads.get(id(self.later)) is not None:
+            seen = self.later
+        grad = grads.get(id(seen))
+        books, width = self.head.books, seen.shape[-1]
+        rows = seen.numel() // max(width, 1)
+        shape = (rows * books, width // books)
+        return read(None if grad is None else grad.reshape(shape), seen.detach().reshape(shape))
+
+    def _read_hidden(self, grad: Tensor | None) -> Reading:
+        width = self.leaf.shape[-1]
+        rows = self.leaf.numel() // width
+        if grad is None:
+            return silent_reading(rows, self.leaf.device)
+        weight, bias = self.head.module.weight, getattr(self.head.module, "bias", None)
+        return read_hidden(grad.reshape(rows, width), self.leaf.detach().reshape(rows, width), weight, bias)
+
+
+@dataclass
+class Capture:
+    """Hooks on a model's heads for the length of a ``with`` block.
+
+    Attributes:
+        model: as the loss calls it, wrappers and all.
+        adapter: knows the innermost model.
+        heads: the heads to stand in for.
+        values: noise in place of the logits, or the real ones.
+        dtype: of the leaves; None takes the head's own.
+        where: leaves at the heads' outputs, or one more at their common input.
+        withhold: label keywords to take from the innermost forward (``--labels none``).
+    """
+
+    model: nn.Module
+    adapter: Adapter
+    heads: Sequence[Head]
+    values: Values = "noise"
+    dtype: torch.dtype | None = torch.float32
+    where: Where = "logits"
+    withhold: tuple[str, ...] = ()
+    forwards: list[Forward] = field(default_factory=list)
+    calls: list[HeadCall] = field(default_factory=list)
+    outer_labels: set[str] = field(default_factory=set)
+    inner_labels: set[str] = field(default_factory=set)
+    _handles: list[RemovableHandle] = field(default_factory=list)
+    _suspended: bool = False
+
+    def __enter__(self) -> Capture:
+        inner, body = self.adapter.inner(self.model), self.adapter.body(self.model)
+        add = self._handles.append
+        if inner is not self.model:
+            add(self.model.register_forward_pre_hook(self._enter_outer, with_kwargs=True))
+            add(self.model.register_forward_hook(self._resume, always_call=True))
+        add(inner.register_forward_pre_hook(self._enter_inner, with_kwargs=True, prepend=True))
+        add(inner.register_forward_hook(self._leave_inner, always_call=True))
+        if body is not None:
+            add(body.register_forward_hook(self._leave_body))
+        for head in self.heads:
+            add(head.module.register_forward_pre_hook(self._enter_head))
+            add(head.module.register_forward_hook(self._stand_in(head)))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    # -- the hooks -------------------------------------------------------------------------------
+
+    def _enter_outer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.outer_labels |= self._given(kwargs, (*self.adapter.label_keys, "labels"))
+        self._suspend()
+
+    def _enter_inner(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        changed = {key: value for key, value in kwargs.items() if key not in self.withhold}
+        received = _bound(module, args, changed)
+        self.inner_labels |= self._given(received, self.adapter.label_keys)
+        self.forwards.append(Forward(received))
+        self._suspend()
+        return (args, changed) if self.withhold else None
+
+    def _suspend(self) -> None:
+        """Run what follows without gradients, if the loss itself has them on."""
+        if torch.is_grad_enabled():
+            torch.set_grad_enabled(False)
+            self._suspended = True
+
+    def _resume(self, *_: Any) -> None:
+        if self._suspended:
+            torch.set_grad_enabled(True)
+            self._suspended = False
+
+    def _leave_inner(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self.forwards:
+            self.forwards[-1].outputs = output
+            self._note_later(output)
+        self._resume()
+
+    def _leave_body(self, module: nn.Module, args: Any, output: Any) -> Any:
+        first = output[0] if isinstance(output, (tuple, list)) else getattr(output, "last_hidden_state", output)
+        if not self.forwards:  # the trainer calls the body itself, below every hooked forward
+            self.forwards.append(Forward({}))
+        self.forwards[-1].hidden = first.detach()
+        if self.where != "hidden" or not (self._suspended or torch.is_grad_enabled()):
+            return None
+        stand_in = leaf(first, values=self.values, dtype=first.dtype)
+        number = len(self.forwards) - 1
+        for head in self.heads:
+            if head.books == 1:
+                self.calls.append(HeadCall(head, stand_in, first.detach(), number, at="hidden"))
+        torch.set_grad_enabled(True)
+        self._suspended = False
+        return _replace_first(output, stand_in)
+
+    def _enter_head(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._suspend()
+
+    def _stand_in(self, head: Head) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+            if not self._suspended:
+                return None  # the loss asked for no gradients here (a reference model, say)
+            finite = bool(torch.isfinite(output.detach().sum(dtype=torch.float32)))
+            stand_in = leaf(output, values=self.values, dtype=self.dtype or output.dtype)
+            inputs = args[0].detach() if args else None
+            self.calls.append(HeadCall(head, stand_in, inputs, len(self.forwards) - 1, finite=finite))
+            self._resume()
+            return stand_in
+
+        return hook
+
+    # -- what they saw ---------------------------------------------------------------------------
+
+    def _note_later(self, output: Any) -> None:
+        """Keep the logits as the loss sees them, where the model scales or caps them after its head."""
+        logits = getattr(output, "logits", None)
+        if not isinstance(logits, Tensor) or not logits.requires_grad or logits.is_leaf:
+            return
+        for call in self.calls:
+            if call.forward == len(self.forwards) - 1 and call.leaf.shape == logits.shape:
+                call.later = logits
+
+    def _given(self, kwargs: Mapping[str, Any], keys: Sequence[str]) -> set[str]:
+        return {key for key in keys if kwargs.get(key) is not None}
+
+    def gradients(self, loss: Tensor) -> dict[int, Tensor | None]:
+        """d loss / d every leaf, by the leaf's identity; nothing reaches a parameter."""
+        wanted: list[Tensor] = []
+        for call in self.calls:
+            wanted += [t for t in (call.leaf, call.later) if t is not None and all(t is not w for w in wanted)]
+        if not wanted:
+            return {}
+        grads = torch.autograd.grad(loss.reshape(()), wanted, allow_unused=True)
+        return {id(tensor): grad for tensor, grad in zip(wanted, grads, strict=True)}
+
+
+def _bound(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Positional and keyword arguments of a forward, by name."""
+    try:
+        return dict(inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments)
+    except TypeError:
+        return dict(kwargs)
+
+
+def _replace_first(output: Any, tensor: Tensor) -> Any:
+    if isinstance(output, Tensor):
+        return tensor
+    if isinstance(output, tuple) and not hasattr(output, "_fields"):
+        return (tensor, *output[1:])
+    output.last_hidden_state = tensor
+    return output

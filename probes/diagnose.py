@@ -1,0 +1,175 @@
+"""Diagnosis of a loss that raised: were logits and labels of different lengths, and which slice did it?
+
+Used after the fact only. The loss is run once more under a TorchFunctionMode that follows the head's
+logits and the labels through slices and reshapes, up to the last cross-entropy-like call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from alignment import AlignmentError, Finding
+from alignment.findings import finding
+
+from .capture import Capture
+from .models.adapter import Adapter, Batch, View
+
+__all__ = ["explain_exception"]
+
+#: Calls that pair logits with labels, and where their two arguments stand.
+LOSSES = {F.cross_entropy, F.nll_loss, torch.gather, Tensor.gather}
+if hasattr(F, "linear_cross_entropy"):
+    LOSSES.add(F.linear_cross_entropy)
+SLICES = {Tensor.__getitem__, torch.narrow, Tensor.narrow, torch.index_select, Tensor.index_select}
+
+
+@dataclass(frozen=True)
+class Trail:
+    """Where a tensor comes from: the tensor it began as, and how it was cut on the way."""
+
+    root: str
+    shape: tuple[int, ...]
+    length: int
+    cuts: tuple[str, ...] = ()
+
+    def cut(self, how: str, shape: tuple[int, ...], length: int) -> Trail:
+        """The trail after a slice."""
+        if length == self.length:
+            return replace(self, shape=shape)
+        return replace(self, shape=shape, length=length, cuts=(*self.cuts, f"`{how}` ({self.length} -> {length})"))
+
+    def __str__(self) -> str:
+        return f"{self.root} were cut by {' and '.join(self.cuts)}" if self.cuts else f"{self.root} were not cut"
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """The two sides of the last loss call."""
+
+    logits: Trail | None
+    labels: Trail | None
+    sizes: tuple[int, int]
+
+
+class _Follow(TorchFunctionMode):
+    """Follow known tensors through the functions that derive from them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trails: dict[int, Trail] = {}
+        self.alive: list[Tensor] = []  # ids stay unique only while their tensors live
+        self.last: Pairing | None = None
+
+    def know(self, tensor: Any, root: str, axis: int) -> None:
+        """Begin a trail: ``axis`` is the one that counts positions."""
+        if isinstance(tensor, Tensor) and tensor.dim() > axis:
+            self.trails[id(tensor)] = Trail(root, tuple(tensor.shape), tensor.shape[axis])
+            self.alive.append(tensor)
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in LOSSES:
+            self._note_loss(args, kwargs)
+        out = func(*args, **kwargs)
+        first = args[0] if args else None
+        trail = self.trails.get(id(first)) if isinstance(first, Tensor) else None
+        if trail is not None and isinstance(out, Tensor) and out is not first:
+            self.trails[id(out)] = self._derived(func, trail, args, out)
+            self.alive.append(out)
+        return out
+
+    @staticmethod
+    def _derived(func: Callable[..., Any], trail: Trail, args: Any, out: Tensor) -> Trail:
+        shape = tuple(out.shape)
+        if func in SLICES and len(shape) == len(trail.shape):
+            axis = next((a for a, size in enumerate(trail.shape) if size == trail.length), 0)
+            changed = [a for a, (old, new) in enumerate(zip(trail.shape, shape, strict=True)) if old != new]
+            axis = changed[0] if changed and trail.shape[changed[0]] == trail.length else axis
+            return trail.cut(_written(func, args), shape, shape[axis])
+        return replace(trail, shape=shape)
+
+    def _note_loss(self, args: Any, kwargs: Mapping[str, Any]) -> None:
+        scores = args[0] if args else kwargs.get("input")
+        labels = args[-1] if len(args) > 1 and isinstance(args[-1], Tensor) else kwargs.get("target", kwargs.get("index"))
+        if isinstance(args[1] if len(args) > 1 else None, Tensor):
+            labels = args[1]
+        if not isinstance(scores, Tensor) or not isinstance(labels, Tensor):
+            return
+        axis = 1 if scores.dim() > 2 and labels.dim() > 1 else 0
+        sizes = (scores.shape[axis] if scores.dim() else 0, labels.shape[min(axis, labels.dim() - 1)] if labels.dim() else 0)
+        self.last = Pairing(self.trails.get(id(scores)), self.trails.get(id(labels)), sizes)
+
+
+def _written(func: Callable[..., Any], args: Any) -> str:
+    """A slice as its author wrote it."""
+    if func is not Tensor.__getitem__:
+        return f"{getattr(func, '__name__', 'slice')}{tuple(args[1:])}"
+    index = args[1] if isinstance(args[1], tuple) else (args[1],)
+    return f"[{', '.join(_part(part) for part in index)}]"
+
+
+def _part(part: Any) -> str:
+    if part is Ellipsis:
+        return "..."
+    if isinstance(part, slice):
+        ends = [("" if end is None else str(end)) for end in (part.start, part.stop)]
+        return ":".join(ends if part.step is None else [*ends, str(part.step)])
+    return f"<{tuple(part.shape)} index>" if isinstance(part, Tensor) else repr(part)
+
+
+def explain_exception(
+    model: nn.Module,
+    adapter: Adapter,
+    batch: Batch,
+    view: View,
+    loss_fn: Callable[[nn.Module, Batch], Any],
+    cause: Exception,
+    withhold: bool = False,
+) -> Finding | None:
+    """LA101 with both lengths and the slice behind them, if that is why the loss raised; else None."""
+    if isinstance(cause, AlignmentError):
+        return finding(cause.code, cause.stream, str(cause))
+    follow = _Follow()
+    for key, tensor in batch.items():
+        if "label" in key:
+            follow.know(tensor, key, axis=1)
+    labels = adapter.label_keys if withhold else ()
+    capture = Capture(model, adapter, adapter.heads(model, view), withhold=labels)
+    seen = adapter.inner(model).register_forward_hook(lambda _m, _a, out: _know_outputs(follow, out))
+    try:
+        with torch.random.fork_rng(devices=[]), torch.enable_grad(), capture, follow:
+            loss_fn(model, batch)
+    except Exception as error:
+        if type(error) is not type(cause):
+            return None
+    finally:
+        seen.remove()
+    if follow.last is None or follow.last.sizes[0] == follow.last.sizes[1]:
+        return None
+    return _length_mismatch(follow.last)
+
+
+def _know_outputs(follow: _Follow, outputs: Any) -> None:
+    follow.know(getattr(outputs, "logits", None), "logits", axis=1)
+    follow.know(getattr(outputs, "audio_logits", None), "audio_logits", axis=0)
+    follow.know(getattr(outputs, "expanded_labels", None), "expanded_labels", axis=1)
+
+
+def _length_mismatch(pairing: Pairing) -> Finding:
+    logits, labels = pairing.logits, pairing.labels
+    stream = "audio" if any(t is not None and "audio" in t.root for t in (logits, labels)) else "text"
+    if logits is not None and labels is not None and logits.length != labels.length:
+        left, right = logits.length, labels.length
+        message = f"logits and labels of {stream} differ in length: {left} vs {right} per sample; {logits}, {labels}"
+    else:
+        left, right = pairing.sizes
+        trails = "; ".join(str(trail) for trail in (logits, labels) if trail is not None)
+        message = f"logits and labels of {stream} differ in length: {left} vs {right} rows{'; ' if trails else ''}{trails}"
+    return finding("LA101", stream, message, count=abs(left - right))

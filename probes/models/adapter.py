@@ -1,0 +1,96 @@
+"""What the probes need to know of a model: its heads, its streams, and how its batch is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from alignment import Stream
+
+__all__ = ["Adapter", "Batch", "Head", "View", "find_instance"]
+
+#: The mapping of a model's keyword arguments, labels included.
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Head:
+    """An output head: the module, and how many codebooks its last dimension holds.
+
+    ``streams`` are the numbers of the streams it predicts, one per codebook.
+    """
+
+    name: str
+    module: nn.Module
+    streams: tuple[int, ...]
+
+    @property
+    def books(self) -> int:
+        """How many codebooks the head's last dimension holds; 1 for text."""
+        return len(self.streams)
+
+
+@dataclass(frozen=True)
+class View:
+    """A batch as the heads see it.
+
+    Attributes:
+        streams: every stream of the batch, audio ones in the order of their codebooks.
+        labels: (R,) int64 per stream, in the batch's own convention; None without labels.
+        carried: per stream, labels that sat on placeholders (see ``alignment.Expansion.carried``).
+    """
+
+    streams: tuple[Stream, ...]
+    labels: tuple[Tensor | None, ...]
+    carried: tuple[Tensor | None, ...]
+
+
+class Adapter(Protocol):
+    """One family of models. Everything a probe asks of a model goes through here."""
+
+    name: str
+    #: Keyword arguments that carry labels into the innermost forward.
+    label_keys: tuple[str, ...]
+
+    def inner(self, model: nn.Module) -> nn.Module:
+        """The innermost model below wrappers (PEFT, DDP, torch.compile)."""
+        ...
+
+    def body(self, model: nn.Module) -> nn.Module | None:
+        """The module whose output the heads read, for losses that never call the heads."""
+        ...
+
+    def heads(self, model: nn.Module, view: View) -> tuple[Head, ...]:
+        """The head modules, with the streams each predicts."""
+        ...
+
+    def view(self, model: nn.Module, batch: Mapping[str, Any]) -> View:
+        """The streams and labels of a batch."""
+        ...
+
+    def relabel(self, model: nn.Module, batch: Batch, view: View, ids: Sequence[Tensor], foreign: int) -> Batch:
+        """The same batch with other input ids, labels following: ``ids`` are (R,) per stream.
+
+        ``foreign`` replaces labels that are none of the inputs.
+        """
+        ...
+
+    def usable_ids(self, model: nn.Module, view: View) -> Tensor:
+        """Ids that any head may see as an ordinary token."""
+        ...
+
+    def split(self, model: nn.Module, batch: Batch) -> list[Batch]:
+        """One batch per sample."""
+        ...
+
+
+def find_instance(model: nn.Module, class_name: str, package: str) -> nn.Module | None:
+    """The first module of a class, by name, so that its package need not be imported."""
+    for module in model.modules():
+        for base in type(module).__mro__:
+            if base.__name__ == class_name and base.__module__.split(".")[0] == package:
+                return module
+    return None

@@ -1,0 +1,306 @@
+"""The released Higgs Audio v2 model (boson_multimodal 0.1.1): heads, streams, loading."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alignment import IGNORE_INDEX, Expansion, InputError, audio_streams, expand, text_stream
+from alignment.expansion import lengths_from_starts, placeholder_lengths
+
+from ..errors import CannotRunError
+from .adapter import Batch, Head, View, find_instance
+
+__all__ = ["SPECIAL_IDS", "HiggsAdapter", "small_model", "why_unavailable"]
+
+#: Special ids of the published checkpoint (its tokenizer's reserved tokens).
+SPECIAL_IDS = {
+    "<|begin_of_text|>": 128000,
+    "<|end_of_text|>": 128001,
+    "<|start_header_id|>": 128006,
+    "<|end_header_id|>": 128007,
+    "<|eom_id|>": 128008,
+    "<|eot_id|>": 128009,
+    "<|audio_bos|>": 128011,
+    "<|audio_eos|>": 128012,
+    "<|audio_out_bos|>": 128013,
+    "<|recipient|>": 128014,
+    "<|AUDIO|>": 128015,
+    "<|AUDIO_OUT|>": 128016,
+}
+END_OF_TURN = (SPECIAL_IDS["<|eot_id|>"], SPECIAL_IDS["<|eom_id|>"])
+#: Ids from here on are reserved in the published vocabulary.
+FIRST_SPECIAL = 128000
+
+INSTALL = "pip install --no-deps boson-multimodal==0.1.1 'transformers>=4.45.1,<4.47'"
+
+
+def why_unavailable() -> str | None:
+    """Why the released model cannot be used here, with the line that installs it; None if it can."""
+    if importlib.util.find_spec("boson_multimodal") is None:
+        return f"the released Higgs model is not installed; it needs an environment of its own: {INSTALL}"
+    try:
+        importlib.import_module("boson_multimodal.model.higgs_audio")
+    except ImportError as error:
+        return f"the released Higgs model does not import ({error}); it needs: {INSTALL}"
+    return None
+
+
+def require() -> Any:
+    """The released model's package.
+
+    Raises:
+        CannotRunError: it is not installed, or this transformers is too new for it.
+    """
+    reason = why_unavailable()
+    if reason is not None:
+        raise CannotRunError(reason)
+    return importlib.import_module("boson_multimodal.model.higgs_audio")
+
+
+def small_config(hidden: int = 64, layers: int = 2) -> Any:
+    """A small configuration with the true vocabulary, special ids, codebooks and delay pattern."""
+    package = require()
+    from transformers import LlamaConfig
+
+    text = LlamaConfig(
+        vocab_size=128256,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+        pad_token_id=128001,
+        bos_token_id=128000,
+        eos_token_id=128009,
+    )
+    encoder = {"encoder_layers": 1, "d_model": hidden, "encoder_attention_heads": 4, "encoder_ffn_dim": hidden}
+    return package.HiggsAudioConfig(
+        text_config=text,
+        audio_encoder_config={**encoder, "model_type": "higgs_audio_encoder"},
+        audio_adapter_type="dual_ffn_fast_forward",
+        audio_dual_ffn_layers=list(range(0, layers, 2)),
+        audio_ffn_hidden_size=hidden,
+        audio_ffn_intermediate_size=2 * hidden,
+        audio_num_codebooks=8,
+        audio_codebook_size=1024,
+        use_delay_pattern=True,
+        skip_audio_tower=True,
+        encode_audio_in_tokens=True,
+        encode_whisper_embed=False,
+        pad_token_id=128001,
+    )
+
+
+def small_model(*, seed: int = 0, hidden: int = 64, layers: int = 2) -> nn.Module:
+    """A small randomly initialised instance of the released model class, in train mode.
+
+    Raises:
+        CannotRunError: the released model cannot be imported here.
+    """
+    package = require()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return package.HiggsAudioModel(small_config(hidden, layers)).train()
+
+
+def load(path: str | Path) -> nn.Module:
+    """Load a checkpoint of the released model: safetensors only, no remote code.
+
+    Raises:
+        CannotRunError: the released model cannot be imported here.
+        OSError: no such checkpoint, or it has no safetensors.
+    """
+    package = require()
+    return package.HiggsAudioModel.from_pretrained(str(path), use_safetensors=True, torch_dtype="auto").train()
+
+
+class HiggsAdapter:
+    """``HiggsAudioModel``: a text head over all positions, an audio head over the target frames."""
+
+    name = "boson_multimodal.HiggsAudioModel"
+    label_keys = ("label_ids",)
+
+    @staticmethod
+    def fits(model: nn.Module) -> bool:
+        """Whether ``model`` is, or wraps, the released model."""
+        return find_instance(model, "HiggsAudioModel", "boson_multimodal") is not None
+
+    def inner(self, model: nn.Module) -> Any:
+        """The ``HiggsAudioModel`` below any wrapper."""
+        inner = find_instance(model, "HiggsAudioModel", "boson_multimodal")
+        if inner is None:
+            raise InputError(f"{type(model).__name__} holds no HiggsAudioModel")
+        return inner
+
+    def body(self, model: nn.Module) -> nn.Module | None:
+        """The final norm: both heads read its output."""
+        return self.inner(model).norm
+
+    def heads(self, model: nn.Module, view: View) -> tuple[Head, ...]:
+        """Text head and audio head, LoRA-wrapped or not."""
+        projector = self.inner(model).audio_decoder_proj
+        text = Head("text", projector.text_lm_head, (0,))
+        books = tuple(range(1, len(view.streams)))
+        return (text, Head("audio", projector.audio_lm_head, books)) if books else (text,)
+
+    def expansion(self, model: nn.Module, batch: Mapping[str, Any]) -> Expansion:
+        """Our own reference expansion of a batch (never the model's merge).
+
+        Raises:
+            InputError: placeholders and audios that do not fit each other.
+        """
+        inner = self.inner(model)
+        config = inner.config
+        ids, mask = batch["input_ids"], batch.get("attention_mask")
+        frames = {}
+        reference = self._reference_lengths(inner, batch)
+        if reference is not None:
+            frames[config.audio_in_token_idx] = reference
+        codes = batch.get("audio_out_ids")
+        if codes is not None and codes.shape[-1] > 0:
+            frames[config.audio_out_token_idx] = lengths_from_starts(batch["audio_out_ids_start"], codes.shape[-1])
+        return expand(
+            ids,
+            torch.ones_like(ids) if mask is None else mask,
+            placeholder_lengths(ids, frames),
+            frames=(config.audio_in_token_idx, config.audio_out_token_idx),
+            pad_id=config.pad_token_id,
+            labels=batch.get("label_ids"),
+            padding="left" if ids.shape[0] == 1 else "right",
+        )
+
+    @staticmethod
+    def _reference_lengths(inner: Any, batch: Mapping[str, Any]) -> Tensor | None:
+        """Frames per reference audio: its codes, its whisper features, or both."""
+        lengths = None
+        codes = batch.get("audio_in_ids")
+        if inner.config.encode_audio_in_tokens and codes is not None and codes.shape[-1] > 0:
+            lengths = lengths_from_starts(batch["audio_in_ids_start"], codes.shape[-1])
+        features = batch.get("audio_feature_attention_mask")
+        if not inner.config.skip_audio_tower and features is not None and len(features):
+            _, whisper = inner.audio_tower._get_feat_extract_output_lengths(features.sum(-1))
+            lengths = whisper if lengths is None else lengths + whisper
+        return lengths
+
+    def view(self, model: nn.Module, batch: Mapping[str, Any]) -> View:
+        """The text stream over the expanded positions, one stream per codebook over the target frames."""
+        config = self.inner(model).config
+        expansion = self.expansion(model, batch)
+        text = text_stream(
+            expansion.ids,
+            config.text_config.vocab_size,
+            mask=expansion.mask,
+            placeholders=(config.audio_in_token_idx, config.audio_out_token_idx),
+            end_ids=END_OF_TURN,
+        )
+        streams, labels, carried = [text], [_flat(expansion.labels)], [_flat(expansion.carried)]
+        codes = batch.get("audio_out_ids")
+        if codes is not None and codes.shape[-1] > 0:
+            if codes.shape[0] != config.audio_num_codebooks:
+                raise InputError(
+                    f"audio_out_ids have {codes.shape[0]} codebooks, the model has {config.audio_num_codebooks}: "
+                    "collate with the model's audio_num_codebooks"
+                )
+            owners = torch.nonzero(batch["input_ids"] == config.audio_out_token_idx)[:, 0]
+            books = audio_streams(
+                codes,
+                batch["audio_out_ids_start"],
+                config.audio_codebook_size + 2,
+                samples=owners,
+                bos=config.audio_stream_bos_id,
+                eos=config.audio_stream_eos_id,
+            )
+            audio_labels = batch.get("label_audio_ids")
+            streams.extend(books)
+            labels.extend([None] * len(books) if audio_labels is None else list(audio_labels))
+            carried.extend([None] * len(books))
+        return View(tuple(streams), tuple(labels), tuple(carried))
+
+    def usable_ids(self, model: nn.Module, view: View) -> Tensor:
+        """Ordinary ids of every head: text ids below the reserved ones, codes below bos and eos."""
+        limit = self.inner(model).config.text_config.vocab_size
+        limit = min(limit, FIRST_SPECIAL)
+        if len(view.streams) > 1:
+            limit = min(limit, self.inner(model).config.audio_codebook_size)
+        return torch.arange(limit)
+
+    def relabel(self, model: nn.Module, batch: Batch, view: View, ids: Sequence[Tensor], foreign: int) -> Batch:
+        """The same batch with ``ids`` at every ordinary position; placeholders and padding stay."""
+        expansion = self.expansion(model, batch)
+        raw = batch["input_ids"]
+        keep = expansion.frame | (expansion.origin < 0)
+        new = raw.clone()
+        rows = torch.nonzero(~keep)
+        new[rows[:, 0], expansion.origin[~keep]] = ids[0].reshape(keep.shape)[~keep].to(raw)
+        out = dict(batch, input_ids=new)
+        if batch.get("label_ids") is not None:
+            out["label_ids"] = _follow(batch["label_ids"], raw, new, foreign)
+        codes, audio_labels = batch.get("audio_out_ids"), batch.get("label_audio_ids")
+        if len(view.streams) > 1 and codes is not None:
+            out["audio_out_ids"] = torch.stack(list(ids[1:])).to(codes)
+            if audio_labels is not None:
+                out["label_audio_ids"] = _follow(audio_labels, codes, out["audio_out_ids"], foreign)
+        return out
+
+    def split(self, model: nn.Module, batch: Batch) -> list[Batch]:
+        """One batch per sample, audios with the sample whose placeholders they fill."""
+        config = self.inner(model).config
+        parts = []
+        for index in range(batch["input_ids"].shape[0]):
+            part = {key: value for key, value in batch.items() if value is None}
+            for key in ("input_ids", "attention_mask", "label_ids"):
+                if batch.get(key) is not None:
+                    part[key] = batch[key][index : index + 1]
+            for kind, token in (("in", config.audio_in_token_idx), ("out", config.audio_out_token_idx)):
+                owners = torch.nonzero(batch["input_ids"] == token)[:, 0]
+                part.update(_take_audio(batch, kind, owners == index))
+            parts.append(part)
+        return parts
+
+
+def _flat(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.reshape(-1)
+
+
+def _follow(labels: Tensor, old: Tensor, new: Tensor, foreign: int) -> Tensor:
+    """Labels renamed with the ids they name: the id at their position, else the one after it."""
+    after = torch.full_like(new, foreign)
+    after[:, :-1] = new[:, 1:]
+    old_after = torch.full_like(old, IGNORE_INDEX)
+    old_after[:, :-1] = old[:, 1:]
+    here = labels == old
+    labelled = labels != IGNORE_INDEX
+    # one convention holds for a whole batch: repeated tokens must not mix the two
+    aligned = bool((here | ~labelled).all())
+    named = torch.where(here, new, torch.where(labels == old_after, after, torch.full_like(new, foreign)))
+    if not aligned:
+        named = torch.where(labels == old_after, after, torch.where(here, new, torch.full_like(new, foreign)))
+    return torch.where(labelled, named, labels)
+
+
+def _take_audio(batch: Mapping[str, Any], kind: str, mine: Tensor) -> Batch:
+    """The codes of one sample's audios, concatenated anew, with their starts."""
+    codes, starts = batch.get(f"audio_{kind}_ids"), batch.get(f"audio_{kind}_ids_start")
+    if codes is None or starts is None:
+        return {}
+    ends = [*starts.tolist()[1:], codes.shape[-1]]
+    pieces = [slice(a, b) for a, b, own in zip(starts.tolist(), ends, mine.tolist(), strict=True) if own]
+    lengths = torch.tensor([0, *(p.stop - p.start for p in pieces)], dtype=torch.long)
+    part: Batch = {
+        f"audio_{kind}_ids": torch.cat([codes[:, p] for p in pieces], dim=1) if pieces else codes[:, :0],
+        f"audio_{kind}_ids_start": lengths.cumsum(0)[:-1].to(starts),
+    }
+    if kind == "out":
+        part["audio_out_ids_start_group_loc"] = torch.zeros(len(pieces), dtype=torch.long, device=starts.device)
+        labels = batch.get("label_audio_ids")
+        if labels is not None:
+            part["label_audio_ids"] = torch.cat([labels[:, p] for p in pieces], dim=1) if pieces else labels[:, :0]
+    return part

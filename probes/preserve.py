@@ -1,0 +1,43 @@
+"""Leave no trace: model modes, gradients, buffers, random state and gradient mode as they were."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+
+__all__ = ["preserved"]
+
+
+@contextmanager
+def preserved(model: nn.Module) -> Iterator[None]:
+    """Restore everything a loss call may touch, also when it raises.
+
+    Random state of the CPU and of the model's devices, train or eval mode of every module, every
+    ``requires_grad`` and ``.grad``, all buffers, gradient mode. Compiled modules run eagerly inside, because
+    compiled code does not see hooks that come later.
+    """
+    modes = {module: module.training for module in model.modules()}
+    params = [(param, param.grad, param.requires_grad) for param in model.parameters()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    devices = sorted({param.device.index or 0 for param, _, _ in params if param.device.type == "cuda"})
+    grad_mode = torch.is_grad_enabled()
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=devices))
+        if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        try:
+            yield
+        finally:
+            torch.set_grad_enabled(grad_mode)
+            for module, training in modes.items():
+                module.training = training
+            for param, grad, requires_grad in params:
+                param.requires_grad_(requires_grad)
+                param.grad = grad
+            with torch.no_grad():
+                for buffer, value in buffers:
+                    buffer.copy_(value)

@@ -1,0 +1,400 @@
+"""The witness: run a loss on a model and say, per stream and row, what it trains.
+
+One pass of the loss on the batch as it is decides which rows are trained, on which token, with what
+weight. Only where that differs from what is expected, or could be read two ways, the batch is run
+again under a barcode, which proves where every target was taken from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alignment import (
+    AlignmentError,
+    Convention,
+    Decision,
+    Finding,
+    InputError,
+    Supervision,
+    compare,
+    expect,
+    infer_convention,
+)
+from alignment.barcode import barcode, resolve_sources
+from alignment.findings import finding
+from alignment.recovery import Form, Reading, Values, silent_reading
+from alignment.sources import infer_sources, is_ambiguous
+
+from .capture import Capture, HeadCall, Where
+from .diagnose import explain_exception
+from .errors import UsageError
+from .models.adapter import Adapter, Batch, View
+from .preserve import preserved
+from .rows import align_streams, match_rows
+
+__all__ = ["LossFunction", "Options", "Witness", "witness"]
+
+LossFunction = Callable[[nn.Module, Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a loss is watched.
+
+    Attributes:
+        values: what stands in for the logits.
+        leaf_dtype: dtype of the leaves; None takes the head's own.
+        convention: the convention declared for text labels, where the ids cannot tell.
+        withhold: take the labels from the innermost forward (``--labels none``).
+    """
+
+    values: Values = "noise"
+    leaf_dtype: torch.dtype | None = torch.float32
+    convention: Convention = Convention.POSITION_ALIGNED
+    withhold: bool = False
+
+
+@dataclass(frozen=True)
+class Witness:
+    """What a loss trains, beside what it must train.
+
+    Attributes:
+        view: the batch's streams and labels.
+        expected: per stream; from the batch's labels.
+        actual: per stream; read off the gradient. Empty if the loss could not be run.
+        findings: what tells the two apart.
+        loss: the loss's value on the stand-in logits, None if there is none.
+        outer_labels: label keywords the outermost model was given.
+        inner_labels: label keywords that reached the innermost forward.
+        notes: what a reader should know (declared conventions, unreadable rows).
+    """
+
+    view: View
+    expected: tuple[Supervision, ...]
+    actual: tuple[Supervision, ...]
+    findings: tuple[Finding, ...]
+    loss: float | None = None
+    outer_labels: frozenset[str] = frozenset()
+    inner_labels: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class _Pass:
+    """One run of the loss: readings per stream, and what else was seen."""
+
+    readings: list[Reading]
+    capture: Capture
+    loss: float
+    finite: bool
+    unplaced: int = 0
+    problems: list[Finding] = field(default_factory=list)
+
+    @property
+    def reads(self) -> int:
+        return sum(int((reading.form != int(Form.NONE)).sum()) for reading in self.readings)
+
+
+def witness(
+    model: nn.Module, adapter: Adapter, batch: Batch, loss_fn: LossFunction, options: Options | None = None
+) -> Witness:
+    """Watch ``loss_fn(model, batch)`` and compare what it trains with what the batch's labels demand.
+
+    Raises:
+        UsageError: the loss raises for another reason than lengths, or returns no scalar.
+        InputError: a batch that does not fit the model.
+    """
+    options = options or Options()
+    view = adapter.view(model, batch)
+    expected, label_findings, notes = _expectations(view, options)
+    with preserved(model):
+        try:
+            first = _run(model, adapter, batch, view, loss_fn, options)
+        except _LossError as error:
+            found = explain_exception(model, adapter, batch, view, loss_fn, error.cause, options.withhold)
+            if found is not None:
+                return Witness(view, expected, (), (*label_findings, found), notes=tuple(notes))
+            resolved = _retry_in_range(model, adapter, batch, view, loss_fn, options, error)
+            return Witness(view, expected, resolved[0], (*label_findings, *compare(expected, resolved[0])), resolved[1])
+        actual = infer_sources(first.readings, view.streams)
+        findings = first.problems or list(compare(expected, actual))
+        if not first.problems and _needs_proof(findings, actual):
+            actual = _prove(model, adapter, batch, view, loss_fn, options, actual)
+            findings = list(compare(expected, actual))
+    findings += _labels_dropped(first.capture, adapter)
+    notes += _unreadable(actual, first.unplaced)
+    return Witness(
+        view,
+        expected,
+        actual,
+        (*label_findings, *findings),
+        first.loss,
+        frozenset(first.capture.outer_labels),
+        frozenset(first.capture.inner_labels),
+        tuple(notes),
+    )
+
+
+def _needs_proof(findings: Sequence[Finding], actual: Sequence[Supervision]) -> bool:
+    """Whether sources decide anything: something differs, or could be read two ways."""
+    about_sources = [f for f in findings if f.code not in ("LA205", "LA206") and f.severity == "error"]
+    return bool(about_sources) or any(f.code == "LA202" for f in findings) or any(is_ambiguous(a) for a in actual)
+
+
+# -- what must be trained ---------------------------------------------------------------------------
+
+
+def _expectations(view: View, options: Options) -> tuple[tuple[Supervision, ...], list[Finding], list[str]]:
+    from .label_rules import label_findings
+
+    expected, notes = [], []
+    for number, (stream, labels, carried) in enumerate(zip(view.streams, view.labels, view.carried, strict=True)):
+        if labels is None:
+            labels = torch.full_like(stream.ids, -100)
+        convention = infer_convention(labels, stream).convention
+        if convention is Convention.AMBIGUOUS:
+            convention = Convention.POSITION_ALIGNED if stream.is_audio else options.convention
+            notes.append(f"{stream.name}: the ids fit both label conventions; {convention} taken as declared")
+        if convention is Convention.INCONSISTENT:
+            convention = Convention.POSITION_ALIGNED if stream.is_audio else options.convention
+        expected.append(expect(labels, stream, convention, number=number, carried=carried))
+    return tuple(expected), label_findings(view), notes
+
+
+# -- what is trained --------------------------------------------------------------------------------
+
+
+class _LossError(Exception):
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+def _run(
+    model: nn.Module, adapter: Adapter, batch: Batch, view: View, loss_fn: LossFunction, options: Options
+) -> _Pass:
+    """Run the loss once, and once more with the heads' input captured if its gradient went past the heads."""
+    first = _run_at("logits", model, adapter, batch, view, loss_fn, options)
+    silent = any(
+        labels is not None and bool((labels >= 0).any()) and not bool((reading.form != int(Form.NONE)).any())
+        for labels, reading in zip(view.labels, first.readings, strict=True)
+    )
+    if first.finite and (silent or first.problems):
+        second = _run_at("hidden", model, adapter, batch, view, loss_fn, options)
+        if second.reads > first.reads:
+            return second
+    return first
+
+
+def _run_at(
+    where: Where,
+    model: nn.Module,
+    adapter: Adapter,
+    batch: Batch,
+    view: View,
+    loss_fn: LossFunction,
+    options: Options,
+) -> _Pass:
+    withhold = adapter.label_keys if options.withhold else ()
+    capture = Capture(
+        model,
+        adapter,
+        adapter.heads(model, view),
+        values=options.values,
+        dtype=options.leaf_dtype,
+        where=where,
+        withhold=withhold,
+    )
+    # equal conditions for every pass: dropout and sampling in the loss must not differ between them
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), capture:
+        try:
+            value = loss_fn(model, batch)
+        except (AlignmentError, InputError, UsageError):
+            raise
+        except Exception as error:
+            raise _LossError(error) from error
+        loss, problems = _as_scalar(value)
+        nothing = [silent_reading(len(stream), stream.ids.device) for stream in view.streams]
+        number = float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
+        if problems:
+            return _Pass(nothing, capture, number, finite=True, problems=problems)
+        assert isinstance(loss, Tensor)
+        grads = capture.gradients(loss)
+    if not any(grad is not None for grad in grads.values()):
+        detached = finding("LA605", "all", "the loss has a gradient, but none reaches the logits of any head")
+        return _Pass(nothing, capture, number, finite=True, problems=[detached])
+    problems = _not_finite(number, grads, capture, view)
+    readings, unplaced = _place(capture, grads, model, adapter, view)
+    return _Pass(readings, capture, number, finite=not problems, unplaced=unplaced, problems=problems)
+
+
+def _as_scalar(value: Any) -> tuple[Tensor | float, list[Finding]]:
+    """The loss as a scalar tensor, or the finding that it is cut off from the logits.
+
+    Raises:
+        UsageError: None, or anything that is no scalar.
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value, [finding("LA605", "all", f"the loss is the python number {value!r}: no gradient can flow")]
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        got = "None" if value is None else type(value).__name__
+        if isinstance(value, Tensor):
+            got = f"a tensor of shape {tuple(value.shape)}"
+        raise UsageError(f"the loss function must return a scalar tensor, it returned {got}")
+    if not value.requires_grad:
+        return value, [finding("LA605", "all", "the loss is a constant or was detached: it has no gradient")]
+    return value, []
+
+
+def _not_finite(loss: float, grads: dict[int, Tensor | None], capture: Capture, view: View) -> list[Finding]:
+    labelled = any(labels is not None and bool((labels >= 0).any()) for labels in view.labels)
+    if not loss == loss or loss in (float("inf"), float("-inf")):
+        why = "" if labelled else ": the batch has no labelled token, and a mean over nothing is NaN"
+        return [finding("LA501", "all", f"the loss is {loss}{why}")]
+    for call in capture.calls:
+        if not call.finite:
+            return [finding("LA501", call.head.name, f"the logits of the {call.head.name} head are not finite")]
+        grad = grads.get(id(call.leaf))
+        if grad is not None and not bool(torch.isfinite(grad.sum(dtype=torch.float64))):
+            return [finding("LA501", call.head.name, f"the gradient at the {call.head.name} head is not finite")]
+    return []
+
+
+def _place(
+    capture: Capture, grads: dict[int, Tensor | None], model: nn.Module, adapter: Adapter, view: View
+) -> tuple[list[Reading], int]:
+    """Put the rows of every head call where they belong in the batch."""
+    readings = [silent_reading(len(stream), stream.ids.device) for stream in view.streams]
+    unplaced = 0
+    for call in capture.calls:
+        reading = call.read(grads)
+        if not bool((reading.form != int(Form.NONE)).any()):
+            continue
+        books = call.head.books
+        rows = _rows_of(call, capture, model, adapter, view)
+        for offset, number in enumerate(call.head.streams):
+            part = reading.select(torch.arange(offset, len(reading.target), books, device=reading.target.device))
+            unplaced += int(((rows < 0) & (part.form != int(Form.NONE))).sum())
+            readings[number] = _merged(readings[number], part, rows)
+    return readings, unplaced
+
+
+def _rows_of(call: HeadCall, capture: Capture, model: nn.Module, adapter: Adapter, view: View) -> Tensor:
+    """(r,) rows of the head's streams in the batch, one per row of the call."""
+    stream = view.streams[call.head.streams[0]]
+    count = call.leaf.numel() // call.leaf.shape[-1]
+    forward = capture.forwards[call.forward] if call.forward >= 0 else None
+    received = stream
+    if forward is not None and forward.received.get("input_ids") is not None:
+        seen = adapter.view(model, forward.received).streams
+        if len(seen) > call.head.streams[0]:
+            received = seen[call.head.streams[0]]
+    in_batch = align_streams(received, stream)
+    if count == len(received):
+        return in_batch
+    if forward is None or forward.hidden is None or call.inputs is None:
+        raise InputError(
+            f"the {call.head.name} head was called on {count} rows, the batch has {len(received)}, and the body's "
+            "output was not seen: call the model, or name the head that gives one row per position (--head)"
+        )
+    return in_batch[match_rows(call.inputs, forward.hidden)]
+
+
+def _merged(into: Reading, part: Reading, rows: Tensor) -> Reading:
+    """Write the active rows of ``part`` to ``rows``; a row trained twice on one token adds up."""
+    active = (part.form != int(Form.NONE)) & (rows >= 0)
+    at, new = rows[active], part.select(active)
+    same = (into.target[at] == new.target) & (into.form[at] != int(Form.NONE))
+    weight = into.weight.clone()
+    weight[at] = torch.where(same, weight[at] + new.weight, new.weight)
+    target, residual, form = into.target.clone(), into.residual.clone(), into.form.clone()
+    target[at], residual[at], form[at] = new.target, new.residual, new.form
+    return Reading(target, weight, residual, form)
+
+
+# -- proving where targets come from ----------------------------------------------------------------
+
+
+def _passes(
+    model: nn.Module, adapter: Adapter, batch: Batch, view: View, loss_fn: LossFunction, options: Options
+) -> tuple[Any, list[list[Reading]]]:
+    code = barcode(view.streams, adapter.usable_ids(model, view))
+    passes = []
+    for digit in range(code.passes):
+        ids = [code.codes(n, len(stream), digit).to(stream.ids.device) for n, stream in enumerate(view.streams)]
+        relabelled = adapter.relabel(model, batch, view, ids, code.foreign(digit))
+        passes.append(
+            _run(model, adapter, relabelled, adapter.view(model, relabelled), loss_fn, options).readings
+        )
+    return code, passes
+
+
+def _prove(
+    model: nn.Module,
+    adapter: Adapter,
+    batch: Batch,
+    view: View,
+    loss_fn: LossFunction,
+    options: Options,
+    inferred: Sequence[Supervision],
+) -> tuple[Supervision, ...]:
+    """The same supervision with sources proven by a barcode, where the loss runs under one."""
+    try:
+        code, passes = _passes(model, adapter, batch, view, loss_fn, options)
+    except (_LossError, InputError):
+        return tuple(inferred)  # the loss holds on to its own labels: sources stay inferred
+    return resolve_sources(inferred, code, passes)
+
+
+def _retry_in_range(
+    model: nn.Module,
+    adapter: Adapter,
+    batch: Batch,
+    view: View,
+    loss_fn: LossFunction,
+    options: Options,
+    error: _LossError,
+) -> tuple[tuple[Supervision, ...], float | None]:
+    """A label out of a head's range: run it again with ids that every head knows, and see whose they are.
+
+    Raises:
+        UsageError: the loss failed for another reason.
+    """
+    if isinstance(error.cause, IndexError) or "out of bounds" in str(error.cause):
+        try:
+            code, passes = _passes(model, adapter, batch, view, loss_fn, options)
+            return resolve_sources(infer_sources(passes[0], view.streams), code, passes), None
+        except _LossError:
+            pass
+    cause = error.cause
+    raise UsageError(f"the loss function raised {type(cause).__name__}: {cause}") from cause
+
+
+# -- further findings -------------------------------------------------------------------------------
+
+
+def _labels_dropped(capture: Capture, adapter: Adapter) -> list[Finding]:
+    """LA601: a wrapper was given labels, and the innermost forward was not."""
+    dropped = sorted((capture.outer_labels & set(adapter.label_keys)) - capture.inner_labels)
+    if not dropped or capture.withhold:
+        return []
+    message = f"{', '.join(dropped)} was given to the outermost model and did not reach the innermost forward"
+    return [finding("LA601", "text", message, count=len(dropped))]
+
+
+def _unreadable(actual: Sequence[Supervision], unplaced: int) -> list[str]:
+    notes = [
+        f"{one.stream.name}: {int(one.soft.sum())} rows have no hard target (a soft teacher, a regression): not read"
+        for one in actual
+        if bool(one.soft.any())
+    ]
+    if unplaced:
+        notes.append(f"{unplaced} trained rows belong to no position of the batch (padding added by the trainer)")
+    return notes
+
+
