@@ -16,7 +16,7 @@ from .expansion import expand, lengths_from_starts, placeholder_lengths
 from .pairing import Decision, Policy, choose, pair
 from .streams import IGNORE_INDEX, Stream, audio_streams, text_stream
 
-__all__ = ["DualLoss", "dual_loss", "mean_cross_entropy"]
+__all__ = ["DualLoss", "dual_loss", "join_streams", "mean_cross_entropy"]
 
 logger = logging.getLogger("alignment")
 
@@ -161,7 +161,7 @@ def _audio_loss(
     if codes is None or batch.get("audio_out_ids_start") is None:
         raise InputError("label_audio_ids without audio_out_ids and audio_out_ids_start: segment borders unknown")
     books = audio_streams(codes, batch["audio_out_ids_start"], logits.shape[-1], bos=bos, eos=eos)
-    whole = _joined(books)
+    whole = join_streams(books)
     decision = choose(logits.shape[0], labels, stream=whole, policy=policy, name="audio")
     targets = pair(decision.labels, decision.pairing, whole).to(logits.device)
     losses = [
@@ -172,13 +172,13 @@ def _audio_loss(
     return audio, decision
 
 
-def _joined(books: tuple[Stream, ...]) -> Stream:
-    """All codebooks as one stream of K * N rows, segments kept apart: one decision for all of them."""
+def join_streams(books: tuple[Stream, ...]) -> Stream:
+    """Several streams as one, segments kept apart: one decision for all codebooks."""
     offset = int(books[0].segment.max()) + 1 if len(books[0]) else 1
     return Stream(
-        "audio",
+        books[0].name.partition("[")[0],
         torch.cat([book.ids for book in books]),
-        torch.cat([book.segment + number * offset for number, book in enumerate(books)]),
+        torch.cat([torch.where(b.segment < 0, -1, b.segment + number * offset) for number, b in enumerate(books)]),
         torch.cat([book.sample for book in books]),
         torch.cat([book.row for book in books]),
         books[0].vocab,

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from alignment import (
-    AlignmentError,
     Convention,
     Decision,
     Finding,
@@ -117,10 +116,11 @@ def witness(
             first = _run(model, adapter, batch, view, loss_fn, options)
         except _LossError as error:
             found = explain_exception(model, adapter, batch, view, loss_fn, error.cause, options.withhold)
-            if found is not None:
-                return Witness(view, expected, (), (*label_findings, found), notes=tuple(notes))
-            resolved = _retry_in_range(model, adapter, batch, view, loss_fn, options, error)
-            return Witness(view, expected, resolved[0], (*label_findings, *compare(expected, resolved[0])), resolved[1])
+            actual = ()
+            if found is None:
+                actual = _retry_in_range(model, adapter, batch, view, loss_fn, options, error)
+            findings = list(compare(expected, actual)) if found is None else [found]
+            return _told(view, expected, actual, (*label_findings, *findings), None, error.capture, notes)
         actual = infer_sources(first.readings, view.streams)
         findings = first.problems or list(compare(expected, actual))
         if not first.problems and _needs_proof(findings, actual):
@@ -128,16 +128,20 @@ def witness(
             findings = list(compare(expected, actual))
     findings += _labels_dropped(first.capture, adapter)
     notes += _unreadable(actual, first.unplaced)
-    return Witness(
-        view,
-        expected,
-        actual,
-        (*label_findings, *findings),
-        first.loss,
-        frozenset(first.capture.outer_labels),
-        frozenset(first.capture.inner_labels),
-        tuple(notes),
-    )
+    return _told(view, expected, actual, (*label_findings, *findings), first.loss, first.capture, notes)
+
+
+def _told(
+    view: View,
+    expected: tuple[Supervision, ...],
+    actual: tuple[Supervision, ...],
+    findings: tuple[Finding, ...],
+    loss: float | None,
+    capture: Capture,
+    notes: Sequence[str],
+) -> Witness:
+    outer, inner = frozenset(capture.outer_labels), frozenset(capture.inner_labels)
+    return Witness(view, expected, actual, findings, loss, outer, inner, tuple(notes))
 
 
 def _needs_proof(findings: Sequence[Finding], actual: Sequence[Supervision]) -> bool:
@@ -170,9 +174,12 @@ def _expectations(view: View, options: Options) -> tuple[tuple[Supervision, ...]
 
 
 class _LossError(Exception):
-    def __init__(self, cause: Exception) -> None:
+    """The loss raised: why, and what was captured until then."""
+
+    def __init__(self, cause: Exception, capture: Capture) -> None:
         super().__init__(str(cause))
         self.cause = cause
+        self.capture = capture
 
 
 def _run(
@@ -214,10 +221,10 @@ def _run_at(
     with torch.random.fork_rng(devices=[]), torch.enable_grad(), capture:
         try:
             value = loss_fn(model, batch)
-        except (AlignmentError, InputError, UsageError):
+        except UsageError:
             raise
         except Exception as error:
-            raise _LossError(error) from error
+            raise _LossError(error, capture) from error
         loss, problems = _as_scalar(value)
         nothing = [silent_reading(len(stream), stream.ids.device) for stream in view.streams]
         number = float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
@@ -359,7 +366,7 @@ def _retry_in_range(
     loss_fn: LossFunction,
     options: Options,
     error: _LossError,
-) -> tuple[tuple[Supervision, ...], float | None]:
+) -> tuple[Supervision, ...]:
     """A label out of a head's range: run it again with ids that every head knows, and see whose they are.
 
     Raises:
@@ -368,7 +375,7 @@ def _retry_in_range(
     if isinstance(error.cause, IndexError) or "out of bounds" in str(error.cause):
         try:
             code, passes = _passes(model, adapter, batch, view, loss_fn, options)
-            return resolve_sources(infer_sources(passes[0], view.streams), code, passes), None
+            return resolve_sources(infer_sources(passes[0], view.streams), code, passes)
         except _LossError:
             pass
     cause = error.cause

@@ -1,0 +1,37 @@
+"""Probes: real models, real batches, real losses. Names are loaded on first use (PEP 562)."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .batches import barcoded_batch
+    from .check import check_loss
+    from .errors import CannotRunError, UsageError
+    from .report import Report
+
+#: Tells our package from any other that is called ``probes``.
+__distribution__ = "loss-alignment"
+
+_HOME = {
+    "CannotRunError": "errors",
+    "Report": "report",
+    "UsageError": "errors",
+    "barcoded_batch": "batches",
+    "check_loss": "check",
+}
+
+__all__ = ["CannotRunError", "Report", "UsageError", "barcoded_batch", "check_loss"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

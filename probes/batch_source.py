@@ -1,0 +1,79 @@
+"""Where a batch comes from: the barcoded default, or the real data path of ``--data``."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alignment import Finding
+
+from .batches import FULL_LENGTH, barcoded_batch, hand_labels
+from .errors import UsageError
+from .models import Adapter, Batch
+from .models.higgs import HiggsAdapter
+
+__all__ = ["Source", "load_batch", "to_device"]
+
+DEFAULT_SIZE = 2
+
+
+@dataclass
+class Source:
+    """A batch on the model's device, what is to be said of it, and what its label rules found."""
+
+    batch: Batch
+    notes: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+
+def load_batch(adapter: Adapter, model: nn.Module, args: argparse.Namespace) -> Source:
+    """The batch that ``--data``, ``--batch-size``, ``--length``, ``--labels`` and ``--seed`` ask for.
+
+    Raises:
+        UsageError: a data file or sizes that cannot be used.
+        CannotRunError: the data path's packages are missing.
+    """
+    if isinstance(adapter, HiggsAdapter):
+        source = _from_file(adapter, model, args) if args.data is not None else Source(_barcoded(adapter, model, args))
+        source.batch = hand_labels(source.batch, args.labels)
+    else:
+        if args.data is not None:
+            raise UsageError("--data reads ChatML for the Higgs model; other models take a barcoded batch")
+        source = Source(_plain(adapter, model, args))
+    device = next(model.parameters()).device
+    source.batch = to_device(source.batch, device)
+    return source
+
+
+def _barcoded(adapter: HiggsAdapter, model: nn.Module, args: argparse.Namespace) -> Batch:
+    config = adapter.inner(model).config
+    return barcoded_batch(
+        args.batch_size or DEFAULT_SIZE,
+        length=args.length or FULL_LENGTH,
+        seed=args.seed,
+        use_delay_pattern=config.use_delay_pattern,
+    )
+
+
+def _from_file(adapter: HiggsAdapter, model: nn.Module, args: argparse.Namespace) -> Source:
+    from .chatml import chatml_source
+
+    config = adapter.inner(model).config
+    batch, notes, findings = chatml_source(args.data, config, checkpoint=args.model, batch_size=args.batch_size)
+    return Source(batch, notes, findings)
+
+
+def _plain(adapter: Adapter, model: nn.Module, args: argparse.Namespace) -> Batch:
+    from .models.causal_lm import barcoded_text
+
+    return barcoded_text(adapter, model, args.batch_size or DEFAULT_SIZE, args.length or 64, args.seed, args.labels)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with every tensor on ``device``."""
+    moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+    return moved

@@ -1,0 +1,101 @@
+"""The command ``loss-align``: parses, dispatches, and turns every error into one sentence and an exit code.
+
+Nothing heavy is imported before a command runs: ``--help`` and ``rules`` need no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from alignment import __version__
+from alignment.errors import AlignmentError, InputError
+
+from .commands import COMMANDS
+from .errors import CannotRunError, UsageError
+
+__all__ = ["build_parser", "run"]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Bad arguments are a UsageError like any other, so that a JSON file asked for can say so."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with all commands."""
+    parser = _Parser(
+        prog="loss-align",
+        description="Which token is each logit trained to predict, and with what weight?",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"loss-align {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for command in COMMANDS:
+        sub = commands.add_parser(
+            command.NAME, help=command.HELP, description=command.DESCRIPTION, allow_abbrev=False
+        )
+        command.add_arguments(sub)
+        sub.set_defaults(run=command.run)
+    return parser
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command; returns its exit code: 0 pass, 1 findings, 2 bad usage or input, 3 could not run."""
+    args: argparse.Namespace | None = None
+    try:
+        args = build_parser().parse_args(argv)
+        if args.command is None:
+            raise UsageError(f"name a command: {', '.join(c.NAME for c in COMMANDS)}; see loss-align --help")
+        return int(args.run(args))
+    except (UsageError, InputError, AlignmentError) as error:
+        return _fail(error, 2, argv, verbose=_verbose(args, argv))
+    except (CannotRunError, MemoryError) as error:
+        return _fail(error, 3, argv, verbose=_verbose(args, argv))
+    except KeyboardInterrupt:
+        return _fail(KeyboardInterrupt("interrupted"), 3, argv, verbose=False)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has gone: nothing more to say to it
+        return 0
+    except RuntimeError as error:
+        if "out of memory" not in str(error).lower() and "alloc" not in str(error).lower():
+            raise
+        hint = CannotRunError(f"not enough memory: {error}; use a smaller --batch-size, --length or --dtype bfloat16")
+        return _fail(hint, 3, argv, verbose=_verbose(args, argv))
+
+
+def _verbose(args: Any, argv: Sequence[str]) -> bool:
+    return bool(getattr(args, "verbose", False)) or "-v" in argv
+
+
+def _fail(error: BaseException, code: int, argv: Sequence[str], *, verbose: bool) -> int:
+    """Say what went wrong on standard error, and in the JSON file that was asked for."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    path = _json_path(argv)
+    if path is not None:
+        from .files import write_json
+        from .report.model import error_report
+
+        try:
+            write_json(path, error_report(message, code))
+        except UsageError as second:
+            message = f"{message} (and {second})"
+    if verbose:
+        traceback.print_exception(error, file=sys.stderr)
+    print(f"loss-align: {message}", file=sys.stderr)
+    return code
+
+
+def _json_path(argv: Sequence[str]) -> str | None:
+    """The path of ``--json``, also where the arguments did not parse."""
+    for index, word in enumerate(argv):
+        if word == "--json" and index + 1 < len(argv):
+            return argv[index + 1]
+        if word.startswith("--json="):
+            return word.removeprefix("--json=")
+    return None

@@ -1,0 +1,9 @@
+"""The commands: one a file, each with NAME, HELP, DESCRIPTION, add_arguments(parser) and run(args)."""
+
+from __future__ import annotations
+
+from . import env, preflight, probe, rules
+
+__all__ = ["COMMANDS"]
+
+COMMANDS = (preflight, probe, rules, env)

@@ -1,0 +1,156 @@
+"""Options that several commands share, and what they build."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from alignment.rules import lookup
+
+from ..errors import CannotRunError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from alignment.findings import Finding
+
+__all__ = [
+    "add_loss_options",
+    "add_model_options",
+    "add_report_options",
+    "codes",
+    "finding_filter",
+    "pick_device",
+    "pick_dtype",
+    "positive",
+]
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def positive(text: str) -> int:
+    """An integer of at least 1, for argparse."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    return value
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """--model, --data, --batch-size, --length, --labels, --device, --dtype, --seed."""
+    group = parser.add_argument_group("model and batch")
+    group.add_argument(
+        "--model", metavar="NAME_OR_PATH", help="a checkpoint (safetensors); default: a small random Higgs model"
+    )
+    group.add_argument("--data", metavar="FILE", help="ChatML jsonl for the real data path; default: a barcoded batch")
+    group.add_argument("--batch-size", type=positive, metavar="N", help="samples in the batch (default 2)")
+    group.add_argument("--length", type=positive, metavar="T", help="expanded length of the barcoded batch (256)")
+    group.add_argument(
+        "--labels",
+        choices=("position-aligned", "pre-shifted", "none"),
+        default="position-aligned",
+        help="how the batch hands its text labels to the model (default: position-aligned)",
+    )
+    group.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="default: cuda where there is one")
+    group.add_argument("--dtype", choices=DTYPES, help="of the model; default: float32, or the checkpoint's own")
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="of weights and batch (default 0)")
+
+
+def add_loss_options(parser: argparse.ArgumentParser) -> None:
+    """--loss, --policy, --head, --reduction, --grad-accum."""
+    group = parser.add_argument_group("loss")
+    group.add_argument(
+        "--loss",
+        metavar="FILE.py:FUNC",
+        help="or package.module:FUNC; FUNC(model, batch) -> scalar tensor; default: the engine's own dual loss",
+    )
+    group.add_argument(
+        "--policy",
+        choices=("evidence", "direct", "shifted"),
+        default="evidence",
+        help="how the engine's own loss pairs logits with labels (default: by evidence)",
+    )
+    group.add_argument("--head", action="append", default=[], metavar="NAME", help="an output head, by module name")
+    group.add_argument(
+        "--reduction", choices=("token-mean", "sequence-mean", "sum"), help="what the weights are held to (LA302)"
+    )
+    group.add_argument("--grad-accum", type=positive, default=1, metavar="N", help="micro-batches of one step (LA302)")
+
+
+def add_report_options(parser: argparse.ArgumentParser) -> None:
+    """--json, --select, --ignore, --strict, -v."""
+    group = parser.add_argument_group("report")
+    group.add_argument("--json", metavar="FILE|-", help="write the report as JSON")
+    group.add_argument("--select", metavar="CODE,...", help="only these findings count")
+    group.add_argument("--ignore", metavar="CODE,...", help="these findings do not count")
+    group.add_argument(
+        "--strict", nargs="?", const="all", metavar="CODE,...", help="warnings become errors (all, or these codes)"
+    )
+    group.add_argument("-v", "--verbose", action="store_true", help="more detail; tracebacks of errors")
+
+
+def codes(text: str | None, option: str) -> frozenset[str]:
+    """The finding codes of a comma-separated list, by code or name.
+
+    Raises:
+        UsageError: an unknown code; the message names the nearest.
+    """
+    from alignment.errors import InputError
+
+    try:
+        return frozenset(lookup(word.strip()).code for word in (text or "").split(",") if word.strip())
+    except InputError as error:
+        raise UsageError(f"{option}: {error}") from error
+
+
+def finding_filter(args: argparse.Namespace) -> Callable[[Finding], bool]:
+    """Which findings count, from --select and --ignore."""
+    select, ignore = codes(args.select, "--select"), codes(args.ignore, "--ignore")
+    if args.select is not None and not select:
+        raise UsageError("--select names no code; loss-align rules lists all")
+    return lambda finding: (not select or finding.code in select) and finding.code not in ignore
+
+
+def strict_findings(findings: Sequence[Finding], strict: str | None) -> list[Finding]:
+    """Findings with their warnings raised to errors where ``--strict`` says so."""
+    from dataclasses import replace
+
+    wanted = frozenset() if strict in (None, "all") else codes(strict, "--strict")
+    return [
+        replace(f, severity="error") if strict == "all" or (strict is not None and f.code in wanted) else f
+        for f in findings
+    ]
+
+
+def pick_device(text: str) -> torch.device:
+    """The device that ``--device`` names.
+
+    Raises:
+        UsageError: no such kind of device.
+        CannotRunError: it is not there.
+    """
+    import torch
+
+    if text == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = text.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
+        raise UsageError(f"unknown --device {text!r}: use auto, cpu, cuda or cuda:N")
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count == 0:
+            raise CannotRunError(f"--device {text}: this torch ({torch.__version__}) sees no CUDA device; use --device cpu")
+        if index and int(index) >= count:
+            raise UsageError(f"--device {text}: there are {count} CUDA devices, the last is cuda:{count - 1}")
+    return torch.device(text)
+
+
+def pick_dtype(name: str | None) -> Any:
+    """The torch dtype of that name; None keeps the model's own."""
+    import torch
+
+    return None if name is None else getattr(torch, name)

@@ -1,0 +1,116 @@
+"""``loss-align preflight``: the pre-training sanity check."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError
+from .options import (
+    add_loss_options,
+    add_model_options,
+    add_report_options,
+    finding_filter,
+    pick_device,
+    pick_dtype,
+    strict_findings,
+)
+
+if TYPE_CHECKING:
+    from ..preflight import Plan
+    from ..report.model import Report
+
+NAME = "preflight"
+HELP = "the pre-training sanity check: the whole checklist"
+DESCRIPTION = (
+    "The pre-training sanity check: what a loss trains each logit to predict, beside the seed's checklist. "
+    "Without options: a small randomly initialised real Higgs model, a barcoded batch, the engine's own loss."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Model, loss and report options, and --floor."""
+    add_model_options(parser)
+    add_loss_options(parser)
+    add_report_options(parser)
+    parser.add_argument(
+        "--floor",
+        action="store_true",
+        help="slow: train on fresh random batches; a loss under the entropy of the data proves a copy by outcome",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the checklist, show it, write it; returns the exit code."""
+    from ..files import check_writable, write_json
+    from ..report.terminal import console_for, show, status_line
+
+    if args.json is not None:
+        check_writable(args.json)
+    console = console_for(args.json)
+    keep = finding_filter(args)
+    with status_line(console) as progress:
+        progress("loading")
+        plan = make_plan(args)
+        plan.keep = keep
+        report = _checked(plan, args, progress)
+    report.findings = strict_findings(report.findings, args.strict)
+    show(report, console, verbose=args.verbose)
+    if args.json is not None:
+        write_json(args.json, report.as_dict())
+    return report.exit_code
+
+
+def _checked(plan: Plan, args: argparse.Namespace, progress: object) -> Report:
+    from ..preflight import preflight
+
+    report = preflight(plan, progress)  # type: ignore[arg-type]
+    if args.floor:
+        from ..floor import floor_finding
+
+        found = floor_finding(plan, progress)  # type: ignore[arg-type]
+        report.notes.append(found.note)
+        if found.finding is not None and (plan.keep is None or plan.keep(found.finding)):
+            report.findings.append(found.finding)
+    return report
+
+
+def make_plan(args: argparse.Namespace) -> Plan:
+    """Load the model, the batch and the loss that the options name."""
+    import inspect
+
+    from ..loss_file import load_loss
+    from ..models import adapter_for
+    from ..models.loading import load_model
+    from ..preflight import Plan
+
+    device, dtype = pick_device(args.device), pick_dtype(args.dtype)
+    if args.data is not None and args.length is not None:
+        raise UsageError("--length shapes the barcoded batch: it cannot be used with --data")
+    loss = None if args.loss is None else load_loss(args.loss)
+    if loss is not None and args.policy != "evidence":
+        raise UsageError("--policy is about the engine's own loss: it cannot be used with --loss")
+    if loss is not None:
+        try:
+            inspect.signature(loss).bind(None, None)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"--loss {args.loss}: must be callable as FUNC(model, batch): {error}") from error
+    loaded = load_model(args.model, device=device, dtype=dtype, seed=args.seed)
+    plan = Plan(
+        model=loaded.model,
+        adapter=adapter_for(loaded.model, args.head),
+        batch={},
+        loss=loss,
+        labels=args.labels,
+        policy=args.policy,
+        random_init=loaded.random_init,
+        name=loaded.name,
+        seed=args.seed,
+        reduction=args.reduction,
+        grad_accum=args.grad_accum,
+    )
+    from ..batch_source import load_batch
+
+    source = load_batch(plan.adapter, plan.model, args)
+    plan.batch, plan.notes, plan.findings = source.batch, source.notes, source.findings
+    return plan

@@ -1,0 +1,57 @@
+"""``loss-align rules``: the finding catalogue."""
+
+from __future__ import annotations
+
+import argparse
+
+from alignment.rules import RULES, Rule, lookup
+
+NAME = "rules"
+HELP = "the finding catalogue: what it is, why it is silent, how to fix it, a real case"
+DESCRIPTION = "The finding catalogue. With a code or name: all about that finding."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The optional code."""
+    parser.add_argument("code", nargs="?", metavar="CODE", help="a code (LA102) or a name (copy-objective)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the catalogue, or one entry of it."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=False)
+    if args.code is None:
+        _print_all(console)
+    else:
+        _print_one(console, lookup(args.code))
+    return 0
+
+
+def _print_all(console: object) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("code", "name", "severity", "what"):
+        table.add_column(column, no_wrap=column != "what")
+    for rule in RULES.values():
+        style = "red" if rule.severity == "error" else "yellow"
+        table.add_row(rule.code, rule.name, f"[{style}]{rule.severity}[/]", rule.summary)
+    console.print(table)  # type: ignore[attr-defined]
+    console.print("\nloss-align rules CODE tells all about one of them.")  # type: ignore[attr-defined]
+
+
+def _print_one(console: object, rule: Rule) -> None:
+    from rich.markup import escape
+
+    parts = [f"[bold]{rule.code} {rule.name}[/] ({rule.severity})"]
+    for title, text in (
+        ("What it is", rule.summary),
+        ("Why it is silent", rule.silent),
+        ("How to fix it", rule.fix),
+        ("A real case", rule.case),
+        ("Note", rule.note),
+    ):
+        if text:
+            parts.append(f"\n[bold]{title}[/]\n{escape(text)}")
+    console.print("\n".join(parts))  # type: ignore[attr-defined]

@@ -1,0 +1,39 @@
+"""The environment a record was made in: versions and devices."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from typing import Any
+
+__all__ = ["environment", "versions"]
+
+PACKAGES = ("loss-alignment", "torch", "transformers", "peft", "boson-multimodal", "tokenizers", "hypothesis", "rich")
+
+
+def versions() -> dict[str, str]:
+    """Installed version per package; empty where it is not installed."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = ""
+    return found
+
+
+def environment(*, model: str, device: str, dtype: str, seed: int) -> dict[str, Any]:
+    """The report's ``environment``."""
+    installed = versions()
+    return {
+        "device": device,
+        "dtype": dtype,
+        "torch": installed["torch"],
+        "transformers": installed["transformers"],
+        "peft": installed["peft"],
+        "boson-multimodal": installed["boson-multimodal"],
+        "loss-alignment": installed["loss-alignment"],
+        "python": platform.python_version(),
+        "model": model,
+        "seed": seed,
+    }

@@ -1,0 +1,67 @@
+"""Forward: one real forward pass, its shapes, and whether they agree with our own expansion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .models import Adapter, Batch, View
+from .preserve import preserved
+
+__all__ = ["Outputs", "forward", "length_problem", "shapes_of"]
+
+RECORDED = ("logits", "expanded_labels", "expanded_input_ids", "audio_logits")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What one forward handed back, by name; ``None`` where it did not."""
+
+    logits: Tensor
+    expanded_labels: Tensor | None
+    expanded_input_ids: Tensor | None
+    audio_logits: Tensor | None
+    attention_mask: Tensor | None
+
+
+def forward(model: nn.Module, adapter: Adapter, batch: Batch, *, labels: bool = True) -> Outputs:
+    """Run the model on a batch without gradients, with or without its labels."""
+    withheld = () if labels else adapter.label_keys
+    kwargs: dict[str, Any] = {key: value for key, value in batch.items() if key not in withheld}
+    with preserved(model), torch.no_grad():
+        out = model(**kwargs)
+    return Outputs(**{name: getattr(out, name, None) for name in Outputs.__dataclass_fields__})
+
+
+def shapes_of(outputs: Outputs) -> dict[str, list[int]]:
+    """The report's ``shapes``: only what was there."""
+    found = {name: getattr(outputs, name) for name in RECORDED}
+    return {name: list(tensor.shape) for name, tensor in found.items() if tensor is not None}
+
+
+def length_problem(outputs: Outputs, view: View) -> str:
+    """Why the text logits, expanded ids and expanded labels do not agree; empty if they do.
+
+    Compared with our own reference expansion, element by element.
+    """
+    text = view.streams[0]
+    batch, length = outputs.logits.shape[:2]
+    if batch * length != len(text):
+        return f"logits {list(outputs.logits.shape)} have {batch * length} rows, the reference expansion {len(text)}"
+    for name, mine in (("expanded_input_ids", text.ids), ("expanded_labels", view.labels[0])):
+        theirs = getattr(outputs, name)
+        if theirs is None or mine is None:
+            continue
+        if theirs.shape[1] != length:
+            return f"logits have {length} positions, {name} {theirs.shape[1]}"
+        differ = theirs.reshape(-1) != mine
+        if bool(differ.any()):
+            row = int(torch.nonzero(differ)[0])
+            return (
+                f"{name} differ from the reference expansion at {int(differ.sum())} positions, first at sample "
+                f"{row // length} row {row % length}: {int(theirs.reshape(-1)[row])} vs {int(mine[row])}"
+            )
+    return ""

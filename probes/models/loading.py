@@ -1,0 +1,78 @@
+"""Load the model that ``--model`` names, or make the small default one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import UsageError
+from . import higgs
+
+__all__ = ["Loaded", "load_model"]
+
+DEFAULT_NAME = "HiggsAudioModel (small, random weights)"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model on its device, what to call it, and whether its weights are random."""
+
+    model: nn.Module
+    name: str
+    random_init: bool
+
+
+def load_model(name: str | None, *, device: torch.device, dtype: torch.dtype | None, seed: int) -> Loaded:
+    """The small random Higgs model, or a checkpoint: safetensors only, no remote code.
+
+    Raises:
+        UsageError: an unknown name, or a folder that holds no loadable model.
+        CannotRunError: its package cannot be imported here.
+    """
+    if name is None:
+        model = higgs.small_model(seed=seed)
+        return Loaded(model.to(device=device, dtype=dtype or torch.float32), DEFAULT_NAME, random_init=True)
+    path = Path(name)
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"--model {name}: is a file; name the folder that holds config.json")
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise UsageError(f"--model {name}: the folder has no config.json; name a checkpoint saved by save_pretrained")
+    kind = _model_type(name)
+    try:
+        if kind == "higgs_audio":
+            model = higgs.load(name)
+        else:
+            from .causal_lm import load_causal_lm
+
+            model = load_causal_lm(name, dtype)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--model {name}: cannot be loaded: {_first_line(error)}") from error
+    return Loaded(model.to(device=device, dtype=dtype), name, random_init=False)
+
+
+def _model_type(name: str) -> str:
+    """The configuration's ``model_type``, read without running any code of the checkpoint."""
+    try:
+        if Path(name).is_dir():
+            config: Any = json.loads((Path(name) / "config.json").read_text(encoding="utf-8"))
+        else:
+            from transformers import PretrainedConfig
+
+            config, _ = PretrainedConfig.get_config_dict(name)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"unknown --model {name!r}: neither a folder here nor a name on the hub that can be reached "
+            f"({_first_line(error)})"
+        ) from error
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise UsageError(f"--model {name}: its config.json names no model_type")
+    return config["model_type"]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

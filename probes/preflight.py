@@ -1,0 +1,195 @@
+"""Preflight: the whole checklist on a model, a batch and a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from alignment import Convention, Finding, dual_loss
+from alignment.pairing import Policy
+
+from .batches import LabelsAs
+from .check import Keep, report_of
+from .checklist import Engine, fallback_path, loss_value, quiet_engine, text_length, training_step
+from .forward import forward, shapes_of
+from .models import Adapter, Batch
+from .reduction import Reduction, check_reduction
+from .report.model import Report
+from .training import Steps, take_steps
+from .witness import LossFunction, Options, Witness, witness
+
+__all__ = ["Plan", "engine_loss", "preflight"]
+
+ORDER = (
+    "text-length",
+    "text-loss",
+    "audio-loss",
+    "fallback-path",
+    "training-step",
+    "pairing-text",
+    "pairing-audio",
+    "coverage",
+    "labels-received",
+)
+CONVENTIONS: Mapping[LabelsAs, Convention] = {
+    "position-aligned": Convention.POSITION_ALIGNED,
+    "pre-shifted": Convention.PRE_SHIFTED,
+    "none": Convention.POSITION_ALIGNED,
+}
+
+
+@dataclass
+class Plan:
+    """What to check.
+
+    Attributes:
+        model: on its device, in its dtype.
+        adapter: of the model.
+        batch: on the same device, labels handed as ``labels`` says.
+        loss: the user's loss; None checks the engine's own.
+        labels: how the batch hands its labels to the model.
+        policy: how the engine's own loss pairs.
+        random_init: whether the weights are random (the loss must then lie near ln V).
+        name: of the model, for the report.
+        seed: of the run.
+        keep: which findings count.
+        findings: found before (label rules of the data path).
+        notes: said before.
+    """
+
+    model: nn.Module
+    adapter: Adapter
+    batch: Batch
+    loss: LossFunction | None = None
+    labels: LabelsAs = "position-aligned"
+    policy: Policy = "evidence"
+    random_init: bool = True
+    name: str = ""
+    seed: int = 0
+    reduction: Reduction | None = None
+    grad_accum: int = 1
+    keep: Keep | None = None
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def engine_loss(adapter: Adapter, model: nn.Module, policy: Policy) -> LossFunction:
+    """The engine's own loss as a loss function of model and batch."""
+    ids = engine_ids(adapter, model)
+
+    def loss(inner: nn.Module, batch: Batch) -> Tensor:
+        with quiet_engine():
+            return dual_loss(inner(**batch), batch, policy=policy, **ids).total
+
+    return loss
+
+
+def engine_ids(adapter: Adapter, model: nn.Module) -> dict[str, int]:
+    """The special ids that the dual loss needs, from the model's own configuration."""
+    config: Any = getattr(adapter.inner(model), "config", None)
+    names = {
+        "audio_in_token": "audio_in_token_idx",
+        "audio_out_token": "audio_out_token_idx",
+        "pad_token": "pad_token_id",
+        "audio_bos": "audio_stream_bos_id",
+        "audio_eos": "audio_stream_eos_id",
+    }
+    found = {key: getattr(config, name, None) for key, name in names.items()}
+    return {key: value for key, value in found.items() if isinstance(value, int)}
+
+
+def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> Report:
+    """Run the checklist.
+
+    Raises:
+        UsageError: the loss raises for another reason than lengths, or returns no scalar.
+        InputError: a batch that does not fit the model.
+    """
+    model, adapter, batch = plan.model, plan.adapter, plan.batch
+    withheld = plan.labels == "none"
+    loss_fn = plan.loss or engine_loss(adapter, model, plan.policy)
+    options = Options(convention=CONVENTIONS[plan.labels], withhold=withheld)
+    progress("watching the loss")
+    seen = witness(model, adapter, batch, loss_fn, options)
+    found = [*plan.findings, *seen.findings]
+    if plan.reduction is not None or plan.grad_accum > 1:
+        progress("splitting the batch")
+        found += check_reduction(
+            model, adapter, batch, loss_fn, plan.reduction or "token-mean", plan.grad_accum, options
+        )
+    report = report_of(
+        model, adapter, batch, seen, findings=found, keep=plan.keep, withheld=withheld, name=plan.name, seed=plan.seed
+    )
+    report.notes += plan.notes
+    progress("real forward passes")
+    ids = engine_ids(adapter, model)
+    without = forward(model, adapter, batch, labels=False)
+    outputs = without if withheld else forward(model, adapter, batch)
+    engine = Engine.run(outputs, batch, seen.view, seen.expected, plan.policy, **ids)
+    report.shapes = shapes_of(outputs)
+    _decide(report, engine)
+    progress("training steps")
+    steps = _steps(plan, seen, loss_fn, engine)
+    _losses(report, engine, steps, own=plan.loss is None)
+    findings = report.findings
+    report.checks += [
+        text_length(engine, findings),
+        loss_value("text", engine, findings, random_init=plan.random_init),
+        loss_value("audio", engine, findings, random_init=plan.random_init),
+        fallback_path(
+            Engine.run(without, batch, seen.view, seen.expected, plan.policy, **ids), model, adapter
+        ),
+        training_step(steps, findings),
+    ]
+    report.checks.sort(key=lambda check: ORDER.index(check.id))
+    return report
+
+
+def _decide(report: Report, engine: Engine) -> None:
+    """The decisions that the engine took on the real outputs; its warnings become notes."""
+    if engine.dual is None:
+        return
+    for kind, decision in (("text", engine.dual.text_decision), ("audio", engine.dual.audio_decision)):
+        if decision is not None:
+            report.decision[kind] = decision.as_dict()
+            report.notes += [f"{kind}: {warning}" for warning in decision.warnings]
+
+
+def _steps(plan: Plan, seen: Witness, loss_fn: LossFunction, engine: Engine) -> Steps | str:
+    """A few training steps, or why there are none."""
+    unusable = [f for f in seen.findings if f.code in ("LA101", "LA206", "LA501", "LA605")]
+    if unusable:
+        return f"the loss does not train: {unusable[0].code} {unusable[0].name}"
+    if engine.dual is None:
+        return f"the engine cannot judge it: {engine.problem}"
+    ids = engine_ids(plan.adapter, plan.model)
+
+    def judge() -> dict[str, float]:
+        out = forward(plan.model, plan.adapter, plan.batch)
+        return Engine.run(out, plan.batch, seen.view, seen.expected, "evidence", **ids).losses()
+
+    withhold = plan.adapter.label_keys if plan.labels == "none" else ()
+    return take_steps(
+        plan.model,
+        plan.adapter,
+        plan.batch,
+        seen.view,
+        loss_fn,
+        judge,
+        everything=plan.random_init,
+        withhold=withhold,
+    )
+
+
+def _losses(report: Report, engine: Engine, steps: Steps | str, *, own: bool) -> None:
+    """Text and audio loss as the engine computes them; in total what the checked loss says."""
+    report.losses = engine.losses()
+    if own and engine.dual is not None:
+        report.losses["total"] = float(engine.dual.total)
+    elif isinstance(steps, Steps) and steps.losses:
+        report.losses["total"] = steps.losses[0]
+
+

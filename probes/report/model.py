@@ -1,0 +1,115 @@
+"""The report as data: the JSON schema of version 1, and what verdict and exit code follow from it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from alignment.findings import Finding
+
+__all__ = ["SCHEMA", "Check", "LossAlignmentError", "Report", "Status", "error_report"]
+
+SCHEMA = 1
+Status = Literal["pass", "fail", "skip", "error"]
+
+
+class LossAlignmentError(AssertionError):
+    """A report with an error finding or a failed check; the message is the report in short."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the checklist. A check that could not run is ``skip`` with its reason, never ``pass``."""
+
+    id: str
+    title: str
+    status: Status
+    detail: str
+
+    def as_dict(self) -> dict[str, str]:
+        """The check in the report's JSON schema."""
+        return {"id": self.id, "title": self.title, "status": self.status, "detail": self.detail}
+
+
+@dataclass
+class Report:
+    """Everything a run found out.
+
+    Attributes:
+        checks: the checklist, in order.
+        findings: one per cause.
+        streams: per stream: rows, expected, supervised, missing, unexpected, offsets, weights.
+        decision: per modality: pairing, path, convention, verified.
+        shapes: of logits, expanded_labels and audio_logits.
+        losses: text, audio and total in nats.
+        environment: device, dtype, versions, model, seed.
+        notes: what a reader should know and no check fails on.
+    """
+
+    checks: list[Check] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    streams: dict[str, dict[str, Any]] = field(default_factory=dict)
+    decision: dict[str, dict[str, Any]] = field(default_factory=dict)
+    shapes: dict[str, list[int]] = field(default_factory=dict)
+    losses: dict[str, float] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def verdict(self) -> str:
+        """``fail`` with an error finding or a failed check, ``error`` with a check that crashed, else ``pass``."""
+        if any(f.is_error for f in self.findings) or any(c.status == "fail" for c in self.checks):
+            return "fail"
+        return "error" if any(c.status == "error" for c in self.checks) else "pass"
+
+    @property
+    def exit_code(self) -> int:
+        """0 pass, 1 findings, 3 a check could not run."""
+        return {"pass": 0, "fail": 1, "error": 3}[self.verdict]
+
+    def check(self, check_id: str) -> Check:
+        """The check of that id."""
+        return next(check for check in self.checks if check.id == check_id)
+
+    def raise_for_findings(self) -> None:
+        """Raise if the verdict is not ``pass``.
+
+        Raises:
+            LossAlignmentError: names every failed check and every error finding.
+        """
+        if self.verdict == "pass":
+            return
+        lines = [f"{c.id}: {c.status}: {c.detail}" for c in self.checks if c.status in ("fail", "error")]
+        lines += [f"{f.code} {f.name} [{f.stream}]: {f.message}" for f in self.findings if f.is_error]
+        raise LossAlignmentError("\n".join(["loss alignment check failed", *lines]))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report in its JSON schema; numbers that JSON has no word for are written as strings."""
+        return {
+            "schema": SCHEMA,
+            "verdict": self.verdict,
+            "checks": [check.as_dict() for check in self.checks],
+            "findings": [finding.as_dict() for finding in self.findings],
+            "streams": _plain(self.streams),
+            "decision": _plain(self.decision),
+            "shapes": self.shapes,
+            "losses": _plain(self.losses),
+            "environment": self.environment,
+            "notes": self.notes,
+        }
+
+
+def error_report(message: str, exit_code: int) -> dict[str, Any]:
+    """What a JSON file says where no report could be made: the schema, verdict ``error`` and the reason."""
+    return {**Report().as_dict(), "verdict": "error", "error": message, "exit_code": exit_code}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

@@ -1,0 +1,148 @@
+"""The report on a terminal: checklist, streams, findings, verdict. Plain text where there is no terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from .model import Report
+
+__all__ = ["console_for", "show", "status_line"]
+
+STATUS = {"pass": ("✓", "green"), "fail": ("✗", "red"), "skip": ("–", "yellow"), "error": ("!", "red")}
+#: Width of reports that no terminal bounds: files, pipes, CI logs.
+WIDE = 120
+
+
+def console_for(json_path: str | None) -> Console:
+    """Where the report is shown: on standard error if the JSON goes to standard output."""
+    stream = sys.stderr if json_path == "-" else sys.stdout
+    width = None if stream.isatty() else WIDE
+    return Console(file=stream, highlight=False, width=width)
+
+
+@contextmanager
+def status_line(console: Console) -> Iterator[Callable[[str], None]]:
+    """A spinner with what is being done, on a terminal; nothing elsewhere."""
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    with console.status("starting") as status:
+        yield lambda text: status.update(text)
+
+
+def show(report: Report, console: Console, *, verbose: bool = False) -> None:
+    """Print the whole report."""
+    console.print(_headline(report))
+    console.print(_checks(report))
+    if report.streams:
+        console.print()
+        console.print(_streams(report, verbose=verbose))
+    _show_decisions(report, console)
+    for finding in report.findings:
+        _show_finding(finding, console)
+    for note in report.notes:
+        console.print(Text(f"note: {note}", style="dim"))
+    console.print()
+    errors = sum(f.is_error for f in report.findings)
+    warnings = len(report.findings) - errors
+    style = {"pass": "bold green", "fail": "bold red", "error": "bold red"}[report.verdict]
+    console.print(Text(f"{report.verdict.upper()}: {_count(errors, 'error')}, {_count(warnings, 'warning')}", style=style))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _headline(report: Report) -> Text:
+    env = report.environment
+    parts = [str(env.get("model", "")), f"{env.get('device')} {env.get('dtype')}"]
+    parts += [f"{package} {env[package]}" for package in ("torch", "transformers", "peft") if env.get(package)]
+    return Text(" · ".join(parts), style="dim")
+
+
+def _checks(report: Report) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 1, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for check in report.checks:
+        mark, style = STATUS[check.status]
+        reason = f"{check.status}: {check.detail}" if check.status in ("skip", "error") else check.detail
+        table.add_row(Text(mark, style=style), Text(check.id, style="bold"), Text(reason))
+    return table
+
+
+def _streams(report: Report, *, verbose: bool) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("stream")
+    for column in ("rows", "expected", "trained", "missing", "unexpected"):
+        table.add_column(column, justify="right")
+    table.add_column("offsets")
+    table.add_column("weights", justify="right")
+    for names, entry in _grouped(report.streams, verbose=verbose):
+        offsets = ", ".join(_offset(key, count) for key, count in entry.get("offsets", {}).items())
+        numbers = [str(entry.get(key, "?")) for key in ("rows", "expected", "supervised", "missing", "unexpected")]
+        weights = f"{entry['weight_sum']:.4g}" if "weight_sum" in entry else "?"
+        if entry.get("weight_spread", 0) > 1e-2:
+            weights += f" ±{entry['weight_spread']:.0%}"
+        table.add_row(names, *numbers, offsets, weights)
+    return table
+
+
+def _offset(key: str, count: int) -> str:
+    label = f"{int(key):+d}" if key.lstrip("-").isdigit() else key
+    return f"{label}: {count}"
+
+
+def _grouped(streams: dict[str, dict[str, Any]], *, verbose: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Codebooks that tell the same story share a line."""
+    runs: list[tuple[list[str], dict[str, Any]]] = []
+    for name, entry in streams.items():
+        same = runs and not verbose and name.startswith("audio") and _alike(runs[-1][1], entry)
+        if same:
+            runs[-1][0].append(name)
+        else:
+            runs.append(([name], entry))
+    for names, entry in runs:
+        yield (names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}"), entry
+
+
+def _alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    exact = ("rows", "expected", "supervised", "missing", "unexpected", "offsets")
+    if any(one.get(key) != other.get(key) for key in exact):
+        return False
+    return abs(one.get("weight_sum", 0) - other.get("weight_sum", 0)) <= 1e-4 * abs(one.get("weight_sum", 0))
+
+
+def _show_decisions(report: Report, console: Console) -> None:
+    for kind, decision in report.decision.items():
+        if not decision:
+            continue
+        proof = "verified" if decision["verified"] else "unverified"
+        pairing = str(decision["pairing"]).upper()
+        console.print(
+            Text(f"{kind}: paired {pairing} on the {decision['path']} path ({decision['convention']}, {proof})", style="dim")
+        )
+
+
+def _show_finding(finding: Any, console: Console) -> None:
+    style = "red" if finding.is_error else "yellow"
+    console.print()
+    title = f"[bold {style}]{finding.code} {finding.name}[/] [{style}]{finding.severity}[/] on {escape(finding.stream)}"
+    console.print(f"{title} [dim]({escape(finding.basis)})[/]")
+    console.print(Text(f"  {finding.message}"))
+    for example in finding.examples:
+        source = f"taken from row {example.source}" if example.source >= 0 else "not among the inputs"
+        expected = f"expected {example.expected}" if example.expected >= 0 else "nothing expected"
+        trained = f"trained on {example.target} ({source})" if example.target >= 0 else "not trained"
+        line = f"  {example.stream} sample {example.sample} row {example.row}: {trained}, {expected}"
+        console.print(Text(line, style="dim"))
+    console.print(Text(f"  fix: {finding.fix}", style="cyan"))
