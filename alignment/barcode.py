@@ -77,9 +77,9 @@ def barcode(streams: Sequence[Stream], usable: Tensor) -> Barcode:
     Raises:
         InputError: fewer than two usable ids.
     """
+    usable = torch.unique(usable.cpu().long())
     if usable.numel() < 2:
         raise InputError(f"a barcode needs at least 2 free ids, the vocabulary leaves {usable.numel()}")
-    usable = torch.unique(usable.cpu().long())
     first, total = [], 0
     for stream in streams:
         first.append(total)

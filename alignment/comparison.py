@@ -10,12 +10,16 @@ from torch import Tensor
 
 from .findings import Example, Finding, finding
 from .rules import Severity
+from .streams import Stream
 from .supervision import Supervision
 from .weights import uneven_codebooks, uneven_weights
 
 __all__ = ["Verdicts", "compare", "judge", "merge_codebooks"]
 
 EXAMPLES = 4
+
+#: The rows of a mask as examples of a finding.
+Shown = Callable[[Tensor], tuple[Example, ...]]
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,9 @@ class Verdicts:
     lost: Tensor
 
 
-def judge(number: int, expected: Supervision, actual: Supervision, streams: Sequence[Supervision]) -> Verdicts:
+def judge(
+    number: int, expected: Supervision, actual: Supervision, streams: Sequence[Supervision]
+) -> Verdicts:
     """Judge every row of stream ``number``; ``streams`` are the supervisions that ``origin`` counts."""
     stream, trained = actual.stream, actual.trained
     known, own = actual.source >= 0, actual.origin == number
@@ -61,7 +67,9 @@ def judge(number: int, expected: Supervision, actual: Supervision, streams: Sequ
     codebook = wrong & known & ~own & ~foreign
     inside = wrong & known & own
     samples_differ = stream.sample[own_at] != stream.sample
-    segments_differ = (stream.segment[own_at] != stream.segment) & (stream.segment[own_at] >= 0) & (stream.segment >= 0)
+    segments_differ = (
+        (stream.segment[own_at] != stream.segment) & (stream.segment[own_at] >= 0) & (stream.segment >= 0)
+    )
     border = inside & step & (samples_differ | segments_differ)
     unexpected = (inside & step & ~border) | (wrong & ~known & ~expected.trained)
     astray = (inside & ~step) | (wrong & ~known & expected.trained)
@@ -79,39 +87,54 @@ def compare(expected: Sequence[Supervision], actual: Sequence[Supervision]) -> t
         expected: one supervision per stream (see :func:`expect`).
         actual: the same streams as a loss trains them, in the same order.
     """
+    books = sum(e.stream.is_audio for e in expected)
+    broken = [found for a in actual for found in _not_finite(a)]
+    if broken:
+        return tuple(merge_codebooks(broken, books))
     verdicts = [judge(n, e, a, expected) for n, (e, a) in enumerate(zip(expected, actual, strict=True))]
     if not any(bool(a.trained.any() or a.soft.any()) for a in actual):
         return (_nothing(expected),)
     findings: list[Finding] = []
     for n, v in enumerate(verdicts):
-        findings.extend(_stream_findings(n, expected[n], actual[n], v, actual))
+        findings.extend(_stream_findings(expected[n], actual[n], v, actual))
     scrambled = any(f.code == "LA106" for f in findings)
     findings = [f for f in findings if not (scrambled and f.code == "LA205" and f.stream.startswith("audio"))]
     if not any(f.is_error for f in findings):
         findings.extend(uneven_codebooks([a for a in actual if a.stream.is_audio]))
-    return tuple(merge_codebooks(findings, sum(e.stream.is_audio for e in expected)))
+    return tuple(merge_codebooks(findings, books))
+
+
+def _not_finite(actual: Supervision) -> Iterator[Finding]:
+    count = int((~actual.weight.isfinite()).sum())
+    if count:
+        name = actual.stream.name
+        yield finding(
+            "LA501", name, f"the gradient at {count} rows of {name} is NaN or infinite", count=count
+        )
 
 
 def _nothing(expected: Sequence[Supervision]) -> Finding:
     wanted = sum(int(e.trained.sum()) for e in expected)
     why = f"{wanted} targets are expected" if wanted else "the batch has no labelled token either"
-    return finding("LA206", "all", f"no row of any stream is trained: the loss has no gradient; {why}", count=wanted)
+    return finding(
+        "LA206", "all", f"no row of any stream is trained: the loss has no gradient; {why}", count=wanted
+    )
 
 
 def _stream_findings(
-    number: int, expected: Supervision, actual: Supervision, v: Verdicts, streams: Sequence[Supervision]
+    expected: Supervision, actual: Supervision, v: Verdicts, streams: Sequence[Supervision]
 ) -> Iterator[Finding]:
     name = actual.stream.name
 
     def shown(mask: Tensor) -> tuple[Example, ...]:
-        return _examples(mask, number, expected, actual, streams)
+        return _examples(mask, expected, actual, streams)
 
     wanted = int(expected.trained.sum())
     if wanted and not bool(actual.trained.any()) and not bool(actual.soft.any()):
         if bool((v.lost == expected.trained).all()):
             yield _lost(name, wanted, shown(v.lost))
             return
-        message = f"{name} has {wanted} labelled targets and receives no gradient: the loss never reaches its logits"
+        message = f"{name} has {wanted} labelled targets and no gradient: the loss never reaches its logits"
         yield finding("LA205", name, message, count=wanted, examples=shown(v.missing))
         return
     wide = _stream_wide(name, actual, v, shown)
@@ -120,15 +143,15 @@ def _stream_findings(
         return
     if bool(v.border.any()):
         count = int(v.border.sum())
-        message = f"{count} rows of {name} are trained on the first token of another segment, sample or document"
+        message = (
+            f"{count} rows of {name} are trained on the first token of another segment, sample or document"
+        )
         yield finding("LA204", name, message, count=count, examples=shown(v.border))
     yield from _coverage(name, expected, actual, v, shown)
     yield from uneven_weights(actual)
 
 
-def _stream_wide(
-    name: str, actual: Supervision, v: Verdicts, shown: Callable[[Tensor], tuple[Example, ...]]
-) -> Finding | None:
+def _stream_wide(name: str, actual: Supervision, v: Verdicts, shown: Shown) -> Finding | None:
     """The one finding for rows that are trained on the wrong place of the sequence."""
     total = int(actual.trained.sum())
     for code, mask, of in (
@@ -137,18 +160,19 @@ def _stream_wide(
     ):
         if bool(mask.any()):
             count = int(mask.sum())
-            return finding(
-                code, name, f"{count} of {total} trained rows of {name} are trained on {of}", count=count, examples=shown(mask)
-            )
+            message = f"{count} of {total} trained rows of {name} are trained on {of}"
+            return finding(code, name, message, count=count, examples=shown(mask))
     if not bool(v.astray.any()):
         return None
     placed = actual.trained & (actual.source >= 0)
     offsets = torch.unique(actual.offset[placed & ~v.border])
     count = int(v.astray.sum())
-    if len(offsets) == 1 and int(placed.sum()) == total:
-        offset = int(offsets[0])
+    offset = int(offsets[0]) if len(offsets) == 1 else 1
+    # a target that is no input is one that the offset finds beyond the segment's end (data cut beforehand)
+    if offset != 1 and not bool((actual.trained & ~placed & _inside(actual.stream, offset)).any()):
         code = {0: "LA102", 2: "LA103"}.get(offset, "LA104")
-        return finding(code, name, _offset_message(name, offset, count, total), count=count, examples=shown(v.astray))
+        message = _offset_message(name, offset, count, total)
+        return finding(code, name, message, count=count, examples=shown(v.astray))
     seen = ", ".join(f"{int(d):+d} ({int((actual.offset[placed] == d).sum())} rows)" for d in offsets[:6])
     lost = total - int(placed.sum())
     nowhere = f"; {lost} targets are nowhere in the inputs" if lost else ""
@@ -156,20 +180,33 @@ def _stream_wide(
     return finding("LA105", name, message, count=count, examples=shown(v.astray))
 
 
+def _inside(stream: Stream, offset: int) -> Tensor:
+    """(R,) bool: whether the row ``offset`` further on lies in the same segment."""
+    at = torch.arange(len(stream), device=stream.segment.device) + offset
+    within = (at >= 0) & (at < len(stream))
+    return (
+        within
+        & (stream.segment[at.clamp(0, max(len(stream) - 1, 0))] == stream.segment)
+        & (stream.segment >= 0)
+    )
+
+
 def _offset_message(name: str, offset: int, count: int, total: int) -> str:
     which = f"{count} of {total} trained rows of {name}"
     if offset == 0:
         return (
-            f"logits and labels of {name} agree in length, yet {which} are trained to repeat the token they have "
-            "just read (offset 0): the loss falls towards zero and the model learns nothing to say"
+            f"logits and labels of {name} agree in length, yet {which} are trained to repeat the token they "
+            "have just read (offset 0): the loss falls towards zero and the model learns nothing to say"
         )
     if offset == 2:
-        return f"{which} are trained on the token after the next one (offset +2): the labels are shifted twice"
+        return (
+            f"{which} are trained on the token after the next one (offset +2): the labels are shifted twice"
+        )
     return f"{which} are trained at offset {offset:+d} instead of +1"
 
 
 def _coverage(
-    name: str, expected: Supervision, actual: Supervision, v: Verdicts, shown: Callable[[Tensor], tuple[Example, ...]]
+    name: str, expected: Supervision, actual: Supervision, v: Verdicts, shown: Shown
 ) -> Iterator[Finding]:
     missing = v.missing & ~v.lost
     ends = torch.zeros_like(missing)
@@ -179,7 +216,9 @@ def _coverage(
     never = bool(ends.any()) and not bool((ends & actual.trained).any())
     if never and bool((missing & ends).any()):
         count = int((missing & ends).sum())
-        message = f"{name}: the end token is expected at {count} rows and trained at none: generation will not stop"
+        message = (
+            f"{name}: the end token is expected at {count} rows and trained at none: generation will not stop"
+        )
         yield finding("LA203", name, message, count=count, examples=shown(missing & ends))
         missing = missing & ~ends
     if bool(missing.any()):
@@ -194,8 +233,8 @@ def _coverage(
 
 def _lost(name: str, count: int, examples: tuple[Example, ...]) -> Finding:
     message = (
-        f"{count} targets of {name} are lost inside the model: labels shifted beforehand sit on audio placeholders, "
-        "and the merge overwrites the label of every placeholder"
+        f"{count} targets of {name} are lost inside the model: labels shifted beforehand sit on audio "
+        "placeholders, and the merge overwrites the label of every placeholder"
     )
     fix = "Hand the model position-aligned labels (a copy of the ids) and shift after the forward."
     return finding("LA201", name, message, count=count, fix=fix, severity="warning", examples=examples)
@@ -222,7 +261,7 @@ def _unexpected(name: str, actual: Supervision, rows: Tensor, examples: tuple[Ex
 
 
 def _examples(
-    mask: Tensor, number: int, expected: Supervision, actual: Supervision, streams: Sequence[Supervision]
+    mask: Tensor, expected: Supervision, actual: Supervision, streams: Sequence[Supervision]
 ) -> tuple[Example, ...]:
     stream = actual.stream
     out = []

@@ -7,7 +7,7 @@ boson_multimodal 0.1.1), independently of the model's code, so that each can be 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -65,8 +65,8 @@ def placeholder_lengths(ids: Tensor, frames: dict[int, Tensor]) -> Tensor:
         at = ids == placeholder
         if int(at.sum()) != counts.numel():
             raise InputError(
-                f"the batch has {int(at.sum())} placeholders of id {placeholder} but {counts.numel()} audios for them: "
-                "every placeholder needs exactly one audio"
+                f"the batch has {int(at.sum())} placeholders of id {placeholder} but {counts.numel()} audios "
+                "for them: every placeholder needs exactly one audio"
             )
         lengths[at] = counts.to(lengths)
     return lengths
@@ -96,9 +96,14 @@ def expand(
         round_to: the length is a multiple of it; whole blocks of padding are trimmed.
 
     Raises:
-        InputError: shapes that differ, a negative length, a batch without any real token.
+        InputError: shapes that differ, a negative length, a batch without any real token, an unknown
+            padding side or rounding.
     """
     _check(ids, mask, lengths, labels)
+    if padding not in get_args(Side):
+        raise InputError(f"unknown padding {padding!r}: choose one of {', '.join(get_args(Side))}")
+    if round_to < 1:
+        raise InputError(f"round_to must be at least 1, got {round_to}")
     batch, raw = ids.shape
     keep = mask != 0
     is_frame = torch.zeros_like(keep)
@@ -149,6 +154,8 @@ def _check(ids: Tensor, mask: Tensor, lengths: Tensor, labels: Tensor | None) ->
         raise InputError(f"ids must have shape (B, T) with B, T >= 1, got {tuple(ids.shape)}")
     for name, other in (("mask", mask), ("lengths", lengths), ("labels", labels)):
         if other is not None and other.shape != ids.shape:
-            raise InputError(f"{name} has shape {tuple(other.shape)}, ids have {tuple(ids.shape)}: they must agree")
+            raise InputError(
+                f"{name} has shape {tuple(other.shape)}, ids have {tuple(ids.shape)}: they must agree"
+            )
     if int(lengths.min()) < 0:
         raise InputError(f"lengths must not be negative, got {int(lengths.min())}")

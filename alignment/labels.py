@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -29,6 +30,10 @@ class Convention(str, Enum):
 
     def __str__(self) -> str:
         return self.value
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        raise InputError(f"unknown convention {value!r}: choose one of {', '.join(cls)}")
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,9 @@ def check_labels(labels: Tensor, rows: int, name: str) -> Tensor:
     if labels.dtype.is_floating_point or labels.dtype.is_complex or labels.dtype == torch.bool:
         raise InputError(f"labels of {name} must be integers, got {labels.dtype}")
     if labels.numel() != rows:
-        raise InputError(f"labels of {name} have {labels.numel()} rows, its ids have {rows}: pass both as expanded")
+        raise InputError(
+            f"labels of {name} have {labels.numel()} rows, its ids have {rows}: pass both as expanded"
+        )
     return labels.reshape(-1).long()
 
 

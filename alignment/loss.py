@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -73,6 +73,11 @@ def dual_loss(
             ``audio_out_ids``, ``label_audio_ids`` (K, N) with ``audio_in_ids_start`` and
             ``audio_out_ids_start`` (S,).
         policy: how both streams are paired; ``evidence`` decides by the ids.
+        audio_in_token: the id of reference audio placeholders.
+        audio_out_token: the id of target audio placeholders.
+        pad_token: the id that fills shorter samples.
+        audio_bos: the code before the first frame of an audio.
+        audio_eos: the code behind its last frame.
 
     Returns:
         Text loss, audio loss (mean over codebooks) and their sum.
@@ -84,11 +89,12 @@ def dual_loss(
     logits = _field(outputs, "logits")
     if logits is None:
         raise InputError("outputs have no logits: pass what the model's forward returned")
-    ids = _field(outputs, "expanded_input_ids")
-    mask = _field(outputs, "attention_mask")
+    ids, mask = _field(outputs, "expanded_input_ids"), _field(outputs, "attention_mask")
+    places = (audio_in_token, audio_out_token)
+    if ids is None and _unexpanded(batch.get("input_ids"), logits, places):
+        ids, mask = batch["input_ids"], batch.get("attention_mask")
     stream = None
     if ids is not None:
-        places = (audio_in_token, audio_out_token)
         stream = text_stream(ids, logits.shape[-1], mask=mask, placeholders=places)
     text_decision = None
     text = logits[:0].float().sum()
@@ -108,24 +114,41 @@ def dual_loss(
     total = text + audio
     if logger.isEnabledFor(logging.INFO):
         logger.info("✓ Total loss: %.4f", float(total.detach()))
-    return DualLoss(text, audio if audio_decision else text.new_zeros(()), total, text_decision, audio_decision)
+    return DualLoss(
+        text, audio if audio_decision else text.new_zeros(()), total, text_decision, audio_decision
+    )
 
 
 def _field(outputs: Any, name: str) -> Any:
     return outputs.get(name) if isinstance(outputs, Mapping) else getattr(outputs, name, None)
 
 
-def _expanded_raw_labels(logits: Tensor, batch: Mapping[str, Any], audio_in: int, audio_out: int, pad: int) -> Tensor:
+def _unexpanded(ids: Tensor | None, logits: Tensor, places: tuple[int, ...]) -> bool:
+    """Whether the model left the batch's ids as they were: as long as its logits, without placeholders."""
+    return (
+        ids is not None and ids.shape == logits.shape[:-1] and not any(bool((ids == p).any()) for p in places)
+    )
+
+
+def _expanded_raw_labels(
+    logits: Tensor, batch: Mapping[str, Any], audio_in: int, audio_out: int, pad: int
+) -> Tensor:
     """The raw labels as long as the logits: as they are, or through the reference expansion."""
-    raw, ids = batch["label_ids"], batch["input_ids"]
-    if raw.shape[1] == logits.shape[1] and not bool(((ids == audio_in) | (ids == audio_out)).any()):
+    raw, ids = batch["label_ids"], batch.get("input_ids")
+    if raw.shape == logits.shape[:-1] and (ids is None or _unexpanded(ids, logits, (audio_in, audio_out))):
         return raw
+    if ids is None:
+        raise InputError(
+            f"label_ids {tuple(raw.shape)} are not as long as the logits {tuple(logits.shape)}: "
+            "pass input_ids, so that they can be expanded"
+        )
     frames = {}
     for token, codes, starts in (
         (audio_in, batch.get("audio_in_ids"), batch.get("audio_in_ids_start")),
         (audio_out, batch.get("audio_out_ids"), batch.get("audio_out_ids_start")),
     ):
-        if codes is not None and starts is not None and codes.numel():
+        frames[token] = ids.new_zeros(0)
+        if codes is not None and starts is not None:
             frames[token] = lengths_from_starts(starts, codes.shape[1])
     mask = batch.get("attention_mask")
     expansion = expand(
@@ -137,8 +160,7 @@ def _expanded_raw_labels(logits: Tensor, batch: Mapping[str, Any], audio_in: int
         labels=raw,
         padding="left" if ids.shape[0] == 1 else "right",
     )
-    assert expansion.labels is not None
-    return expansion.labels
+    return cast("Tensor", expansion.labels)
 
 
 def _audio_loss(
@@ -154,18 +176,22 @@ def _audio_loss(
         )
     if logits.shape[0] != labels.shape[1]:
         raise AlignmentError(
-            f"audio_logits have {logits.shape[0]} frames, label_audio_ids {labels.shape[1]}: pair whole streams",
+            f"audio_logits have {logits.shape[0]} frames, label_audio_ids {labels.shape[1]}: pass both whole",
             code="LA101",
             stream="audio",
         )
     if codes is None or batch.get("audio_out_ids_start") is None:
-        raise InputError("label_audio_ids without audio_out_ids and audio_out_ids_start: segment borders unknown")
+        raise InputError(
+            "label_audio_ids without audio_out_ids and audio_out_ids_start: segment borders unknown"
+        )
     books = audio_streams(codes, batch["audio_out_ids_start"], logits.shape[-1], bos=bos, eos=eos)
     whole = join_streams(books)
     decision = choose(logits.shape[0], labels, stream=whole, policy=policy, name="audio")
     targets = pair(decision.labels, decision.pairing, whole).to(logits.device)
     losses = [
-        mean_cross_entropy(logits[:, k], row) for k, row in enumerate(targets) if bool((row != IGNORE_INDEX).any())
+        mean_cross_entropy(logits[:, k], row)
+        for k, row in enumerate(targets)
+        if bool((row != IGNORE_INDEX).any())
     ]
     audio = torch.stack(losses).mean() if losses else logits[:0].float().sum()
     _log_audio(logits, decision, targets, audio)
@@ -178,7 +204,9 @@ def join_streams(books: tuple[Stream, ...]) -> Stream:
     return Stream(
         books[0].name.partition("[")[0],
         torch.cat([book.ids for book in books]),
-        torch.cat([torch.where(b.segment < 0, -1, b.segment + number * offset) for number, b in enumerate(books)]),
+        torch.cat(
+            [torch.where(b.segment < 0, -1, b.segment + number * offset) for number, b in enumerate(books)]
+        ),
         torch.cat([book.sample for book in books]),
         torch.cat([book.row for book in books]),
         books[0].vocab,
@@ -199,7 +227,9 @@ def _log_text(logits: Tensor, decision: Decision, targets: Tensor, loss: Tensor)
         logger.info("Labels expanded here: %s (fallback path)", tuple(decision.labels.shape))
     proof = "verified" if decision.verified else "unverified"
     valid = int((targets != IGNORE_INDEX).sum())
-    logger.info("✓ Pairing %s (%s, %s): loss on %d valid tokens", decision.pairing, decision.convention, proof, valid)
+    logger.info(
+        "✓ Pairing %s (%s, %s): loss on %d valid tokens", decision.pairing, decision.convention, proof, valid
+    )
     logger.info("✓ Text loss: %.4f", float(loss.detach()))
 
 
@@ -209,5 +239,7 @@ def _log_audio(logits: Tensor, decision: Decision, targets: Tensor, loss: Tensor
     if not logger.isEnabledFor(logging.INFO):
         return
     valid = int((targets != IGNORE_INDEX).sum())
-    logger.info("Audio logits shape: %s, pairing %s, %d valid codes", tuple(logits.shape), decision.pairing, valid)
+    logger.info(
+        "Audio logits shape: %s, pairing %s, %d valid codes", tuple(logits.shape), decision.pairing, valid
+    )
     logger.info("✓ Audio loss: %.4f", float(loss.detach()))

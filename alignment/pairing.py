@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Literal, get_args
+from typing import Literal, NoReturn, get_args
 
 import torch
 from torch import Tensor
 
 from .errors import AlignmentError, InputError
-from .labels import Convention, Evidence, infer_convention
+from .labels import Convention, Evidence, check_labels, infer_convention
 from .streams import IGNORE_INDEX, Stream
 
 __all__ = ["Decision", "Pairing", "Policy", "choose", "pair"]
@@ -32,6 +32,10 @@ class Pairing(str, Enum):
 
     def __str__(self) -> str:
         return self.value
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        raise InputError(f"unknown pairing {value!r}: choose one of {', '.join(cls)}")
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,21 @@ class Decision:
     @property
     def contradicted(self) -> bool:
         """Whether a named policy chose what the ids speak against."""
+        if self.convention is Convention.INCONSISTENT:
+            return True
         right = _RIGHT.get(self.convention)
         return right is not None and self.pairing is not None and self.pairing is not right
+
+    @property
+    def reason(self) -> str:
+        """The evidence in one line, and what the other pairing would train."""
+        if self.evidence is None:
+            return "; ".join(self.warnings)
+        right = _RIGHT.get(self.convention)
+        other = (
+            f": pairing {_OTHER[right]} would train each logit to {_TRAINS[_OTHER[right]]}" if right else ""
+        )
+        return f"{self.evidence}{other}"
 
     def as_dict(self) -> dict[str, object]:
         """The decision in the report's JSON schema."""
@@ -74,10 +91,20 @@ class Decision:
 
 
 _RIGHT = {Convention.POSITION_ALIGNED: Pairing.SHIFTED, Convention.PRE_SHIFTED: Pairing.DIRECT}
-_UNVERIFIED = {
-    Convention.AMBIGUOUS: "the ids fit both conventions (too few or repeated tokens): pairing taken on trust; "
-    "check a longer or a barcoded batch",
+_OTHER = {Pairing.SHIFTED: Pairing.DIRECT, Pairing.DIRECT: Pairing.SHIFTED}
+#: What a pairing trains where the other one is right.
+_TRAINS = {
+    Pairing.DIRECT: "repeat the token it has just read",
+    Pairing.SHIFTED: "skip a token (double shift)",
 }
+_BOTH_FIT = (
+    "the ids fit both conventions (too few or repeated tokens): pairing taken on trust; "
+    "check a longer or a barcoded batch"
+)
+_NONE_COUNTED = (
+    "only the last tokens of segments are labelled, with tokens that are not in the ids: paired by "
+    "exclusion; check a longer or a barcoded batch"
+)
 
 
 def choose(
@@ -105,7 +132,8 @@ def choose(
         The decision, with the labels it is about.
 
     Raises:
-        AlignmentError: ``LA101`` lengths differ; ``LA103``-``LA105`` the labels fit neither convention.
+        AlignmentError: ``LA101`` lengths differ; ``LA103``-``LA105`` the labels fit neither convention,
+            and no policy is named.
         InputError: an unknown policy, wrong shapes or dtypes, or no labels at all.
     """
     if policy not in get_args(Policy):
@@ -117,8 +145,7 @@ def choose(
             raise InputError(f"no labels for {name}: pass expanded_labels, or the raw labels as fallback")
         labels = fallback() if callable(fallback) else fallback
         path = "fallback"
-    if labels.dim() != 2:
-        raise InputError(f"labels of {name} must have shape (B, T), got {tuple(labels.shape)}")
+    _check_shapes(logits, labels, name)
     if not bool((labels != IGNORE_INDEX).any()):
         nothing = ("no labelled position: nothing to pair",)
         return Decision(None, "none", Convention.NONE, verified=False, labels=labels, warnings=nothing)
@@ -127,7 +154,9 @@ def choose(
     if view is None:
         return _without_ids(labels, path, policy)
     evidence = infer_convention(labels.reshape(-1), view)
-    return _obey(_by_evidence(evidence, labels, path, name), policy)
+    if evidence.convention is Convention.INCONSISTENT:
+        return _inconsistent(evidence, labels, path, policy, name)
+    return _obey(_by_evidence(evidence, labels, path), policy)
 
 
 def pair(labels: Tensor, pairing: Pairing | str | None, stream: Stream | None = None) -> Tensor:
@@ -144,7 +173,12 @@ def pair(labels: Tensor, pairing: Pairing | str | None, stream: Stream | None = 
 
     Returns:
         (B, T) int64, ``IGNORE_INDEX`` where a logit pairs with nothing.
+
+    Raises:
+        InputError: an unknown pairing, or a stream of another length.
     """
+    if stream is not None:
+        check_labels(labels, len(stream), stream.name)
     if pairing is None:
         return torch.full_like(labels, IGNORE_INDEX)
     if Pairing(pairing) is Pairing.DIRECT:
@@ -160,6 +194,16 @@ def _length(logits: Tensor) -> int:
     if logits.dim() < 2:
         raise InputError(f"logits must have shape (B, T, V), got {tuple(logits.shape)}")
     return int(logits.shape[-2])
+
+
+def _check_shapes(logits: Tensor | int, labels: Tensor, name: str) -> None:
+    if labels.dim() != 2:
+        raise InputError(f"labels of {name} must have shape (B, T), got {tuple(labels.shape)}")
+    check_labels(labels, labels.numel(), name)
+    if isinstance(logits, Tensor) and logits.dim() == 3 and logits.shape[0] != labels.shape[0]:
+        raise InputError(
+            f"logits of {name} hold {logits.shape[0]} samples, labels {labels.shape[0]}: pass the same batch"
+        )
 
 
 def _plain_stream(ids: Tensor | None, name: str) -> Stream | None:
@@ -189,11 +233,13 @@ def _fit(labels: Tensor, length: int, stream: Stream | None, name: str) -> Tenso
 def _what_differs(length: int, have: int) -> str:
     if have == length + 1:
         return (
-            "The logits were cut by one and the labels were not: cut both (logits[:, :-1] with labels[:, 1:]) "
-            "or neither, as the labels' convention demands"
+            "The logits were cut by one and the labels were not: cut both (logits[:, :-1] with "
+            "labels[:, 1:]) or neither, as the labels' convention demands"
         )
     if have == length - 1:
-        return "The labels were cut by one and the logits were not: cut both (logits[:, :-1] with labels[:, 1:])"
+        return (
+            "The labels were cut by one and the logits were not: cut both (logits[:, :-1] with labels[:, 1:])"
+        )
     return (
         "Labels and logits come from different sequences: audio placeholders were expanded on one side only; "
         "use the model's expanded_labels, or expand the raw labels with alignment.expand"
@@ -211,23 +257,34 @@ def _without_ids(labels: Tensor, path: Path, policy: Policy) -> Decision:
     return Decision(pairing, path, Convention.AMBIGUOUS, verified=False, labels=labels, warnings=(warning,))
 
 
-def _by_evidence(evidence: Evidence, labels: Tensor, path: Path, name: str) -> Decision:
-    if evidence.convention is Convention.INCONSISTENT:
-        offset = "" if evidence.offset is None else f" All of them are the token at offset {evidence.offset:+d}."
-        rows = "; ".join(str(row) for row in evidence.disagreements)
-        raise AlignmentError(
-            f"labels of {name} fit neither convention: {evidence}.{offset} First rows that disagree: {rows}",
-            code={None: "LA105", 2: "LA103"}.get(evidence.offset, "LA104"),
-            stream=name,
-        )
-    if evidence.convention is Convention.AMBIGUOUS:
-        warnings = (_UNVERIFIED[Convention.AMBIGUOUS],)
-        return Decision(
-            Pairing.SHIFTED, path, evidence.convention, verified=False, labels=labels, evidence=evidence, warnings=warnings
-        )
+def _inconsistent(evidence: Evidence, labels: Tensor, path: Path, policy: Policy, name: str) -> Decision:
+    """Labels that fit neither convention: an error, unless the caller named what to do."""
+    offset = "" if evidence.offset is None else f" All of them are the token at offset {evidence.offset:+d}."
+    rows = "; ".join(str(row) for row in evidence.disagreements)
+    message = f"labels of {name} fit neither convention: {evidence}.{offset} First rows that disagree: {rows}"
+    if policy == "evidence":
+        code = {None: "LA105", 2: "LA103"}.get(evidence.offset, "LA104")
+        raise AlignmentError(message, code=code, stream=name)
+    warning = f"policy {policy} was asked for, but {message}"
     return Decision(
-        _RIGHT[evidence.convention], path, evidence.convention, verified=True, labels=labels, evidence=evidence
+        Pairing(policy),
+        path,
+        evidence.convention,
+        verified=False,
+        labels=labels,
+        evidence=evidence,
+        warnings=(warning,),
     )
+
+
+def _by_evidence(evidence: Evidence, labels: Tensor, path: Path) -> Decision:
+    pairing = _RIGHT.get(evidence.convention, Pairing.SHIFTED)
+    warnings = ()
+    if evidence.convention is Convention.AMBIGUOUS:
+        warnings = (_BOTH_FIT,)
+    elif pairing is Pairing.DIRECT and evidence.after == 0:
+        warnings = (_NONE_COUNTED,)
+    return Decision(pairing, path, evidence.convention, not warnings, labels, evidence, warnings)
 
 
 def _obey(decision: Decision, policy: Policy) -> Decision:
@@ -235,9 +292,8 @@ def _obey(decision: Decision, policy: Policy) -> Decision:
         return decision
     if not decision.verified:
         return replace(decision, pairing=Pairing(policy))
-    trains = "repeat the token it has just read" if policy == "direct" else "skip a token (double shift)"
     warning = (
         f"policy {policy} was asked for, but the labels are {decision.convention}: "
-        f"each logit is trained to {trains}; use --policy evidence or {decision.pairing}"
+        f"each logit is trained to {_TRAINS[Pairing(policy)]}; use --policy evidence or {decision.pairing}"
     )
     return replace(decision, pairing=Pairing(policy), verified=False, warnings=(*decision.warnings, warning))

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -43,6 +43,7 @@ class Form(IntEnum):
     NOT_PLAIN = 2  # one token is pulled up, among other terms (z-loss, entropy bonus, margins)
     SOFT = 3  # no single token is pulled up: no hard target
     REGULARISER = 4  # no token is pulled up at all (a z-loss alone): nothing is supervised
+    NOT_FINITE = 5  # NaN or infinite: nothing can be read
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Reading:
 
     Attributes:
         target: (R,) int64, the trained token; ``IGNORE_INDEX`` where the form is neither PLAIN nor NOT_PLAIN.
-        weight: (R,) float64, d loss / d cross-entropy of the row; negative where the token is pushed away.
+        weight: (R,) float64, d loss / d cross-entropy of the row; negative where the token is pushed away,
+            NaN where the form is NOT_FINITE.
         residual: (R,) float64, the part of the gradient that cross-entropy does not explain, relative.
         form: (R,) int64, a :class:`Form` per row.
     """
@@ -77,7 +79,9 @@ def silent_reading(rows: int, device: torch.device | str = "cpu") -> Reading:
     return Reading(torch.full_like(none, IGNORE_INDEX), zero, zero.clone(), none)
 
 
-def leaf(like: Tensor, *, values: Values = "noise", dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+def leaf(
+    like: Tensor, *, values: Values = "noise", dtype: torch.dtype = torch.float32, seed: int = 0
+) -> Tensor:
     """A fresh leaf to stand in for logits: noise of the same shape, or the real values.
 
     Args:
@@ -85,9 +89,14 @@ def leaf(like: Tensor, *, values: Values = "noise", dtype: torch.dtype = torch.f
         values: ``noise`` (0.01 * randn, the same for every call with one seed) or ``real``.
         dtype: the leaf's dtype.
         seed: of the noise; the global random state is not touched.
+
+    Raises:
+        InputError: unknown ``values``.
     """
     if values == "real":
         return like.detach().to(dtype, copy=True).requires_grad_()
+    if values != "noise":
+        raise InputError(f"unknown values {values!r}: choose one of {', '.join(get_args(Values))}")
     vocab = like.shape[-1]
     rows = like.numel() // max(vocab, 1)
     generator = torch.Generator().manual_seed(seed)
@@ -119,13 +128,17 @@ def read(grad: Tensor | None, logits: Tensor) -> Reading:
     if grad is None:
         return silent_reading(rows, logits.device)
     if grad.shape != logits.shape:
-        raise InputError(f"gradient has shape {tuple(grad.shape)}, logits {tuple(logits.shape)}: they must agree")
+        raise InputError(
+            f"gradient has shape {tuple(grad.shape)}, logits {tuple(logits.shape)}: they must agree"
+        )
     flat_grad, flat_logits = grad.detach().reshape(rows, vocab), logits.detach().reshape(rows, vocab)
-    parts = [silent_reading(0, logits.device)]
     step = max(1, CHUNK_ELEMENTS // vocab)
-    for first in range(0, rows, step):
-        parts.append(_read_chunk(flat_grad[first : first + step], flat_logits[first : first + step]))
-    return Reading(*(torch.cat([getattr(part, name) for part in parts]) for name in Reading.__dataclass_fields__))
+    parts = [
+        _read_chunk(*chunk) for chunk in zip(flat_grad.split(step), flat_logits.split(step), strict=True)
+    ]
+    return Reading(
+        *(torch.cat([getattr(part, name) for part in parts]) for name in Reading.__dataclass_fields__)
+    )
 
 
 def _read_chunk(grad: Tensor, logits: Tensor) -> Reading:
@@ -150,14 +163,24 @@ def _read_chunk(grad: Tensor, logits: Tensor) -> Reading:
     form[pulls & (pull_residual <= PLAIN_RESIDUAL)] = int(Form.PLAIN)
     form[push] = int(Form.PLAIN)
     form[(form == int(Form.SOFT)) & (low[active] >= 0)] = int(Form.REGULARISER)
-    hard = (form == int(Form.PLAIN)) | (form == int(Form.NOT_PLAIN))
     target = torch.where(push, most[active], least[active])
     weight = torch.where(push, push_weight, pull_weight).double() * scale.double()
-    reading.target[active] = torch.where(hard, target, torch.full_like(target, IGNORE_INDEX))
-    reading.weight[active] = torch.where(hard, weight, torch.zeros_like(weight))
-    reading.residual[active] = residual.double()
-    reading.form[active] = form
+    _write(
+        reading, active, target, weight, residual, torch.where(scale.isfinite(), form, int(Form.NOT_FINITE))
+    )
     return reading
+
+
+def _write(
+    reading: Reading, rows: Tensor, target: Tensor, weight: Tensor, residual: Tensor, form: Tensor
+) -> None:
+    """Write what was read off ``rows``: a target and a weight only where there is a hard target."""
+    hard = (form == int(Form.PLAIN)) | (form == int(Form.NOT_PLAIN))
+    nothing = torch.zeros_like(weight).masked_fill_(form == int(Form.NOT_FINITE), torch.nan)
+    reading.target[rows] = target.masked_fill(~hard, IGNORE_INDEX)
+    reading.weight[rows] = torch.where(hard, weight, nothing).double()
+    reading.residual[rows] = residual.double()
+    reading.form[rows] = form
 
 
 def _fit(grad: Tensor, prob: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
@@ -221,7 +244,8 @@ def read_hidden(grad: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | Non
     """
     if grad.shape != hidden.shape or grad.shape[-1] != weight.shape[-1]:
         raise InputError(
-            f"gradient {tuple(grad.shape)}, hidden {tuple(hidden.shape)} and head {tuple(weight.shape)} do not agree"
+            f"gradient {tuple(grad.shape)}, hidden {tuple(hidden.shape)} and head {tuple(weight.shape)} "
+            "do not agree: they must be (R, H), (R, H) and (V, H)"
         )
     reading = silent_reading(len(grad), grad.device)
     active = torch.nonzero((grad != 0).any(-1) | grad.isnan().any(-1)).reshape(-1)
@@ -235,17 +259,16 @@ def read_hidden(grad: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | Non
         logits = hidden[rows].float() @ table.T
         mean = torch.softmax(logits if bias is None else logits + bias.float(), -1) @ table
         along = (g * mean).sum(-1, keepdim=True) - g @ table.T  # <-g, W_v - m>
-        distance = (norms - 2 * (mean @ table.T) + mean.square().sum(-1, keepdim=True)).clamp(min=1e-12).sqrt()
+        distance = (
+            (norms - 2 * (mean @ table.T) + mean.square().sum(-1, keepdim=True)).clamp(min=1e-12).sqrt()
+        )
         cosine = along / distance
         best, target = cosine.max(-1)
         sine = (1 - best.clamp(-1, 1).square()).sqrt()
         form = torch.full_like(rows, int(Form.SOFT))
         form[sine <= SOFT_RESIDUAL] = int(Form.NOT_PLAIN)
         form[sine <= PLAIN_RESIDUAL] = int(Form.PLAIN)
-        hard = form != int(Form.SOFT)
+        form[~size[:, 0].isfinite()] = int(Form.NOT_FINITE)
         scale = best / distance.gather(1, target[:, None])[:, 0] * size[:, 0]
-        reading.target[rows] = torch.where(hard, target, torch.full_like(target, IGNORE_INDEX))
-        reading.weight[rows] = torch.where(hard, scale, torch.zeros_like(scale)).double()
-        reading.residual[rows] = sine.double()
-        reading.form[rows] = form
+        _write(reading, rows, target, scale, sine, form)
     return reading

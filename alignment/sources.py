@@ -73,12 +73,15 @@ def _find(target: Tensor, rows: Tensor, stream: Stream) -> tuple[Tensor, Tensor]
     votes = {d: int((found[once] - rows[once] == d).sum()) for d in offsets}
     while left.numel():
         hits = {d: _matches(target[left], rows[left], stream, d) for d in offsets}
-        best = max(offsets, key=lambda d: (votes[d] * bool(hits[d].any()) + int(hits[d].sum()), -offsets.index(d)))
+        best = max(
+            offsets, key=lambda d: (votes[d] * bool(hits[d].any()) + int(hits[d].sum()), -offsets.index(d))
+        )
         if not bool(hits[best].any()):
             break
         found[left[hits[best]]] = rows[left[hits[best]]] + best
         left = left[~hits[best]]
-    for index in left.tolist():  # placed several times, at no shared offset: the occurrence nearest to row + 1
+    # what is placed several times and at no shared offset: the occurrence nearest to row + 1
+    for index in left.tolist():
         places = order[low[index] : high[index]]
         found[index] = places[(places - rows[index] - 1).abs().argmin()]
     return found, once
@@ -96,6 +99,7 @@ def is_ambiguous(supervision: Supervision) -> bool:
     if rows.numel() == 0 or supervision.exact:
         return False
     fits = sum(
-        bool(_matches(supervision.target[rows], rows, supervision.stream, offset).all()) for offset in (0, 1, 2)
+        bool(_matches(supervision.target[rows], rows, supervision.stream, offset).all())
+        for offset in (0, 1, 2)
     )
     return fits > 1

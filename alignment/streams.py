@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -105,7 +106,9 @@ def text_stream(
         raise InputError(f"ids must have shape (B, T), got {tuple(ids.shape)}: pass the batch's input ids")
     for label, other in (("mask", mask), ("documents", documents)):
         if other is not None and other.shape != ids.shape:
-            raise InputError(f"{label} has shape {tuple(other.shape)}, ids have {tuple(ids.shape)}: they must agree")
+            raise InputError(
+                f"{label} has shape {tuple(other.shape)}, ids have {tuple(ids.shape)}: they must agree"
+            )
     batch, length = ids.shape
     sample = torch.arange(batch, device=ids.device).repeat_interleave(length)
     row = torch.arange(length, device=ids.device).repeat(batch)
@@ -132,7 +135,7 @@ def check_starts(starts: Tensor, frames: int, name: str = "audio_out_ids_start")
     values = [int(value) for value in starts.tolist()]
     if frames and (not values or values[0] != 0):
         raise InputError(f"{name} must begin at 0 to cover all {frames} frames, got {values[:4]}")
-    if any(later < earlier for earlier, later in zip(values, values[1:], strict=False)):
+    if any(later < earlier for earlier, later in pairwise(values)):
         raise InputError(f"{name} must not fall: {values}; pass the segments in the order of their frames")
     if values and values[-1] > frames:
         raise InputError(f"{name} ends at {values[-1]}, but there are only {frames} frames")
@@ -142,7 +145,7 @@ def check_starts(starts: Tensor, frames: int, name: str = "audio_out_ids_start")
 def segments_from_starts(starts: Tensor, frames: int) -> Tensor:
     """(N,) int64: the number of the segment that each of ``frames`` concatenated frames lies in."""
     values = check_starts(starts, frames)
-    lengths = torch.tensor([b - a for a, b in zip(values, [*values[1:], frames], strict=True)], dtype=torch.long)
+    lengths = torch.tensor([b - a for a, b in pairwise([*values, frames])], dtype=torch.long)
     return torch.arange(len(values)).repeat_interleave(lengths).to(starts.device)
 
 
@@ -166,10 +169,14 @@ def audio_streams(
         eos: the stream's eos code: its first frame of a segment is a target, later ones are filling.
 
     Raises:
-        InputError: ``codes`` is not (K, N), or the starts do not fit.
+        InputError: ``codes`` is not (K, N), or the starts or samples do not fit.
     """
     if codes.dim() != 2:
         raise InputError(f"codes must have shape (K, N), got {tuple(codes.shape)}")
+    if samples is not None and samples.shape != starts.shape:
+        raise InputError(
+            f"samples has shape {tuple(samples.shape)}, starts {tuple(starts.shape)}: one sample per segment"
+        )
     frames = codes.shape[1]
     segment = segments_from_starts(starts, frames).to(codes.device)
     sample = segment if samples is None else samples.to(codes.device)[segment]

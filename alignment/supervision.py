@@ -21,7 +21,8 @@ class Supervision:
     Attributes:
         stream: the rows.
         target: (R,) int64, the trained token, ``IGNORE_INDEX`` where none.
-        weight: (R,) float64, d loss / d (cross-entropy of the row); 0 where untrained.
+        weight: (R,) float64, d loss / d (cross-entropy of the row); 0 where untrained, NaN where the
+            gradient is not finite.
         source: (R,) int64, the row of ``origin``'s stream whose input token the target is; -1 if unknown
             or not among the inputs. ``source - row`` is the offset.
         origin: (R,) int64, number of the stream the target was taken from, counted as the streams are
@@ -90,7 +91,9 @@ def expect(
     elif convention is Convention.NONE:
         target = torch.full_like(labels, IGNORE_INDEX)
     else:
-        raise InputError(f"labels of {stream.name} are {convention}: name the convention they are meant to follow")
+        raise InputError(
+            f"labels of {stream.name} are {convention}: name the convention they are meant to follow"
+        )
     trained = target != IGNORE_INDEX
     nowhere = torch.full_like(rows, -1)
     known = trained & (after >= 0)

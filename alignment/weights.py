@@ -7,6 +7,7 @@ are a choice, and are stated with the stream instead.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -39,8 +40,8 @@ def uneven_weights(actual: Supervision) -> Iterator[Finding]:
         if _structured(weight, group):
             name = actual.stream.name
             message = (
-                f"the weights of {name} are constant inside each {what} and differ between them by a factor of up to "
-                f"{float(weight.abs().max() / weight.abs().min()):.3g}: a mean of means"
+                f"the weights of {name} are constant inside each {what} and differ between them by a "
+                f"factor of up to {float(weight.abs().max() / weight.abs().min()):.3g}: a mean of means"
             )
             yield finding("LA301", name, message, count=int(rows.numel()))
             return
@@ -58,7 +59,7 @@ def _groupings(actual: Supervision, rows: Tensor, weight: Tensor) -> Iterator[tu
     edges = rows[change.bool()]
     if edges.numel():
         # chunks of one size, counted in rows of the stream, explain every change of weight
-        size = int(torch.gcd(edges, edges.roll(1)).min()) if edges.numel() > 1 else int(edges[0])
+        size = math.gcd(*edges.tolist())
         if size > 1:
             yield "chunk", torch.div(rows, size, rounding_mode="floor")
 
@@ -67,7 +68,8 @@ def _structured(weight: Tensor, group: Tensor) -> bool:
     _, number, counts = torch.unique(group, return_inverse=True, return_counts=True)
     if len(counts) < 2 or int(counts.max()) < 2:
         return False
-    mean = torch.zeros(len(counts), dtype=weight.dtype, device=weight.device).scatter_add_(0, number, weight) / counts
+    total = torch.zeros(len(counts), dtype=weight.dtype, device=weight.device)
+    mean = total.scatter_add_(0, number, weight) / counts
     inside = ((weight - mean[number]).abs() <= TOLERANCE * mean[number].abs()).all()
     return bool(inside) and spread(mean) > TOLERANCE
 
@@ -78,5 +80,9 @@ def uneven_codebooks(actual: Sequence[Supervision]) -> Iterator[Finding]:
     means = torch.tensor([float(a.weight[a.trained].mean()) for a in trained])
     if len(means) < 2 or not spread(means) > TOLERANCE:
         return
-    shares = ", ".join(f"{a.stream.name} {float(m / means.mean()):.3g}" for a, m in zip(trained, means, strict=True))
-    yield finding("LA303", "audio", f"codebooks weigh differently (share of the mean): {shares}", count=len(means))
+    shares = ", ".join(
+        f"{a.stream.name} {float(m / means.mean()):.3g}" for a, m in zip(trained, means, strict=True)
+    )
+    yield finding(
+        "LA303", "audio", f"codebooks weigh differently (share of the mean): {shares}", count=len(means)
+    )

@@ -28,6 +28,7 @@ class Source:
     batch: Batch
     notes: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    tokenizer: Any = None
 
 
 def load_batch(adapter: Adapter, model: nn.Module, args: argparse.Namespace) -> Source:
@@ -60,11 +61,29 @@ def _barcoded(adapter: HiggsAdapter, model: nn.Module, args: argparse.Namespace)
 
 
 def _from_file(adapter: HiggsAdapter, model: nn.Module, args: argparse.Namespace) -> Source:
-    from .chatml import chatml_source
+    """The real data path, its labels held against the roles of the conversations."""
+    from .chatml import byte_tokenizer, chatml_batch
+    from .chatml_file import read_chatml
+    from .chatml_rules import label_rule_findings
 
     config = adapter.inner(model).config
-    batch, notes, findings = chatml_source(args.data, config, checkpoint=args.model, batch_size=args.batch_size)
-    return Source(batch, notes, findings)
+    own = _tokenizer(args.model)
+    batch, notes = chatml_batch(args.data, config, tokenizer=own, batch_size=args.batch_size)
+    tokenizer = own or byte_tokenizer()
+    findings = label_rule_findings(batch, read_chatml(args.data), config, tokenizer=tokenizer)
+    return Source(batch, notes, findings, tokenizer)
+
+
+def _tokenizer(checkpoint: str | None) -> Any:
+    """The checkpoint's own tokenizer; None where it has none."""
+    if checkpoint is None:
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(checkpoint)
+    except (OSError, ValueError):
+        return None  # a folder with weights alone: the byte-level tokenizer stands in, and a note says so
 
 
 def _plain(adapter: Adapter, model: nn.Module, args: argparse.Namespace) -> Batch:

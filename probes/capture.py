@@ -97,6 +97,7 @@ class Capture:
     inner_labels: set[str] = field(default_factory=set)
     _handles: list[RemovableHandle] = field(default_factory=list)
     _suspended: bool = False
+    _inside: bool = False
 
     def __enter__(self) -> Capture:
         inner, body = self.adapter.inner(self.model), self.adapter.body(self.model)
@@ -107,7 +108,8 @@ class Capture:
         add(inner.register_forward_pre_hook(self._enter_inner, with_kwargs=True, prepend=True))
         add(inner.register_forward_hook(self._leave_inner, always_call=True))
         if body is not None:
-            add(body.register_forward_hook(self._leave_body))
+            add(body.register_forward_pre_hook(self._enter_body, with_kwargs=True))
+            add(body.register_forward_hook(self._leave_body, always_call=True))
         for head in self.heads:
             add(head.module.register_forward_pre_hook(self._enter_head))
             add(head.module.register_forward_hook(self._stand_in(head)))
@@ -133,8 +135,14 @@ class Capture:
         received = _bound(module, args, changed)
         self.inner_labels |= self._given(received, self.adapter.label_keys)
         self.forwards.append(Forward(received))
+        self._inside = True
         self._suspend()
         return (args, changed) if self.withhold else None
+
+    def _enter_body(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self._inside:  # the trainer calls the body itself, below every hooked forward
+            self.forwards.append(Forward(_bound(module, args, kwargs)))
+            self._suspend()
 
     def _suspend(self) -> None:
         """Run what follows without gradients, if the loss itself has them on."""
@@ -148,17 +156,21 @@ class Capture:
             self._suspended = False
 
     def _leave_inner(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._inside = False
         if self.forwards:
             self.forwards[-1].outputs = output
             self._note_later(output)
         self._resume()
 
     def _leave_body(self, module: nn.Module, args: Any, output: Any) -> Any:
+        wanted = self._suspended or torch.is_grad_enabled()
+        if not self._inside:
+            self._resume()
+        if output is None:  # it raised
+            return None
         first = output[0] if isinstance(output, (tuple, list)) else getattr(output, "last_hidden_state", output)
-        if not self.forwards:  # the trainer calls the body itself, below every hooked forward
-            self.forwards.append(Forward({}))
         self.forwards[-1].hidden = first.detach()
-        if self.where != "hidden" or not (self._suspended or torch.is_grad_enabled()):
+        if self.where != "hidden" or not wanted:
             return None
         stand_in = leaf(first, values=self.values, dtype=first.dtype)
         number = len(self.forwards) - 1
@@ -189,12 +201,13 @@ class Capture:
 
     def _note_later(self, output: Any) -> None:
         """Keep the logits as the loss sees them, where the model scales or caps them after its head."""
-        logits = getattr(output, "logits", None)
-        if not isinstance(logits, Tensor) or not logits.requires_grad or logits.is_leaf:
-            return
-        for call in self.calls:
-            if call.forward == len(self.forwards) - 1 and call.leaf.shape == logits.shape:
-                call.later = logits
+        given = output if isinstance(output, tuple) else (getattr(output, "logits", None),)
+        for logits in given:
+            if not isinstance(logits, Tensor) or not logits.requires_grad or logits.is_leaf:
+                continue
+            for call in self.calls:
+                if call.forward == len(self.forwards) - 1 and call.leaf.shape == logits.shape:
+                    call.later = logits
 
     def _given(self, kwargs: Mapping[str, Any], keys: Sequence[str]) -> set[str]:
         return {key for key in keys if kwargs.get(key) is not None}
@@ -211,17 +224,35 @@ class Capture:
 
 
 def _bound(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Positional and keyword arguments of a forward, by name."""
+    """Positional and keyword arguments of a forward, by name, those of a ``**kwargs`` parameter included.
+
+    The class's own signature counts: accelerate and others put a ``forward(*args, **kwargs)`` on the instance.
+    """
     try:
-        return dict(inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments)
+        signature = inspect.signature(type(module).forward)
+        arguments = dict(signature.bind_partial(None, *args, **kwargs).arguments)
     except TypeError:
         return dict(kwargs)
+    arguments.pop(next(iter(signature.parameters)))  # self
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            arguments.update(arguments.pop(name, {}))
+    return arguments
 
 
 def _replace_first(output: Any, tensor: Tensor) -> Any:
+    """The body's output with ``tensor`` as its last hidden state, also where all hidden states are listed."""
     if isinstance(output, Tensor):
         return tensor
     if isinstance(output, tuple) and not hasattr(output, "_fields"):
         return (tensor, *output[1:])
+    for name in ("hidden_states", "decoder_hidden_states"):
+        states = getattr(output, name, None)
+        if isinstance(states, tuple) and states and _same(states[-1], output.last_hidden_state):
+            setattr(output, name, (*states[:-1], tensor))
     output.last_hidden_state = tensor
     return output
+
+
+def _same(state: Any, last: Any) -> bool:
+    return isinstance(state, Tensor) and state.shape == last.shape and (state is last or torch.equal(state, last))

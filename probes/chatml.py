@@ -1,24 +1,23 @@
-"""The real data path: a ChatML jsonl file, through the released sample preparation and collator, to a batch."""
+"""The real data path: a ChatML file, through the released sample preparation and collator, to a batch."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import importlib
 import io
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from .chatml_file import LONGEST_SECONDS, is_audio, parts_of, read_chatml, where_of
+from .chatml_codes import CODEBOOK_SIZE, codes_of, stand_in_notes
+from .chatml_file import read_chatml, where_of
 from .errors import CannotRunError, UsageError
 from .models.adapter import Batch
-from .models.higgs import INSTALL, SPECIAL_IDS, require
+from .models.higgs import INSTALL, SPECIAL_IDS, why_unavailable
 
 __all__ = [
     "byte_tokenizer",
@@ -33,10 +32,7 @@ __all__ = [
 INSTALL_DATA = 'pip install "loss-alignment[data]"'
 DEFAULT_BATCH = 2
 PLACEHOLDERS = ("<|AUDIO|>", "<|AUDIO_OUT|>")
-#: Frames per second of the audio tokenizer.
-FRAME_RATE = 25
-CODEBOOK_SIZE = 1024
-#: (mel bins, frames) of an empty Whisper input: a model that has the tower calls it on every batch.
+#: Frames of an empty Whisper input: a model that has the tower calls it on every batch.
 WHISPER_FRAMES = 3000
 
 
@@ -52,12 +48,14 @@ def _released() -> _Released:
     Raises:
         CannotRunError: a package that it imports is missing.
     """
-    require()
+    missing = why_unavailable()
+    if missing is not None:
+        raise CannotRunError(f"{missing}; the data path needs also: {INSTALL_DATA}")
     try:
         dataset = importlib.import_module("boson_multimodal.dataset.chatml_dataset")
         collator = importlib.import_module("boson_multimodal.data_collator.higgs_audio_collator")
     except ImportError as error:
-        reason = f"the released data path does not import ({error}); it needs {INSTALL_DATA} and {INSTALL}"
+        reason = f"the released data path does not import ({error}); it needs: {INSTALL_DATA} and: {INSTALL}"
         raise CannotRunError(reason) from error
     return _Released(
         dataset.prepare_chatml_sample, dataset.ChatMLDatasetSample, collator.HiggsAudioSampleCollator
@@ -67,8 +65,11 @@ def _released() -> _Released:
 # -- tokens -----------------------------------------------------------------------------------------
 
 
+@functools.cache
 def byte_tokenizer() -> Any:
     """A tokenizer that needs no download: id b for the byte b, and the special tokens at their true ids.
+
+    It is made once; copy it before adding tokens to it.
 
     Returns:
         A ``PreTrainedTokenizerFast``.
@@ -79,7 +80,10 @@ def byte_tokenizer() -> Any:
     visible = {*range(33, 127), *range(161, 173), *range(174, 256)}
     hidden = [byte for byte in range(256) if byte not in visible]
     vocab = {chr(256 + hidden.index(b) if b in hidden else b): b for b in range(256)}  # as GPT-2 spells bytes
-    tokenizer = Tokenizer(models.BPE({**vocab, **SPECIAL_IDS}, []))
+    # every copy of a vocabulary with holes prints all of them: fill those with tokens that no text has
+    special = {index: token for token, index in SPECIAL_IDS.items()}
+    vocab |= {special.get(index, f"<unused {index}>"): index for index in range(256, max(special) + 1)}
+    tokenizer = Tokenizer(models.BPE(vocab, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in SPECIAL_IDS])
@@ -130,7 +134,7 @@ def chatml_samples(
     for index, record in enumerate(records):
         where = where_of(record, index)
         ids, labels, audios = _prepare(released, record, where, tokenizer)
-        codes = [_codes(audio, where, codebooks, codebook_size, Path(base_dir)) for audio in audios]
+        codes = [codes_of(audio, where, codebooks, codebook_size, Path(base_dir)) for audio in audios]
         starts = torch.tensor([0, *(code.shape[1] for code in codes)], dtype=torch.long).cumsum(0)[:-1]
         samples.append(
             released.sample(
@@ -150,77 +154,24 @@ def chatml_samples(
 def _prepare(
     released: _Released, record: dict[str, Any], where: str, tokenizer: Any
 ) -> tuple[list[int], list[int], list[Any]]:
-    """Tokens, labels and audios from the released code, which prints and returns None where it fails."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
+    """Tokens, labels and audios from the released code, which prints and returns None where it fails.
+
+    Failing later on, it fails once more with a TypeError, since it prints as JSON a sample that is none.
+    """
+    printed, ids = io.StringIO(), None
+    with contextlib.redirect_stdout(printed), contextlib.suppress(TypeError, RecursionError):
         ids, labels, audios, _ = released.prepare(copy.deepcopy(dict(record)), tokenizer)
     if ids is None:
-        said = printed.getvalue().strip().partition("\n")[0]
+        said = printed.getvalue().strip().partition("\n")[0] or "it is nested too deeply"
         raise UsageError(f"{where}: the released prepare_chatml_sample refuses it: {said}; correct the line")
     placeholders = {tokenizer.convert_tokens_to_ids(token) for token in PLACEHOLDERS}
     found = sum(token in placeholders for token in ids)
     if found != len(audios):
         raise UsageError(
-            f"{where}: {len(audios)} audios for {found} placeholders; take {' and '.join(PLACEHOLDERS)} out of the "
-            "text, the placeholder of an audio piece is written by the loader"
+            f"{where}: {len(audios)} audios, but {found} placeholders; take {' and '.join(PLACEHOLDERS)} "
+            "out of the text, the loader writes the placeholder of an audio piece"
         )
     return ids, labels, audios
-
-
-def _codes(audio: Any, where: str, codebooks: int, size: int, base_dir: Path) -> Tensor:
-    """(K, L) int64: the codes of an audio, its own or stand-ins."""
-    if _has_codes(audio.audio_url):
-        return _load_codes(base_dir / audio.audio_url, where, codebooks, size)
-    frames = max(1, round(FRAME_RATE * (audio.duration or 1.0)))
-    generator = torch.Generator().manual_seed(zlib.crc32(audio.audio_url.encode()))
-    return torch.randint(size, (codebooks, frames), generator=generator)
-
-
-def _has_codes(url: str) -> bool:
-    return url.endswith(".npy") and "://" not in url
-
-
-def _load_codes(path: Path, where: str, codebooks: int, size: int) -> Tensor:
-    advice = f"save the audio's codes with numpy.save as integers of shape ({codebooks}, L)"
-    if not path.is_file():
-        raise UsageError(f"{where}: no such codes file: {path}; paths start from the folder of the data file")
-    try:
-        codes = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UsageError(f"{where}: {path} is no readable .npy array ({error}); {advice}") from error
-    if not isinstance(codes, np.ndarray) or not np.issubdtype(codes.dtype, np.integer):
-        kind = codes.dtype if isinstance(codes, np.ndarray) else "an archive"
-        raise UsageError(f"{where}: {path} holds {kind}, not integers; {advice}")
-    longest = int(FRAME_RATE * LONGEST_SECONDS)
-    if codes.ndim != 2 or codes.shape[0] != codebooks or not 1 <= codes.shape[1] <= longest:
-        turned = "; it looks transposed" if codes.ndim == 2 and codes.shape[1] == codebooks else ""
-        raise UsageError(f"{where}: {path} has shape {codes.shape}, L from 1 to {longest}{turned}; {advice}")
-    low, high = int(codes.min()), int(codes.max())
-    if low < 0 or high >= size:
-        raise UsageError(
-            f"{where}: {path} holds codes from {low} to {high}, outside 0 to {size - 1}; save them without the "
-            "stream's bos and eos, which the collator adds"
-        )
-    return torch.from_numpy(np.array(codes, dtype=np.int64))
-
-
-def stand_in_notes(records: Sequence[dict[str, Any]]) -> list[str]:
-    """A line that names the audios without codes of their own; none if there are no such audios."""
-    urls = [
-        part["audio_url"]
-        for record in records
-        for message in record["messages"]
-        for part in parts_of(message["content"])
-        if is_audio(part) and not _has_codes(part["audio_url"])
-    ]
-    if not urls:
-        return []
-    shown = ", ".join(url if len(url) <= 40 else f"{url[:37]}..." for url in urls[:3])
-    more = f" and {len(urls) - 3} more" if len(urls) > 3 else ""
-    return [
-        f"{len(urls)} audios have no codes (.npy) and get stand-in ones, on which supervision does not depend: "
-        f"{shown}{more}"
-    ]
 
 
 # -- batches ----------------------------------------------------------------------------------------
@@ -255,8 +206,8 @@ def collate_released(samples: Sequence[Any], config: Any) -> Batch:
 def collate_copies(samples: Sequence[Any], config: Any) -> Batch:
     """The released collator on copies: ``samples`` stay as they are.
 
-    ``audio_out_ids_start_group_loc`` is computed anew, since the collator writes one entry per sample where one
-    per target audio belongs. A model with an audio tower is given an empty input for it.
+    ``audio_out_ids_start_group_loc`` is computed anew: the collator writes one entry per sample, not
+    per audio. A model with an audio tower is given an empty input for it.
 
     Args:
         samples: of :func:`chatml_samples`.
@@ -266,9 +217,8 @@ def collate_copies(samples: Sequence[Any], config: Any) -> Batch:
         Keyword arguments of ``HiggsAudioModel.forward``; text labels position-aligned.
     """
     batch = collate_released(copy.deepcopy(list(samples)), config)
-    batch["audio_out_ids_start_group_loc"] = torch.nonzero(batch["input_ids"] == config.audio_out_token_idx)[
-        :, 0
-    ]
+    owners, _ = torch.nonzero(batch["input_ids"] == config.audio_out_token_idx, as_tuple=True)
+    batch["audio_out_ids_start_group_loc"] = owners
     if not config.skip_audio_tower:
         bins = config.audio_encoder_config.num_mel_bins
         batch["audio_features"] = torch.zeros((0, bins, WHISPER_FRAMES))
@@ -327,7 +277,8 @@ def _check_tokenizer(tokenizer: Any, config: Any) -> None:
         found = tokenizer.convert_tokens_to_ids(token)
         if found != expected:
             raise UsageError(
-                f"the tokenizer gives {token} the id {found}, the model's config {expected}: use the model's tokenizer"
+                f"the tokenizer gives {token} the id {found}, the model's config {expected}: "
+                "use the model's tokenizer"
             )
 
 

@@ -27,6 +27,8 @@ AUDIO_KEYS = ("type", "audio_url", "raw_audio", "offset", "duration", "row_id")
 #: Roles whose audio the released loader gives a placeholder.
 AUDIO_ROLES = ("system", "user", "assistant")
 FORM = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
+TEXT_PART = '{"type": "text", "text": "..."}'
+AUDIO_PART = '{"type": "audio", "audio_url": "..."}'
 
 
 class Record(dict[str, Any]):
@@ -86,8 +88,8 @@ def _text(path: Path) -> str:
         size = path.stat().st_size
         if size > LARGEST_BYTES:
             raise UsageError(
-                f"{path} has {size / 2**20:.0f} MiB, at most {LARGEST_BYTES // 2**20} MiB are read: a check needs a "
-                f"few samples only, e.g. `head -n 8 {path} > few.jsonl`"
+                f"{path} has {size / 2**20:.0f} MiB, at most {LARGEST_BYTES // 2**20} MiB are read: a check "
+                f"needs a few samples only, e.g. `head -n 8 {path} > few.jsonl`"
             )
         raw = path.read_bytes()
     except OSError as error:
@@ -148,7 +150,7 @@ class _Check:
     def text(self, key: str, value: Any, advice: str) -> None:
         """A string that can be encoded: JSON can hold half a surrogate pair, UTF-8 cannot."""
         if not isinstance(value, str):
-            self.fail(key, f"is {_kind(value)} {_shown(value)}, not a string; {advice}")
+            self.fail(key, f"is {_shown(value)}, not a string; {advice}")
         try:
             value.encode()
         except UnicodeEncodeError as error:
@@ -200,7 +202,7 @@ class _Check:
 
     def message(self, key: str, message: Any) -> None:
         if not isinstance(message, dict):
-            self.fail(key, f"is {_shown(message)}, not an object; write {{'role': ..., 'content': ...}}")
+            self.fail(key, f"is {_shown(message)}, not an object; write {FORM}")
         self.known(key, message, MESSAGE_KEYS)
         for name in ("role", "content"):
             if name not in message:
@@ -223,9 +225,7 @@ class _Check:
     def part(self, key: str, part: Any, role: str) -> None:
         """A string, a text piece or an audio piece."""
         if not isinstance(part, dict):
-            self.text(
-                key, part, "write a string, {'type': 'text', ...}, {'type': 'audio', ...} or a list of these"
-            )
+            self.text(key, part, f"write a string, {TEXT_PART}, {AUDIO_PART} or a list of these")
         elif is_audio(part):
             self.audio(key, part, role)
         elif "text" in part:
@@ -233,8 +233,7 @@ class _Check:
             self.text(f"{key}.text", part["text"], "write the text")
             self.type(key, part, "text")
         else:
-            self.fail(key, "has neither text nor audio_url; write {'type': 'text', 'text': ...} or "
-                           "{'type': 'audio', 'audio_url': ...}")  # fmt: skip
+            self.fail(key, f"has neither text nor audio_url; write {TEXT_PART} or {AUDIO_PART}")
 
     def type(self, key: str, part: dict[str, Any], expected: str) -> None:
         if part.get("type", expected) != expected:
@@ -250,5 +249,5 @@ class _Check:
         self.seconds(f"{key}.duration", part.get("duration"))
         self.integer(f"{key}.row_id", part.get("row_id"), "leave it out")
         if role not in AUDIO_ROLES:
-            self.fail(key, f"is audio on a turn of {role!r}, which the released loader gives no placeholder; "
-                           f"use {', '.join(AUDIO_ROLES)}")  # fmt: skip
+            advice = f"the released loader writes no placeholder for it; use {', '.join(AUDIO_ROLES)}"
+            self.fail(key, f"is audio on a turn of {role!r}: {advice}")

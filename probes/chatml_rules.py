@@ -26,11 +26,13 @@ __all__ = ["label_rule_findings", "role_labels"]
 
 SHOWN = 4
 CAUSE = (
-    "The released HiggsAudioSampleCollator edits its samples in place (`label_ids[audio_out_mask] = -100`) and "
-    "reads whether to train an audio from the same place: samples kept in memory and collated a second time lose "
-    "their audio labels"
+    "The released HiggsAudioSampleCollator edits its samples in place (`label_ids[audio_out_mask] = -100`) "
+    "and reads whether to train an audio from the same place: samples kept in memory and collated a second "
+    "time lose their audio labels"
 )
-CLONE = "Clone the samples before collating, `collator(copy.deepcopy(samples))`, or make them anew in every epoch."
+CLONE = (
+    "Clone the samples before collating, `collator(copy.deepcopy(samples))`, or make them anew each epoch."
+)
 
 
 def role_labels(record: dict[str, Any], tokenizer: Any) -> tuple[list[int], list[int]]:
@@ -77,8 +79,8 @@ def label_rule_findings(
 ) -> list[Finding]:
     """What the labels of a batch train against what the roles of its conversations say.
 
-    Which positions are labelled is compared, not with what: that is ``label_findings``' business. Placeholders
-    count on neither side, since the model masks them. Rows are positions of ``input_ids``, before expansion.
+    Which positions are labelled is compared, not with what: ``label_findings`` does that. Placeholders count
+    on neither side, since the model masks them. Rows are positions of ``input_ids``, before expansion.
 
     Args:
         batch: keyword arguments of ``HiggsAudioModel.forward`` with position-aligned labels, on any padding
@@ -114,8 +116,9 @@ def _expected(batch: Batch, records: Sequence[dict[str, Any]], tokenizer: Any) -
             same = next((n for n, (a, b) in enumerate(zip(found, tokens, strict=False)) if a != b), None)
             at = min(len(found), len(tokens)) if same is None else same
             raise UsageError(
-                f"sample {index} of the batch ({len(found)} tokens) is not {where_of(record, index)} ({len(tokens)} "
-                f"tokens): they differ from token {at} on; pass the records and the tokenizer the batch was made with"
+                f"sample {index} of the batch ({len(found)} tokens) is not {where_of(record, index)} "
+                f"({len(tokens)} tokens): they differ from token {at} on; pass the records and the tokenizer "
+                "that the batch was made with"
             )
         expected[index, real[index]] = torch.tensor(labels, dtype=ids.dtype)
     return expected
@@ -129,7 +132,7 @@ def _text_findings(batch: Batch, expected: Tensor, config: Any) -> Iterator[Find
     labelled = (labels != IGNORE_INDEX) & ~placeholder
     extra, missing = labelled & ~wanted, wanted & ~labelled
     if bool(extra.any()):
-        what = "labels stand on tokens that no trained turn holds (prompt, header, padding, a turn before start_index)"
+        what = "labels stand outside trained turns: on a prompt, header, padding or a turn before start_index"
         yield _text_finding(
             "LA202", extra, f"{int(extra.sum())} of {int(labelled.sum())} {what}", labels, expected
         )
@@ -178,10 +181,12 @@ def _audio_findings(batch: Batch, expected: Tensor, config: Any) -> Iterator[Fin
     ]
     if silent:
         message = (
-            f"audio: {len(silent)} of {int(trained.sum())} target audios of trained turns have no label in any "
-            f"codebook, so none of their frames is trained. {CAUSE}"
+            f"audio: {len(silent)} of {int(trained.sum())} target audios of trained turns have no label in "
+            f"any codebook, so none of their frames is trained. {CAUSE}"
         )
         yield finding("LA205", "audio", message, count=len(silent), fix=CLONE, basis=LABELS)
     if extra:
-        message = f"audio: {len(extra)} target audios of turns that are not trained (before start_index) have labels"
+        message = (
+            f"audio: {len(extra)} target audios of turns before start_index, not to be trained, have labels"
+        )
         yield finding("LA202", "audio", message, count=sum(counts[n] for n in extra), basis=LABELS)

@@ -84,7 +84,8 @@ def _fail(error: BaseException, code: int, argv: Sequence[str], *, verbose: bool
         try:
             write_json(path, error_report(message, code))
         except UsageError as second:
-            message = f"{message} (and {second})"
+            if str(second) != str(error):
+                message = f"{message} (and {second})"
     if verbose:
         traceback.print_exception(error, file=sys.stderr)
     print(f"loss-align: {message}", file=sys.stderr)

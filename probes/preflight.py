@@ -56,6 +56,7 @@ class Plan:
         name: of the model, for the report.
         seed: of the run.
         keep: which findings count.
+        tokenizer: of the batch, to write tokens with; None if it has none.
         findings: found before (label rules of the data path).
         notes: said before.
     """
@@ -72,6 +73,7 @@ class Plan:
     reduction: Reduction | None = None
     grad_accum: int = 1
     keep: Keep | None = None
+    tokenizer: Any = None
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 

@@ -6,12 +6,14 @@ in the body's output, and received sequences in the batch by their ids.
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 import torch
 from torch import Tensor
 
 from alignment import InputError, Stream
 
-__all__ = ["align_streams", "match_rows"]
+__all__ = ["align_streams", "head_rows", "match_rows"]
 
 
 def match_rows(inputs: Tensor, hidden: Tensor) -> Tensor:
@@ -23,7 +25,7 @@ def match_rows(inputs: Tensor, hidden: Tensor) -> Tensor:
         InputError: a row that is none of the body's rows.
     """
     width = hidden.shape[-1]
-    flat, pool = inputs.reshape(-1, width), hidden.reshape(-1, width)
+    flat, pool = inputs.reshape(-1, width), hidden.reshape(-1, width).to(inputs.dtype)
     if flat.shape == pool.shape and torch.equal(flat, pool):
         return torch.arange(len(flat), device=flat.device)
     _, number = torch.unique(torch.cat([pool, flat]), dim=0, return_inverse=True)
@@ -36,32 +38,93 @@ def match_rows(inputs: Tensor, hidden: Tensor) -> Tensor:
             raise InputError(
                 "the head was called on rows that are not the body's output: name the module that feeds it"
             )
-        after = [place for place in places[key] if place > last]
-        last = after[0] if after else places[key][0]
+        nth = bisect_right(places[key], last)
+        last = places[key][nth if nth < len(places[key]) else 0]
         out.append(last)
     return torch.tensor(out, dtype=torch.long, device=flat.device)
+
+
+def head_rows(inputs: Tensor, hidden: Tensor, count: int, received: int) -> Tensor:
+    """(count,) int64: the received row that each row of a head call stands for.
+
+    Args:
+        inputs: (.., H), what the head read: ``count`` rows.
+        hidden: (.., H), what the body gave.
+        count: how many rows of logits the head gave.
+        received: how many ids the model was given.
+
+    Raises:
+        InputError: a model that lengthens its sequence, or a head that reads something else than the body's rows.
+    """
+    straight = torch.arange(count, device=inputs.device)
+    given = hidden.numel() // max(hidden.shape[-1], 1)
+    if given == received and inputs.shape[-1] == hidden.shape[-1]:
+        try:
+            return match_rows(inputs, hidden)
+        except InputError:
+            if count != received:
+                raise
+    elif count != received:
+        raise InputError(
+            f"the model was given {received} ids and its body has {given} rows: it lengthens the sequence itself "
+            "(placeholders expanded inside, virtual tokens), so that no row can be placed; expand the ids, labels "
+            "and mask before the model"
+        )
+    return straight  # a head behind a projection or a scale of its own, one row per id
 
 
 def align_streams(received: Stream, batch: Stream) -> Tensor:
     """(R,) int64: for each row of ``received`` its row of ``batch``; -1 at padding or where there is none.
 
-    Segments are matched by their ids: each received one is the beginning of a segment of the batch,
-    as with inputs that the trainer cut, split into micro-batches or padded anew.
+    Runs of received ids are found again in the batch: whole samples first, padding included, then samples
+    without their padding, then single segments. So inputs may be cut, split into micro-batches, padded anew,
+    packed or unpacked by the trainer.
     """
-    out = torch.full_like(received.ids, -1)
     if len(received) == len(batch) and torch.equal(received.ids, batch.ids):
-        return torch.arange(len(batch), device=out.device)
-    free = {int(number): torch.nonzero(batch.segment == number).reshape(-1) for number in _segments(batch)}
-    for number in _segments(received):
-        rows = torch.nonzero(received.segment == number).reshape(-1)
-        ids = received.ids[rows]
-        for key, place in free.items():
-            if len(place) >= len(rows) and torch.equal(batch.ids[place[: len(rows)]], ids):
-                out[rows] = place[: len(rows)]
-                del free[key]
+        return torch.arange(len(batch), device=received.ids.device)
+    out = torch.full_like(received.ids, -1)
+    taken = torch.zeros_like(batch.ids, dtype=torch.bool)
+    for sample in torch.unique(received.sample).tolist():
+        rows = torch.nonzero(received.sample == sample).reshape(-1)
+        real = rows[received.segment[rows] >= 0]
+        for run in (rows, real):
+            if _placed(run, received, batch, taken, out):
                 break
+        else:
+            for number in torch.unique(received.segment[real]).tolist():
+                piece = real[received.segment[real] == number]
+                if not _placed(piece, received, batch, taken, out):
+                    _beginning(piece, batch, taken, out, received)
     return out
 
 
-def _segments(stream: Stream) -> list[int]:
-    return [int(number) for number in torch.unique(stream.segment) if number >= 0]
+def _beginning(run: Tensor, batch: Stream, taken: Tensor, out: Tensor, received: Stream) -> None:
+    """Place as much of ``run`` as begins the same sample of the batch: the rest was appended by the trainer."""
+    home = torch.nonzero((batch.sample == received.sample[run[0]]) & ~taken).reshape(-1)[: len(run)]
+    same = (received.ids[run[: len(home)]] == batch.ids[home]).long().cumprod(0).bool()
+    if 2 * int(same.sum()) >= len(run):
+        out[run[: len(home)][same]] = home[same]
+        taken[home[same]] = True
+
+
+def _placed(run: Tensor, received: Stream, batch: Stream, taken: Tensor, out: Tensor) -> bool:
+    """Find the ids of ``run`` in one sample of the batch, in one piece, where no other run was found."""
+    length, size = len(run), len(batch)
+    if length == 0 or length > size:
+        return False
+    ids = received.ids[run]
+    starts = torch.arange(size - length + 1, device=out.device)
+    ends = starts + length - 1
+    fits = (batch.ids[starts] == ids[0]) & (batch.ids[ends] == ids[-1])
+    fits &= (batch.sample[starts] == batch.sample[ends]) & ~taken[starts] & ~taken[ends]
+    before = (starts - 1).clamp(min=0)
+    begins = (starts == 0) | (batch.segment[before] != batch.segment[starts])
+    home = (batch.sample == received.sample[run[0]]) & (batch.row == received.row[run[0]])
+    rank = 2 * home[starts].long() + begins.long()  # its own place first, then where a segment begins
+    for start in starts[fits][torch.argsort(rank[fits], descending=True, stable=True)].tolist():
+        place = slice(start, start + length)
+        if torch.equal(batch.ids[place], ids):
+            out[run] = torch.arange(start, start + length, device=out.device)
+            taken[place] = True
+            return True
+    return False

@@ -6,7 +6,8 @@ adapters are trained and kept a copy of, else only the heads, so that a large mo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from .models import Adapter, Batch, View
 from .preserve import preserved
 from .witness import LossFunction
 
-__all__ = ["Steps", "take_steps", "trainable_parameters"]
+__all__ = ["Steps", "borrowed_weights", "take_step", "take_steps", "trainable_parameters"]
 
 STEPS = 3
 LEARNING_RATE = 1e-3
@@ -45,6 +46,41 @@ def trainable_parameters(model: nn.Module, adapter: Adapter, view: View, *, ever
     return list(dict.fromkeys(heads))
 
 
+@contextmanager
+def borrowed_weights(
+    model: nn.Module, adapter: Adapter, chosen: Sequence[nn.Parameter], withhold: tuple[str, ...] = ()
+) -> Iterator[None]:
+    """Train ``chosen`` inside, and nothing else; put everything back afterwards.
+
+    ``withhold`` names label keywords to keep from the innermost forward.
+    """
+    kept = [param.detach().clone() for param in chosen]
+    handle = adapter.inner(model).register_forward_pre_hook(
+        lambda _m, args, kwargs: (args, {k: v for k, v in kwargs.items() if k not in withhold}), with_kwargs=True
+    )
+    try:
+        with preserved(model), torch.enable_grad():
+            for param in model.parameters():
+                param.requires_grad_(False)
+            for param in chosen:
+                param.requires_grad_(True)
+            yield
+    finally:
+        handle.remove()
+        with torch.no_grad():
+            for param, value in zip(chosen, kept, strict=True):
+                param.copy_(value)
+
+
+def take_step(loss: Tensor, chosen: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer) -> float:
+    """One optimizer step on ``chosen``; returns the loss."""
+    gradients = torch.autograd.grad(loss, chosen, allow_unused=True)
+    for param, gradient in zip(chosen, gradients, strict=True):
+        param.grad = gradient
+    optimizer.step()
+    return float(loss.detach())
+
+
 def take_steps(
     model: nn.Module,
     adapter: Adapter,
@@ -65,31 +101,11 @@ def take_steps(
         withhold: label keywords to keep from the innermost forward.
     """
     chosen = trainable_parameters(model, adapter, view, everything=everything)
-    kept = [param.detach().clone() for param in chosen]
-    handle = adapter.inner(model).register_forward_pre_hook(
-        lambda _m, args, kwargs: (args, {k: v for k, v in kwargs.items() if k not in withhold}), with_kwargs=True
-    )
-    losses: list[float] = []
-    try:
-        with preserved(model), torch.enable_grad():
-            before = judge()
-            for param in model.parameters():
-                param.requires_grad_(False)
-            for param in chosen:
-                param.requires_grad_(True)
-            optimizer = torch.optim.Adam(chosen, lr=LEARNING_RATE)
-            for _ in range(steps):
-                loss = loss_fn(model, batch)
-                losses.append(float(loss.detach()))
-                gradients: tuple[Tensor | None, ...] = torch.autograd.grad(loss, chosen, allow_unused=True)
-                for param, gradient in zip(chosen, gradients, strict=True):
-                    param.grad = gradient
-                optimizer.step()
-            after = judge()
-    finally:
-        handle.remove()
-        with torch.no_grad():
-            for param, value in zip(chosen, kept, strict=True):
-                param.copy_(value)
-    restored = all(torch.equal(param, value) for param, value in zip(chosen, kept, strict=True))
+    first = [param.detach().double().sum() for param in chosen]
+    with borrowed_weights(model, adapter, chosen, withhold):
+        before = judge()
+        optimizer = torch.optim.Adam(chosen, lr=LEARNING_RATE)
+        losses = [take_step(loss_fn(model, batch), chosen, optimizer) for _ in range(steps)]
+        after = judge()
+    restored = all(bool(param.detach().double().sum() == total) for param, total in zip(chosen, first, strict=True))
     return Steps(tuple(losses), before, after, sum(param.numel() for param in chosen), restored)

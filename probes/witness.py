@@ -8,7 +8,7 @@ again under a barcode, which proves where every target was taken from.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ from .diagnose import explain_exception
 from .errors import UsageError
 from .models.adapter import Adapter, Batch, View
 from .preserve import preserved
-from .rows import align_streams, match_rows
+from .rows import align_streams, head_rows
 
 __all__ = ["LossFunction", "Options", "Witness", "witness"]
 
@@ -283,6 +283,9 @@ def _place(
         if not bool((reading.form != int(Form.NONE)).any()):
             continue
         books = call.head.books
+        width, vocab = call.leaf.shape[-1] // books, view.streams[call.head.streams[0]].vocab
+        if call.at == "logits" and width != vocab:
+            raise UsageError(f"the {call.head.name} head gives {width} scores a row, its vocabulary has {vocab} ids")
         rows = _rows_of(call, capture, model, adapter, view)
         for offset, number in enumerate(call.head.streams):
             part = reading.select(torch.arange(offset, len(reading.target), books, device=reading.target.device))
@@ -297,19 +300,30 @@ def _rows_of(call: HeadCall, capture: Capture, model: nn.Module, adapter: Adapte
     count = call.leaf.numel() // call.leaf.shape[-1]
     forward = capture.forwards[call.forward] if call.forward >= 0 else None
     received = stream
-    if forward is not None and forward.received.get("input_ids") is not None:
+    if forward is not None and any(forward.received.get(key) is not None for key in _id_keys(adapter)):
         seen = adapter.view(model, forward.received).streams
         if len(seen) > call.head.streams[0]:
             received = seen[call.head.streams[0]]
     in_batch = align_streams(received, stream)
-    if count == len(received):
-        return in_batch
-    if forward is None or forward.hidden is None or call.inputs is None:
+    if len(stream) and not bool((in_batch >= 0).any()):
+        raise InputError(
+            f"the ids that the model was given are not those of the batch ({len(received)} rows, the batch has "
+            f"{len(stream)}): the loss function must run the model on the batch's own ids"
+        )
+    hidden = None if forward is None else forward.hidden
+    if hidden is None or call.inputs is None:
+        if count == len(received):
+            return in_batch
         raise InputError(
             f"the {call.head.name} head was called on {count} rows, the batch has {len(received)}, and the body's "
             "output was not seen: call the model, or name the head that gives one row per position (--head)"
         )
-    return in_batch[match_rows(call.inputs, forward.hidden)]
+    return in_batch[head_rows(call.inputs, hidden, count, len(received))]
+
+
+def _id_keys(adapter: Adapter) -> tuple[str, ...]:
+    """The arguments of a forward that say which ids it reads; encoder-decoder models have others."""
+    return getattr(adapter, "id_keys", ("input_ids",))
 
 
 def _merged(into: Reading, part: Reading, rows: Tensor) -> Reading:
@@ -355,7 +369,34 @@ def _prove(
         code, passes = _passes(model, adapter, batch, view, loss_fn, options)
     except (_LossError, InputError):
         return tuple(inferred)  # the loss holds on to its own labels: sources stay inferred
-    return resolve_sources(inferred, code, passes)
+    proven = resolve_sources(inferred, code, passes)
+    return tuple(
+        _confirmed(n, was, now, view, [readings[n].target for readings in passes])
+        for n, (was, now) in enumerate(zip(inferred, proven, strict=True))
+    )
+
+
+def _confirmed(
+    number: int, inferred: Supervision, proven: Supervision, view: View, targets: Sequence[Tensor]
+) -> Supervision:
+    """Proven sources that the batch as it is bears out; the others stay inferred.
+
+    A loss that holds on to labels of its own trains the same token under every barcode, and a source whose
+    own token is not the trained one is none. Heads that read the same ids share their sources.
+    """
+    source, origin = proven.source.clone(), proven.origin.clone()
+    doubtful = torch.stack([target == inferred.target for target in targets]).all(0) & (source < 0)
+    for other, stream in enumerate(view.streams):
+        rows = torch.nonzero((origin == other) & (source >= 0)).reshape(-1)
+        if other != number and torch.equal(stream.ids, view.streams[number].ids):
+            origin[rows] = number
+        doubtful[rows] = stream.ids[source[rows]] != proven.target[rows]
+    return replace(
+        proven,
+        source=torch.where(doubtful, inferred.source, source),
+        origin=torch.where(doubtful, inferred.origin, origin),
+        exact=proven.exact and not bool((doubtful & proven.trained).any()),
+    )
 
 
 def _retry_in_range(

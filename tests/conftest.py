@@ -1,6 +1,33 @@
 """Settings that hold for every test."""
 
 import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# pytest puts this folder on the path, where ``alignment/`` and ``probes/`` hold the tests of the packages
+# of these names: found first, they would hide an editable installation.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+# No deadline: the first example of a process pays for its imports.
+settings.register_profile("quick", max_examples=30, deadline=None)
+settings.register_profile("deep", max_examples=1000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what needs the released Higgs model where it cannot be imported, and say how to install it."""
+    marked = [item for item in items if item.get_closest_marker("higgs")]
+    if not marked:
+        return
+    from probes.models.higgs import why_unavailable
+
+    reason = why_unavailable()
+    if reason is not None:
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=reason))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from . import env, preflight, probe, rules
+from . import env, explain, preflight, probe, rules
 
 __all__ = ["COMMANDS"]
 
-COMMANDS = (preflight, probe, rules, env)
+COMMANDS = (preflight, probe, explain, rules, env)

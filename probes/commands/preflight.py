@@ -70,7 +70,8 @@ def _checked(plan: Plan, args: argparse.Namespace, progress: object) -> Report:
 
         found = floor_finding(plan, progress)  # type: ignore[arg-type]
         report.notes.append(found.note)
-        if found.finding is not None and (plan.keep is None or plan.keep(found.finding)):
+        known = any(f.code == "LA102" for f in report.findings)
+        if found.finding is not None and not known and (plan.keep is None or plan.keep(found.finding)):
             report.findings.append(found.finding)
     return report
 
@@ -80,6 +81,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     import inspect
 
     from ..loss_file import load_loss
+    from ..memory import check_memory
     from ..models import adapter_for
     from ..models.loading import load_model
     from ..preflight import Plan
@@ -113,4 +115,6 @@ def make_plan(args: argparse.Namespace) -> Plan:
 
     source = load_batch(plan.adapter, plan.model, args)
     plan.batch, plan.notes, plan.findings = source.batch, source.notes, source.findings
+    plan.tokenizer = source.tokenizer
+    check_memory(plan.adapter.view(plan.model, plan.batch), device)
     return plan

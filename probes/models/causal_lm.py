@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,27 +14,33 @@ from alignment import IGNORE_INDEX, InputError, Stream, text_stream
 
 from ..errors import UsageError
 from .adapter import Batch, Head, View
+from .checkpoint import load_causal_lm
+from .modules import (
+    embedding_rows,
+    feeder,
+    head_rows,
+    module_at,
+    output_embeddings,
+    pretrained_models,
+    unwrapped,
+    widest_layers,
+)
 from .reading import decoder_ids, document_numbers, is_encoder_decoder, padding_mask
 from .token_ids import end_ids, placeholder_ids, special_ids
 
-__all__ = ["CausalLMAdapter"]
+__all__ = ["CausalLMAdapter", "load_causal_lm"]
 
-#: Wrappers that hold the model they wrap under one attribute, by class name.
-WRAPPERS = {
-    "DistributedDataParallel": "module",
-    "DataParallel": "module",
-    "FullyShardedDataParallel": "module",
-    "OptimizedModule": "_orig_mod",
-}
+#: Offsets at which a label may find the token it names, for renaming labels with their ids.
+LABEL_OFFSETS = (0, 1, 2, -1, 3, -2)
 
 
 class CausalLMAdapter:
     """A model with one text stream: what its output head predicts from the ids it reads.
 
     Decoder-only and multimodal models read ``input_ids``, encoder-decoder models the ids that reach
-    their decoder. The labels may follow either convention; the ids tell which. Heads named by the user
+    their decoder. Labels may follow either convention: the ids tell which. Heads named by the user
     read the same ids: the first is the text stream, each further one a stream of its own with the same
-    labels, called after its module.
+    labels, called ``head[its path]``.
 
     Args:
         model: the model, wrapped or not (PEFT, DDP, FSDP, torch.compile, accelerate).
@@ -54,60 +59,54 @@ class CausalLMAdapter:
         inner = self.inner(model)
         self.name = type(inner).__name__
         self._encoder_decoder = is_encoder_decoder(inner)
+        parameters = list(inspect.signature(type(inner).forward).parameters)
         if self._encoder_decoder:
-            self.id_keys = ("decoder_input_ids", "labels", "shift_labels")
-        elif "input_ids" not in inspect.signature(type(inner).forward).parameters:
-            self.id_keys = ("input_ids", *_first_parameter(inner))
-        sizes = {name: _rows_of_head(module, inner) for name, module in self._head_modules(model)}
+            self.id_keys = ("decoder_input_ids", *self.label_keys)
+        elif "input_ids" not in parameters:  # a module of the user's own: its first argument takes the ids
+            self.id_keys = ("input_ids", *parameters[1:2])
+        sizes = {name: head_rows(head, inner) for name, head in self._heads(model)}
         if len(set(sizes.values())) > 1:
-            listed = ", ".join(f"{name}: {size}" for name, size in sizes.items())
-            raise UsageError(f"the named heads have different vocabularies ({listed}): check them one at a time")
+            listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
+            raise UsageError(f"heads of several vocabularies ({listed}): check them one at a time")
 
     # -- the model -------------------------------------------------------------------------------
 
     def inner(self, model: nn.Module) -> Any:
-        """The outermost transformers model that owns the head, below any wrapper.
+        """The outermost transformers model that owns the head; a user's own module below its wrappers.
 
         Raises:
-            UsageError: there is none, and no head was named.
+            UsageError: no head is known, and none was named.
         """
-        candidates = [module for module in model.modules() if _is_pretrained(module)]
+        candidates = pretrained_models(model)
         if self._names:
-            return candidates[0] if candidates else _unwrapped(model)
-        for module in candidates:
-            if isinstance(_output_embeddings(module), nn.Module):
-                return module
+            return candidates[0] if candidates else unwrapped(model)
+        for candidate in candidates:
+            if isinstance(output_embeddings(candidate), nn.Module):
+                return candidate
         raise UsageError(
-            f"{type(model).__name__} has no output head that transformers knows of: name it with --head "
-            f"({_head_suggestions(model)})"
+            f"{type(model).__name__} has no output head that transformers knows of: name the layer that gives "
+            f"the logits with --head ({widest_layers(model)})"
         )
 
     def body(self, model: nn.Module) -> nn.Module | None:
-        """The module whose output the head reads: the base model of the innermost model that holds the head."""
-        if not any(_is_pretrained(module) for module in model.modules()):
-            return None
-        head = self._head_modules(model)[0][1]
-        inner = self.inner(model)
-        owners = [module for module in inner.modules() if _is_pretrained(module) and _holds(module, head)]
-        for owner in reversed(owners):
-            for body in _bodies(owner):
-                if isinstance(body, nn.Module) and body is not owner and not _holds(body, head):
-                    return body
-        return None
+        """The base model that feeds the head; None in a module of the user's own."""
+        return feeder(self.inner(model), self._heads(model)[0][1])
 
     def heads(self, model: nn.Module, view: View) -> tuple[Head, ...]:
         """One head per stream: the output embeddings, or the modules that were named."""
-        named = self._head_modules(model)
-        return tuple(Head(view.streams[n].name, module, (n,)) for n, (_, module) in enumerate(named))
+        named = enumerate(self._heads(model))
+        return tuple(Head(view.streams[number].name, module, (number,)) for number, (_, module) in named)
 
-    def _head_modules(self, model: nn.Module) -> list[tuple[str, nn.Module]]:
-        if not self._names:
-            head = _output_embeddings(self.inner(model))
-            if isinstance(head, (nn.ModuleList, nn.ModuleDict)):
-                listed = ", ".join(name for name, module in model.named_modules() if module in set(head.children()))
-                raise UsageError(f"{self.name} has {len(head)} output heads: name them with --head ({listed})")
-            return [("text", head)]
-        return [(name, _module_at(model, self.inner(model), name)) for name in self._names]
+    def _heads(self, model: nn.Module) -> list[tuple[str, nn.Module]]:
+        inner = self.inner(model)
+        if self._names:
+            return [(name, module_at(model, inner, name)) for name in self._names]
+        head = output_embeddings(inner)
+        if isinstance(head, (nn.ModuleList, nn.ModuleDict)):
+            inside = set(head.children())
+            listed = " ".join(f"--head {path}" for path, part in inner.named_modules() if part in inside)
+            raise UsageError(f"{type(inner).__name__} has {len(head)} output heads: name one ({listed})")
+        return [("text", head)]
 
     # -- the batch -------------------------------------------------------------------------------
 
@@ -117,101 +116,99 @@ class CausalLMAdapter:
         Raises:
             InputError: no ids, or ids, masks and labels of different shapes.
         """
-        inner = self.inner(model)
+        inner, named = self.inner(model), self._heads(model)
         ids = self._ids(inner, batch)
-        named = self._head_modules(model)
-        vocab = _rows_of_head(named[0][1], inner)
         mask = batch.get("decoder_attention_mask" if self._encoder_decoder else "attention_mask")
         stream = text_stream(
             ids,
-            vocab,
+            head_rows(named[0][1], inner),
             mask=padding_mask(mask, ids),
             documents=None if self._encoder_decoder else document_numbers(batch, ids),
             placeholders=placeholder_ids(inner),
             end_ids=end_ids(inner),
         )
-        labels = _labels(batch)
-        if labels is not None and labels.shape != ids.shape:
+        labels = next((batch[key] for key in self.label_keys if batch.get(key) is not None), None)
+        if labels is not None and labels.numel() != ids.numel():
             raise InputError(
-                f"labels have shape {tuple(labels.shape)}, the ids that {self.name} reads {tuple(ids.shape)}: "
-                "cut or pad both alike"
+                f"labels have shape {tuple(labels.shape)}, the ids that {self.name} reads "
+                f"{tuple(ids.shape)}: cut or pad both alike"
             )
         flat = None if labels is None else labels.reshape(-1)
-        streams = [stream, *(replace(stream, name=f"head[{name}]") for name, _ in named[1:])]
-        return View(tuple(streams), (flat,) * len(streams), (None,) * len(streams))
+        streams = (stream, *(replace(stream, name=f"head[{path}]") for path, _ in named[1:]))
+        return View(streams, (flat,) * len(streams), (None,) * len(streams))
 
     def _ids(self, inner: Any, batch: Mapping[str, Any]) -> Tensor:
         if self._encoder_decoder:
             return decoder_ids(inner, batch)
         for key in self.id_keys:
             ids = batch.get(key)
-            if isinstance(ids, Tensor):
+            if isinstance(ids, Tensor) and not ids.is_floating_point():
                 return ids if ids.dim() > 1 else ids[None]
-        raise InputError(f"the batch has no {' or '.join(self.id_keys)}: it has {', '.join(batch) or 'nothing'}")
+        wanted = " or ".join(dict.fromkeys(self.id_keys))
+        raise InputError(f"the batch has no {wanted}: it has {', '.join(batch) or 'nothing'}")
 
-    def relabel(self, model: nn.Module, batch: Batch, view: View, ids: Sequence[Tensor], foreign: int) -> Batch:
+    def relabel(
+        self,
+        model: nn.Module,  # noqa: ARG002 - the protocol's
+        batch: Batch,
+        view: View,
+        ids: Sequence[Tensor],
+        foreign: int,
+    ) -> Batch:
         """The same batch with ``ids`` at every ordinary position; placeholders and padding stay."""
         stream = view.streams[0]
         keep = stream.filler | (stream.segment < 0)
         fresh = torch.where(keep, stream.ids, ids[0].to(stream.ids))
         out = dict(batch)
         for key in self.label_keys:
-            if batch.get(key) is not None:
-                flat = batch[key].reshape(-1).long()
-                out[key] = _follow(flat, stream, fresh, foreign).reshape(batch[key].shape).to(batch[key])
-        key = "decoder_input_ids" if self._encoder_decoder else next((k for k in self.id_keys if k in batch), "")
-        if batch.get(key) is not None:
-            out[key] = fresh.reshape(batch[key].shape).to(batch[key])
+            labels = batch.get(key)
+            if labels is not None:
+                renamed = _follow(labels.reshape(-1).long(), stream, fresh, foreign)
+                out[key] = renamed.reshape(labels.shape).to(labels)
+        id_keys = self.id_keys[:1] if self._encoder_decoder else self.id_keys
+        for key in id_keys:
+            if isinstance(batch.get(key), Tensor) and batch[key].numel() == fresh.numel():
+                out[key] = fresh.reshape(batch[key].shape).to(batch[key])
+                break
         return out
 
     def usable_ids(self, model: nn.Module, view: View) -> Tensor:
-        """Ids that head and embedding both know and that mean nothing special to the model."""
+        """Ids that head and embedding both know, and that mean nothing special to the model."""
         inner = self.inner(model)
-        limit = min(stream.vocab for stream in view.streams)
-        rows = _embedding_rows(inner)
-        limit = limit if rows is None else min(limit, rows)
+        rows = embedding_rows(inner)
+        limit = min(view.streams[0].vocab, view.streams[0].vocab if rows is None else rows)
         free = torch.ones(limit, dtype=torch.bool)
         free[[number for number in special_ids(inner) if 0 <= number < limit]] = False
         return torch.nonzero(free).reshape(-1)
 
     def split(self, model: nn.Module, batch: Batch) -> list[Batch]:
-        """One batch per sample: every tensor or list with one entry per sample is indexed, the rest is kept."""
+        """One batch per sample: whatever has one entry per sample is indexed, the rest is kept whole."""
         size = self._ids(self.inner(model), batch).shape[0]
         if size == 1:
             return [dict(batch)]
         return [{key: _sample(value, index, size) for key, value in batch.items()} for index in range(size)]
 
 
-def _labels(batch: Mapping[str, Any]) -> Tensor | None:
-    for key in CausalLMAdapter.label_keys:
-        if batch.get(key) is not None:
-            return batch[key] if batch[key].dim() > 1 else batch[key][None]
-    return None
-
-
 def _follow(labels: Tensor, stream: Stream, fresh: Tensor, foreign: int) -> Tensor:
-    """Labels renamed with the ids they name: those at one offset for all of a batch, else at any usual one."""
-    out = torch.where(labels == IGNORE_INDEX, labels, torch.full_like(labels, foreign))
-    left = labels != IGNORE_INDEX
+    """Labels renamed with the ids they name, by the offset that explains most of them first."""
+    labelled = labels != IGNORE_INDEX
+    out = torch.where(labelled, torch.full_like(labels, foreign), labels)
     rows = torch.arange(len(labels), device=labels.device)
     hits = {}
-    for offset in (0, 1, 2, -1, 3, -2):
+    for offset in LABEL_OFFSETS:
         at = (rows + offset).clamp(0, len(rows) - 1)
         inside = (rows + offset == at) & (stream.sample[at] == stream.sample)
-        hits[offset] = (labels != IGNORE_INDEX) & inside & (stream.ids[at] == labels)
+        hits[offset] = labelled & inside & (stream.ids[at] == labels)
+    left = labelled
     for offset in sorted(hits, key=lambda o: -int(hits[o].sum())):
         found = hits[offset] & left
         out[found] = fresh[rows[found] + offset]
-        left &= ~found
+        left = left & ~found
     return out
 
 
 def _sample(value: Any, index: int, size: int) -> Any:
-    if isinstance(value, Tensor):
-        if value.dim() and value.shape[0] == size:
-            return value[index : index + 1]
-        if value.dim() == 3 and value.shape[1] == size:  # position ids of three axes, (3, B, T)
-            return value[:, index : index + 1]
-        return value
-    return value[index : index + 1] if isinstance(value, (list, tuple)) and len(value) == size else value
-
+    if isinstance(value, Tensor) and value.dim() == 3 and value.shape[0] != size and value.shape[1] == size:
+        return value[:, index : index + 1]  # position ids of three axes, (3, B, T)
+    sized = isinstance(value, (list, tuple)) or (isinstance(value, Tensor) and value.dim() > 0)
+    return value[index : index + 1] if sized and len(value) == size else value

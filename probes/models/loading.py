@@ -50,6 +50,8 @@ def load_model(name: str | None, *, device: torch.device, dtype: torch.dtype | N
             from .causal_lm import load_causal_lm
 
             model = load_causal_lm(name, dtype)
+    except UsageError:
+        raise
     except (OSError, ValueError) as error:
         raise UsageError(f"--model {name}: cannot be loaded: {_first_line(error)}") from error
     return Loaded(model.to(device=device, dtype=dtype), name, random_init=False)

@@ -12,11 +12,12 @@ from ..errors import UsageError
 
 __all__ = [
     "embedding_rows",
-    "feeds",
+    "feeder",
     "head_rows",
     "is_pretrained",
     "module_at",
     "output_embeddings",
+    "pretrained_models",
     "unwrapped",
     "widest_layers",
 ]
@@ -30,7 +31,7 @@ WRAPPERS = {
 }
 
 
-def _is_pretrained(module: nn.Module) -> bool:
+def is_pretrained(module: nn.Module) -> bool:
     """Whether a module is a transformers model, told by name so that transformers need not be imported."""
     return any(
         base.__name__ == "PreTrainedModel" and base.__module__ == "transformers.modeling_utils"
@@ -38,16 +39,30 @@ def _is_pretrained(module: nn.Module) -> bool:
     )
 
 
-def _output_embeddings(model: Any) -> Any:
+def pretrained_models(model: nn.Module) -> list[Any]:
+    """The transformers models in a model, outermost first."""
+    return [module for module in model.modules() if is_pretrained(module)]
+
+
+def output_embeddings(model: Any) -> Any:
+    """The output head that a transformers model names; None if it names none.
+
+    A model that names its tied embedding (FSMT) means the linear layer that shares its weight.
+    """
     try:
-        return model.get_output_embeddings()
-    except (AttributeError, NotImplementedError):  # a model without a head, or with several
+        head = model.get_output_embeddings()
+    except (AttributeError, NotImplementedError):
         return None
+    if isinstance(head, nn.Embedding):
+        linear = (module for module in model.modules() if isinstance(module, nn.Linear))
+        return next((module for module in linear if module.weight is head.weight), None)
+    return head
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
+    """A model without the wrappers around it: PEFT, DDP, FSDP, torch.compile."""
     while True:
-        if hasattr(model, "get_base_model") and hasattr(model, "peft_config"):
+        if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
             model = model.get_base_model()
             continue
         below = getattr(model, WRAPPERS.get(type(model).__name__, ""), None)
@@ -56,64 +71,73 @@ def _unwrapped(model: nn.Module) -> nn.Module:
         model = below
 
 
-def _holds(model: nn.Module, module: nn.Module) -> bool:
-    return any(module is other for other in model.modules())
+def feeder(inner: nn.Module, head: nn.Module) -> nn.Module | None:
+    """The module whose output ``head`` reads: the base model of the innermost model that holds the head."""
+    owners = [owner for owner in pretrained_models(inner) if _holds(owner, head)]
+    for owner in reversed(owners):
+        for body in _bodies(owner):
+            if isinstance(body, nn.Module) and body is not owner and not _holds(body, head):
+                return body
+    return None
 
 
 def _bodies(owner: Any) -> Iterator[Any]:
-    prefix = getattr(owner, "base_model_prefix", "")
-    yield getattr(owner, prefix, None) if prefix else None
+    if owner.base_model_prefix:
+        yield getattr(owner, owner.base_model_prefix, None)
     yield owner.get_decoder() if hasattr(owner, "get_decoder") else None
     for name in ("model", "transformer", "decoder", "backbone"):
         yield getattr(owner, name, None)
 
 
-def _first_parameter(inner: nn.Module) -> list[str]:
-    """The name of a forward's first argument, where ids go in models that follow no convention."""
-    names = list(inspect.signature(type(inner).forward).parameters)
-    return names[1:2]
+def _holds(model: nn.Module, module: nn.Module) -> bool:
+    return any(module is other for other in model.modules())
 
 
-def _rows_of_head(module: nn.Module, inner: Any) -> int:
+def head_rows(head: nn.Module, inner: Any) -> int:
     """The size of a head's vocabulary.
 
     Raises:
         UsageError: a module that is no head.
     """
-    size = getattr(module, "out_features", None)
-    weight = getattr(module, "weight", None)
+    size, weight = getattr(head, "out_features", None), getattr(head, "weight", None)
     if not isinstance(size, int) and isinstance(weight, Tensor) and weight.dim() == 2:
         size = weight.shape[0]
-    if not isinstance(size, int):
+    if not isinstance(size, int) and any(True for _ in head.children()):  # a head of several layers
         size = getattr(getattr(inner, "config", None), "vocab_size", None)
-    if not isinstance(size, int):
-        raise UsageError(f"{type(module).__name__} is no output head: name the last linear layer with --head")
+    if not isinstance(size, int) or isinstance(head, nn.Embedding):
+        raise UsageError(
+            f"a {type(head).__name__} is no output head: name the layer that gives the logits with --head "
+            f"({widest_layers(inner)})"
+        )
     return size
 
 
-def _embedding_rows(inner: Any) -> int | None:
+def embedding_rows(inner: Any) -> int | None:
     """How many ids the model can read; None if it does not say."""
     try:
-        embedding = inner.get_input_embeddings()
+        return getattr(inner.get_input_embeddings(), "num_embeddings", None)
     except (AttributeError, NotImplementedError):
         return None
-    return getattr(embedding, "num_embeddings", None)
 
 
-def _module_at(model: nn.Module, inner: nn.Module, name: str) -> nn.Module:
-    """The module at a dotted path of the model, or of the model below its wrappers."""
-    for root in (model, inner):
-        found = dict(root.named_modules()).get(name)
-        if found is not None and name:
-            return found
-    paths = list(dict.fromkeys([path for root in (inner, model) for path, _ in root.named_modules() if path]))
-    near = difflib.get_close_matches(name, paths, n=1, cutoff=0) or paths[:1]
+def module_at(model: nn.Module, inner: nn.Module, name: str) -> nn.Module:
+    """The module at a dotted path of the model, or of the model below its wrappers.
+
+    Raises:
+        UsageError: no such path; names the nearest one that exists.
+    """
+    paths: dict[str, nn.Module] = {}
+    for root in (inner, model):
+        paths.update({path: module for path, module in root.named_modules(remove_duplicate=False) if path})
+    if name in paths:
+        return paths[name]
+    near = difflib.get_close_matches(name, list(paths), n=1, cutoff=0)
     hint = f"did you mean {near[0]}?" if near else "it has no submodules"
     raise UsageError(f"--head {name}: {type(inner).__name__} has no such module; {hint}")
 
 
-def _head_suggestions(model: nn.Module) -> str:
-    """The widest linear layers, likeliest heads first."""
+def widest_layers(model: nn.Module) -> str:
+    """The widest linear layers, likeliest heads first, for a message."""
     wide = [(m.out_features, path) for path, m in model.named_modules() if isinstance(m, nn.Linear) and path]
     paths = [path for _, path in sorted(wide, key=lambda pair: -pair[0])[:3]]
-    return f"its widest linear layers: {', '.join(paths)}" if paths else "it has no linear layer"
+    return f"its widest linear layers are {', '.join(paths)}" if paths else "it has no linear layer"

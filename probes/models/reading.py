@@ -28,7 +28,9 @@ def padding_mask(mask: Any, ids: Tensor) -> Tensor | None:
     if not isinstance(mask, Tensor) or mask.dim() != 2:
         return None
     if mask.shape != ids.shape:
-        raise InputError(f"attention_mask has shape {tuple(mask.shape)}, ids have {tuple(ids.shape)}: they must agree")
+        raise InputError(
+            f"attention_mask has shape {tuple(mask.shape)}, ids have {tuple(ids.shape)}: they must agree"
+        )
     return mask
 
 
@@ -48,7 +50,12 @@ def document_numbers(batch: Mapping[str, Any], ids: Tensor) -> Tensor | None:
         if isinstance(batch.get(key), Tensor):
             return _between(key, batch[key], ids)
     mask = batch.get("attention_mask")
-    if isinstance(mask, Tensor) and mask.shape == ids.shape and not mask.is_floating_point() and int(mask.max()) > 1:
+    if (
+        isinstance(mask, Tensor)
+        and mask.shape == ids.shape
+        and not mask.is_floating_point()
+        and int(mask.max()) > 1
+    ):
         return mask.long()
     positions = batch.get("position_ids")
     return _restarts(positions, ids) if isinstance(positions, Tensor) else None
@@ -56,15 +63,24 @@ def document_numbers(batch: Mapping[str, Any], ids: Tensor) -> Tensor | None:
 
 def _fitted(key: str, given: Tensor, ids: Tensor) -> Tensor:
     if given.shape[-1] != ids.shape[1] or given.numel() not in (ids.numel(), ids.shape[1]):
-        raise InputError(f"{key} has shape {tuple(given.shape)}, ids have {tuple(ids.shape)}: they must agree")
+        raise InputError(
+            f"{key} has shape {tuple(given.shape)}, ids have {tuple(ids.shape)}: they must agree"
+        )
     return given.reshape(-1, ids.shape[1]).expand_as(ids).long()
 
 
 def _between(key: str, edges: Tensor, ids: Tensor) -> Tensor:
     """Document numbers from boundaries ``[0, n1, n1 + n2, ...]`` over the flattened batch."""
     flat = edges.reshape(-1).long().to(ids.device)
-    if flat.numel() < 2 or int(flat[0]) != 0 or int(flat[-1]) > ids.numel() or bool((flat[1:] < flat[:-1]).any()):
-        raise InputError(f"{key} must rise from 0 to at most the {ids.numel()} tokens of the batch, got {flat.tolist()}")
+    if (
+        flat.numel() < 2
+        or int(flat[0]) != 0
+        or int(flat[-1]) > ids.numel()
+        or bool((flat[1:] < flat[:-1]).any())
+    ):
+        raise InputError(
+            f"{key} must rise from 0 to at most the {ids.numel()} tokens of the batch, got {flat.tolist()}"
+        )
     rows = torch.arange(ids.numel(), device=ids.device)
     return torch.searchsorted(flat, rows, right=True).reshape(ids.shape)
 
@@ -73,7 +89,9 @@ def _restarts(positions: Tensor, ids: Tensor) -> Tensor | None:
     """Documents begin where positions fall back or are zero; three axes (text, height, width) count as one."""
     axes = positions if positions.dim() == 3 else positions.reshape(1, -1, positions.shape[-1])
     if axes.shape[-1] != ids.shape[1] or axes.shape[1] not in (1, ids.shape[0]):
-        raise InputError(f"position_ids have shape {tuple(positions.shape)}, ids {tuple(ids.shape)}: they must agree")
+        raise InputError(
+            f"position_ids have shape {tuple(positions.shape)}, ids {tuple(ids.shape)}: they must agree"
+        )
     axes = axes.to(ids.device).expand(-1, *ids.shape)  # (A, B, T)
     begin = (axes == 0).all(0)
     if bool(begin.all()):
@@ -87,7 +105,10 @@ def _restarts(positions: Tensor, ids: Tensor) -> Tensor | None:
 
 def is_encoder_decoder(model: Any) -> bool:
     """Whether labels belong to a decoder of its own, which is not the module that reads ``input_ids``."""
-    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False)) and _decoder(model) is not None
+    return (
+        bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+        and _decoder(model) is not None
+    )
 
 
 def decoder_ids(model: Any, batch: Mapping[str, Any]) -> Tensor:
@@ -103,7 +124,8 @@ def decoder_ids(model: Any, batch: Mapping[str, Any]) -> Tensor:
     if isinstance(given, Tensor):
         return given
     decoder = _decoder(model)
-    assert decoder is not None
+    if decoder is None:
+        raise InputError(f"{type(model).__name__} has no decoder that reads ids of its own")
     seen: list[Any] = []
 
     def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -118,7 +140,9 @@ def decoder_ids(model: Any, batch: Mapping[str, Any]) -> Tensor:
     except _Seen:
         pass
     except (TypeError, ValueError, RuntimeError, LookupError, AttributeError) as error:
-        raise InputError(f"{type(model).__name__} does not run on the batch: {type(error).__name__}: {error}") from error
+        raise InputError(
+            f"{type(model).__name__} does not run on the batch: {type(error).__name__}: {error}"
+        ) from error
     finally:
         handle.remove()
     if not seen or not isinstance(seen[0], Tensor):

@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["end_ids", "placeholder_ids", "special_ids", "text_config"]
 
-#: Configuration entries that hold a token id: ``eos_token_id``, ``image_token_index``, ``suppress_token_ids`` ...
+#: Configuration entries that hold token ids: ``eos_token_id``, ``image_token_index``, ``bos_token_ids`` ...
 TOKEN = re.compile(r".*token_(id|ids|index|idx)$|.*_(bos|eos|pad|start|end)_id$")
 #: Of these, the tokens that stand for an input of another modality, one per frame or patch.
 PLACEHOLDER = re.compile(

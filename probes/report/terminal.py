@@ -14,7 +14,7 @@ from rich.text import Text
 
 from .model import Report
 
-__all__ = ["console_for", "show", "status_line"]
+__all__ = ["console_for", "show", "show_finding", "status_line"]
 
 STATUS = {"pass": ("✓", "green"), "fail": ("✗", "red"), "skip": ("–", "yellow"), "error": ("!", "red")}
 #: Width of reports that no terminal bounds: files, pipes, CI logs.
@@ -47,7 +47,7 @@ def show(report: Report, console: Console, *, verbose: bool = False) -> None:
         console.print(_streams(report, verbose=verbose))
     _show_decisions(report, console)
     for finding in report.findings:
-        _show_finding(finding, console)
+        show_finding(finding, console)
     for note in report.notes:
         console.print(Text(f"note: {note}", style="dim"))
     console.print()
@@ -98,7 +98,7 @@ def _streams(report: Report, *, verbose: bool) -> Table:
 
 
 def _offset(key: str, count: int) -> str:
-    label = f"{int(key):+d}" if key.lstrip("-").isdigit() else key
+    label = f"{int(key):+d}".replace("+0", "0") if key.lstrip("-").isdigit() else key
     return f"{label}: {count}"
 
 
@@ -133,7 +133,8 @@ def _show_decisions(report: Report, console: Console) -> None:
         )
 
 
-def _show_finding(finding: Any, console: Console) -> None:
+def show_finding(finding: Any, console: Console) -> None:
+    """One finding: code, message, example rows, fix."""
     style = "red" if finding.is_error else "yellow"
     console.print()
     title = f"[bold {style}]{finding.code} {finding.name}[/] [{style}]{finding.severity}[/] on {escape(finding.stream)}"

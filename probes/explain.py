@@ -1,0 +1,127 @@
+"""Token by token: what each row has read, what it is trained to predict, what it should predict, verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from alignment.comparison import judge
+from alignment.supervision import Supervision
+
+from .errors import UsageError
+from .witness import Witness
+
+__all__ = ["RowStory", "pick_streams", "row_stories", "token_namer"]
+
+#: Verdicts in the order in which a row is tried for them.
+VERDICTS = ("right", "foreign", "codebook", "astray", "border", "unexpected", "lost", "missing")
+
+
+@dataclass(frozen=True)
+class RowStory:
+    """One row: positions are those of its sample, tokens -1 where there is none.
+
+    ``verdict`` is ``right``, ``copy``, ``astray``, ``border``, ``codebook``, ``foreign``, ``unexpected``,
+    ``missing``, ``lost``, ``unreadable``, ``unknown`` (the loss did not run) or ``none``.
+    """
+
+    stream: str
+    sample: int
+    row: int
+    token: int
+    target: int
+    expected: int
+    offset: int | None
+    weight: float
+    verdict: str
+    padding: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """The story as plain JSON values."""
+        return asdict(self)
+
+
+def pick_streams(seen: Witness, wanted: str | None) -> list[int]:
+    """The streams that ``--stream`` names: ``text``, ``audio`` (all codebooks), ``audio[3]``; all if None.
+
+    Raises:
+        UsageError: no such stream.
+    """
+    names = [stream.name for stream in seen.view.streams]
+    chosen = [n for n, name in enumerate(names) if wanted in (None, name, name.partition("[")[0])]
+    if not chosen:
+        raise UsageError(f"--stream {wanted}: the batch has {', '.join(names)}")
+    return chosen
+
+
+def row_stories(seen: Witness, number: int, sample: int) -> list[RowStory]:
+    """The rows of one stream that belong to one sample.
+
+    Raises:
+        UsageError: the batch has no such sample.
+    """
+    stream = seen.view.streams[number]
+    samples = int(seen.view.streams[0].sample.max()) + 1
+    if not 0 <= sample < samples:
+        raise UsageError(f"--sample {sample}: the batch has samples 0 to {samples - 1}")
+    expected = seen.expected[number]
+    actual = seen.actual[number] if seen.actual else None
+    words = _verdicts(number, expected, actual, seen.expected)
+    stories = []
+    for row in torch.nonzero(stream.sample == sample).reshape(-1).tolist():
+        known = actual is not None and int(actual.source[row]) >= 0 and int(actual.origin[row]) == number
+        stories.append(
+            RowStory(
+                stream=stream.name,
+                sample=sample,
+                row=int(stream.row[row]),
+                token=int(stream.ids[row]),
+                target=_token(actual, row),
+                expected=_token(expected, row),
+                offset=int(actual.source[row]) - row if actual is not None and known else None,
+                weight=0.0 if actual is None else float(actual.weight[row]),
+                verdict=words[row],
+                padding=bool(stream.segment[row] < 0),
+            )
+        )
+    return stories
+
+
+def _token(supervision: Supervision | None, row: int) -> int:
+    return -1 if supervision is None or not bool(supervision.trained[row]) else int(supervision.target[row])
+
+
+def _verdicts(
+    number: int, expected: Supervision, actual: Supervision | None, streams: Sequence[Supervision]
+) -> list[str]:
+    if actual is None:
+        return ["unknown" if wanted else "none" for wanted in expected.trained.tolist()]
+    judged = judge(number, expected, actual, streams)
+    words = ["none"] * len(expected.stream)
+    for name in reversed(VERDICTS):
+        for row in torch.nonzero(getattr(judged, name)).reshape(-1).tolist():
+            words[row] = name
+    for row in torch.nonzero(judged.astray & (actual.offset == 0)).reshape(-1).tolist():
+        words[row] = "copy"
+    for row in torch.nonzero(actual.soft).reshape(-1).tolist():
+        words[row] = "unreadable"
+    return words
+
+
+def token_namer(tokenizer: Any | None, special: dict[str, int]) -> Callable[[int], str]:
+    """How a token id is written: decoded where there is a tokenizer, special tokens by name, else the id."""
+    names = {index: name for name, index in special.items()}
+
+    def name(token: int) -> str:
+        if token < 0:
+            return ""
+        if token in names:
+            return names[token]
+        if tokenizer is None:
+            return str(token)
+        return repr(tokenizer.decode([token]))[1:-1] or str(token)
+
+    return name

@@ -1,0 +1,64 @@
+"""Load a transformers checkpoint: safetensors only, no remote code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import UsageError
+
+__all__ = ["load_causal_lm"]
+
+
+def load_causal_lm(name_or_path: str | Path, dtype: torch.dtype | str | None = None) -> nn.Module:
+    """Load a model by the class that its configuration names, in train mode.
+
+    Any class of transformers works (``LlavaForConditionalGeneration``, ``WhisperForConditionalGeneration``);
+    a checkpoint that names none is loaded as ``AutoModelForCausalLM``. Nothing is downloaded where
+    ``HF_HUB_OFFLINE`` is set.
+
+    Args:
+        name_or_path: a folder, or a name on the hub.
+        dtype: of the weights; None keeps the checkpoint's own.
+
+    Raises:
+        UsageError: an unknown name, a folder without config or safetensors, a model that would need
+            remote code, or a class that this transformers does not have.
+    """
+    import transformers
+
+    name = str(name_or_path)
+    try:
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+        model_class = _model_class(transformers, config)
+        wanted = {_dtype_keyword(transformers): "auto" if dtype is None else dtype}
+        model = model_class.from_pretrained(name, config=config, use_safetensors=True, **wanted)
+    except UsageError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(
+            f"--model {name}: cannot be loaded ({reason}); name a folder with config.json and safetensors, "
+            "or a model of this transformers on the hub"
+        ) from error
+    return model.train()
+
+
+def _model_class(transformers: Any, config: Any) -> Any:
+    """The class that a configuration names; causal language modelling for none, or one without a head."""
+    base = transformers.MODEL_MAPPING.get(type(config), None)
+    for architecture in getattr(config, "architectures", None) or ():
+        found = getattr(transformers, architecture, None)
+        if found is None:
+            version = transformers.__version__
+            raise UsageError(f"{architecture} is not in transformers {version}: install a version that has it")
+        if found is not base:
+            return found
+    return transformers.AutoModelForCausalLM
+
+
+def _dtype_keyword(transformers: Any) -> str:
+    return "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"

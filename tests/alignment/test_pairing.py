@@ -1,0 +1,309 @@
+"""The decision, row by row of its table, and the pairing that follows from it."""
+
+import pytest
+import torch
+from hypothesis import assume, given
+from strategies import plain_stream, text_batches
+
+from alignment import (
+    IGNORE_INDEX,
+    AlignmentError,
+    Convention,
+    InputError,
+    Pairing,
+    choose,
+    pair,
+    text_stream,
+)
+
+__ = IGNORE_INDEX
+IDS = torch.tensor([[10, 11, 12, 13, 14, 15], [20, 21, 22, 23, 24, 25]])
+ALIGNED = torch.tensor([[__, __, 12, 13, 14, 15], [__, __, __, 23, 24, 25]])
+SHIFTED = torch.tensor([[__, 12, 13, 14, 15, __], [__, __, 23, 24, 25, __]])
+LOGITS = torch.zeros(2, 6, 30)
+
+
+def decide(labels, ids=IDS, **kwargs):
+    return choose(LOGITS, labels, ids, **kwargs)
+
+
+# -- the table, one test a row ------------------------------------------------------------------------
+
+
+def test_labels_at_the_next_token_are_paired_directly():
+    decision = decide(SHIFTED)
+    assert (decision.pairing, decision.path, decision.verified) == (Pairing.DIRECT, "expanded", True)
+    assert decision.convention is Convention.PRE_SHIFTED
+    assert decision.warnings == ()
+    assert torch.equal(pair(decision.labels, decision.pairing), SHIFTED)
+
+
+def test_labels_at_their_own_token_are_shifted_and_the_copy_is_named():
+    decision = decide(ALIGNED)
+    assert (decision.pairing, decision.path, decision.verified) == (Pairing.SHIFTED, "expanded", True)
+    assert decision.convention is Convention.POSITION_ALIGNED
+    assert decision.warnings == ()
+    assert torch.equal(pair(decision.labels, decision.pairing), SHIFTED)
+    assert decision.reason == (
+        "7 of 7 labels are the token at their row, 0 of 5 the token after it: "
+        "pairing direct would train each logit to repeat the token it has just read"
+    )
+
+
+def test_without_ids_expanded_labels_are_paired_directly_unverified():
+    decision = decide(ALIGNED, ids=None)
+    assert (decision.pairing, decision.verified, decision.evidence) == (Pairing.DIRECT, False, None)
+    assert decision.warnings == (
+        "expanded_labels paired directly as the seed document declares, unverified: "
+        "pass the input ids (expanded_input_ids) to have it proven",
+    )
+    assert decision.reason == decision.warnings[0]
+
+
+def test_pre_shifted_labels_may_be_one_shorter_than_the_logits():
+    decision = decide(SHIFTED[:, :-1])
+    assert (decision.pairing, decision.verified) == (Pairing.DIRECT, True)
+    assert torch.equal(decision.labels, SHIFTED)
+
+
+def test_aligned_labels_may_not_be_one_shorter():
+    with pytest.raises(AlignmentError, match="logits and labels of text differ in length: 6 vs 5") as error:
+        decide(ALIGNED[:, :-1])
+    assert error.value.code == "LA101"
+
+
+def test_labels_that_fit_neither_are_no_decision_and_show_the_rows():
+    labels = ALIGNED.clone()
+    labels[0, 3] = 99
+    with pytest.raises(AlignmentError) as error:
+        decide(labels)
+    assert (error.value.code, error.value.stream) == ("LA105", "text")
+    assert str(error.value) == (
+        "labels of text fit neither convention: 6 of 7 labels are the token at their row, "
+        "0 of 5 the token after it. First rows that disagree: "
+        "sample 0 row 3: label 99, token there 13, token after it 14"
+    )
+
+
+def test_samples_that_contradict_each_other_are_no_decision():
+    with pytest.raises(AlignmentError, match=r"First rows that disagree: sample 1 row 2: label 23") as error:
+        decide(torch.stack([ALIGNED[0], SHIFTED[1]]))
+    assert error.value.code == "LA105"
+
+
+@pytest.mark.parametrize(("offset", "code"), [(2, "LA103"), (-1, "LA104"), (3, "LA104")])
+def test_labels_at_another_single_offset_say_which(offset, code):
+    labels = torch.full_like(IDS, __)
+    labels[:, 1:3] = IDS[:, 1 + offset : 3 + offset]
+    with pytest.raises(AlignmentError, match=rf"All of them are the token at offset \{offset:+d}\.") as error:
+        decide(labels)
+    assert error.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "cause"),
+    [
+        (255, 256, "The logits were cut by one and the labels were not"),
+        (256, 255, "The labels were cut by one and the logits were not"),
+        (256, 120, "audio placeholders were expanded on one side only"),
+    ],
+)
+def test_any_other_length_is_an_error_with_both_lengths(logits, labels, cause):
+    with pytest.raises(AlignmentError, match=f"{logits} vs {labels}. .*{cause}") as error:
+        choose(torch.zeros(1, logits, 2), torch.ones(1, labels, dtype=torch.long))
+    assert error.value.code == "LA101"
+
+
+def test_absent_labels_fall_back_to_raw_ones_shifted():
+    decision = decide(None, fallback=ALIGNED)
+    assert (decision.pairing, decision.path, decision.verified) == (Pairing.SHIFTED, "fallback", True)
+
+
+def test_the_fallback_without_ids_is_shifted_unverified():
+    decision = decide(None, ids=None, fallback=ALIGNED)
+    assert (decision.pairing, decision.path, decision.verified) == (Pairing.SHIFTED, "fallback", False)
+    assert decision.warnings[0].startswith("raw labels shifted as is usual, unverified")
+
+
+def test_shorter_raw_labels_are_expanded_on_demand_only():
+    calls = []
+
+    def expanded():
+        calls.append(1)
+        return ALIGNED
+
+    assert decide(ALIGNED, fallback=expanded).path == "expanded"
+    assert not calls
+    assert decide(None, fallback=expanded).pairing is Pairing.SHIFTED
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("length", [6, 3], ids=["as-long", "shorter"])
+def test_without_a_label_nothing_is_decided(length):
+    decision = decide(torch.full((2, length), __))
+    assert (decision.pairing, decision.path, decision.verified) == (None, "none", False)
+    assert decision.convention is Convention.NONE
+    assert decision.warnings == ("no labelled position: nothing to pair",)
+    assert bool((pair(decision.labels, decision.pairing) == __).all())
+
+
+# -- too little evidence ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ids", "labels"),
+    [
+        ([[7, 8, 9]], [[__, __, 9]]),  # the end token only: nothing follows it
+        ([[7, 7, 7]], [[__, 7, 7]]),
+        ([[7, 7, 8]], [[7, __, __]]),
+    ],
+    ids=["end-token-only", "repeated-tokens", "one-label"],
+)
+def test_ids_that_fit_both_are_ambiguous_and_taken_on_trust(ids, labels):
+    decision = choose(3, torch.tensor(labels), torch.tensor(ids))
+    assert (decision.convention, decision.pairing) == (Convention.AMBIGUOUS, Pairing.SHIFTED)
+    assert not decision.verified
+    assert "the ids fit both conventions" in decision.warnings[0]
+
+
+def test_one_more_label_settles_it():
+    assert choose(3, torch.tensor([[__, 8, 9]]), torch.tensor([[7, 8, 9]])).verified
+
+
+def test_data_cut_beforehand_never_counts_its_last_column_against_a_hypothesis():
+    inputs, labels = IDS[:, :-1], IDS[:, 1:]
+    decision = choose(5, labels, inputs)
+    assert (decision.pairing, decision.verified) == (Pairing.DIRECT, True)
+
+
+def test_a_last_column_alone_decides_by_exclusion_unverified():
+    decision = choose(3, torch.tensor([[__, __, 9]]), torch.tensor([[7, 8, 1]]))
+    assert (decision.pairing, decision.convention) == (Pairing.DIRECT, Convention.PRE_SHIFTED)
+    assert not decision.verified
+    assert "paired by exclusion" in decision.warnings[0]
+
+
+def test_evidence_is_pooled_over_the_batch():
+    ids = torch.tensor([[7, 7, 7], [1, 2, 3]])
+    labels = torch.tensor([[__, 7, 7], [__, 2, 3]])
+    assert not choose(3, labels[:1], ids[:1]).verified
+    assert choose(3, labels, ids).pairing is Pairing.SHIFTED
+    assert choose(3, labels, ids).verified
+
+
+# -- named policies -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("labels", "policy", "trains"),
+    [
+        (ALIGNED, "direct", "repeat the token it has just read"),
+        (SHIFTED, "shifted", "skip a token (double shift)"),
+    ],
+)
+def test_a_named_policy_is_obeyed_and_contradicted(labels, policy, trains):
+    right = decide(labels)
+    decision = decide(labels, policy=policy)
+    assert (str(decision.pairing), decision.contradicted, decision.verified) == (policy, True, False)
+    assert decision.warnings == (
+        f"policy {policy} was asked for, but the labels are {right.convention}: "
+        f"each logit is trained to {trains}; use --policy evidence or {right.pairing}",
+    )
+    assert not right.contradicted
+
+
+@pytest.mark.parametrize(("labels", "policy"), [(ALIGNED, "shifted"), (SHIFTED, "direct")])
+def test_a_named_policy_that_fits_is_verified_in_silence(labels, policy):
+    decision = decide(labels, policy=policy)
+    assert (str(decision.pairing), decision.verified, decision.contradicted) == (policy, True, False)
+    assert decision.warnings == ()
+
+
+@pytest.mark.parametrize("policy", ["direct", "shifted"])
+def test_a_named_policy_decides_where_the_ids_cannot(policy):
+    ids, labels = torch.tensor([[7, 7, 7]]), torch.tensor([[__, 7, 7]])
+    assert str(choose(3, labels, ids, policy=policy).pairing) == policy
+    assert str(choose(3, labels, policy=policy).pairing) == policy
+
+
+@pytest.mark.parametrize("policy", ["direct", "shifted"])
+def test_a_named_policy_is_obeyed_even_where_the_ids_fit_neither(policy):
+    labels = torch.where(ALIGNED == __, __, ALIGNED + 50)
+    with pytest.raises(AlignmentError):
+        decide(labels)
+    decision = decide(labels, policy=policy)
+    assert (str(decision.pairing), decision.verified, decision.contradicted) == (policy, False, True)
+    assert f"policy {policy} was asked for, but labels of text fit neither" in decision.warnings[0]
+
+
+# -- pairing ------------------------------------------------------------------------------------------
+
+
+def test_pair_takes_labels_only_and_direct_copies_nothing():
+    assert pair(SHIFTED, "direct") is SHIFTED
+    before = ALIGNED.clone()
+    assert pair(ALIGNED, Pairing.SHIFTED).shape == ALIGNED.shape
+    assert torch.equal(ALIGNED, before)
+
+
+def test_pair_never_crosses_a_border():
+    labels = torch.tensor([[1, 2, 3, 4]])
+    assert pair(labels, "shifted").tolist() == [[2, 3, 4, __]]
+    documents = text_stream(labels, 9, documents=torch.tensor([[0, 0, 1, 1]]))
+    assert pair(labels, "shifted", documents).tolist() == [[2, __, 4, __]]
+    padding = text_stream(labels, 9, mask=torch.tensor([[1, 1, 1, 0]]))
+    assert pair(labels, "shifted", padding).tolist() == [[2, 3, __, __]]
+
+
+def test_per_segment_borders_free_the_last_label_of_each_segment():
+    ids = torch.tensor([[5, 6, 8, 9]])
+    labels = torch.tensor([[6, 7, 9, 1]])  # pre-shifted twice over, each segment cut beforehand
+    two = plain_stream(ids[0], segment=[0, 0, 1, 1])
+    assert choose(4, labels, stream=two).pairing is Pairing.DIRECT
+    with pytest.raises(AlignmentError, match="row 1: label 7"):
+        choose(4, labels, ids)
+
+
+@given(text_batches(unique=True))
+def test_both_conventions_lead_to_the_same_targets(batch):
+    stream, length = batch.stream, batch.ids.shape[1]
+    assume(bool((batch.pre_shifted != __).any()))
+    for labels, pairing in ((batch.labels, Pairing.SHIFTED), (batch.pre_shifted, Pairing.DIRECT)):
+        decision = choose(length, labels, stream=stream)
+        counted = (labels.reshape(-1) != __) & stream.follows()
+        assert (decision.pairing, decision.verified) == (pairing, bool(counted.any()))
+        assert torch.equal(pair(decision.labels, decision.pairing, stream).reshape(-1), batch.targets)
+
+
+@given(text_batches(unique=False))
+def test_repeated_tokens_never_lead_to_a_wrong_verified_pairing(batch):
+    for labels, right in ((batch.labels, Pairing.SHIFTED), (batch.pre_shifted, Pairing.DIRECT)):
+        decision = choose(batch.ids.shape[1], labels, stream=batch.stream)
+        assert decision.pairing is right or not decision.verified
+
+
+@given(text_batches(unique=True, packed=False))
+def test_labels_against_ids_moved_by_one_more_are_refused(batch):
+    twice = torch.full_like(batch.ids, __)
+    twice[:, :-1] = pair(batch.pre_shifted, "shifted", batch.stream)[:, :-1]
+    assume(bool((twice != __).any()))
+    with pytest.raises(AlignmentError) as error:
+        choose(batch.ids.shape[1], twice, stream=batch.stream)
+    assert error.value.code == "LA103"
+    assert "offset +2" in str(error.value)
+
+
+def test_the_decision_reads_as_plain_json_values():
+    assert decide(ALIGNED).as_dict() == {
+        "pairing": "shifted",
+        "path": "expanded",
+        "convention": "position_aligned",
+        "verified": True,
+        "warnings": [],
+    }
+    assert decide(torch.full_like(IDS, __)).as_dict()["pairing"] is None
+
+
+def test_no_labels_at_all_is_bad_input():
+    with pytest.raises(InputError, match="no labels for text: pass expanded_labels, or the raw labels"):
+        decide(None)

@@ -1,0 +1,192 @@
+"""The fault matrix: sample trainers with one known fault each, and correct ones, against what is said of them.
+
+``python tests/probes/fault_matrix.py`` runs all of it and prints one line per class of fault; it exits 1
+unless every fault is named, by its own findings only, and correct code raises nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from fault_cases import CORRECT, FAULTS, TITLES, Case
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import nn
+
+from probes import barcoded_batch, check_loss
+from probes.loss_file import load_loss
+from probes.models import Batch
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+LENGTH = 96
+CHATML = FIXTURES / "chatml" / "speech.jsonl"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run said: errors and warnings as ``CODE modality``, and their messages."""
+
+    case: Case
+    errors: tuple[str, ...]
+    warnings: tuple[str, ...]
+    messages: str
+
+    @property
+    def verdict(self) -> str:
+        """``named``, ``misnamed``, ``missed`` or ``false alarm`` of a fault; ``silent`` or ``false alarm`` of correct code."""
+        case, said = self.case, {*self.errors, *(w for w in self.warnings if w in self.case.warnings)}
+        due = {*case.errors, *case.warnings} if case.fault else set()
+        extra = [*(set(self.errors) - due), *(set(self.warnings) - set(case.warnings))]
+        if not case.fault:
+            return "false alarm" if extra else "silent"
+        if not due & said:
+            return "misnamed" if extra else "missed"
+        if due - said:
+            return "misnamed"
+        return "false alarm" if extra else "named"
+
+
+# -- models and batches -----------------------------------------------------------------------------
+
+
+@functools.cache
+def model_for(kind: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """One instance per kind and dtype: a check leaves no trace in it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return _make(kind).to(dtype)
+
+
+def _make(kind: str) -> nn.Module:
+    if kind == "llama":
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+        return LlamaForCausalLM(LlamaConfig(vocab_size=512, num_attention_heads=4, **sizes))
+    from probes.models.higgs import small_model
+
+    if kind != "lora":
+        return small_model()
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(small_model(), LoraConfig(target_modules=["q_proj", "v_proj"]))
+
+
+def text_batch(size: int, length: int = 40) -> Batch:
+    """Prompt and answer per sample, right-padded, of unequal lengths; labels position-aligned."""
+    lengths = [length - 3 * index for index in range(size)]
+    mask = (torch.arange(length) < torch.tensor(lengths)[:, None]).long()
+    ids = torch.randperm(500, generator=torch.Generator().manual_seed(0))[: size * length].reshape(size, length) + 3
+    ids[torch.arange(size), torch.tensor(lengths) - 1] = 2
+    ids = ids.masked_fill(mask == 0, 0)
+    answer = (torch.arange(length) >= torch.tensor([9 + 2 * n for n in range(size)])[:, None]) & mask.bool()
+    return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(~answer, -100)}
+
+
+def packed_batch(size: int) -> Batch:
+    """Three documents to a row, the ids of each labelled from the first on, positions beginning anew."""
+    ids = torch.randperm(500, generator=torch.Generator().manual_seed(0))[: size * 40].reshape(size, 40) + 3
+    positions = torch.cat([torch.arange(n) for n in (17, 11, 12)])
+    return {"input_ids": ids, "position_ids": positions.expand(size, -1), "labels": ids.clone()}
+
+
+def batch_of(case: Case, size: int, length: int = LENGTH) -> Batch:
+    """The batch of a case, as its data code prepares it."""
+    if case.prepare == "packed":
+        return packed_batch(size)
+    batch = text_batch(size) if case.model == "llama" else barcoded_batch(size, length=length)
+    if not case.prepare:
+        return batch
+    where = case.prepare if ":" in case.prepare else f"{case.file}:{case.prepare}"
+    return load(where)(batch)
+
+
+@functools.cache
+def load(where: str) -> Any:
+    """A function of a sample trainer, by ``file:function``."""
+    file, _, name = where.partition(":")
+    return load_loss(f"{FIXTURES / 'trainers' / file}.py:{name}")
+
+
+# -- running ----------------------------------------------------------------------------------------
+
+
+def run(case: Case, size: int = 2, dtype: torch.dtype = torch.float32, length: int = LENGTH) -> Outcome:
+    """Check one case at one batch size."""
+    model = model_for("higgs" if case.model == "chatml" else case.model, dtype)
+    findings = []
+    if case.model == "chatml":
+        batch, findings = collated(case, size, model)
+    else:
+        batch = batch_of(case, size, length)
+    findings = [*findings, *check_loss(model, batch, load(case.loss), **case.options).findings]
+    said = {severity: sorted({_short(f) for f in findings if f.severity == severity}) for severity in ("error", "warning")}
+    messages = "\n".join(f"{f.code} {f.stream} ({f.count}): {f.message}" for f in findings)
+    return Outcome(case, tuple(said["error"]), tuple(said["warning"]), messages)
+
+
+def _short(finding: Any) -> str:
+    return f"{finding.code} {finding.stream.partition('[')[0]}"
+
+
+def collated(case: Case, size: int, model: Any) -> tuple[Batch, list[Any]]:
+    """The last epoch's batch of ChatML samples kept in memory, and what the label rules say of it."""
+    from probes.chatml import byte_tokenizer, chatml_samples, collate_released, read_chatml
+    from probes.chatml_rules import label_rule_findings
+
+    records, config, tokenizer = read_chatml(CHATML)[:size], model.config, byte_tokenizer()
+    books = config.audio_num_codebooks
+    samples = chatml_samples(records, tokenizer, codebooks=books, base_dir=CHATML.parent)
+    batch = load(f"{case.file}:{case.prepare}")(samples, lambda kept: collate_released(kept, config))
+    return batch, label_rule_findings(batch, records, config, tokenizer=tokenizer)
+
+
+def grid(cases: Iterable[Case] = (*FAULTS, *CORRECT)) -> Iterator[tuple[Case, int, torch.dtype]]:
+    """Every case at every batch size, and once more in bfloat16."""
+    for case in cases:
+        for size in case.sizes:
+            yield case, size, torch.float32
+        if case.half:
+            yield case, 2, torch.bfloat16
+
+
+# -- telling ----------------------------------------------------------------------------------------
+
+
+def table_of(outcomes: Iterable[Outcome]) -> tuple[Table, bool]:
+    """Fault by finding, with counts; and whether all are named and none is false."""
+    counts: dict[tuple[int, str], Counter[str]] = {}
+    for outcome in outcomes:
+        due = ", ".join((*outcome.case.errors, *outcome.case.warnings)) if outcome.case.fault else "nothing"
+        counts.setdefault((outcome.case.fault, due), Counter())[outcome.verdict] += 1
+    table = Table("#", "fault", "finding", "planted", "named", "misnamed", "missed", "false alarms")
+    for (fault, due), count in sorted(counts.items(), key=lambda item: (item[0][0] or 99, item[0][1])):
+        verdicts = ("named" if fault else "silent", "misnamed", "missed", "false alarm")
+        cells = [str(count[verdict]) for verdict in verdicts]
+        table.add_row(str(fault or ""), TITLES.get(fault, "correct code"), due, str(count.total()), *cells)
+    good = all(set(count) <= {"named", "silent"} for count in counts.values())
+    return table, good
+
+
+def main() -> int:
+    console = Console()
+    runs = list(grid())
+    outcomes = [run(*one) for one in track(runs, description="fault matrix", console=console, transient=True)]
+    table, good = table_of(outcomes)
+    console.print(table)
+    for outcome, (case, size, dtype) in zip(outcomes, runs, strict=True):
+        if outcome.verdict not in {"named", "silent"}:
+            console.print(f"{outcome.verdict}: {case} (batch {size}, {dtype})\n{outcome.messages}", highlight=False)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
