@@ -22,7 +22,7 @@ def _foreign() -> str | None:
         except ImportError as error:
             return f"package {name!r} cannot be imported ({error}): reinstall {DISTRIBUTION}"
         if getattr(package, "__distribution__", None) != DISTRIBUTION:
-            where = getattr(package, "__file__", None) or list(getattr(package, "__path__", ["?"]))[0]
+            where = getattr(package, "__file__", None) or next(iter(getattr(package, "__path__", ["?"])))
             return (
                 f"package {name!r} was imported from {where}, which does not belong to {DISTRIBUTION}: "
                 "rename that folder, or run from elsewhere"

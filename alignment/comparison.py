@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .errors import InputError
 from .findings import Example, Finding, finding
 from .rules import Severity
 from .streams import Stream
@@ -47,9 +48,7 @@ class Verdicts:
     lost: Tensor
 
 
-def judge(
-    number: int, expected: Supervision, actual: Supervision, streams: Sequence[Supervision]
-) -> Verdicts:
+def judge(number: int, expected: Supervision, actual: Supervision, streams: Sequence[Supervision]) -> Verdicts:
     """Judge every row of stream ``number``; ``streams`` are the supervisions that ``origin`` counts."""
     stream, trained = actual.stream, actual.trained
     known, own = actual.source >= 0, actual.origin == number
@@ -67,9 +66,7 @@ def judge(
     codebook = wrong & known & ~own & ~foreign
     inside = wrong & known & own
     samples_differ = stream.sample[own_at] != stream.sample
-    segments_differ = (
-        (stream.segment[own_at] != stream.segment) & (stream.segment[own_at] >= 0) & (stream.segment >= 0)
-    )
+    segments_differ = (stream.segment[own_at] != stream.segment) & (stream.segment[own_at] >= 0) & (stream.segment >= 0)
     border = inside & step & (samples_differ | segments_differ)
     unexpected = (inside & step & ~border) | (wrong & ~known & ~expected.trained)
     astray = (inside & ~step) | (wrong & ~known & expected.trained)
@@ -86,7 +83,13 @@ def compare(expected: Sequence[Supervision], actual: Sequence[Supervision]) -> t
     Args:
         expected: one supervision per stream (see :func:`expect`).
         actual: the same streams as a loss trains them, in the same order.
+
+    Raises:
+        InputError: streams that differ.
     """
+    given = [[f"{one.stream.name} ({len(one.stream)} rows)" for one in side] for side in (expected, actual)]
+    if given[0] != given[1]:
+        raise InputError(f"expected and actual streams differ: {', '.join(given[0])} vs {', '.join(given[1])}")
     books = sum(e.stream.is_audio for e in expected)
     broken = [found for a in actual for found in _not_finite(a)]
     if broken:
@@ -108,17 +111,13 @@ def _not_finite(actual: Supervision) -> Iterator[Finding]:
     count = int((~actual.weight.isfinite()).sum())
     if count:
         name = actual.stream.name
-        yield finding(
-            "LA501", name, f"the gradient at {count} rows of {name} is NaN or infinite", count=count
-        )
+        yield finding("LA501", name, f"the gradient at {count} rows of {name} is NaN or infinite", count=count)
 
 
 def _nothing(expected: Sequence[Supervision]) -> Finding:
     wanted = sum(int(e.trained.sum()) for e in expected)
     why = f"{wanted} targets are expected" if wanted else "the batch has no labelled token either"
-    return finding(
-        "LA206", "all", f"no row of any stream is trained: the loss has no gradient; {why}", count=wanted
-    )
+    return finding("LA206", "all", f"no row of any stream is trained: the loss has no gradient; {why}", count=wanted)
 
 
 def _stream_findings(
@@ -143,9 +142,7 @@ def _stream_findings(
         return
     if bool(v.border.any()):
         count = int(v.border.sum())
-        message = (
-            f"{count} rows of {name} are trained on the first token of another segment, sample or document"
-        )
+        message = f"{count} rows of {name} are trained on the first token of another segment, sample or document"
         yield finding("LA204", name, message, count=count, examples=shown(v.border))
     yield from _coverage(name, expected, actual, v, shown)
     yield from uneven_weights(actual)
@@ -184,11 +181,7 @@ def _inside(stream: Stream, offset: int) -> Tensor:
     """(R,) bool: whether the row ``offset`` further on lies in the same segment."""
     at = torch.arange(len(stream), device=stream.segment.device) + offset
     within = (at >= 0) & (at < len(stream))
-    return (
-        within
-        & (stream.segment[at.clamp(0, max(len(stream) - 1, 0))] == stream.segment)
-        & (stream.segment >= 0)
-    )
+    return within & (stream.segment[at.clamp(0, max(len(stream) - 1, 0))] == stream.segment) & (stream.segment >= 0)
 
 
 def _offset_message(name: str, offset: int, count: int, total: int) -> str:
@@ -199,15 +192,11 @@ def _offset_message(name: str, offset: int, count: int, total: int) -> str:
             "have just read (offset 0): the loss falls towards zero and the model learns nothing to say"
         )
     if offset == 2:
-        return (
-            f"{which} are trained on the token after the next one (offset +2): the labels are shifted twice"
-        )
+        return f"{which} are trained on the token after the next one (offset +2): the labels are shifted twice"
     return f"{which} are trained at offset {offset:+d} instead of +1"
 
 
-def _coverage(
-    name: str, expected: Supervision, actual: Supervision, v: Verdicts, shown: Shown
-) -> Iterator[Finding]:
+def _coverage(name: str, expected: Supervision, actual: Supervision, v: Verdicts, shown: Shown) -> Iterator[Finding]:
     missing = v.missing & ~v.lost
     ends = torch.zeros_like(missing)
     for end in actual.stream.end_ids:
@@ -216,9 +205,7 @@ def _coverage(
     never = bool(ends.any()) and not bool((ends & actual.trained).any())
     if never and bool((missing & ends).any()):
         count = int((missing & ends).sum())
-        message = (
-            f"{name}: the end token is expected at {count} rows and trained at none: generation will not stop"
-        )
+        message = f"{name}: the end token is expected at {count} rows and trained at none: generation will not stop"
         yield finding("LA203", name, message, count=count, examples=shown(missing & ends))
         missing = missing & ~ends
     if bool(missing.any()):
@@ -269,9 +256,7 @@ def _examples(
         source, origin = int(actual.source[row]), int(actual.origin[row])
         place = int(streams[origin].stream.row[source]) if source >= 0 else -1
         sample, position = int(stream.sample[row]), int(stream.row[row])
-        out.append(
-            Example(stream.name, sample, position, int(actual.target[row]), int(expected.target[row]), place)
-        )
+        out.append(Example(stream.name, sample, position, int(actual.target[row]), int(expected.target[row]), place))
     return tuple(out)
 
 

@@ -154,8 +154,6 @@ def _check(ids: Tensor, mask: Tensor, lengths: Tensor, labels: Tensor | None) ->
         raise InputError(f"ids must have shape (B, T) with B, T >= 1, got {tuple(ids.shape)}")
     for name, other in (("mask", mask), ("lengths", lengths), ("labels", labels)):
         if other is not None and other.shape != ids.shape:
-            raise InputError(
-                f"{name} has shape {tuple(other.shape)}, ids have {tuple(ids.shape)}: they must agree"
-            )
+            raise InputError(f"{name} has shape {tuple(other.shape)}, ids have {tuple(ids.shape)}: they must agree")
     if int(lengths.min()) < 0:
         raise InputError(f"lengths must not be negative, got {int(lengths.min())}")

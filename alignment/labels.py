@@ -91,9 +91,7 @@ def check_labels(labels: Tensor, rows: int, name: str) -> Tensor:
     if labels.dtype.is_floating_point or labels.dtype.is_complex or labels.dtype == torch.bool:
         raise InputError(f"labels of {name} must be integers, got {labels.dtype}")
     if labels.numel() != rows:
-        raise InputError(
-            f"labels of {name} have {labels.numel()} rows, its ids have {rows}: pass both as expanded"
-        )
+        raise InputError(f"labels of {name} have {labels.numel()} rows, its ids have {rows}: pass both as expanded")
     return labels.reshape(-1).long()
 
 
@@ -141,9 +139,7 @@ def infer_convention(labels: Tensor, stream: Stream, *, limit: int = 4) -> Evide
     if worst.numel() == 0:  # every row fits one of the two, but not all the same: show what the minority says
         worst = torch.nonzero(labelled & ~(after if counts[2] >= counts[1] else here)).reshape(-1)
     shown = tuple(
-        Disagreement(
-            int(stream.sample[r]), int(stream.row[r]), int(labels[r]), int(stream.ids[r]), int(after_ids[r])
-        )
+        Disagreement(int(stream.sample[r]), int(stream.row[r]), int(labels[r]), int(stream.ids[r]), int(after_ids[r]))
         for r in worst[:limit].tolist()
     )
     return Evidence(Convention.INCONSISTENT, *counts, _single_offset(labels, labelled, stream), shown)

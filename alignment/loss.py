@@ -114,9 +114,7 @@ def dual_loss(
     total = text + audio
     if logger.isEnabledFor(logging.INFO):
         logger.info("✓ Total loss: %.4f", float(total.detach()))
-    return DualLoss(
-        text, audio if audio_decision else text.new_zeros(()), total, text_decision, audio_decision
-    )
+    return DualLoss(text, audio if audio_decision else text.new_zeros(()), total, text_decision, audio_decision)
 
 
 def _field(outputs: Any, name: str) -> Any:
@@ -125,14 +123,10 @@ def _field(outputs: Any, name: str) -> Any:
 
 def _unexpanded(ids: Tensor | None, logits: Tensor, places: tuple[int, ...]) -> bool:
     """Whether the model left the batch's ids as they were: as long as its logits, without placeholders."""
-    return (
-        ids is not None and ids.shape == logits.shape[:-1] and not any(bool((ids == p).any()) for p in places)
-    )
+    return ids is not None and ids.shape == logits.shape[:-1] and not any(bool((ids == p).any()) for p in places)
 
 
-def _expanded_raw_labels(
-    logits: Tensor, batch: Mapping[str, Any], audio_in: int, audio_out: int, pad: int
-) -> Tensor:
+def _expanded_raw_labels(logits: Tensor, batch: Mapping[str, Any], audio_in: int, audio_out: int, pad: int) -> Tensor:
     """The raw labels as long as the logits: as they are, or through the reference expansion."""
     raw, ids = batch["label_ids"], batch.get("input_ids")
     if raw.shape == logits.shape[:-1] and (ids is None or _unexpanded(ids, logits, (audio_in, audio_out))):
@@ -181,17 +175,13 @@ def _audio_loss(
             stream="audio",
         )
     if codes is None or batch.get("audio_out_ids_start") is None:
-        raise InputError(
-            "label_audio_ids without audio_out_ids and audio_out_ids_start: segment borders unknown"
-        )
+        raise InputError("label_audio_ids without audio_out_ids and audio_out_ids_start: segment borders unknown")
     books = audio_streams(codes, batch["audio_out_ids_start"], logits.shape[-1], bos=bos, eos=eos)
     whole = join_streams(books)
     decision = choose(logits.shape[0], labels, stream=whole, policy=policy, name="audio")
     targets = pair(decision.labels, decision.pairing, whole).to(logits.device)
     losses = [
-        mean_cross_entropy(logits[:, k], row)
-        for k, row in enumerate(targets)
-        if bool((row != IGNORE_INDEX).any())
+        mean_cross_entropy(logits[:, k], row) for k, row in enumerate(targets) if bool((row != IGNORE_INDEX).any())
     ]
     audio = torch.stack(losses).mean() if losses else logits[:0].float().sum()
     _log_audio(logits, decision, targets, audio)
@@ -204,9 +194,7 @@ def join_streams(books: tuple[Stream, ...]) -> Stream:
     return Stream(
         books[0].name.partition("[")[0],
         torch.cat([book.ids for book in books]),
-        torch.cat(
-            [torch.where(b.segment < 0, -1, b.segment + number * offset) for number, b in enumerate(books)]
-        ),
+        torch.cat([torch.where(b.segment < 0, -1, b.segment + number * offset) for number, b in enumerate(books)]),
         torch.cat([book.sample for book in books]),
         torch.cat([book.row for book in books]),
         books[0].vocab,
@@ -227,9 +215,7 @@ def _log_text(logits: Tensor, decision: Decision, targets: Tensor, loss: Tensor)
         logger.info("Labels expanded here: %s (fallback path)", tuple(decision.labels.shape))
     proof = "verified" if decision.verified else "unverified"
     valid = int((targets != IGNORE_INDEX).sum())
-    logger.info(
-        "✓ Pairing %s (%s, %s): loss on %d valid tokens", decision.pairing, decision.convention, proof, valid
-    )
+    logger.info("✓ Pairing %s (%s, %s): loss on %d valid tokens", decision.pairing, decision.convention, proof, valid)
     logger.info("✓ Text loss: %.4f", float(loss.detach()))
 
 
@@ -239,7 +225,5 @@ def _log_audio(logits: Tensor, decision: Decision, targets: Tensor, loss: Tensor
     if not logger.isEnabledFor(logging.INFO):
         return
     valid = int((targets != IGNORE_INDEX).sum())
-    logger.info(
-        "Audio logits shape: %s, pairing %s, %d valid codes", tuple(logits.shape), decision.pairing, valid
-    )
+    logger.info("Audio logits shape: %s, pairing %s, %d valid codes", tuple(logits.shape), decision.pairing, valid)
     logger.info("✓ Audio loss: %.4f", float(loss.detach()))

@@ -74,9 +74,7 @@ class Decision:
         if self.evidence is None:
             return "; ".join(self.warnings)
         right = _RIGHT.get(self.convention)
-        other = (
-            f": pairing {_OTHER[right]} would train each logit to {_TRAINS[_OTHER[right]]}" if right else ""
-        )
+        other = f": pairing {_OTHER[right]} would train each logit to {_TRAINS[_OTHER[right]]}" if right else ""
         return f"{self.evidence}{other}"
 
     def as_dict(self) -> dict[str, object]:
@@ -237,9 +235,7 @@ def _what_differs(length: int, have: int) -> str:
             "labels[:, 1:]) or neither, as the labels' convention demands"
         )
     if have == length - 1:
-        return (
-            "The labels were cut by one and the logits were not: cut both (logits[:, :-1] with labels[:, 1:])"
-        )
+        return "The labels were cut by one and the logits were not: cut both (logits[:, :-1] with labels[:, 1:])"
     return (
         "Labels and logits come from different sequences: audio placeholders were expanded on one side only; "
         "use the model's expanded_labels, or expand the raw labels with alignment.expand"

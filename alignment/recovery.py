@@ -26,6 +26,8 @@ __all__ = ["Form", "Reading", "leaf", "read", "read_hidden", "recover", "silent_
 PLAIN_RESIDUAL = 2e-2
 #: Residuals from here on have no hard target: a soft teacher, a regression, a pure z-loss.
 SOFT_RESIDUAL = 0.5
+#: A second token pulled up by this much of the first has none of the two for a hard target.
+RIVAL_PULL = 0.1
 #: How many distinct noise rows a leaf is tiled from: a full randn of (T, 128256) costs a fifth of a forward.
 NOISE_ROWS = 16
 NOISE_SCALE = 0.01
@@ -79,9 +81,7 @@ def silent_reading(rows: int, device: torch.device | str = "cpu") -> Reading:
     return Reading(torch.full_like(none, IGNORE_INDEX), zero, zero.clone(), none)
 
 
-def leaf(
-    like: Tensor, *, values: Values = "noise", dtype: torch.dtype = torch.float32, seed: int = 0
-) -> Tensor:
+def leaf(like: Tensor, *, values: Values = "noise", dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
     """A fresh leaf to stand in for logits: noise of the same shape, or the real values.
 
     Args:
@@ -128,17 +128,11 @@ def read(grad: Tensor | None, logits: Tensor) -> Reading:
     if grad is None:
         return silent_reading(rows, logits.device)
     if grad.shape != logits.shape:
-        raise InputError(
-            f"gradient has shape {tuple(grad.shape)}, logits {tuple(logits.shape)}: they must agree"
-        )
+        raise InputError(f"gradient has shape {tuple(grad.shape)}, logits {tuple(logits.shape)}: they must agree")
     flat_grad, flat_logits = grad.detach().reshape(rows, vocab), logits.detach().reshape(rows, vocab)
     step = max(1, CHUNK_ELEMENTS // vocab)
-    parts = [
-        _read_chunk(*chunk) for chunk in zip(flat_grad.split(step), flat_logits.split(step), strict=True)
-    ]
-    return Reading(
-        *(torch.cat([getattr(part, name) for part in parts]) for name in Reading.__dataclass_fields__)
-    )
+    parts = [_read_chunk(*chunk) for chunk in zip(flat_grad.split(step), flat_logits.split(step), strict=True)]
+    return Reading(*(torch.cat([getattr(part, name) for part in parts]) for name in Reading.__dataclass_fields__))
 
 
 def _read_chunk(grad: Tensor, logits: Tensor) -> Reading:
@@ -153,27 +147,23 @@ def _read_chunk(grad: Tensor, logits: Tensor) -> Reading:
     # a scale of its own per row, so that neither tiny nor huge weights leave the range of the norms
     scale = torch.maximum(low[active].abs(), high[active].abs()).to(grad.dtype)
     grad = grad / scale[:, None]
-    pull_weight, pull_residual = _fit(grad, prob, least[active])
-    push_weight, push_residual = _fit(grad, prob, most[active])
+    pull_weight, pull_residual, rival = _fit(grad, prob, least[active])
+    push_weight, push_residual, _ = _fit(grad, prob, most[active])
     push = (push_weight < 0) & (push_residual <= PLAIN_RESIDUAL) & ~(pull_residual <= PLAIN_RESIDUAL)
     pulls = pull_weight > 0
     residual = torch.where(push, push_residual, pull_residual)
     form = torch.full_like(active, int(Form.SOFT))
-    form[pulls & (pull_residual <= SOFT_RESIDUAL)] = int(Form.NOT_PLAIN)
+    form[pulls & (pull_residual <= SOFT_RESIDUAL) & (rival <= RIVAL_PULL)] = int(Form.NOT_PLAIN)
     form[pulls & (pull_residual <= PLAIN_RESIDUAL)] = int(Form.PLAIN)
     form[push] = int(Form.PLAIN)
     form[(form == int(Form.SOFT)) & (low[active] >= 0)] = int(Form.REGULARISER)
     target = torch.where(push, most[active], least[active])
     weight = torch.where(push, push_weight, pull_weight).double() * scale.double()
-    _write(
-        reading, active, target, weight, residual, torch.where(scale.isfinite(), form, int(Form.NOT_FINITE))
-    )
+    _write(reading, active, target, weight, residual, torch.where(scale.isfinite(), form, int(Form.NOT_FINITE)))
     return reading
 
 
-def _write(
-    reading: Reading, rows: Tensor, target: Tensor, weight: Tensor, residual: Tensor, form: Tensor
-) -> None:
+def _write(reading: Reading, rows: Tensor, target: Tensor, weight: Tensor, residual: Tensor, form: Tensor) -> None:
     """Write what was read off ``rows``: a target and a weight only where there is a hard target."""
     hard = (form == int(Form.PLAIN)) | (form == int(Form.NOT_PLAIN))
     nothing = torch.zeros_like(weight).masked_fill_(form == int(Form.NOT_FINITE), torch.nan)
@@ -183,19 +173,22 @@ def _write(
     reading.form[rows] = form
 
 
-def _fit(grad: Tensor, prob: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
-    """The weight that explains the token's coordinate, and what it leaves unexplained of the whole row."""
+def _fit(grad: Tensor, prob: Tensor, token: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """How far ``token`` explains each row.
+
+    Returns:
+        The weight that explains the token's coordinate, the part of the row that it leaves unexplained, and
+        how strongly another token is pulled up, in units of the row's largest entry.
+    """
     at = token[:, None]
     weight = grad.gather(1, at) / (prob.gather(1, at) - 1).clamp(max=-1e-6)
     rest = torch.addcmul(grad, weight, prob, value=-1)  # grad - w * p
     rest.scatter_add_(1, at, weight)
     size = torch.linalg.vector_norm(grad, dim=-1)
-    return weight[:, 0], torch.linalg.vector_norm(rest, dim=-1) / size
+    return weight[:, 0], torch.linalg.vector_norm(rest, dim=-1) / size, -rest.amin(-1)
 
 
-def recover(
-    loss_fn: Callable[[Tensor], Tensor], logits: Tensor, *, values: Values = "noise", seed: int = 0
-) -> Reading:
+def recover(loss_fn: Callable[[Tensor], Tensor], logits: Tensor, *, values: Values = "noise", seed: int = 0) -> Reading:
     """Which token does ``loss_fn`` train each row of ``logits`` to predict, and with what weight?
 
     >>> import torch.nn.functional as F
@@ -259,9 +252,7 @@ def read_hidden(grad: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | Non
         logits = hidden[rows].float() @ table.T
         mean = torch.softmax(logits if bias is None else logits + bias.float(), -1) @ table
         along = (g * mean).sum(-1, keepdim=True) - g @ table.T  # <-g, W_v - m>
-        distance = (
-            (norms - 2 * (mean @ table.T) + mean.square().sum(-1, keepdim=True)).clamp(min=1e-12).sqrt()
-        )
+        distance = (norms - 2 * (mean @ table.T) + mean.square().sum(-1, keepdim=True)).clamp(min=1e-12).sqrt()
         cosine = along / distance
         best, target = cosine.max(-1)
         sine = (1 - best.clamp(-1, 1).square()).sqrt()

@@ -70,8 +70,7 @@ _CATALOGUE = (
         case="boson-ai/higgs-audio #94: after five LoRA epochs the text loss is 4e-7, the audio loss "
         "0.0028, and the model generates silence; the training script of the day paired audio_logits[t] "
         "with label_audio_ids[t].",
-        note=f"{_ABSORBS} An offset of 0 is legitimate for a masked language model; judge it together "
-        "with LA401.",
+        note=f"{_ABSORBS} An offset of 0 is legitimate for a masked language model; judge it together with LA401.",
     ),
     Rule(
         "LA103",
@@ -116,8 +115,7 @@ _CATALOGUE = (
         "wrong-codebook",
         "error",
         summary="The rows of a codebook are trained on the tokens of another codebook.",
-        silent="All codebooks have the same number of codes, so a swapped axis gives valid shapes and valid "
-        "targets.",
+        silent="All codebooks have the same number of codes, so a swapped axis gives valid shapes and valid targets.",
         fix="Put codebook and time in the same order on both sides, and shift along time only: "
         "`audio_logits[:-1, k]` with `label_audio_ids[k, 1:]`.",
         case="QwenLM/Qwen3-TTS #371 (3): the shift of the loss runs along the codebook axis instead of "
@@ -206,8 +204,7 @@ _CATALOGUE = (
         "nothing-supervised",
         "error",
         summary="No row of any stream is trained.",
-        silent="A loss of zero is a number like any other: it is logged, its backward runs and the "
-        "optimizer steps.",
+        silent="A loss of zero is a number like any other: it is logged, its backward runs and the optimizer steps.",
         fix="Check that the labels are not all -100 and that no `except` returns a zero loss. To see the "
         "labels row by row, run `loss-align explain`.",
         case=_NO_CASE,
@@ -217,10 +214,8 @@ _CATALOGUE = (
         "LA301",
         "uneven-weights",
         "warning",
-        summary="The weights of a stream are constant inside a sample, segment or chunk and differ between "
-        "them.",
-        silent="A mean of means is a valid loss of the right size; it only makes tokens of short samples "
-        "count more.",
+        summary="The weights of a stream are constant inside a sample, segment or chunk and differ between them.",
+        silent="A mean of means is a valid loss of the right size; it only makes tokens of short samples count more.",
         fix="Sum over all targets and divide once, or declare the mean that is meant: `--reduction "
         "token-mean|sequence-mean|sum`.",
         case=_NO_CASE,
@@ -357,8 +352,7 @@ _CATALOGUE = (
         "regression",
         "error",
         summary="Something differs from the recorded baseline.",
-        silent="A new version of the model, the data code or a library may move a label or a shape without "
-        "an error.",
+        silent="A new version of the model, the data code or a library may move a label or a shape without an error.",
         fix="See what changed with `loss-align diff OLD NEW`. Undo it, or where it is meant write a new "
         "baseline with `loss-align record`.",
         case=_NO_CASE,

@@ -73,9 +73,7 @@ def _find(target: Tensor, rows: Tensor, stream: Stream) -> tuple[Tensor, Tensor]
     votes = {d: int((found[once] - rows[once] == d).sum()) for d in offsets}
     while left.numel():
         hits = {d: _matches(target[left], rows[left], stream, d) for d in offsets}
-        best = max(
-            offsets, key=lambda d: (votes[d] * bool(hits[d].any()) + int(hits[d].sum()), -offsets.index(d))
-        )
+        best = max(offsets, key=lambda d: (votes[d] * bool(hits[d].any()) + int(hits[d].sum()), -offsets.index(d)))
         if not bool(hits[best].any()):
             break
         found[left[hits[best]]] = rows[left[hits[best]]] + best
@@ -98,8 +96,5 @@ def is_ambiguous(supervision: Supervision) -> bool:
     rows = torch.nonzero(supervision.trained).reshape(-1)
     if rows.numel() == 0 or supervision.exact:
         return False
-    fits = sum(
-        bool(_matches(supervision.target[rows], rows, supervision.stream, offset).all())
-        for offset in (0, 1, 2)
-    )
+    fits = sum(bool(_matches(supervision.target[rows], rows, supervision.stream, offset).all()) for offset in (0, 1, 2))
     return fits > 1

@@ -72,9 +72,7 @@ class Stream:
 
     def to(self, device: torch.device | str) -> Stream:
         """The same stream with its tensors on ``device``."""
-        moved = {
-            name: getattr(self, name).to(device) for name in ("ids", "segment", "sample", "row", "filler")
-        }
+        moved = {name: getattr(self, name).to(device) for name in ("ids", "segment", "sample", "row", "filler")}
         return replace(self, **moved)
 
 
@@ -106,9 +104,7 @@ def text_stream(
         raise InputError(f"ids must have shape (B, T), got {tuple(ids.shape)}: pass the batch's input ids")
     for label, other in (("mask", mask), ("documents", documents)):
         if other is not None and other.shape != ids.shape:
-            raise InputError(
-                f"{label} has shape {tuple(other.shape)}, ids have {tuple(ids.shape)}: they must agree"
-            )
+            raise InputError(f"{label} has shape {tuple(other.shape)}, ids have {tuple(ids.shape)}: they must agree")
     batch, length = ids.shape
     sample = torch.arange(batch, device=ids.device).repeat_interleave(length)
     row = torch.arange(length, device=ids.device).repeat(batch)

@@ -91,9 +91,7 @@ def expect(
     elif convention is Convention.NONE:
         target = torch.full_like(labels, IGNORE_INDEX)
     else:
-        raise InputError(
-            f"labels of {stream.name} are {convention}: name the convention they are meant to follow"
-        )
+        raise InputError(f"labels of {stream.name} are {convention}: name the convention they are meant to follow")
     trained = target != IGNORE_INDEX
     nowhere = torch.full_like(rows, -1)
     known = trained & (after >= 0)

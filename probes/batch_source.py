@@ -15,10 +15,12 @@ from .batches import FULL_LENGTH, barcoded_batch, hand_labels
 from .errors import UsageError
 from .models import Adapter, Batch
 from .models.higgs import HiggsAdapter
+from .plain_batch import barcoded_text
 
 __all__ = ["Source", "load_batch", "to_device"]
 
 DEFAULT_SIZE = 2
+PLAIN_LENGTH = 64
 
 
 @dataclass
@@ -44,7 +46,8 @@ def load_batch(adapter: Adapter, model: nn.Module, args: argparse.Namespace) -> 
     else:
         if args.data is not None:
             raise UsageError("--data reads ChatML for the Higgs model; other models take a barcoded batch")
-        source = Source(_plain(adapter, model, args))
+        size, length = args.batch_size or DEFAULT_SIZE, args.length or PLAIN_LENGTH
+        source = Source(barcoded_text(adapter, model, size, length, args.seed, args.labels))
     device = next(model.parameters()).device
     source.batch = to_device(source.batch, device)
     return source
@@ -84,12 +87,6 @@ def _tokenizer(checkpoint: str | None) -> Any:
         return AutoTokenizer.from_pretrained(checkpoint)
     except (OSError, ValueError):
         return None  # a folder with weights alone: the byte-level tokenizer stands in, and a note says so
-
-
-def _plain(adapter: Adapter, model: nn.Module, args: argparse.Namespace) -> Batch:
-    from .models.causal_lm import barcoded_text
-
-    return barcoded_text(adapter, model, args.batch_size or DEFAULT_SIZE, args.length or 64, args.seed, args.labels)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

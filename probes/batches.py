@@ -195,7 +195,7 @@ def _starts(pieces: list[Tensor]) -> Tensor:
     return lengths.cumsum(0)[:-1]
 
 
-def hand_labels(batch: Batch, how: LabelsAs) -> Batch:
+def hand_labels(batch: Batch, how: LabelsAs, *, key: str = "label_ids") -> Batch:
     """The batch with its position-aligned text labels handed on as ``how`` says.
 
     ``pre-shifted`` moves every label one position up, as data code does that writes ``labels[t] = ids[t + 1]``;
@@ -203,9 +203,9 @@ def hand_labels(batch: Batch, how: LabelsAs) -> Batch:
     """
     if how not in get_args(LabelsAs):
         raise UsageError(f"unknown --labels {how!r}: choose one of {', '.join(get_args(LabelsAs))}")
-    labels = batch.get("label_ids")
+    labels = batch.get(key)
     if how != "pre-shifted" or labels is None:
         return batch
     shifted = torch.full_like(labels, IGNORE_INDEX)
     shifted[:, :-1] = labels[:, 1:]
-    return dict(batch, label_ids=shifted)
+    return {**batch, key: shifted}

@@ -8,8 +8,9 @@ at their input as well.
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from alignment.recovery import Reading, Values, leaf, read, read_hidden, silent_reading
 
+from .errors import UsageError
 from .models.adapter import Adapter, Head
 
 __all__ = ["Capture", "Forward", "HeadCall", "Where"]
@@ -70,6 +72,30 @@ class HeadCall:
         return read_hidden(grad.reshape(rows, width), self.leaf.detach().reshape(rows, width), weight, bias)
 
 
+class _ForwardPatch:
+    """Stand around a module's forward: unlike a hook it is met also by those who call ``module.forward``.
+
+    PEFT did so until 0.13, and so do trainers.
+    """
+
+    def __init__(self, module: nn.Module, around: Callable[..., Any]) -> None:
+        self.module, self.own = module, module.__dict__.get("forward")  # accelerate puts one on the instance
+        forward = module.forward
+
+        @functools.wraps(forward)
+        def patched(*args: Any, **kwargs: Any) -> Any:
+            return around(forward, module, args, kwargs)
+
+        module.forward = patched
+
+    def remove(self) -> None:
+        """Put the module's own forward back."""
+        if self.own is None:
+            del self.module.forward
+        else:
+            self.module.forward = self.own
+
+
 @dataclass
 class Capture:
     """Hooks on a model's heads for the length of a ``with`` block.
@@ -95,7 +121,7 @@ class Capture:
     calls: list[HeadCall] = field(default_factory=list)
     outer_labels: set[str] = field(default_factory=set)
     inner_labels: set[str] = field(default_factory=set)
-    _handles: list[RemovableHandle] = field(default_factory=list)
+    _handles: list[RemovableHandle | _ForwardPatch] = field(default_factory=list)
     _suspended: bool = False
     _inside: bool = False
 
@@ -105,8 +131,7 @@ class Capture:
         if inner is not self.model:
             add(self.model.register_forward_pre_hook(self._enter_outer, with_kwargs=True))
             add(self.model.register_forward_hook(self._resume, always_call=True))
-        add(inner.register_forward_pre_hook(self._enter_inner, with_kwargs=True, prepend=True))
-        add(inner.register_forward_hook(self._leave_inner, always_call=True))
+        add(_ForwardPatch(inner, self._around_inner))
         if body is not None:
             add(body.register_forward_pre_hook(self._enter_body, with_kwargs=True))
             add(body.register_forward_hook(self._leave_body, always_call=True))
@@ -128,16 +153,22 @@ class Capture:
         self.outer_labels |= self._given(kwargs, (*self.adapter.label_keys, "labels"))
         self._suspend()
 
-    def _enter_inner(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    def _around_inner(
+        self, forward: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         changed = {key: value for key, value in kwargs.items() if key not in self.withhold}
-        received = _bound(module, args, changed)
-        self.inner_labels |= self._given(received, self.adapter.label_keys)
-        self.forwards.append(Forward(received))
+        seen = Forward(_bound(module, args, changed))
+        self.inner_labels |= self._given(seen.received, self.adapter.label_keys)
+        self.forwards.append(seen)
         self._inside = True
         self._suspend()
-        return (args, changed) if self.withhold else None
+        try:
+            seen.outputs = forward(*args, **changed)
+            self._note_later(seen.outputs)
+        finally:
+            self._inside = False
+            self._resume()
+        return seen.outputs
 
     def _enter_body(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self._inside:  # the trainer calls the body itself, below every hooked forward
@@ -154,13 +185,6 @@ class Capture:
         if self._suspended:
             torch.set_grad_enabled(True)
             self._suspended = False
-
-    def _leave_inner(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._inside = False
-        if self.forwards:
-            self.forwards[-1].outputs = output
-            self._note_later(output)
-        self._resume()
 
     def _leave_body(self, module: nn.Module, args: Any, output: Any) -> Any:
         wanted = self._suspended or torch.is_grad_enabled()
@@ -188,6 +212,11 @@ class Capture:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
             if not self._suspended:
                 return None  # the loss asked for no gradients here (a reference model, say)
+            if not isinstance(output, Tensor):
+                raise UsageError(
+                    f"the {head.name} head, a {type(module).__name__}, gives a {type(output).__name__} and no tensor "
+                    "of logits: name the layer that gives them with --head"
+                )
             finite = bool(torch.isfinite(output.detach().sum(dtype=torch.float32)))
             stand_in = leaf(output, values=self.values, dtype=self.dtype or output.dtype)
             inputs = args[0].detach() if args else None
@@ -213,7 +242,7 @@ class Capture:
         return {key for key in keys if kwargs.get(key) is not None}
 
     def gradients(self, loss: Tensor) -> dict[int, Tensor | None]:
-        """d loss / d every leaf, by the leaf's identity; nothing reaches a parameter."""
+        """D loss / d every leaf, by the leaf's identity; nothing reaches a parameter."""
         wanted: list[Tensor] = []
         for call in self.calls:
             wanted += [t for t in (call.leaf, call.later) if t is not None and all(t is not w for w in wanted)]

@@ -57,9 +57,7 @@ def _released() -> _Released:
     except ImportError as error:
         reason = f"the released data path does not import ({error}); it needs: {INSTALL_DATA} and: {INSTALL}"
         raise CannotRunError(reason) from error
-    return _Released(
-        dataset.prepare_chatml_sample, dataset.ChatMLDatasetSample, collator.HiggsAudioSampleCollator
-    )
+    return _Released(dataset.prepare_chatml_sample, dataset.ChatMLDatasetSample, collator.HiggsAudioSampleCollator)
 
 
 # -- tokens -----------------------------------------------------------------------------------------
@@ -249,9 +247,7 @@ def chatml_batch(
     if size < 1:
         raise UsageError(f"--batch-size must be at least 1, got {size}")
     if size > len(records):
-        raise UsageError(
-            f"--batch-size is {size}, {path} has {len(records)} samples: give at most {len(records)}"
-        )
+        raise UsageError(f"--batch-size is {size}, {path} has {len(records)} samples: give at most {len(records)}")
     chosen = records[:size]
     notes = [f"the first {size} of {len(records)} samples of {path}", *stand_in_notes(chosen)]
     if tokenizer is None:
@@ -271,14 +267,11 @@ def chatml_batch(
 
 def _check_tokenizer(tokenizer: Any, config: Any) -> None:
     """The collator finds audio by the config's ids: with another tokenizer it would find none."""
-    for token, expected in zip(
-        PLACEHOLDERS, (config.audio_in_token_idx, config.audio_out_token_idx), strict=True
-    ):
+    for token, expected in zip(PLACEHOLDERS, (config.audio_in_token_idx, config.audio_out_token_idx), strict=True):
         found = tokenizer.convert_tokens_to_ids(token)
         if found != expected:
             raise UsageError(
-                f"the tokenizer gives {token} the id {found}, the model's config {expected}: "
-                "use the model's tokenizer"
+                f"the tokenizer gives {token} the id {found}, the model's config {expected}: use the model's tokenizer"
             )
 
 

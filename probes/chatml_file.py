@@ -93,9 +93,7 @@ def _text(path: Path) -> str:
             )
         raw = path.read_bytes()
     except OSError as error:
-        raise UsageError(
-            f"cannot read {path}: {error.strerror or error}; check its name and permissions"
-        ) from error
+        raise UsageError(f"cannot read {path}: {error.strerror or error}; check its name and permissions") from error
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -116,13 +114,9 @@ def _record(line: str, where: str) -> Record:
     try:
         sample = json.loads(line, parse_constant=_constant)
     except (ValueError, RecursionError) as error:
-        raise UsageError(
-            f"{where}: no JSON ({error}); each line must hold one whole object, {FORM}"
-        ) from error
+        raise UsageError(f"{where}: no JSON ({error}); each line must hold one whole object, {FORM}") from error
     if not isinstance(sample, dict):
-        raise UsageError(
-            f"{where}: a JSON {_kind(sample)}, not an object; each line must hold one sample, {FORM}"
-        )
+        raise UsageError(f"{where}: a JSON {_kind(sample)}, not an object; each line must hold one sample, {FORM}")
     _Check(where).sample(sample)
     return Record(sample, where)
 
@@ -154,9 +148,7 @@ class _Check:
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            self.fail(
-                key, f"holds half a surrogate pair at character {error.start}; write the character itself"
-            )
+            self.fail(key, f"holds half a surrogate pair at character {error.start}; write the character itself")
 
     def known(self, key: str, value: dict[str, Any], keys: Iterable[str]) -> None:
         unknown = sorted(set(value) - set(keys))
@@ -174,18 +166,14 @@ class _Check:
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             self.fail(key, f"is {_shown(value)}, not a number or null; give seconds")
         if not (math.isfinite(value) and 0 <= value <= LONGEST_SECONDS):
-            self.fail(
-                key, f"is {value} s, outside 0 to {LONGEST_SECONDS:.0f}; give seconds, or cut the audio"
-            )
+            self.fail(key, f"is {value} s, outside 0 to {LONGEST_SECONDS:.0f}; give seconds, or cut the audio")
 
     def sample(self, sample: dict[str, Any]) -> None:
         if "messages" not in sample:
             self.fail("messages", f"is missing; the form is {FORM}")
         messages = sample["messages"]
         if not isinstance(messages, list) or not messages:
-            self.fail(
-                "messages", f"is {_shown(messages)}, not a list of at least one message; the form is {FORM}"
-            )
+            self.fail("messages", f"is {_shown(messages)}, not a list of at least one message; the form is {FORM}")
         for number, message in enumerate(messages):
             self.message(f"messages[{number}]", message)
         start = sample.get("start_index")
@@ -218,9 +206,7 @@ class _Check:
             )
         content = message["content"]
         for number, part in enumerate(parts_of(content)):
-            self.part(
-                f"{key}.content[{number}]" if isinstance(content, list) else f"{key}.content", part, role
-            )
+            self.part(f"{key}.content[{number}]" if isinstance(content, list) else f"{key}.content", part, role)
 
     def part(self, key: str, part: Any, role: str) -> None:
         """A string, a text piece or an audio piece."""

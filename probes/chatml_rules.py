@@ -30,9 +30,7 @@ CAUSE = (
     "and reads whether to train an audio from the same place: samples kept in memory and collated a second "
     "time lose their audio labels"
 )
-CLONE = (
-    "Clone the samples before collating, `collator(copy.deepcopy(samples))`, or make them anew each epoch."
-)
+CLONE = "Clone the samples before collating, `collator(copy.deepcopy(samples))`, or make them anew each epoch."
 
 
 def role_labels(record: dict[str, Any], tokenizer: Any) -> tuple[list[int], list[int]]:
@@ -105,9 +103,7 @@ def _expected(batch: Batch, records: Sequence[dict[str, Any]], tokenizer: Any) -
     ids = batch["input_ids"].cpu()
     real = batch["attention_mask"].cpu() != 0
     if len(records) < len(ids):
-        raise UsageError(
-            f"the batch has {len(ids)} samples, only {len(records)} records were given: give all of them"
-        )
+        raise UsageError(f"the batch has {len(ids)} samples, only {len(records)} records were given: give all of them")
     expected = torch.full_like(ids, IGNORE_INDEX)
     for index, record in enumerate(records[: len(ids)]):
         tokens, labels = role_labels(record, tokenizer)
@@ -133,9 +129,7 @@ def _text_findings(batch: Batch, expected: Tensor, config: Any) -> Iterator[Find
     extra, missing = labelled & ~wanted, wanted & ~labelled
     if bool(extra.any()):
         what = "labels stand outside trained turns: on a prompt, header, padding or a turn before start_index"
-        yield _text_finding(
-            "LA202", extra, f"{int(extra.sum())} of {int(labelled.sum())} {what}", labels, expected
-        )
+        yield _text_finding("LA202", extra, f"{int(extra.sum())} of {int(labelled.sum())} {what}", labels, expected)
     ends = wanted & torch.isin(ids, torch.tensor(END_OF_TURN))
     if bool((wanted & ~missing).any()) and bool(ends.any()) and bool(missing[ends].all()):
         what = "ends of trained turns is labelled: the model never learns to stop"
@@ -143,9 +137,7 @@ def _text_findings(batch: Batch, expected: Tensor, config: Any) -> Iterator[Find
         missing = missing & ~ends
     if bool(missing.any()):
         what = "tokens of trained assistant turns have no label"
-        yield _text_finding(
-            "LA201", missing, f"{int(missing.sum())} of {int(wanted.sum())} {what}", labels, expected
-        )
+        yield _text_finding("LA201", missing, f"{int(missing.sum())} of {int(wanted.sum())} {what}", labels, expected)
 
 
 def _text_finding(code: str, where: Tensor, what: str, labels: Tensor, expected: Tensor) -> Finding:
@@ -169,16 +161,10 @@ def _audio_findings(batch: Batch, expected: Tensor, config: Any) -> Iterator[Fin
     trained = expected[batch["input_ids"].cpu() == config.audio_out_token_idx] != IGNORE_INDEX  # (S,)
     lengths = lengths_from_starts(batch["audio_out_ids_start"], codes.shape[-1]).tolist()
     if len(lengths) != len(trained):
-        raise UsageError(
-            f"the batch has {len(lengths)} target audios for {len(trained)} placeholders: collate it anew"
-        )
+        raise UsageError(f"the batch has {len(lengths)} target audios for {len(trained)} placeholders: collate it anew")
     counts = [int((piece != IGNORE_INDEX).sum()) for piece in labels.split(lengths, dim=1)]
-    silent = [
-        n for n, (count, on) in enumerate(zip(counts, trained.tolist(), strict=True)) if on and not count
-    ]
-    extra = [
-        n for n, (count, on) in enumerate(zip(counts, trained.tolist(), strict=True)) if count and not on
-    ]
+    silent = [n for n, (count, on) in enumerate(zip(counts, trained.tolist(), strict=True)) if on and not count]
+    extra = [n for n, (count, on) in enumerate(zip(counts, trained.tolist(), strict=True)) if count and not on]
     if silent:
         message = (
             f"audio: {len(silent)} of {int(trained.sum())} target audios of trained turns have no label in "
@@ -186,7 +172,5 @@ def _audio_findings(batch: Batch, expected: Tensor, config: Any) -> Iterator[Fin
         )
         yield finding("LA205", "audio", message, count=len(silent), fix=CLONE, basis=LABELS)
     if extra:
-        message = (
-            f"audio: {len(extra)} target audios of turns before start_index, not to be trained, have labels"
-        )
+        message = f"audio: {len(extra)} target audios of turns before start_index, not to be trained, have labels"
         yield finding("LA202", "audio", message, count=sum(counts[n] for n in extra), basis=LABELS)

@@ -16,9 +16,9 @@ from alignment.weights import spread
 
 from .environment import environment
 from .models import Adapter, Batch, adapter_for
-from .reduction import Reduction, check_reduction
+from .reduction import Reduction, check_reduction, settled
 from .report.model import Check, Report
-from .witness import LossFunction, Options, Witness, witness
+from .witness import Options, Witness, witness
 
 __all__ = ["check_loss", "report_of", "stream_summary", "witness_checks"]
 
@@ -69,7 +69,9 @@ def check_loss(
     seen = witness(model, adapter, inputs, loss_fn, Options(values=values, convention=Convention(labels)))
     findings = list(seen.findings)
     if reduction is not None or grad_accum > 1:
-        findings += check_reduction(model, adapter, inputs, loss_fn, reduction or "token-mean", grad_accum)
+        declared = reduction or "token-mean"
+        wrong = check_reduction(model, adapter, inputs, loss_fn, declared, grad_accum)
+        findings = settled(findings, wrong, declared)
     return report_of(model, adapter, inputs, seen, findings=findings)
 
 
@@ -120,7 +122,10 @@ def witness_checks(
     A check that only ``ignored`` findings would fail is skipped and says so: it was not passed.
     """
     checks = []
-    for kind, title in (("text", "Each text logit predicts the next token"), ("audio", "Each audio logit predicts the next frame")):
+    for kind, title in (
+        ("text", "Each text logit predicts the next token"),
+        ("audio", "Each audio logit predicts the next frame"),
+    ):
         check = _pairing_check(f"pairing-{kind}", title, kind, seen, findings)
         checks.append(_unless_ignored(check, concerning(ignored, PAIRING, kind)))
     check = _coverage_check(seen, findings)
@@ -252,7 +257,9 @@ def _decisions(seen: Witness, path: str) -> dict[str, dict[str, Any]]:
     """The engine's own decision per modality, from the labels of the batch."""
     out: dict[str, dict[str, Any]] = {}
     for kind in ("text", "audio"):
-        mine = [n for n, s in enumerate(seen.view.streams) if s.name.startswith(kind) and seen.view.labels[n] is not None]
+        mine = [
+            n for n, s in enumerate(seen.view.streams) if s.name.startswith(kind) and seen.view.labels[n] is not None
+        ]
         if mine:
             decision = decide([seen.view.streams[n] for n in mine], [seen.view.labels[n] for n in mine], kind, path)
             out[kind] = {} if decision is None else decision.as_dict()

@@ -37,9 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"loss-align {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for command in COMMANDS:
-        sub = commands.add_parser(
-            command.NAME, help=command.HELP, description=command.DESCRIPTION, allow_abbrev=False
-        )
+        sub = commands.add_parser(command.NAME, help=command.HELP, description=command.DESCRIPTION, allow_abbrev=False)
         command.add_arguments(sub)
         sub.set_defaults(run=command.run)
     return parser
@@ -49,9 +47,7 @@ def run(argv: Sequence[str]) -> int:
     """Run one command; returns its exit code: 0 pass, 1 findings, 2 bad usage or input, 3 could not run."""
     args: argparse.Namespace | None = None
     try:
-        args = build_parser().parse_args(argv)
-        if args.command is None:
-            raise UsageError(f"name a command: {', '.join(c.NAME for c in COMMANDS)}; see loss-align --help")
+        args = _parsed(argv)
         return int(args.run(args))
     except (UsageError, InputError, AlignmentError) as error:
         return _fail(error, 2, argv, verbose=_verbose(args, argv))
@@ -62,11 +58,26 @@ def run(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader has gone: nothing more to say to it
         return 0
-    except RuntimeError as error:
-        if "out of memory" not in str(error).lower() and "alloc" not in str(error).lower():
-            raise
-        hint = CannotRunError(f"not enough memory: {error}; use a smaller --batch-size, --length or --dtype bfloat16")
-        return _fail(hint, 3, argv, verbose=_verbose(args, argv))
+    except Exception as error:  # noqa: BLE001 - the edge: a crash of ours is exit 3, never 1, which means findings
+        return _fail(_explained(error), 3, argv, verbose=_verbose(args, argv))
+
+
+def _explained(error: Exception) -> CannotRunError:
+    """What to say of an exception that nobody foresaw."""
+    text = f"{type(error).__name__}: {error}"
+    if "memory" in str(error).lower():
+        told = CannotRunError(f"not enough memory ({text}): use a smaller --batch-size, --length or --dtype bfloat16")
+    else:
+        told = CannotRunError(f"stopped by an error of its own ({text}): run again with -v and report the traceback")
+    told.__cause__ = error
+    return told
+
+
+def _parsed(argv: Sequence[str]) -> argparse.Namespace:
+    args = build_parser().parse_args(argv)
+    if args.command is None:
+        raise UsageError(f"name a command: {', '.join(c.NAME for c in COMMANDS)}; see loss-align --help")
+    return args
 
 
 def _verbose(args: Any, argv: Sequence[str]) -> bool:

@@ -97,13 +97,18 @@ class _Follow(TorchFunctionMode):
 
     def _note_loss(self, args: Any, kwargs: Mapping[str, Any]) -> None:
         scores = args[0] if args else kwargs.get("input")
-        labels = args[-1] if len(args) > 1 and isinstance(args[-1], Tensor) else kwargs.get("target", kwargs.get("index"))
+        labels = (
+            args[-1] if len(args) > 1 and isinstance(args[-1], Tensor) else kwargs.get("target", kwargs.get("index"))
+        )
         if isinstance(args[1] if len(args) > 1 else None, Tensor):
             labels = args[1]
         if not isinstance(scores, Tensor) or not isinstance(labels, Tensor):
             return
         axis = 1 if scores.dim() > 2 and labels.dim() > 1 else 0
-        sizes = (scores.shape[axis] if scores.dim() else 0, labels.shape[min(axis, labels.dim() - 1)] if labels.dim() else 0)
+        sizes = (
+            scores.shape[axis] if scores.dim() else 0,
+            labels.shape[min(axis, labels.dim() - 1)] if labels.dim() else 0,
+        )
         self.last = Pairing(self.trails.get(id(scores)), self.trails.get(id(labels)), sizes)
 
 
@@ -131,7 +136,7 @@ def explain_exception(
     view: View,
     loss_fn: Callable[[nn.Module, Batch], Any],
     cause: Exception,
-    withhold: bool = False,
+    withhold: bool,
 ) -> Finding | None:
     """LA101 with both lengths and the slice behind them, if that is why the loss raised; else None."""
     if isinstance(cause, AlignmentError):
@@ -146,7 +151,7 @@ def explain_exception(
     try:
         with torch.random.fork_rng(devices=[]), torch.enable_grad(), capture, follow:
             loss_fn(model, batch)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever the user's loss raises is what is being explained
         if type(error) is not type(cause):
             return None
     finally:
@@ -171,5 +176,7 @@ def _length_mismatch(pairing: Pairing) -> Finding:
     else:
         left, right = pairing.sizes
         trails = "; ".join(str(trail) for trail in (logits, labels) if trail is not None)
-        message = f"logits and labels of {stream} differ in length: {left} vs {right} rows{'; ' if trails else ''}{trails}"
+        message = (
+            f"logits and labels of {stream} differ in length: {left} vs {right} rows{'; ' if trails else ''}{trails}"
+        )
     return finding("LA101", stream, message, count=abs(left - right))

@@ -8,18 +8,28 @@ from typing import Any
 
 __all__ = ["environment", "versions"]
 
-PACKAGES = ("loss-alignment", "torch", "transformers", "peft", "boson-multimodal", "tokenizers", "hypothesis", "rich")
+PACKAGES = (
+    "loss-alignment",
+    "torch",
+    "transformers",
+    "peft",
+    "boson-multimodal",
+    "tokenizers",
+    "hypothesis",
+    "rich",
+)
 
 
 def versions() -> dict[str, str]:
     """Installed version per package; empty where it is not installed."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = ""
-    return found
+    return {package: _version(package) for package in PACKAGES}
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def environment(*, model: str, device: str, dtype: str, seed: int) -> dict[str, Any]:

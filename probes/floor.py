@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from alignment import Finding
 from alignment.findings import finding
 
-from .preflight import Plan, engine_loss
-from .training import borrowed_weights, take_step, trainable_parameters
+from .engine import default_loss
+from .preflight import Plan
+from .training import MasterAdam, borrowed_weights, trainable_parameters
 from .witness import LossFunction, Options, Witness, witness
 
 __all__ = ["Floor", "floor_finding"]
@@ -42,7 +43,7 @@ class Floor:
 def floor_finding(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> Floor:
     """Train on fresh random batches and compare the loss with the entropy of their tokens."""
     model, adapter, batch = plan.model, plan.adapter, plan.batch
-    loss_fn = plan.loss or engine_loss(adapter, model, plan.policy)
+    loss_fn = plan.loss or default_loss(adapter, plan.policy)
     withheld = plan.labels == "none"
     seen = witness(model, adapter, batch, loss_fn, Options(withhold=withheld))
     mass = sum(float(one.weight.abs().sum()) for one in seen.actual)
@@ -54,7 +55,9 @@ def floor_finding(plan: Plan, progress: Callable[[str], None] = lambda _: None) 
     with borrowed_weights(model, adapter, chosen, adapter.label_keys if withheld else ()):
         losses = _train(plan, seen, chosen, usable, loss_fn, progress)
     reached = sum(losses[-LAST:]) / len(losses[-LAST:])
-    said = f"after {len(losses)} steps on fresh random tokens the loss is {reached:.3f}, their entropy {entropy:.3f} nats"
+    said = (
+        f"after {len(losses)} steps on fresh random tokens the loss is {reached:.3f}, their entropy {entropy:.3f} nats"
+    )
     if reached >= UNDER * entropy:
         return Floor(f"--floor: {said}: not under it", None)
     message = f"{said}: a loss under the entropy of the data has seen its targets"
@@ -70,7 +73,7 @@ def _train(
     progress: Callable[[str], None],
 ) -> list[float]:
     """The loss of every step, each on tokens of its own."""
-    optimizer = torch.optim.Adam(chosen, lr=LEARNING_RATE)
+    optimizer = MasterAdam(chosen, LEARNING_RATE)
     generator = torch.Generator().manual_seed(plan.seed)
     losses = []
     for step in range(STEPS):
@@ -79,6 +82,6 @@ def _train(
             for stream in seen.view.streams
         ]
         fresh = plan.adapter.relabel(plan.model, plan.batch, seen.view, ids, int(usable[0]))
-        losses.append(take_step(loss_fn(plan.model, fresh), chosen, optimizer))
+        losses.append(optimizer.step(loss_fn(plan.model, fresh)))
         progress(f"floor: step {step + 1} of {STEPS}, loss {losses[-1]:.3f}")
     return losses

@@ -11,18 +11,17 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
-from alignment import IGNORE_INDEX, AlignmentError, dual_loss, expect, pair
+from alignment import IGNORE_INDEX, AlignmentError, expect, pair
 
-from .batches import CODEBOOKS, BOS, Sample, collate
 from .batch_source import to_device
-from .checklist import quiet_engine
+from .batches import BOS, CODEBOOKS, Sample, collate
+from .engine import quiet_engine
 from .environment import environment
 from .errors import UsageError
 from .forward import forward, length_problem, shapes_of
 from .models import Batch, adapter_for
 from .models.higgs import SPECIAL_IDS, HiggsAdapter
 from .models.loading import Loaded
-from .preflight import engine_ids
 
 __all__ = ["Case", "case_batch", "default_grid", "grid_record"]
 
@@ -106,8 +105,12 @@ def grid_record(loaded: Loaded, *, seed: int, quick: bool, console: Console) -> 
     record = {
         "schema": RECORD_SCHEMA,
         "kind": "probe",
+        "command": f"loss-align probe --seed {seed}{' --quick' if quick else ''}",
         "environment": environment(
-            model=loaded.name, device=str(param.device), dtype=str(param.dtype).removeprefix("torch."), seed=seed
+            model=loaded.name,
+            device=str(param.device),
+            dtype=str(param.dtype).removeprefix("torch."),
+            seed=seed,
         ),
         "cases": recorded,
     }
@@ -125,7 +128,7 @@ def _probe(case: Case, model: nn.Module, adapter: HiggsAdapter, seed: int) -> tu
     problem = length_problem(outputs, view)
     try:
         with quiet_engine():
-            dual = dual_loss(outputs, batch, **engine_ids(adapter, model))
+            dual = adapter.dual(model, outputs, batch, "evidence")
     except AlignmentError as error:
         return {**entry, "error": f"{error.code}: {error}"}, problem or str(error)
     for kind, decision in (("text", dual.text_decision), ("audio", dual.audio_decision)):

@@ -39,9 +39,7 @@ def _of_stream(stream: Stream, labels: Tensor) -> Iterator[Finding]:
         code = {None: "LA105", 2: "LA103"}.get(evidence.offset, "LA104")
         where = "; ".join(str(row) for row in evidence.disagreements)
         message = f"the labels of {stream.name} fit neither convention: {evidence}. First rows that disagree: {where}"
-        examples = tuple(
-            Example(stream.name, d.sample, d.row, d.label, d.after, -1) for d in evidence.disagreements
-        )
+        examples = tuple(Example(stream.name, d.sample, d.row, d.label, d.after, -1) for d in evidence.disagreements)
         wrong = evidence.labelled - max(evidence.here, evidence.after)
         yield finding(code, stream.name, message, count=wrong, basis=LABELS, examples=examples)
     elif evidence.convention in (Convention.POSITION_ALIGNED, Convention.PRE_SHIFTED):

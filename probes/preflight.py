@@ -6,22 +6,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from alignment import Convention, Finding, dual_loss
+from alignment import Convention, Finding
 from alignment.pairing import Policy
 
 from .batches import LabelsAs
 from .check import Keep, report_of
-from .checklist import Engine, fallback_path, loss_value, quiet_engine, text_length, training_step
+from .checklist import fallback_path, loss_value, text_length, training_step
+from .engine import Engine, default_loss
 from .forward import forward, shapes_of
 from .models import Adapter, Batch
-from .reduction import Reduction, check_reduction
+from .reduction import Reduction, check_reduction, settled
 from .report.model import Report
 from .training import Steps, take_steps
 from .witness import LossFunction, Options, Witness, witness
 
-__all__ = ["Plan", "engine_loss", "preflight"]
+__all__ = ["CONVENTIONS", "Plan", "preflight"]
 
 ORDER = (
     "text-length",
@@ -78,31 +79,6 @@ class Plan:
     notes: list[str] = field(default_factory=list)
 
 
-def engine_loss(adapter: Adapter, model: nn.Module, policy: Policy) -> LossFunction:
-    """The engine's own loss as a loss function of model and batch."""
-    ids = engine_ids(adapter, model)
-
-    def loss(inner: nn.Module, batch: Batch) -> Tensor:
-        with quiet_engine():
-            return dual_loss(inner(**batch), batch, policy=policy, **ids).total
-
-    return loss
-
-
-def engine_ids(adapter: Adapter, model: nn.Module) -> dict[str, int]:
-    """The special ids that the dual loss needs, from the model's own configuration."""
-    config: Any = getattr(adapter.inner(model), "config", None)
-    names = {
-        "audio_in_token": "audio_in_token_idx",
-        "audio_out_token": "audio_out_token_idx",
-        "pad_token": "pad_token_id",
-        "audio_bos": "audio_stream_bos_id",
-        "audio_eos": "audio_stream_eos_id",
-    }
-    found = {key: getattr(config, name, None) for key, name in names.items()}
-    return {key: value for key, value in found.items() if isinstance(value, int)}
-
-
 def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> Report:
     """Run the checklist.
 
@@ -112,27 +88,36 @@ def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> R
     """
     model, adapter, batch = plan.model, plan.adapter, plan.batch
     withheld = plan.labels == "none"
-    loss_fn = plan.loss or engine_loss(adapter, model, plan.policy)
+    loss_fn = plan.loss or default_loss(adapter, plan.policy)
     options = Options(convention=CONVENTIONS[plan.labels], withhold=withheld)
     progress("watching the loss")
     seen = witness(model, adapter, batch, loss_fn, options)
-    found = [*plan.findings, *seen.findings]
+    told = {(f.code, f.stream) for f in plan.findings}  # the data path's rules know more: theirs goes first
+    found = [*plan.findings, *(f for f in seen.findings if (f.code, f.stream) not in told)]
     if plan.reduction is not None or plan.grad_accum > 1:
         progress("splitting the batch")
-        found += check_reduction(
-            model, adapter, batch, loss_fn, plan.reduction or "token-mean", plan.grad_accum, options
-        )
+        declared = plan.reduction or "token-mean"
+        wrong = check_reduction(model, adapter, batch, loss_fn, declared, plan.grad_accum, options)
+        found = settled(found, wrong, declared)
     report = report_of(
-        model, adapter, batch, seen, findings=found, keep=plan.keep, withheld=withheld, name=plan.name, seed=plan.seed
+        model,
+        adapter,
+        batch,
+        seen,
+        findings=found,
+        keep=plan.keep,
+        withheld=withheld,
+        name=plan.name,
+        seed=plan.seed,
     )
     report.notes += plan.notes
     progress("real forward passes")
-    ids = engine_ids(adapter, model)
     without = forward(model, adapter, batch, labels=False)
     outputs = without if withheld else forward(model, adapter, batch)
-    engine = Engine.run(outputs, batch, seen.view, seen.expected, plan.policy, **ids)
+    engine = Engine.run(model, adapter, outputs, batch, seen.view, seen.expected, plan.policy)
     report.shapes = shapes_of(outputs)
     _decide(report, engine)
+    fallback = Engine.run(model, adapter, without, batch, seen.view, seen.expected, plan.policy)
     progress("training steps")
     steps = _steps(plan, seen, loss_fn, engine)
     _losses(report, engine, steps, own=plan.loss is None)
@@ -141,9 +126,7 @@ def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> R
         text_length(engine, findings),
         loss_value("text", engine, findings, random_init=plan.random_init),
         loss_value("audio", engine, findings, random_init=plan.random_init),
-        fallback_path(
-            Engine.run(without, batch, seen.view, seen.expected, plan.policy, **ids), model, adapter
-        ),
+        fallback_path(fallback, expands=without.expanded_input_ids is not None),
         training_step(steps, findings),
     ]
     report.checks.sort(key=lambda check: ORDER.index(check.id))
@@ -167,11 +150,10 @@ def _steps(plan: Plan, seen: Witness, loss_fn: LossFunction, engine: Engine) -> 
         return f"the loss does not train: {unusable[0].code} {unusable[0].name}"
     if engine.dual is None:
         return f"the engine cannot judge it: {engine.problem}"
-    ids = engine_ids(plan.adapter, plan.model)
 
     def judge() -> dict[str, float]:
         out = forward(plan.model, plan.adapter, plan.batch)
-        return Engine.run(out, plan.batch, seen.view, seen.expected, "evidence", **ids).losses()
+        return Engine.run(plan.model, plan.adapter, out, plan.batch, seen.view, seen.expected).losses()
 
     withhold = plan.adapter.label_keys if plan.labels == "none" else ()
     return take_steps(
@@ -193,5 +175,3 @@ def _losses(report: Report, engine: Engine, steps: Steps | str, *, own: bool) ->
         report.losses["total"] = float(engine.dual.total)
     elif isinstance(steps, Steps) and steps.losses:
         report.losses["total"] = steps.losses[0]
-
-

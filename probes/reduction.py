@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from alignment import Finding
+from alignment import Convention, Finding, expect, infer_convention
 from alignment.comparison import merge_codebooks
 from alignment.findings import finding
 from alignment.supervision import Supervision
-from alignment.weights import TOLERANCE, spread
+from alignment.weights import TOLERANCE, spread, uneven_weights
 
 from .errors import UsageError
 from .models import Adapter, Batch
 from .witness import LossFunction, Options, Witness, witness
 
-__all__ = ["Reduction", "check_reduction"]
+__all__ = ["Reduction", "check_reduction", "settled"]
 
 Reduction = Literal["token-mean", "sequence-mean", "sum"]
 
@@ -43,9 +44,9 @@ def check_reduction(
 ) -> list[Finding]:
     """LA302 where the weights do not keep to the declared reduction.
 
-    ``token-mean``: over one step the targets of a stream weigh alike, in every micro-batch, and their
-    weights add up to the same sum for every step. ``sequence-mean``: the same for samples. ``sum``: every
-    target weighs the same, whatever the batch.
+    ``token-mean``: the targets of a stream weigh alike within a batch, their weights add up to the same for
+    every batch, and stay in proportion when one step is split into micro-batches. ``sequence-mean``: the same
+    for samples. ``sum``: every target weighs the same, whatever the batch.
 
     Raises:
         UsageError: an unknown reduction, or fewer samples than micro-batches.
@@ -59,30 +60,52 @@ def check_reduction(
             f"--reduction and --grad-accum {grad_accum} split the batch into at least {needed} parts, "
             f"it has {len(parts)} samples: raise --batch-size"
         )
+    whole = _watch(model, adapter, batch, loss_fn, batch, options)
     alone = [_watch(model, adapter, part, loss_fn, part, options) for part in parts]
     within = [_watch(model, adapter, part, loss_fn, batch, options) for part in parts] if grad_accum > 1 else []
-    if any(not seen.actual for seen in (*alone, *within)):
-        return []  # a part on which the loss does not run has a finding of its own
+    if any(not seen.actual for seen in (whole, *alone, *within)):
+        return []  # a batch on which the loss does not run has a finding of its own
     exact = EXACT if next(model.parameters()).dtype == torch.float32 else TOLERANCE
     findings = []
-    names = [stream.name for stream in max(alone, key=lambda seen: len(seen.actual)).view.streams]
-    for name in names:
-        trained = _weights(alone, name), _weights(within, name)
-        wrong = _wrong(reduction, *trained, exact)
+    for number, stream in enumerate(whole.view.streams):
+        weights = Weights(whole.actual[number], _weights(alone, stream.name), _weights(within, stream.name))
+        wrong = _wrong(reduction, weights, exact)
         if wrong:
-            count = sum(len(weight) for weight in trained[0])
-            findings.append(finding("LA302", name, f"{name}: declared {reduction}, but {wrong}", count=count))
-    return list(merge_codebooks(findings, sum(name.startswith("audio") for name in names)))
+            message = f"{stream.name}: declared {reduction}, but {wrong}"
+            findings.append(finding("LA302", stream.name, message, count=len(weights.all)))
+    return list(merge_codebooks(findings, sum(stream.is_audio for stream in whole.view.streams)))
+
+
+def settled(findings: Sequence[Finding], wrong: Sequence[Finding], reduction: Reduction) -> list[Finding]:
+    """All findings, less the LA301 that a declared reduction explains or that its LA302 says more sharply.
+
+    Args:
+        findings: of the undeclared comparison.
+        wrong: what ``check_reduction`` found.
+        reduction: the declared one; ``sequence-mean`` asks for weights that differ between samples.
+    """
+    sharper = {one.stream.partition("[")[0] for one in wrong}
+    kept = [
+        one
+        for one in findings
+        if one.code != "LA301" or not (reduction == "sequence-mean" or one.stream.partition("[")[0] in sharper)
+    ]
+    return [*kept, *wrong]
 
 
 def _watch(
     model: nn.Module, adapter: Adapter, part: Batch, loss_fn: LossFunction, step: Batch, options: Options | None
 ) -> Witness:
-    """Watch one micro-batch, telling the loss how many targets its step has if it asks."""
+    """Watch one micro-batch, telling the loss how many text targets its step has if it asks."""
     if "num_items_in_batch" not in inspect.signature(loss_fn).parameters:
         return witness(model, adapter, part, loss_fn, options)
-    labels = adapter.view(model, step).labels[0]
-    items = torch.tensor(0 if labels is None else int((labels >= 0).sum()))
+    view = adapter.view(model, step)
+    labels, stream = view.labels[0], view.streams[0]
+    convention = Convention.NONE if labels is None else infer_convention(labels, stream).convention
+    if convention in {Convention.AMBIGUOUS, Convention.INCONSISTENT}:
+        convention = Convention.POSITION_ALIGNED if options is None else options.convention
+    # counted after the shift: the first label of a sample pairs with no logit
+    items = torch.zeros(()).long() if labels is None else expect(labels, stream, convention).trained.sum()
 
     def counted(inner_model: nn.Module, inner_batch: Batch) -> Any:
         return loss_fn(inner_model, inner_batch, num_items_in_batch=items)  # type: ignore[call-arg]
@@ -90,34 +113,63 @@ def _watch(
     return witness(model, adapter, part, counted, options)
 
 
+@dataclass(frozen=True)
+class Weights:
+    """The weights of one stream's targets: in the whole batch, and in its parts.
+
+    Attributes:
+        whole: the stream over the whole batch, as one step.
+        alone: (n,) weights per part that trains any target, each part a step of its own.
+        within: the same with each part a micro-batch of one step; empty without accumulation.
+    """
+
+    whole: Supervision
+    alone: list[Tensor]
+    within: list[Tensor]
+
+    @property
+    def all(self) -> Tensor:
+        """(n,) the weights of the whole batch's targets."""
+        return self.whole.weight[self.whole.trained]
+
+    def ratio(self, parts: list[Tensor]) -> Tensor:
+        """(n,) the weight of every target in its part, relative to that in the whole batch."""
+        joined = torch.cat(parts) if parts else self.all[:0]
+        return joined / self.all if len(joined) == len(self.all) else joined / self.all.mean()
+
+
 def _weights(seen: Sequence[Witness], name: str) -> list[Tensor]:
-    """The weights of one stream's trained rows, per part that trains any."""
     found: list[Supervision] = [a for one in seen for a in one.actual if a.stream.name == name]
     return [a.weight[a.trained] for a in found if bool(a.trained.any())]
 
 
-def _wrong(reduction: Reduction, alone: list[Tensor], within: list[Tensor], exact: float) -> str:
+def _wrong(reduction: Reduction, weights: Weights, exact: float) -> str:
     """What does not keep to the reduction, in words; empty if all does."""
-    if len({len(weight) for weight in alone}) < 2:
-        return ""  # equal counts: every denominator gives the same weights
+    alone, within = weights.alone, weights.within
+    if len(alone) < 2:
+        return ""
     if reduction == "sum":
-        means = torch.stack([weight.mean() for weight in alone])
-        return f"the weight per target changes with the batch ({_told(alone)})" if spread(means) > exact else ""
-    sums = torch.stack([weight.sum() for weight in alone])
-    if spread(sums) > exact:
-        return f"the weights of a step add up differently from batch to batch ({_told(alone)}): the denominator counts other tokens"
-    if not within:
-        return ""
-    if reduction == "token-mean":
-        means = torch.stack([weight.mean() for weight in within])
-        if spread(means) > exact:
-            return (
-                f"targets of one accumulated step weigh differently from micro-batch to micro-batch ({_told(within)}): "
-                "a mean of means; divide by the targets of the whole step"
-            )
-        return ""
-    sums = torch.stack([weight.sum() for weight in within])
-    return f"samples of one accumulated step weigh differently ({_told(within)})" if spread(sums) > exact else ""
+        ratio = weights.ratio(alone)
+        changes = spread(torch.cat([ratio, torch.ones_like(ratio[:1])])) > exact
+        return f"the weight of a target changes with the batch it is in ({_told(alone)})" if changes else ""
+    if spread(torch.stack([weight.sum() for weight in alone])) > exact:
+        return (
+            f"the weights of a step add up differently from batch to batch ({_told(alone)}): "
+            "the denominator counts other tokens"
+        )
+    if reduction == "token-mean" and any(uneven_weights(weights.whole)):
+        return "its weights are constant inside a sample, segment or chunk and differ between them: a mean of means"
+    if reduction == "sequence-mean":
+        sample = weights.whole.stream.sample[weights.whole.trained]
+        sums = [weights.all[sample == number].sum() for number in torch.unique(sample)]
+        if spread(torch.stack(sums)) > exact:
+            return "the samples of one batch weigh differently"
+    if within and spread(weights.ratio(within)) > exact:
+        return (
+            f"targets weigh otherwise once the step is split into micro-batches ({_told(within)}): "
+            "a mean of means; divide by the targets of the whole step"
+        )
+    return ""
 
 
 def _told(weights: list[Tensor]) -> str:

@@ -17,7 +17,7 @@ from .models import Adapter, Batch, View
 from .preserve import preserved
 from .witness import LossFunction
 
-__all__ = ["Steps", "borrowed_weights", "take_step", "take_steps", "trainable_parameters"]
+__all__ = ["MasterAdam", "Steps", "borrowed_weights", "take_steps", "trainable_parameters"]
 
 STEPS = 3
 LEARNING_RATE = 1e-3
@@ -56,7 +56,8 @@ def borrowed_weights(
     """
     kept = [param.detach().clone() for param in chosen]
     handle = adapter.inner(model).register_forward_pre_hook(
-        lambda _m, args, kwargs: (args, {k: v for k, v in kwargs.items() if k not in withhold}), with_kwargs=True
+        lambda _m, args, kwargs: (args, {k: v for k, v in kwargs.items() if k not in withhold}),
+        with_kwargs=True,
     )
     try:
         with preserved(model), torch.enable_grad():
@@ -72,13 +73,24 @@ def borrowed_weights(
                 param.copy_(value)
 
 
-def take_step(loss: Tensor, chosen: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer) -> float:
-    """One optimizer step on ``chosen``; returns the loss."""
-    gradients = torch.autograd.grad(loss, chosen, allow_unused=True)
-    for param, gradient in zip(chosen, gradients, strict=True):
-        param.grad = gradient
-    optimizer.step()
-    return float(loss.detach())
+class MasterAdam:
+    """Adam on float32 copies: in half precision its second moments underflow and the step is not finite."""
+
+    def __init__(self, chosen: Sequence[nn.Parameter], lr: float) -> None:
+        self.chosen = list(chosen)
+        self.masters = [param.detach().float().clone() for param in chosen]
+        self.adam = torch.optim.Adam(self.masters, lr=lr)
+
+    def step(self, loss: Tensor) -> float:
+        """One step against ``loss``; returns its value."""
+        gradients = torch.autograd.grad(loss, self.chosen, allow_unused=True)
+        for master, gradient in zip(self.masters, gradients, strict=True):
+            master.grad = None if gradient is None else gradient.float()
+        self.adam.step()
+        with torch.no_grad():
+            for param, master in zip(self.chosen, self.masters, strict=True):
+                param.copy_(master)
+        return float(loss.detach())
 
 
 def take_steps(
@@ -95,17 +107,15 @@ def take_steps(
 ) -> Steps:
     """Train for ``steps`` steps and undo it.
 
-    Args:
-        judge: our own loss per stream, at the model's present weights.
-        everything: train all parameters rather than adapters or heads.
-        withhold: label keywords to keep from the innermost forward.
+    ``judge`` gives our own loss per stream at the model's present weights; ``everything`` trains all parameters
+    rather than adapters or heads; ``withhold`` names label keywords to keep from the innermost forward.
     """
     chosen = trainable_parameters(model, adapter, view, everything=everything)
     first = [param.detach().double().sum() for param in chosen]
     with borrowed_weights(model, adapter, chosen, withhold):
         before = judge()
-        optimizer = torch.optim.Adam(chosen, lr=LEARNING_RATE)
-        losses = [take_step(loss_fn(model, batch), chosen, optimizer) for _ in range(steps)]
+        optimizer = MasterAdam(chosen, LEARNING_RATE)
+        losses = [optimizer.step(loss_fn(model, batch)) for _ in range(steps)]
         after = judge()
     restored = all(bool(param.detach().double().sum() == total) for param, total in zip(chosen, first, strict=True))
     return Steps(tuple(losses), before, after, sum(param.numel() for param in chosen), restored)

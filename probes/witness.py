@@ -7,6 +7,8 @@ again under a barcode, which proves where every target was taken from.
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from alignment import (
+    IGNORE_INDEX,
     Convention,
-    Decision,
     Finding,
     InputError,
     Supervision,
@@ -158,15 +160,14 @@ def _expectations(view: View, options: Options) -> tuple[tuple[Supervision, ...]
 
     expected, notes = [], []
     for number, (stream, labels, carried) in enumerate(zip(view.streams, view.labels, view.carried, strict=True)):
-        if labels is None:
-            labels = torch.full_like(stream.ids, -100)
-        convention = infer_convention(labels, stream).convention
+        given = torch.full_like(stream.ids, IGNORE_INDEX) if labels is None else labels
+        convention = infer_convention(given, stream).convention
         if convention is Convention.AMBIGUOUS:
             convention = Convention.POSITION_ALIGNED if stream.is_audio else options.convention
             notes.append(f"{stream.name}: the ids fit both label conventions; {convention} taken as declared")
         if convention is Convention.INCONSISTENT:
             convention = Convention.POSITION_ALIGNED if stream.is_audio else options.convention
-        expected.append(expect(labels, stream, convention, number=number, carried=carried))
+        expected.append(expect(given, stream, convention, number=number, carried=carried))
     return tuple(expected), label_findings(view), notes
 
 
@@ -218,7 +219,9 @@ def _run_at(
         withhold=withhold,
     )
     # equal conditions for every pass: dropout and sampling in the loss must not differ between them
-    with torch.random.fork_rng(devices=[]), torch.enable_grad(), capture:
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), capture, warnings.catch_warnings():
+        # reentrant checkpoints say so in a body that runs without gradients
+        warnings.filterwarnings("ignore", message="None of the inputs have requires_grad=True")
         try:
             value = loss_fn(model, batch)
         except UsageError:
@@ -260,7 +263,7 @@ def _as_scalar(value: Any) -> tuple[Tensor | float, list[Finding]]:
 
 def _not_finite(loss: float, grads: dict[int, Tensor | None], capture: Capture, view: View) -> list[Finding]:
     labelled = any(labels is not None and bool((labels >= 0).any()) for labels in view.labels)
-    if not loss == loss or loss in (float("inf"), float("-inf")):
+    if not math.isfinite(loss):
         why = "" if labelled else ": the batch has no labelled token, and a mean over nothing is NaN"
         return [finding("LA501", "all", f"the loss is {loss}{why}")]
     for call in capture.calls:
@@ -349,9 +352,7 @@ def _passes(
     for digit in range(code.passes):
         ids = [code.codes(n, len(stream), digit).to(stream.ids.device) for n, stream in enumerate(view.streams)]
         relabelled = adapter.relabel(model, batch, view, ids, code.foreign(digit))
-        passes.append(
-            _run(model, adapter, relabelled, adapter.view(model, relabelled), loss_fn, options).readings
-        )
+        passes.append(_run(model, adapter, relabelled, adapter.view(model, relabelled), loss_fn, options).readings)
     return code, passes
 
 
@@ -416,11 +417,21 @@ def _retry_in_range(
     if isinstance(error.cause, IndexError) or "out of bounds" in str(error.cause):
         try:
             code, passes = _passes(model, adapter, batch, view, loss_fn, options)
-            return resolve_sources(infer_sources(passes[0], view.streams), code, passes)
+            proven = resolve_sources(infer_sources(passes[0], view.streams), code, passes)
+            return tuple(_literal(one, view) for one in proven)
         except _LossError:
             pass
     cause = error.cause
     raise UsageError(f"the loss function raised {type(cause).__name__}: {cause}") from cause
+
+
+def _literal(supervision: Supervision, view: View) -> Supervision:
+    """The supervision with the batch's own ids as targets again, where a barcode stood in for them."""
+    target = supervision.target.clone()
+    for number, stream in enumerate(view.streams):
+        rows = torch.nonzero((supervision.origin == number) & (supervision.source >= 0)).reshape(-1)
+        target[rows] = stream.ids[supervision.source[rows]]
+    return replace(supervision, target=target)
 
 
 # -- further findings -------------------------------------------------------------------------------
@@ -444,5 +455,3 @@ def _unreadable(actual: Sequence[Supervision], unplaced: int) -> list[str]:
     if unplaced:
         notes.append(f"{unplaced} trained rows belong to no position of the batch (padding added by the trainer)")
     return notes
-
-

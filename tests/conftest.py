@@ -9,13 +9,15 @@ from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# The tensors of tests are small: threads of several workers wait for each other longer than they compute.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # pytest puts this folder on the path, where ``alignment/`` and ``probes/`` hold the tests of the packages
 # of these names: found first, they would hide an editable installation.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 # No deadline: the first example of a process pays for its imports.
-settings.register_profile("quick", max_examples=30, deadline=None)
+settings.register_profile("quick", max_examples=60, deadline=None)
 settings.register_profile("deep", max_examples=1000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 

@@ -28,6 +28,7 @@ MASKS = {
 masks = st.sampled_from(list(MASKS))
 sides = st.sampled_from(["right", "left"])
 
+
 def padded(rows, fill, side, extra=0):
     """(B, T): rows of unequal length, filled on one side."""
     width = max(map(len, rows)) + extra
@@ -198,19 +199,34 @@ higgs_cases = st.builds(
 )
 
 
-def higgs_expansion(batch):
+TOKENS = {"audio_in_token": AUDIO_IN, "audio_out_token": AUDIO_OUT, "pad_token": SPECIAL_IDS["<|end_of_text|>"]}
+
+
+def renumbered(batch):
+    """A batch whose text ids count up from 0, so that logits are small; with its special tokens."""
+    names = torch.cat([batch["input_ids"].reshape(-1), torch.tensor(list(TOKENS.values()))]).unique()
+
+    def new(ids):
+        return torch.where(ids == IGNORE_INDEX, ids, torch.searchsorted(names, ids))
+
+    small = {key: new(batch[key]) for key in ("input_ids", "label_ids")}
+    return {**batch, **small}, {key: int(new(torch.tensor(token))) for key, token in TOKENS.items()}, len(names)
+
+
+def higgs_expansion(batch, audio_in_token, audio_out_token, pad_token):
     """The reference expansion of a collated batch."""
+    kinds = (("in", audio_in_token), ("out", audio_out_token))
     frames = {
         token: lengths_from_starts(batch[f"audio_{kind}_ids_start"], batch[f"audio_{kind}_ids"].shape[1])
-        for kind, token in (("in", AUDIO_IN), ("out", AUDIO_OUT))
+        for kind, token in kinds
     }
     ids = batch["input_ids"]
     return expand(
         ids,
         batch["attention_mask"],
         placeholder_lengths(ids, frames),
-        frames=(AUDIO_IN, AUDIO_OUT),
-        pad_id=SPECIAL_IDS["<|end_of_text|>"],
+        frames=(audio_in_token, audio_out_token),
+        pad_id=pad_token,
         labels=batch["label_ids"],
         padding="left" if len(ids) == 1 else "right",
     )
@@ -241,9 +257,7 @@ class RawBatch:
     @property
     def labels(self):
         """(B, T): every second id is labelled, placeholders too where it falls on one."""
-        rows = [
-            [_id(token) if i % 2 else IGNORE_INDEX for i, token in enumerate(sample)] for sample in self.samples
-        ]
+        rows = [[_id(token) if i % 2 else IGNORE_INDEX for i, token in enumerate(sample)] for sample in self.samples]
         return padded(rows, IGNORE_INDEX, self.raw_side)
 
     def frames(self, placeholder):

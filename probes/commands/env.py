@@ -35,7 +35,9 @@ def _devices() -> dict[str, str]:
         import torch
     except ImportError as error:
         return {"device": f"torch does not import: {error}"}
-    cuda = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    cuda = (
+        [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
     from ..models.higgs import why_unavailable
 
     return {

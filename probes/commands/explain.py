@@ -37,9 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Explain one sample; exit code 1 if the loss has an error finding."""
+    from ..engine import default_loss
     from ..explain import pick_streams, row_stories
     from ..files import check_writable, write_json
-    from ..preflight import CONVENTIONS, engine_loss
+    from ..preflight import CONVENTIONS
     from ..report.terminal import console_for, status_line
     from ..witness import Options, witness
     from .preflight import make_plan
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     with status_line(console) as progress:
         progress("watching the loss")
         plan = make_plan(args)
-        loss_fn = plan.loss or engine_loss(plan.adapter, plan.model, plan.policy)
+        loss_fn = plan.loss or default_loss(plan.adapter, plan.policy)
         options = Options(convention=CONVENTIONS[plan.labels], withhold=plan.labels == "none")
         seen = witness(plan.model, plan.adapter, plan.batch, loss_fn, options)
     stories = {

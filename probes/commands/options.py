@@ -44,7 +44,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     """--model, --data, --batch-size, --length, --labels, --device, --dtype, --seed."""
     group = parser.add_argument_group("model and batch")
     group.add_argument(
-        "--model", metavar="NAME_OR_PATH", help="a checkpoint (safetensors); default: a small random Higgs model"
+        "--model",
+        metavar="NAME_OR_PATH",
+        help="a checkpoint (safetensors); default: a small random Higgs model",
     )
     group.add_argument("--data", metavar="FILE", help="ChatML jsonl for the real data path; default: a barcoded batch")
     group.add_argument("--batch-size", type=positive, metavar="N", help="samples in the batch (default 2)")
@@ -76,7 +78,9 @@ def add_loss_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--head", action="append", default=[], metavar="NAME", help="an output head, by module name")
     group.add_argument(
-        "--reduction", choices=("token-mean", "sequence-mean", "sum"), help="what the weights are held to (LA302)"
+        "--reduction",
+        choices=("token-mean", "sequence-mean", "sum"),
+        help="what the weights are held to (LA302)",
     )
     group.add_argument("--grad-accum", type=positive, default=1, metavar="N", help="micro-batches of one step (LA302)")
 
@@ -88,7 +92,11 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--select", metavar="CODE,...", help="only these findings count")
     group.add_argument("--ignore", metavar="CODE,...", help="these findings do not count")
     group.add_argument(
-        "--strict", nargs="?", const="all", metavar="CODE,...", help="warnings become errors (all, or these codes)"
+        "--strict",
+        nargs="?",
+        const="all",
+        metavar="CODE,...",
+        help="warnings become errors (all, or these codes)",
     )
     group.add_argument("-v", "--verbose", action="store_true", help="more detail; tracebacks of errors")
 
@@ -143,7 +151,9 @@ def pick_device(text: str) -> torch.device:
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if count == 0:
-            raise CannotRunError(f"--device {text}: this torch ({torch.__version__}) sees no CUDA device; use --device cpu")
+            raise CannotRunError(
+                f"--device {text}: this torch ({torch.__version__}) sees no CUDA device; use --device cpu"
+            )
         if index and int(index) >= count:
             raise UsageError(f"--device {text}: there are {count} CUDA devices, the last is cuda:{count - 1}")
     return torch.device(text)

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from alignment import Stream
+from alignment import DualLoss, Stream
+from alignment.pairing import Policy
 
 __all__ = ["Adapter", "Batch", "Head", "View", "find_instance"]
 
@@ -69,6 +70,10 @@ class Adapter(Protocol):
 
     def view(self, model: nn.Module, batch: Mapping[str, Any]) -> View:
         """The streams and labels of a batch."""
+        ...
+
+    def dual(self, model: nn.Module, outputs: Any, batch: Batch, policy: Policy) -> DualLoss:
+        """The engine's own loss on the outputs of a forward."""
         ...
 
     def relabel(self, model: nn.Module, batch: Batch, view: View, ids: Sequence[Tensor], foreign: int) -> Batch:

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alignment import IGNORE_INDEX, InputError, Stream, text_stream
+from alignment import IGNORE_INDEX, DualLoss, InputError, Stream, choose, pair, text_stream
+from alignment.loss import mean_cross_entropy
+from alignment.pairing import Policy
 
 from ..errors import UsageError
 from .adapter import Batch, Head, View
@@ -147,9 +149,25 @@ class CausalLMAdapter:
         wanted = " or ".join(dict.fromkeys(self.id_keys))
         raise InputError(f"the batch has no {wanted}: it has {', '.join(batch) or 'nothing'}")
 
+    def dual(self, model: nn.Module, outputs: Any, batch: Batch, policy: Policy) -> DualLoss:
+        """Cross-entropy of the text logits with the batch's labels, paired by the engine."""
+        view, logits = self.view(model, batch), outputs.logits  # (B, T, V)
+        stream, labels = view.streams[0], view.labels[0]
+        if labels is None:
+            raise InputError(f"the batch has no labels: it has {', '.join(batch)}")
+        if logits.shape[:-1].numel() != len(stream):
+            raise InputError(
+                f"{self.name} gives {list(logits.shape)} logits for {len(stream)} ids: one row per id is needed"
+            )
+        shape = logits.shape[:2]
+        decision = choose(logits, None, stream=stream, fallback=labels.reshape(shape), policy=policy)
+        targets = pair(decision.labels, decision.pairing, stream)
+        text = mean_cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
+        return DualLoss(text, text.new_zeros(()), text, decision, None)
+
     def relabel(
         self,
-        model: nn.Module,  # noqa: ARG002 - the protocol's
+        model: nn.Module,
         batch: Batch,
         view: View,
         ids: Sequence[Tensor],

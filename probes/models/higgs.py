@@ -11,8 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alignment import IGNORE_INDEX, Expansion, InputError, audio_streams, expand, text_stream
+from alignment import (
+    IGNORE_INDEX,
+    DualLoss,
+    Expansion,
+    InputError,
+    audio_streams,
+    dual_loss,
+    expand,
+    text_stream,
+)
 from alignment.expansion import lengths_from_starts, placeholder_lengths
+from alignment.pairing import Policy
 
 from ..errors import CannotRunError
 from .adapter import Batch, Head, View, find_instance
@@ -81,7 +91,12 @@ def small_config(hidden: int = 64, layers: int = 2) -> Any:
         bos_token_id=128000,
         eos_token_id=128009,
     )
-    encoder = {"encoder_layers": 1, "d_model": hidden, "encoder_attention_heads": 4, "encoder_ffn_dim": hidden}
+    encoder = {
+        "encoder_layers": 1,
+        "d_model": hidden,
+        "encoder_attention_heads": 4,
+        "encoder_ffn_dim": hidden,
+    }
     return package.HiggsAudioConfig(
         text_config=text,
         audio_encoder_config={**encoder, "model_type": "higgs_audio_encoder"},
@@ -186,7 +201,7 @@ class HiggsAdapter:
             lengths = lengths_from_starts(batch["audio_in_ids_start"], codes.shape[-1])
         features = batch.get("audio_feature_attention_mask")
         if not inner.config.skip_audio_tower and features is not None and len(features):
-            _, whisper = inner.audio_tower._get_feat_extract_output_lengths(features.sum(-1))
+            _, whisper = inner.audio_tower._get_feat_extract_output_lengths(features.sum(-1))  # noqa: SLF001 - its only name
             lengths = whisper if lengths is None else lengths + whisper
         return lengths
 
@@ -223,6 +238,20 @@ class HiggsAdapter:
             labels.extend([None] * len(books) if audio_labels is None else list(audio_labels))
             carried.extend([None] * len(books))
         return View(tuple(streams), tuple(labels), tuple(carried))
+
+    def dual(self, model: nn.Module, outputs: Any, batch: Batch, policy: Policy) -> DualLoss:
+        """The engine's dual loss with the special ids of the model's own configuration."""
+        config = self.inner(model).config
+        return dual_loss(
+            outputs,
+            batch,
+            policy=policy,
+            audio_in_token=config.audio_in_token_idx,
+            audio_out_token=config.audio_out_token_idx,
+            pad_token=config.pad_token_id,
+            audio_bos=config.audio_stream_bos_id,
+            audio_eos=config.audio_stream_eos_id,
+        )
 
     def usable_ids(self, model: nn.Module, view: View) -> Tensor:
         """Ordinary ids of every head: text ids below the reserved ones, codes below bos and eos."""

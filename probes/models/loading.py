@@ -43,6 +43,9 @@ def load_model(name: str | None, *, device: torch.device, dtype: torch.dtype | N
     if path.is_dir() and not (path / "config.json").is_file():
         raise UsageError(f"--model {name}: the folder has no config.json; name a checkpoint saved by save_pretrained")
     kind = _model_type(name)
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
     try:
         if kind == "higgs_audio":
             model = higgs.load(name)

@@ -47,15 +47,16 @@ def pretrained_models(model: nn.Module) -> list[Any]:
 def output_embeddings(model: Any) -> Any:
     """The output head that a transformers model names; None if it names none.
 
-    A model that names its tied embedding (FSMT) means the linear layer that shares its weight.
+    A model that names its tied embedding instead (FSMT) means the linear layer that shares its weight.
     """
     try:
         head = model.get_output_embeddings()
     except (AttributeError, NotImplementedError):
         return None
     if isinstance(head, nn.Embedding):
-        linear = (module for module in model.modules() if isinstance(module, nn.Linear))
-        return next((module for module in linear if module.weight is head.weight), None)
+        layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+        alike = [layer for layer in layers if layer.weight.shape == head.weight.shape]
+        return next((layer for layer in alike if layer.weight is head.weight), alike[0] if alike else None)
     return head
 
 

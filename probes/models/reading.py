@@ -28,9 +28,7 @@ def padding_mask(mask: Any, ids: Tensor) -> Tensor | None:
     if not isinstance(mask, Tensor) or mask.dim() != 2:
         return None
     if mask.shape != ids.shape:
-        raise InputError(
-            f"attention_mask has shape {tuple(mask.shape)}, ids have {tuple(ids.shape)}: they must agree"
-        )
+        raise InputError(f"attention_mask has shape {tuple(mask.shape)}, ids have {tuple(ids.shape)}: they must agree")
     return mask
 
 
@@ -50,12 +48,7 @@ def document_numbers(batch: Mapping[str, Any], ids: Tensor) -> Tensor | None:
         if isinstance(batch.get(key), Tensor):
             return _between(key, batch[key], ids)
     mask = batch.get("attention_mask")
-    if (
-        isinstance(mask, Tensor)
-        and mask.shape == ids.shape
-        and not mask.is_floating_point()
-        and int(mask.max()) > 1
-    ):
+    if isinstance(mask, Tensor) and mask.shape == ids.shape and not mask.is_floating_point() and int(mask.max()) > 1:
         return mask.long()
     positions = batch.get("position_ids")
     return _restarts(positions, ids) if isinstance(positions, Tensor) else None
@@ -63,21 +56,14 @@ def document_numbers(batch: Mapping[str, Any], ids: Tensor) -> Tensor | None:
 
 def _fitted(key: str, given: Tensor, ids: Tensor) -> Tensor:
     if given.shape[-1] != ids.shape[1] or given.numel() not in (ids.numel(), ids.shape[1]):
-        raise InputError(
-            f"{key} has shape {tuple(given.shape)}, ids have {tuple(ids.shape)}: they must agree"
-        )
+        raise InputError(f"{key} has shape {tuple(given.shape)}, ids have {tuple(ids.shape)}: they must agree")
     return given.reshape(-1, ids.shape[1]).expand_as(ids).long()
 
 
 def _between(key: str, edges: Tensor, ids: Tensor) -> Tensor:
     """Document numbers from boundaries ``[0, n1, n1 + n2, ...]`` over the flattened batch."""
     flat = edges.reshape(-1).long().to(ids.device)
-    if (
-        flat.numel() < 2
-        or int(flat[0]) != 0
-        or int(flat[-1]) > ids.numel()
-        or bool((flat[1:] < flat[:-1]).any())
-    ):
+    if flat.numel() < 2 or int(flat[0]) != 0 or int(flat[-1]) > ids.numel() or bool((flat[1:] < flat[:-1]).any()):
         raise InputError(
             f"{key} must rise from 0 to at most the {ids.numel()} tokens of the batch, got {flat.tolist()}"
         )
@@ -89,9 +75,7 @@ def _restarts(positions: Tensor, ids: Tensor) -> Tensor | None:
     """Documents begin where positions fall back or are zero; three axes (text, height, width) count as one."""
     axes = positions if positions.dim() == 3 else positions.reshape(1, -1, positions.shape[-1])
     if axes.shape[-1] != ids.shape[1] or axes.shape[1] not in (1, ids.shape[0]):
-        raise InputError(
-            f"position_ids have shape {tuple(positions.shape)}, ids {tuple(ids.shape)}: they must agree"
-        )
+        raise InputError(f"position_ids have shape {tuple(positions.shape)}, ids {tuple(ids.shape)}: they must agree")
     axes = axes.to(ids.device).expand(-1, *ids.shape)  # (A, B, T)
     begin = (axes == 0).all(0)
     if bool(begin.all()):
@@ -105,10 +89,7 @@ def _restarts(positions: Tensor, ids: Tensor) -> Tensor | None:
 
 def is_encoder_decoder(model: Any) -> bool:
     """Whether labels belong to a decoder of its own, which is not the module that reads ``input_ids``."""
-    return (
-        bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
-        and _decoder(model) is not None
-    )
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False)) and _decoder(model) is not None
 
 
 def decoder_ids(model: Any, batch: Mapping[str, Any]) -> Tensor:
@@ -158,9 +139,13 @@ class _Seen(BaseException):
 
 
 def _decoder(model: Any) -> nn.Module | None:
-    """The module that reads the decoder's ids."""
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else getattr(model, "decoder", None)
-    return decoder if isinstance(decoder, nn.Module) and decoder is not model else None
+    """The module that reads the decoder's ids: the decoder of the decoder, where it has one."""
+    found = None
+    below = model
+    while isinstance(below, nn.Module) and below is not found:
+        found = below
+        below = below.get_decoder() if hasattr(below, "get_decoder") else getattr(below, "decoder", None)
+    return None if found is model else found
 
 
 def _accepted(model: Any, batch: Mapping[str, Any]) -> dict[str, Any]:

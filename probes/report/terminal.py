@@ -16,7 +16,7 @@ from .model import Report
 
 __all__ = ["console_for", "show", "show_finding", "status_line"]
 
-STATUS = {"pass": ("✓", "green"), "fail": ("✗", "red"), "skip": ("–", "yellow"), "error": ("!", "red")}
+STATUS = {"pass": ("✓", "green"), "fail": ("✗", "red"), "skip": ("-", "yellow"), "error": ("!", "red")}
 #: Width of reports that no terminal bounds: files, pipes, CI logs.
 WIDE = 120
 
@@ -35,7 +35,7 @@ def status_line(console: Console) -> Iterator[Callable[[str], None]]:
         yield lambda _: None
         return
     with console.status("starting") as status:
-        yield lambda text: status.update(text)
+        yield status.update
 
 
 def show(report: Report, console: Console, *, verbose: bool = False) -> None:
@@ -54,7 +54,9 @@ def show(report: Report, console: Console, *, verbose: bool = False) -> None:
     errors = sum(f.is_error for f in report.findings)
     warnings = len(report.findings) - errors
     style = {"pass": "bold green", "fail": "bold red", "error": "bold red"}[report.verdict]
-    console.print(Text(f"{report.verdict.upper()}: {_count(errors, 'error')}, {_count(warnings, 'warning')}", style=style))
+    console.print(
+        Text(f"{report.verdict.upper()}: {_count(errors, 'error')}, {_count(warnings, 'warning')}", style=style)
+    )
 
 
 def _count(number: int, what: str) -> str:
@@ -129,7 +131,10 @@ def _show_decisions(report: Report, console: Console) -> None:
         proof = "verified" if decision["verified"] else "unverified"
         pairing = str(decision["pairing"]).upper()
         console.print(
-            Text(f"{kind}: paired {pairing} on the {decision['path']} path ({decision['convention']}, {proof})", style="dim")
+            Text(
+                f"{kind}: paired {pairing} on the {decision['path']} path ({decision['convention']}, {proof})",
+                style="dim",
+            )
         )
 
 

@@ -228,7 +228,7 @@ def test_a_named_policy_decides_where_the_ids_cannot(policy):
 
 @pytest.mark.parametrize("policy", ["direct", "shifted"])
 def test_a_named_policy_is_obeyed_even_where_the_ids_fit_neither(policy):
-    labels = torch.where(ALIGNED == __, __, ALIGNED + 50)
+    labels = torch.where(__ == ALIGNED, __, ALIGNED + 50)
     with pytest.raises(AlignmentError):
         decide(labels)
     decision = decide(labels, policy=policy)

@@ -84,9 +84,7 @@ def chatml_json(*records):
 
 
 def test_own_codes_are_taken_and_stand_ins_are_the_same_in_every_run(records, samples, tokenizer):
-    assert torch.equal(
-        samples[0].get_audio_codes(1), torch.from_numpy(np.load(FIXTURES / "answer_a.npy")).long()
-    )
+    assert torch.equal(samples[0].get_audio_codes(1), torch.from_numpy(np.load(FIXTURES / "answer_a.npy")).long())
     (stand_in,) = [samples[3].get_audio_codes(0)]
     assert (tuple(stand_in.shape), stand_in.dtype) == ((8, 10), torch.int64)  # 0.4 s at 25 frames a second
     assert 0 <= int(stand_in.min()) <= int(stand_in.max()) < 1024
@@ -213,9 +211,7 @@ def test_bad_codes(tmp_path, config, make, said, advice):
             "Recipient is only available for assistant role.; correct",
             id="recipient",
         ),
-        pytest.param(
-            None, {}, "record 1: the released prepare_chatml_sample refuses it: Failed to convert", id="null"
-        ),
+        pytest.param(None, {}, "record 1: the released prepare_chatml_sample refuses it: Failed to convert", id="null"),
     ],
 )
 def test_samples_that_the_released_code_refuses(tokenizer, content, message, said, capsys):
@@ -255,9 +251,7 @@ def test_batch_goes_through_the_model_as_our_expansion_says(path, size, model):
 def test_a_batch_has_two_samples_unless_told(config, tmp_path):
     assert len(chatml_batch(SPEECH, config)[0]["input_ids"]) == 2
     path = tmp_path / "one.jsonl"
-    path.write_text(
-        SPEECH.read_text(encoding="utf-8").split("\n")[2].replace(".npy", ".wav"), encoding="utf-8"
-    )
+    path.write_text(SPEECH.read_text(encoding="utf-8").split("\n")[2].replace(".npy", ".wav"), encoding="utf-8")
     assert len(chatml_batch(path, config)[0]["input_ids"]) == 1
 
 
@@ -267,17 +261,14 @@ def test_released_collator_does_what_our_own_does(samples, config, delay):
     ours = []
     for sample in samples:
         mine = batches.Sample(sample.input_ids.tolist(), sample.label_ids.tolist())
-        placeholders = [
-            (i, label) for i, label in zip(mine.ids, mine.labels, strict=True) if i in (128015, 128016)
-        ]
+        placeholders = [(i, label) for i, label in zip(mine.ids, mine.labels, strict=True) if i in (128015, 128016)]
         for index, (token, label) in enumerate(placeholders):
             codes = sample.get_audio_codes(index)
             (mine.reference if token == SPECIAL_IDS["<|AUDIO|>"] else mine.target).append(codes)
             if token == SPECIAL_IDS["<|AUDIO_OUT|>"]:
                 mine.trained.append(label != -100)
         mine.labels = [
-            -100 if i == SPECIAL_IDS["<|AUDIO_OUT|>"] else x
-            for i, x in zip(mine.ids, mine.labels, strict=True)
+            -100 if i == SPECIAL_IDS["<|AUDIO_OUT|>"] else x for i, x in zip(mine.ids, mine.labels, strict=True)
         ]
         ours.append(mine)
     expected, found = batches.collate(ours, use_delay_pattern=delay), collate_copies(samples, config)
@@ -343,9 +334,7 @@ def test_a_model_with_an_audio_tower_gets_an_empty_input(config):
             "line 1: reference audio, which this model's config does not take as codes",
             id="whisper-only",
         ),
-        pytest.param(
-            1, {"audio_num_codebooks": 4}, r"has shape \(8, 9\).* of shape \(4, L\)", id="codebooks"
-        ),
+        pytest.param(1, {"audio_num_codebooks": 4}, r"has shape \(8, 9\).* of shape \(4, L\)", id="codebooks"),
     ],
 )
 def test_batches_that_cannot_be(config, size, change, said):

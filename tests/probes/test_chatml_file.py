@@ -68,14 +68,10 @@ def test_a_record_copies_with_its_line(tmp_path):
         pytest.param(line() + "\n\n{'messages': []}", "line 3: no JSON (", id="python-dict"),
         pytest.param("[" * 100_000, "line 1: no JSON (", id="deep-nesting"),
         pytest.param('{"start_index": -Infinity}', "-Infinity is no JSON value", id="infinity"),
-        pytest.param(
-            "[1]", "line 1: a JSON array, not an object; each line must hold one sample", id="array"
-        ),
+        pytest.param("[1]", "line 1: a JSON array, not an object; each line must hold one sample", id="array"),
         pytest.param('"x"', "a JSON string, not an object", id="string"),
         pytest.param("null", "a JSON null, not an object", id="null"),
-        pytest.param(
-            line().encode() + b"\n\xff\n", "line 2: not UTF-8 (byte 0xff); convert the file", id="latin1"
-        ),
+        pytest.param(line().encode() + b"\n\xff\n", "line 2: not UTF-8 (byte 0xff); convert the file", id="latin1"),
     ],
 )
 def test_broken_files(tmp_path, content, said):
@@ -196,9 +192,7 @@ def test_a_large_file_is_refused_before_it_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(chatml_file, "LARGEST_BYTES", size)
     assert len(read_chatml(path)) == 1
     monkeypatch.setattr(chatml_file, "LARGEST_BYTES", size - 1)
-    with pytest.raises(
-        UsageError, match=r"has 0 MiB, at most .* needs a few samples only, e\.g\. `head -n 8"
-    ):
+    with pytest.raises(UsageError, match=r"has 0 MiB, at most .* needs a few samples only, e\.g\. `head -n 8"):
         read_chatml(path)
 
 

@@ -125,9 +125,7 @@ def test_samples_collated_twice_lose_their_audio_labels(samples, records, config
         4,
         "labels against the label rules",
     )
-    assert found.message.startswith(
-        "audio: 4 of 4 target audios of trained turns have no label in any codebook"
-    )
+    assert found.message.startswith("audio: 4 of 4 target audios of trained turns have no label in any codebook")
     assert "`label_ids[audio_out_mask] = -100`" in found.message
     assert "copy.deepcopy(samples)" in found.fix
 
@@ -202,17 +200,13 @@ def test_the_message_says_how_many_of_how_many(records, config):
     batch, _ = chatml_batch(SPEECH, config, batch_size=3)
     unlabel_one(batch)
     (lost,) = label_rule_findings(batch, records, config)
-    assert lost.message.startswith(
-        "text: 3 of 86 tokens of trained assistant turns have no label; the first is at"
-    )
+    assert lost.message.startswith("text: 3 of 86 tokens of trained assistant turns have no label; the first is at")
     unlabel(batch, on_ends(batch))
     no_end, _ = label_rule_findings(batch, records, config)
     assert no_end.message.startswith("text: none of the 4 ends of trained turns is labelled: the model never")
     batch["label_ids"][:] = batch["input_ids"]
     (extra,) = label_rule_findings(batch, records, config)
-    assert (
-        " labels stand outside trained turns: on a prompt, header, padding or a turn before" in extra.message
-    )
+    assert " labels stand outside trained turns: on a prompt, header, padding or a turn before" in extra.message
 
 
 def test_examples_show_the_row_that_is_trained(records, config):
@@ -227,18 +221,14 @@ def test_examples_show_the_row_that_is_trained(records, config):
 
 def test_other_records_than_the_batch_was_made_of_are_refused(records, config):
     batch, _ = chatml_batch(SPEECH, config, batch_size=2)
-    with pytest.raises(
-        UsageError, match=r"the batch has 2 samples, only 1 records were given: give all of them"
-    ):
+    with pytest.raises(UsageError, match=r"the batch has 2 samples, only 1 records were given: give all of them"):
         label_rule_findings(batch, records[:1], config)
     with pytest.raises(
         UsageError, match=r"sample 0 of the batch \(\d+ tokens\) is not .*speech\.jsonl, line 2 .*token 11 on"
     ):
         label_rule_findings(batch, records[1:], config)
     batch["audio_out_ids_start"] = batch["audio_out_ids_start"][:-1]
-    with pytest.raises(
-        UsageError, match=r"the batch has 2 target audios for 3 placeholders: collate it anew"
-    ):
+    with pytest.raises(UsageError, match=r"the batch has 2 target audios for 3 placeholders: collate it anew"):
         label_rule_findings(batch, records, config)
 
 
@@ -246,9 +236,7 @@ def test_other_records_than_the_batch_was_made_of_are_refused(records, config):
 
 
 def correct_loss():
-    spec = importlib.util.spec_from_file_location(
-        "correct_trainer", ROOT / "fixtures" / "trainers" / "correct.py"
-    )
+    spec = importlib.util.spec_from_file_location("correct_trainer", ROOT / "fixtures" / "trainers" / "correct.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.loss

@@ -1,0 +1,53 @@
+"""Barcoded batches for any text model: unique ids, a masked prompt, samples of unequal length."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from alignment import IGNORE_INDEX, Stream, text_stream
+
+from .batches import LabelsAs, hand_labels
+from .errors import UsageError
+from .models import Adapter, Batch, View
+
+__all__ = ["barcoded_text"]
+
+SHORTEST = 8
+
+
+def barcoded_text(
+    adapter: Adapter, model: nn.Module, batch_size: int, length: int, seed: int, labels: LabelsAs
+) -> Batch:
+    """Right-padded samples of ordinary ids, the first third unlabelled, as keyword arguments of a text model.
+
+    Ids repeat only where the vocabulary is smaller than the batch. An encoder-decoder model reads the same
+    ids in its encoder and is trained to write them.
+
+    Raises:
+        UsageError: fewer than 8 positions.
+    """
+    if length < SHORTEST:
+        raise UsageError(f"--length must be at least {SHORTEST}, got {length}")
+    usable = adapter.usable_ids(model, _probe_view(adapter, model))
+    generator = torch.Generator().manual_seed(seed)
+    count = batch_size * length
+    rounds = -(-count // len(usable))
+    ids = torch.cat([usable[torch.randperm(len(usable), generator=generator)] for _ in range(rounds)])
+    ids = ids[:count].view(batch_size, length)  # (B, T)
+    mask = torch.ones_like(ids)
+    for index in range(1, batch_size):
+        mask[index, length - 1 - index % (length // 4) :] = 0
+    wanted = ids.masked_fill(mask == 0, IGNORE_INDEX)
+    wanted[:, : length // 3] = IGNORE_INDEX
+    batch: Batch = {"input_ids": ids, "attention_mask": mask, "labels": wanted}
+    return hand_labels(batch, labels, key="labels")
+
+
+def _probe_view(adapter: Adapter, model: nn.Module) -> View:
+    """A view of one ordinary id, to ask the adapter which ids are ordinary."""
+    one = torch.zeros((1, 2), dtype=torch.long)
+    seen = adapter.view(model, {"input_ids": one, "labels": one, "attention_mask": torch.ones_like(one)})
+    stream: Stream = text_stream(one, seen.streams[0].vocab)
+    nothing: tuple[Tensor | None, ...] = (None,)
+    return View((stream,), nothing, nothing)

@@ -1,0 +1,279 @@
+"""The dual loss: its value, its decisions, its log, and three witnesses that agree on it."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import assume, given
+from strategies import (
+    CODEBOOKS,
+    TOKENS,
+    End,
+    HiggsCase,
+    Reference,
+    Target,
+    Text,
+    higgs_cases,
+    higgs_expansion,
+    renumbered,
+)
+
+from alignment import (
+    IGNORE_INDEX,
+    AlignmentError,
+    Convention,
+    InputError,
+    audio_streams,
+    choose,
+    dual_loss,
+    expect,
+    pair,
+    recover,
+    text_stream,
+)
+from alignment.loss import mean_cross_entropy
+from probes.models.higgs import small_model
+
+__ = IGNORE_INDEX
+CODES = 1026
+EXAMPLE = HiggsCase(
+    (
+        (Text(4, "nothing"), Reference(2), Text(5, "all"), Target(3, trained=True), End(labelled=True)),
+        (Text(3, "prompt masked"), Target(0, trained=True), Target(2, trained=False), Text(2, "all")),
+    ),
+    use_delay_pattern=True,
+)
+
+
+class Setting:
+    """A batch with small text ids, its expansion, and noise for the outputs of a model that expanded it."""
+
+    def __init__(self, case, dtype=torch.float32, seed=0):
+        self.batch, self.tokens, vocab = renumbered(case.batch())
+        self.expansion = higgs_expansion(self.batch, **self.tokens)
+        generator = torch.Generator().manual_seed(seed)
+        frames = self.batch["audio_out_ids"].shape[1]
+        self.logits = torch.randn(*self.expansion.ids.shape, vocab, generator=generator).to(dtype)
+        self.audio = torch.randn(frames, CODEBOOKS, CODES, generator=generator)
+        self.stream = text_stream(self.expansion.ids, vocab, mask=self.expansion.mask)
+        self.books = audio_streams(
+            self.batch["audio_out_ids"], self.batch["audio_out_ids_start"], CODES, bos=1024, eos=1025
+        )
+
+    def outputs(self, **changed):
+        out = {
+            "logits": self.logits,
+            "expanded_labels": self.expansion.labels,
+            "expanded_input_ids": self.expansion.ids,
+            "attention_mask": self.expansion.mask,
+            "audio_logits": self.audio,
+        }
+        return {**out, **changed}
+
+    def loss(self, policy="evidence", **changed):
+        return dual_loss(self.outputs(**changed), self.batch, policy=policy, **self.tokens)
+
+    def shifted(self):
+        """The expanded labels as data code hands them that shifts after expanding."""
+        return pair(self.expansion.labels, "shifted", self.stream)
+
+
+def plain_values(setting, dtype):
+    """Text and audio loss in plain torch: shift, flatten, cross-entropy."""
+    labels = setting.shifted()
+    text = F.cross_entropy(setting.logits.to(dtype).flatten(0, 1), labels.flatten())
+    audio = []
+    for k, book in enumerate(setting.books):
+        target = expect(setting.batch["label_audio_ids"][k], book).target
+        if bool((target != __).any()):
+            audio.append(F.cross_entropy(setting.audio[:, k].to(dtype), target))
+    zero = torch.zeros((), dtype=dtype)
+    return (text if bool((labels != __).any()) else zero), (torch.stack(audio).mean() if audio else zero)
+
+
+def within_budget(ours, truth, reference):
+    """No further from the truth than the reference is, but for a rounding."""
+    budget = (truth - reference.double()).abs() + 1e-6
+    return not bool(((truth - ours.double()).abs() <= budget).logical_not())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("use_delay_pattern", [True, False], ids=["delayed", "undelayed"])
+def test_the_value_is_the_recomputed_one(dtype, use_delay_pattern):
+    setting = Setting(HiggsCase(EXAMPLE.samples, use_delay_pattern), dtype)
+    ours = setting.loss()
+    truth, reference = plain_values(setting, torch.float64), plain_values(setting, torch.float32)
+    for value, true, near in zip((ours.text, ours.audio), truth, reference, strict=True):
+        assert value.dtype == torch.float32
+        assert within_budget(value, true, near)
+    assert within_budget(ours.total, sum(truth), sum(reference))
+    assert not within_budget(ours.text + 1e-3, truth[0], reference[0])
+
+
+@given(higgs_cases)
+def test_the_value_is_the_recomputed_one_on_any_batch(case):
+    setting = Setting(case)
+    ours = setting.loss()
+    truth, reference = plain_values(setting, torch.float64), plain_values(setting, torch.float32)
+    assert within_budget(ours.text, truth[0], reference[0])
+    assert within_budget(ours.audio, truth[1], reference[1])
+
+
+@given(higgs_cases)
+def test_three_witnesses_agree(case):
+    setting = Setting(case)
+    wanted = expect(setting.expansion.labels, setting.stream).target
+    decision = choose(setting.logits, setting.expansion.labels, stream=setting.stream)
+    assert torch.equal(pair(decision.labels, decision.pairing, setting.stream).reshape(-1), wanted)
+    assert torch.equal(recover(lambda z: setting.loss(logits=z).text, setting.logits).target, wanted)
+    if not len(setting.audio):
+        assert setting.loss().audio_decision is None
+        return
+    heard = recover(lambda z: setting.loss(audio_logits=z).audio, setting.audio).target.view(-1, CODEBOOKS)
+    for k, book in enumerate(setting.books):
+        assert torch.equal(heard[:, k], expect(setting.batch["label_audio_ids"][k], book).target)
+
+
+@given(higgs_cases)
+def test_three_witnesses_agree_on_labels_shifted_beforehand(case):
+    setting = Setting(case)
+    labels = setting.shifted()
+    assume(bool((labels != __).any()))
+    decision = choose(setting.logits, labels, stream=setting.stream)
+    assert decision.convention is Convention.PRE_SHIFTED
+    wanted = expect(labels, setting.stream, decision.convention).target
+    assert torch.equal(pair(decision.labels, decision.pairing).reshape(-1), wanted)
+    loss = recover(lambda z: setting.loss(logits=z, expanded_labels=labels).text, setting.logits)
+    assert torch.equal(loss.target, wanted)
+
+
+def test_outputs_may_be_attributes_or_items():
+    setting = Setting(EXAMPLE)
+    by_item = setting.loss()
+    by_attribute = dual_loss(SimpleNamespace(**setting.outputs()), setting.batch, **setting.tokens)
+    assert torch.equal(by_item.total, by_attribute.total)
+
+
+@given(higgs_cases)
+def test_the_fallback_expands_the_raw_labels_to_the_same_loss(case):
+    setting = Setting(case)
+    expanded, fallback = setting.loss(), setting.loss(expanded_labels=None)
+    assert torch.equal(expanded.text, fallback.text)
+    assert fallback.text_decision.path in {"fallback", "none"}
+    assert fallback.text_decision.verified == expanded.text_decision.verified
+
+
+def test_a_model_without_audio_is_verified_by_the_ids_of_its_batch():
+    logits = torch.randn(1, 4, 9, generator=torch.Generator().manual_seed(0))
+    ids = torch.tensor([[5, 6, 7, 8]])
+    batch = {"input_ids": ids, "label_ids": ids}
+    found = dual_loss({"logits": logits}, batch)
+    assert (found.text_decision.path, found.text_decision.verified) == ("fallback", True)
+    assert torch.equal(found.total, F.cross_entropy(logits[0, :3], ids[0, 1:]))
+    unknown = dual_loss({"logits": logits}, {"label_ids": ids})
+    assert not unknown.text_decision.verified
+    assert torch.equal(unknown.total, found.total)
+    shifted = dual_loss({"logits": logits}, {"input_ids": ids, "label_ids": torch.tensor([[6, 7, 8, __]])})
+    assert torch.equal(shifted.total, found.total)
+
+
+@pytest.mark.parametrize(("policy", "differs"), [("shifted", False), ("direct", True)])
+def test_a_named_policy_is_obeyed_in_both_streams(policy, differs, caplog):
+    setting = Setting(EXAMPLE)
+    right, named = setting.loss(), setting.loss(policy)
+    assert (float(right.text) != float(named.text)) is differs
+    assert (float(right.audio) != float(named.audio)) is differs
+    warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert [message.partition(":")[0] for message in warned] == (["text", "audio"] if differs else [])
+    copied = recover(lambda z: setting.loss(policy, logits=z).text, setting.logits).target
+    assert torch.equal(copied, setting.expansion.labels.reshape(-1)) is differs
+
+
+def test_without_a_label_both_losses_are_zeros_tied_to_their_logits():
+    setting = Setting(HiggsCase(((Text(3, "nothing"), Target(1, trained=False)),), use_delay_pattern=True))
+    logits, audio = setting.logits.requires_grad_(), setting.audio.requires_grad_()
+    loss = setting.loss()
+    assert (float(loss.text.detach()), float(loss.audio.detach())) == (0, 0)
+    assert (loss.text_decision.pairing, loss.audio_decision.pairing) == (None, None)
+    grads = torch.autograd.grad(loss.total, [logits, audio])
+    assert all(not bool(grad.any()) for grad in grads)
+
+
+def test_a_model_without_labels_or_audio_at_all_has_no_decision():
+    loss = dual_loss({"logits": torch.zeros(1, 2, 3, requires_grad=True)}, {})
+    assert (loss.text_decision, loss.audio_decision) == (None, None)
+    assert loss.total.requires_grad
+
+
+@pytest.mark.parametrize("labelled", [1, 5, 20], ids=["gathered", "few", "all"])
+def test_mean_cross_entropy_is_the_same_gathered_or_not(labelled):
+    logits = torch.randn(20, 7, generator=torch.Generator().manual_seed(0))
+    targets = torch.arange(20) % 7
+    targets[labelled:] = __
+    assert torch.equal(mean_cross_entropy(logits, targets), F.cross_entropy(logits[:labelled], targets[:labelled]))
+
+
+# -- the log ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ({}, "✓ Model expanded labels shape: (2, 40) (expanded path)"),
+        ({"expanded_labels": None}, "Labels expanded here: (2, 40) (fallback path)"),
+    ],
+    ids=["expanded", "fallback"],
+)
+def test_the_log_says_which_path_was_taken(changed, line, caplog):
+    setting = Setting(EXAMPLE)
+    with caplog.at_level(logging.INFO, logger="alignment"):
+        loss = setting.loss(**changed)
+    said = [record.getMessage() for record in caplog.records]
+    assert line in said
+    assert "✓ Pairing shifted (position_aligned, verified): loss on 14 valid tokens" in said
+    assert f"✓ Text loss: {float(loss.text):.4f}" in said
+    assert f"✓ Audio loss: {float(loss.audio):.4f}" in said
+    assert said[-1] == f"✓ Total loss: {float(loss.total):.4f}"
+
+
+def test_nothing_is_logged_unless_asked_for(caplog):
+    with caplog.at_level(logging.WARNING, logger="alignment"):
+        Setting(EXAMPLE).loss()
+    assert caplog.records == []
+
+
+# -- what cannot be paired ----------------------------------------------------------------------------
+
+
+def test_trimmed_logits_are_refused_with_both_lengths():
+    setting = Setting(EXAMPLE)
+    with pytest.raises(AlignmentError, match="logits and labels of text differ in length: 39 vs 40") as error:
+        setting.loss(logits=setting.logits[:, :-1], expanded_input_ids=None)
+    assert error.value.code == "LA101"
+    with pytest.raises(AlignmentError, match="audio_logits have 31 frames, label_audio_ids 32") as error:
+        setting.loss(audio_logits=setting.audio[:-1])
+    assert (error.value.code, error.value.stream) == ("LA101", "audio")
+
+
+# -- on the released model ----------------------------------------------------------------------------
+
+
+@pytest.mark.higgs
+@pytest.mark.parametrize("with_labels", [True, False], ids=["expanded", "fallback"])
+def test_the_released_model(with_labels):
+    batch = EXAMPLE.batch()
+    given = batch if with_labels else {**batch, "label_ids": None}
+    with torch.no_grad():
+        out = small_model(hidden=16, layers=1)(**given)
+    loss = dual_loss(out, batch)
+    assert loss.text_decision.path == ("expanded" if with_labels else "fallback")
+    assert loss.text_decision.verified
+    assert loss.audio_decision.verified
+    labels = higgs_expansion(batch, **TOKENS).labels
+    text = F.cross_entropy(out.logits[:, :-1].double().flatten(0, 1), labels[:, 1:].flatten())
+    assert within_budget(loss.text, text, loss.text)
+    assert abs(float(loss.text) - float(text)) <= 1e-5
+    with pytest.raises(InputError, match="they must be"):
+        dual_loss({**out, "audio_logits": out.audio_logits[:, :4]}, batch)

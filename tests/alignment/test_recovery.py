@@ -1,0 +1,259 @@
+"""Recovery: targets and weights of any loss, read off its gradient alone."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alignment import IGNORE_INDEX, read, recover
+from alignment.recovery import CHUNK_ELEMENTS, NOISE_ROWS, Form, leaf, silent_reading
+
+ROWS, VOCAB = 24, 32
+LABELS = torch.randint(VOCAB, (ROWS,), generator=torch.Generator().manual_seed(0))
+LABELS[::3] = IGNORE_INDEX
+TRAINED = LABELS != IGNORE_INDEX
+COUNT = int(TRAINED.sum())
+CLASS_WEIGHTS = torch.linspace(0.2, 3, VOCAB)
+LOGITS = torch.zeros(ROWS, VOCAB)
+NOISE = leaf(LOGITS).detach().double()  # what a loss sees in place of the logits
+SURPRISE = F.cross_entropy(NOISE, LABELS, reduction="none", ignore_index=IGNORE_INDEX)[TRAINED]
+
+
+def mean(z):
+    return F.cross_entropy(z, LABELS)
+
+
+def chunked(z):
+    parts = zip(z.split(5), LABELS.split(5), strict=True)
+    return sum(F.cross_entropy(part, labels, reduction="sum") for part, labels in parts) / COUNT
+
+
+def focal(z):
+    surprise = F.cross_entropy(z[TRAINED], LABELS[TRAINED], reduction="none")
+    return ((1 - torch.exp(-surprise)) ** 2 * surprise).mean()
+
+
+def by_hand(z):
+    z = z[TRAINED]
+    return (z.logsumexp(-1) - z.gather(1, LABELS[TRAINED, None])[:, 0]).mean()
+
+
+class HandWritten(torch.autograd.Function):
+    """Cross-entropy whose gradient is computed in the forward, as fused kernels do."""
+
+    @staticmethod
+    def forward(ctx, z):
+        grad = torch.softmax(z[TRAINED], -1)
+        grad[torch.arange(COUNT), LABELS[TRAINED]] -= 1
+        full = torch.zeros_like(z)
+        full[TRAINED] = grad / COUNT
+        ctx.save_for_backward(full)
+        return full.sum() * 0
+
+    @staticmethod
+    def backward(ctx, grad):
+        return ctx.saved_tensors[0] * grad
+
+
+CLASSES = CLASS_WEIGHTS[LABELS[TRAINED]].double()
+KEEP = torch.exp(-SURPRISE)
+PLAIN = {
+    "mean": (mean, 1 / COUNT),
+    "sum": (lambda z: F.cross_entropy(z, LABELS, reduction="sum"), 1.0),
+    "divided-by-accumulation": (lambda z: mean(z) / 8, 1 / COUNT / 8),
+    "scaled-by-1e-7": (lambda z: mean(z) * 1e-7, 1e-7 / COUNT),
+    "scaled-by-65536": (lambda z: mean(z) * 65536, 65536 / COUNT),
+    "chunked": (chunked, 1 / COUNT),
+    "class-weights": (lambda z: F.cross_entropy(z, LABELS, weight=CLASS_WEIGHTS), CLASSES / CLASSES.sum()),
+    "focal": (focal, ((1 - KEEP) ** 2 + 2 * (1 - KEEP) * KEEP * SURPRISE) / COUNT),
+    "logsumexp-less-gather": (by_hand, 1 / COUNT),
+    "nll-of-log-softmax": (lambda z: F.nll_loss(F.log_softmax(z, -1), LABELS), 1 / COUNT),
+    "custom-autograd-function": (HandWritten.apply, 1 / COUNT),
+    "three-dimensional": (lambda z: F.cross_entropy(z.view(2, -1, VOCAB).mT, LABELS.view(2, -1)), 1 / COUNT),
+}
+
+
+@pytest.mark.parametrize(("loss", "weight"), PLAIN.values(), ids=PLAIN)
+def test_cross_entropy_is_read_exactly(loss, weight):
+    reading = recover(loss, LOGITS)
+    assert torch.equal(reading.target, LABELS)
+    assert bool((reading.form == torch.where(TRAINED, Form.PLAIN, Form.NONE)).all())
+    assert bool((reading.weight[~TRAINED] == 0).all())
+    truth = torch.as_tensor(weight, dtype=torch.float64)
+    error = (reading.weight[TRAINED] - truth).abs() / truth
+    assert not bool((error.max() <= 1e-5).logical_not())
+
+
+@pytest.mark.parametrize(("loss", "weight"), PLAIN.values(), ids=PLAIN)
+def test_a_loss_with_one_row_moved_reads_otherwise(loss, weight):
+    rolled = recover(lambda z: loss(z.roll(1, 0)), LOGITS)
+    assert not torch.equal(rolled.target, LABELS)
+    assert torch.equal(rolled.target.roll(1), LABELS)
+
+
+#: Losses whose target is read exactly and whose weight is read within a tolerance.
+NEARLY = {
+    "label-smoothing-0.1": (lambda z: F.cross_entropy(z, LABELS, label_smoothing=0.1), 0.9 / COUNT, 1e-2),
+    "label-smoothing-0.5": (lambda z: F.cross_entropy(z, LABELS, label_smoothing=0.5), 0.5 / COUNT, 1e-2),
+    "z-loss-added": (lambda z: mean(z) + 1e-4 * z.logsumexp(-1)[TRAINED].square().mean(), 1 / COUNT, 1e-2),
+    "bfloat16": (lambda z: mean(z.bfloat16()), 1 / COUNT, 1e-2),
+}
+
+
+@pytest.mark.parametrize(("loss", "weight", "tolerance"), NEARLY.values(), ids=NEARLY)
+def test_what_is_nearly_cross_entropy_keeps_its_targets(loss, weight, tolerance):
+    reading = recover(loss, LOGITS)
+    assert torch.equal(reading.target, LABELS)
+    assert bool((reading.form[TRAINED] == Form.PLAIN).all())
+    assert bool(((reading.weight[TRAINED] / weight - 1).abs() <= tolerance).all())
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [(torch.bfloat16, 1), (torch.float16, 1024)], ids=str)
+def test_leaves_in_half_precision(dtype, scale):
+    stand_in = leaf(LOGITS, dtype=dtype)
+    (mean(stand_in.float()) * scale).backward()
+    reading = read(stand_in.grad, stand_in)
+    assert torch.equal(reading.target, LABELS)
+    assert bool(((reading.weight[TRAINED] * COUNT / scale - 1).abs() <= 1e-2).all())
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda z: mean(z) + 0.05 * z.logsumexp(-1)[TRAINED].square().mean(),
+        lambda z: (z[TRAINED] - F.one_hot(LABELS[TRAINED], VOCAB)).square().sum(),
+    ],
+    ids=["large-z-loss", "regression-to-one-hot"],
+)
+def test_one_token_among_other_terms_is_not_plain_but_named(loss):
+    reading = recover(loss, LOGITS)
+    assert torch.equal(reading.target, LABELS)
+    assert bool((reading.form[TRAINED] == Form.NOT_PLAIN).all())
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda z: F.kl_div(z.log_softmax(-1), torch.randn(ROWS, VOCAB).softmax(-1), reduction="batchmean"),
+        lambda z: F.mse_loss(z, torch.randn(ROWS, VOCAB)),
+    ],
+    ids=["soft-teacher", "regression"],
+)
+def test_without_a_hard_target_none_is_guessed(loss):
+    torch.manual_seed(0)
+    reading = recover(loss, LOGITS)
+    assert bool((reading.form == Form.SOFT).all())
+    assert bool((reading.target == IGNORE_INDEX).all())
+    assert bool((reading.weight == 0).all())
+
+
+def test_a_regulariser_alone_supervises_nothing():
+    reading = recover(lambda z: z.logsumexp(-1).square().mean(), LOGITS)
+    assert bool((reading.form == Form.REGULARISER).all())
+    assert bool((reading.target == IGNORE_INDEX).all())
+
+
+def test_unlikelihood_pushes_its_tokens_away():
+    def unlikelihood(z):
+        likely = z[TRAINED].softmax(-1).gather(1, LABELS[TRAINED, None])
+        return -torch.log1p(-likely).sum()
+
+    reading = recover(unlikelihood, LOGITS)
+    assert torch.equal(reading.target, LABELS)
+    truth = -KEEP / (1 - KEEP)
+    assert bool(((reading.weight[TRAINED] / truth - 1).abs() <= 1e-4).all())
+
+
+@pytest.mark.parametrize("vocab", [2, 8, 262144])
+def test_vocabularies_from_two_to_very_large(vocab):
+    rows = NOISE_ROWS + 3
+    assert vocab < 262144 or rows * vocab > CHUNK_ELEMENTS  # the largest is read in several chunks
+    labels = torch.arange(rows) * 7919 % vocab
+    labels[4] = IGNORE_INDEX
+    reading = recover(lambda z: F.cross_entropy(z, labels), torch.zeros(1, 1).expand(rows, vocab))
+    assert torch.equal(reading.target, labels)
+    weights = reading.weight[labels != IGNORE_INDEX]
+    assert bool(((weights * (rows - 1) - 1).abs() <= 1e-5).all())
+
+
+@given(st.lists(st.one_of(st.integers(0, 6), st.just(IGNORE_INDEX)), min_size=1, max_size=12))
+def test_any_labels_are_found_again(labels):
+    labels = torch.tensor(labels)
+    reading = recover(lambda z: F.cross_entropy(z, labels, reduction="sum"), torch.zeros(len(labels), 7))
+    assert torch.equal(reading.target, labels)
+
+
+# -- gradients that are not finite, missing, or tiny --------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("where", [slice(None), slice(3, 4)], ids=["whole-row", "one-entry"])
+def test_what_is_not_finite_never_reads_as_a_pass(value, where):
+    grad = torch.softmax(NOISE, -1) - F.one_hot(LABELS.clamp(min=0), VOCAB)
+    grad[5, where] = value
+    reading = read(grad, NOISE)
+    assert reading.form[5] == Form.NOT_FINITE
+    assert reading.target[5] == IGNORE_INDEX
+    assert reading.weight[5].isnan()
+    assert bool((reading.form[:5] == Form.PLAIN).all())
+
+
+def test_a_mean_over_nothing_is_not_finite():
+    nothing = torch.full_like(LABELS, IGNORE_INDEX)
+    reading = recover(lambda z: mean(z) * F.cross_entropy(z, nothing), LOGITS)
+    assert bool((reading.form[TRAINED] == Form.NOT_FINITE).all())
+
+
+def test_a_loss_that_never_reaches_the_logits_is_silent():
+    other = torch.ones((), requires_grad=True)
+    reading = recover(lambda z: other * 2, LOGITS)
+    assert bool((reading.form == Form.NONE).all())
+    assert len(reading.target) == ROWS
+
+
+def test_no_rows_read_as_no_rows():
+    assert len(recover(torch.sum, torch.zeros(0, 5)).target) == 0
+
+
+# -- the stand-in -------------------------------------------------------------------------------------
+
+
+def test_noise_reads_where_saturated_logits_cannot_be_read():
+    sure = 200.0 * F.one_hot(LABELS.clamp(min=0), VOCAB)
+    assert torch.equal(recover(mean, sure).target, LABELS)
+    assert not bool((recover(mean, sure, values="real").target != IGNORE_INDEX).any())
+
+
+def test_real_values_show_what_a_loss_chooses_by_them():
+    logits = torch.randn(ROWS, VOCAB, generator=torch.Generator().manual_seed(1))
+    hard = F.cross_entropy(logits, LABELS, reduction="none").topk(3).indices
+
+    def hardest(z):
+        return F.cross_entropy(z, LABELS, reduction="none").topk(3).values.mean()
+
+    assert torch.nonzero(recover(hardest, logits, values="real").form).reshape(-1).tolist() == sorted(hard.tolist())
+
+
+def test_a_leaf_is_small_distinct_and_leaves_the_random_state_alone():
+    before = torch.random.get_rng_state()
+    stand_in = leaf(torch.zeros(2, 3, 7), dtype=torch.float64)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert (stand_in.shape, stand_in.dtype, stand_in.is_leaf) == ((2, 3, 7), torch.float64, True)
+    assert 0 < float(stand_in.detach().abs().max()) < 0.1
+    assert len(stand_in.reshape(6, 7).unique(dim=0)) == 6
+    assert torch.equal(stand_in, leaf(torch.ones(2, 3, 7), dtype=torch.float64))
+    assert not torch.equal(stand_in, leaf(torch.zeros(2, 3, 7), dtype=torch.float64, seed=1))
+
+
+def test_recovery_works_where_gradients_are_off():
+    with torch.no_grad():
+        assert torch.equal(recover(mean, LOGITS).target, LABELS)
+
+
+def test_readings_select_and_scale():
+    reading = recover(mean, LOGITS)
+    some = reading.select(torch.tensor([4, 1]))
+    assert some.target.tolist() == LABELS[[4, 1]].tolist()
+    assert torch.equal(reading.scaled(3).weight, reading.weight * 3)
+    assert silent_reading(2).target.tolist() == [IGNORE_INDEX] * 2

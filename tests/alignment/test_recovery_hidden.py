@@ -1,0 +1,86 @@
+"""Recovery at the head's input, for losses that never make logits."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from alignment import IGNORE_INDEX
+from alignment.recovery import Form, leaf, read_hidden
+
+ROWS = 20
+
+
+def case(vocab, width):
+    generator = torch.Generator().manual_seed(vocab + width)
+    table = torch.randn(vocab, width, generator=generator)
+    labels = torch.randint(vocab, (ROWS,), generator=generator)
+    labels[::4] = IGNORE_INDEX
+    return leaf(torch.zeros(ROWS, width)), table, labels
+
+
+def check(reading, labels, weight=None):
+    trained = labels != IGNORE_INDEX
+    weight = 1 / int(trained.sum()) if weight is None else weight
+    assert torch.equal(reading.target, labels)
+    assert bool((reading.form == torch.where(trained, Form.PLAIN, Form.NONE)).all())
+    assert bool(((reading.weight[trained] / weight - 1).abs() <= 1e-3).all())
+
+
+cells = [pytest.mark.parametrize("vocab", [8, 512, 20000]), pytest.mark.parametrize("width", [8, 64])]
+
+
+@cells[0]
+@cells[1]
+@pytest.mark.parametrize("with_bias", [False, True], ids=["no-bias", "bias"])
+def test_targets_and_weights(vocab, width, with_bias):
+    hidden, table, labels = case(vocab, width)
+    bias = torch.linspace(-1, 1, vocab) if with_bias else None
+    F.cross_entropy(F.linear(hidden, table, bias), labels).backward()
+    check(read_hidden(hidden.grad, hidden, table, bias), labels)
+
+
+@cells[0]
+@cells[1]
+def test_another_target_reads_otherwise(vocab, width):
+    hidden, table, labels = case(vocab, width)
+    moved = torch.where(labels == IGNORE_INDEX, labels, (labels + 1) % vocab)
+    F.cross_entropy(hidden @ table.T, moved).backward()
+    reading = read_hidden(hidden.grad, hidden, table)
+    assert torch.equal(reading.target, moved)
+    assert not torch.equal(reading.target, labels)
+
+
+@pytest.mark.skipif(not hasattr(F, "linear_cross_entropy"), reason="this torch has no linear_cross_entropy")
+@cells[0]
+@cells[1]
+def test_fused_linear_cross_entropy(vocab, width):
+    hidden, table, labels = case(vocab, width)
+    F.linear_cross_entropy(hidden, table, labels).backward()
+    check(read_hidden(hidden.grad, hidden, table), labels)
+
+
+@pytest.mark.parametrize("scale", [1e-7, 65536])
+def test_scaled_losses(scale):
+    hidden, table, labels = case(512, 64)
+    (F.cross_entropy(hidden @ table.T, labels, reduction="sum") * scale).backward()
+    check(read_hidden(hidden.grad, hidden, table), labels, weight=scale)
+
+
+def test_a_soft_teacher_has_no_target():
+    hidden, table, _ = case(512, 64)
+    teacher = torch.randn(ROWS, 512, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    F.cross_entropy(hidden @ table.T, teacher).backward()
+    reading = read_hidden(hidden.grad, hidden, table)
+    assert bool((reading.form == Form.SOFT).all())
+    assert bool((reading.target == IGNORE_INDEX).all())
+
+
+def test_what_is_not_finite_never_reads_as_a_pass():
+    hidden, table, labels = case(8, 8)
+    F.cross_entropy(hidden @ table.T, labels).backward()
+    grad = hidden.grad.clone()
+    grad[1, 2], grad[2, 0] = float("nan"), float("inf")
+    reading = read_hidden(grad, hidden, table)
+    assert reading.form[1:4].tolist() == [Form.NOT_FINITE, Form.NOT_FINITE, Form.PLAIN]
+    assert reading.weight[1:3].isnan().tolist() == [True, True]
+    assert reading.target[1:3].tolist() == [IGNORE_INDEX] * 2

@@ -1,0 +1,105 @@
+"""Sources: which input a trained token was taken from, inferred from the ids of the batch."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from strategies import plain_stream, text_batches
+
+from alignment import IGNORE_INDEX, recover
+from alignment.sources import infer_sources, is_ambiguous
+
+__ = IGNORE_INDEX
+
+
+def infer(targets, *streams):
+    """Supervision of a loss that trains ``targets`` (one list per stream)."""
+    readings = [
+        recover(lambda z, t=torch.tensor(t): F.cross_entropy(z, t, reduction="sum"), torch.zeros(len(t), 128))
+        for t in targets
+    ]
+    return infer_sources(readings, streams)
+
+
+@pytest.mark.parametrize("offset", [-3, 0, 1, 2, 5, 11])
+def test_unique_targets_name_their_source(offset):
+    ids = torch.arange(20) + 10
+    targets = torch.full_like(ids, __)
+    targets[4:8] = ids[4 + offset : 8 + offset]
+    (one,) = infer([targets.tolist()], plain_stream(ids))
+    assert one.exact
+    assert one.offset[one.trained].tolist() == [offset] * 4
+    assert one.origin[one.trained].tolist() == [0] * 4
+    assert one.source[~one.trained].unique().tolist() == [-1]
+
+
+def test_a_target_that_is_no_input_has_no_source():
+    (one,) = infer([[2, 3, 99]], plain_stream([1, 2, 3]))
+    assert one.source.tolist() == [1, 2, -1]
+    assert one.origin.tolist() == [0, 0, -1]
+    assert one.exact
+
+
+@pytest.mark.parametrize(("offset", "weight"), [(0, "copy"), (1, "next"), (2, "double shift")])
+def test_repeated_targets_share_the_offset_of_the_unique_ones(offset, weight):
+    ids = [7, 20, 7, 7, 21, 7, 22, 7, 23]
+    targets = [*ids[offset:], *[__] * offset]
+    (one,) = infer([targets], plain_stream(ids))
+    assert one.offset[one.trained].unique().tolist() == [offset], weight
+    assert not one.exact
+
+
+def test_where_all_tokens_repeat_the_next_one_is_preferred():
+    (one,) = infer([[7, 7, 7, __]], plain_stream([7, 7, 7, 7]))
+    assert one.offset[one.trained].tolist() == [1, 1, 1]
+
+
+def test_a_target_at_no_shared_offset_goes_to_the_nearest_place():
+    far = list(range(40, 70))
+    (one,) = infer([[5, *[__] * 31]], plain_stream([1, *far[:15], 5, *far[15:29], 5]))
+    assert one.source[0] == 16
+
+
+def test_sources_in_another_stream_are_found_there():
+    text = plain_stream([50, 51, 52, 53])
+    audio = [plain_stream([10 * k + 1, 10 * k + 2], name=f"audio[{k}]") for k in (1, 2)]
+    found = infer([[51, 12, __, __], [__, 22], [52, 22]], text, *audio)
+    assert found[0].origin.tolist() == [0, 1, -1, -1]
+    assert found[1].origin.tolist() == [-1, 2]
+    assert found[2].origin.tolist() == [0, 2]
+    assert found[2].source.tolist() == [2, 1]
+
+
+def test_the_own_stream_and_then_sibling_codebooks_go_first():
+    streams = [plain_stream([5, 6]), plain_stream([5, 7], name="audio[0]"), plain_stream([6, 7], name="audio[1]")]
+    found = infer([[5, __], [6, 5], [__, 5]], *streams)
+    assert found[0].origin[0] == 0
+    assert found[1].origin.tolist() == [2, 1]
+    assert found[2].origin[1] == 1
+
+
+def test_rows_without_a_token_are_no_source():
+    stream = plain_stream([-1, 5, -1])
+    (one,) = infer([[5, __, 9]], stream)
+    assert one.source.tolist() == [1, -1, -1]
+
+
+@given(text_batches(unique=True))
+def test_the_expected_sources_are_inferred(batch):
+    (one,) = infer([batch.targets.tolist()], batch.stream)
+    assert torch.equal(one.trained, batch.targets != __)
+    assert bool((one.offset[one.trained] == 1).all())
+
+
+@pytest.mark.parametrize(
+    ("ids", "targets", "ambiguous"),
+    [
+        ([7, 7, 7, 7], [__, 7, 7, __], True),  # offsets 0 and 1 explain both rows
+        ([7, 7, 7, 8], [__, 7, 8, __], False),
+        ([1, 2, 3, 4], [2, 3, 4, __], False),
+        ([7, 7, 7, 7], [__, __, __, __], False),
+    ],
+)
+def test_ambiguity_is_several_offsets_that_explain_every_row(ids, targets, ambiguous):
+    (one,) = infer([targets], plain_stream(ids))
+    assert is_ambiguous(one) is ambiguous

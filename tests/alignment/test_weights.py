@@ -1,0 +1,185 @@
+"""Weights: the structure that a mean of means leaves is reported, chosen weights are not."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from strategies import plain_stream
+
+from alignment import IGNORE_INDEX, compare, expect, recover
+from alignment.sources import infer_sources
+from alignment.weights import ALIKE, spread, uneven_codebooks, uneven_weights
+
+__ = IGNORE_INDEX
+VOCAB = 64
+SAMPLE = [0] * 16 + [1] * 16
+STREAM = plain_stream(torch.arange(32) + 10, vocab=VOCAB, sample=SAMPLE, segment=SAMPLE)
+TARGETS = torch.cat([STREAM.ids[1:], torch.tensor([__])])
+TARGETS[[15, *range(5), *range(16, 19), 31]] = __  # 10 targets in sample 0, 12 in sample 1
+ROWS = torch.nonzero(__ != TARGETS).reshape(-1)
+
+
+def supervise(loss, stream=STREAM):
+    return infer_sources([recover(loss, torch.zeros(len(stream), VOCAB))], [stream])[0]
+
+
+def codes(supervision):
+    return [finding.code for finding in uneven_weights(supervision)]
+
+
+def mean_of_means(groups):
+    """The mean over groups of rows of each group's mean cross-entropy, as trainers that loop over them do."""
+
+    def loss(z):
+        kept = [rows for rows in groups if bool((TARGETS[rows] != __).any())]
+        return torch.stack([F.cross_entropy(z[rows], TARGETS[rows]) for rows in kept]).mean()
+
+    return loss
+
+
+def weighted(weight, targets=TARGETS):
+    """Cross-entropy with a weight per row."""
+    return lambda z: (F.cross_entropy(z, targets, reduction="none") * weight).sum()
+
+
+def heavier(end, factor):
+    """Rows up to ``end`` that count alike, and an end that counts more."""
+    weight = torch.ones(32)
+    weight[end] = factor
+    weight[end + 1 :] = 0
+    return weighted(weight, STREAM.ids)
+
+
+every = torch.arange(32)
+
+
+@pytest.mark.parametrize(
+    ("groups", "what", "factor"),
+    [(every.split(16), "sample", 1.2), (every.split(10), "chunk", 10), (every.split(14), "chunk", 3.33)],
+    ids=["sample", "chunks-of-10", "chunks-of-14"],
+)
+def test_a_mean_of_means_is_uneven(groups, what, factor):
+    (found,) = uneven_weights(supervise(mean_of_means(groups)))
+    assert (found.code, found.severity, found.count) == ("LA301", "warning", 22)
+    assert found.message == (
+        f"the weights of text are constant inside each {what} and differ between them by a "
+        f"factor of up to {factor}: a mean of means"
+    )
+
+
+def test_a_mean_per_segment_of_one_sample_is_uneven():
+    packed = plain_stream(STREAM.ids, vocab=VOCAB, segment=SAMPLE)
+    (found,) = uneven_weights(supervise(mean_of_means(every.split(16)), packed))
+    assert "constant inside each segment" in found.message
+
+
+def test_a_mean_per_labelled_span_is_uneven():
+    one = plain_stream(STREAM.ids, vocab=VOCAB)
+    (found,) = uneven_weights(supervise(mean_of_means([torch.arange(5, 15), torch.arange(19, 31)]), one))
+    assert "constant inside each labelled span" in found.message
+
+
+@given(st.lists(st.booleans(), min_size=64, max_size=64), st.integers(8, 40))
+def test_chunks_are_found_wherever_they_begin(labelled, size):
+    on = torch.tensor(labelled)
+    counts = torch.stack([part.sum() for part in on.split(size)])
+    assume(int(counts.max()) >= ALIKE and len(counts[counts > 0].unique()) > 1)
+    weight = torch.where(on, 1 / counts.repeat_interleave(size)[:64].clamp(min=1), 0.0)
+    ids = torch.arange(64)
+    targets = torch.where(on, ids, __)
+    found = supervise(weighted(weight, targets), plain_stream(ids, vocab=VOCAB))
+    assert codes(found) == ["LA301"]
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda z: F.cross_entropy(z, TARGETS),
+        lambda z: F.cross_entropy(z, TARGETS, reduction="sum"),
+        lambda z: F.cross_entropy(z.bfloat16(), TARGETS),
+        lambda z: F.cross_entropy(z, TARGETS, weight=torch.linspace(1, 3, VOCAB)),
+        lambda z: F.cross_entropy(z, TARGETS, label_smoothing=0.1),
+        lambda z: ((1 - (-F.cross_entropy(z, TARGETS, reduction="none")).exp()) ** 2).sum(),
+        weighted(torch.rand(32, generator=torch.Generator().manual_seed(0)) + 0.5),
+        mean_of_means([torch.arange(5, 16), torch.arange(19, 29)]),
+        mean_of_means([torch.tensor([5])]),
+        heavier(12, 2.0),
+        heavier(15, 3.0),
+        weighted(torch.linspace(1, 1.2, 32), STREAM.ids),
+    ],
+    ids=[
+        "mean",
+        "sum",
+        "bfloat16",
+        "class-weights",
+        "label-smoothing",
+        "focal",
+        "random",
+        "equal-counts",
+        "one-row",
+        "end-token-twice",
+        "end-token-thrice",
+        "slowly-rising",
+    ],
+)
+def test_even_or_chosen_weights_are_silent(loss):
+    assert codes(supervise(loss)) == []
+
+
+@given(st.lists(st.floats(0.1, 10), min_size=32, max_size=32, unique_by=lambda w: round(w, 1)))
+def test_weights_without_structure_are_silent(weights):
+    assert codes(supervise(weighted(torch.tensor(weights)))) == []
+
+
+@given(st.integers(1, 11), st.integers(1, 11))
+def test_a_mean_per_sample_is_uneven_exactly_where_the_counts_differ(first, second):
+    targets = torch.full_like(TARGETS, __)
+    targets[:first], targets[16 : 16 + second] = STREAM.ids[1 : first + 1], STREAM.ids[17 : 17 + second]
+
+    def loss(z):
+        return (F.cross_entropy(z[:16], targets[:16]) + F.cross_entropy(z[16:], targets[16:])) / 2
+
+    assert codes(supervise(loss)) == (["LA301"] if first != second else [])
+
+
+def test_the_finding_reaches_the_comparison():
+    expected = expect(STREAM.ids, STREAM)
+    targets = expected.target
+
+    def loss(z):
+        return F.cross_entropy(z[:16], targets[:16]) + F.cross_entropy(z[16:], targets[16:]) * 2
+
+    assert [f.code for f in compare([expected], [supervise(loss)])] == ["LA301"]
+    assert compare([expected], [supervise(lambda z: F.cross_entropy(z, targets))]) == ()
+
+
+def test_spread():
+    assert spread(torch.tensor([])) == 0
+    assert spread(torch.tensor([2.0, 2.0])) == 0
+    assert spread(torch.tensor([1.0, -3.0])) == 1
+
+
+# -- codebooks ----------------------------------------------------------------------------------------
+
+
+def books(*factors):
+    """Codebooks whose losses are multiplied by a factor each; None leaves one silent."""
+    out = []
+    for number, factor in enumerate(factors):
+        stream = plain_stream(STREAM.ids, name=f"audio[{number}]", vocab=VOCAB, sample=SAMPLE, segment=SAMPLE)
+        out.append(supervise(lambda z, f=factor or 0: F.cross_entropy(z, TARGETS) * f, stream))
+    return out
+
+
+def test_codebooks_that_weigh_differently():
+    (found,) = uneven_codebooks(books(2.0, 1.0, 1.0, None))
+    assert (found.code, found.severity, found.stream, found.count) == ("LA303", "warning", "audio", 3)
+    assert found.message == (
+        "codebooks weigh differently (share of the mean): audio[0] 1.5, audio[1] 0.75, audio[2] 0.75"
+    )
+
+
+@pytest.mark.parametrize("factors", [(1.0, 1.0, 1.001), (3.0,), (None, None), ()], ids=str)
+def test_codebooks_that_weigh_alike_are_silent(factors):
+    assert list(uneven_codebooks(books(*factors))) == []

@@ -1,0 +1,195 @@
+"""Small random instances of transformers classes: every size of a configuration, found by its name."""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+import transformers
+
+__all__ = ["BATCH", "HIDDEN", "LENGTH", "OLD", "VOCAB", "tiny_model"]
+
+VOCAB, HIDDEN, BATCH, LENGTH = 96, 32, 2, 24
+BOS, EOS, PAD = 1, 2, 0
+OLD = int(transformers.__version__.split(".")[0]) < 5
+
+
+def _each(names, value):
+    return dict.fromkeys(names.split(), value)
+
+
+#: Refuse to build more than this many parameters: a size that was not found by its name.
+LARGEST = 8_000_000
+
+SIZES = {
+    # widths
+    **_each(
+        "hidden_size n_embd d_model dim embedding_size embed_dim emb_dim word_embed_proj_dim vision_dim "
+        "intermediate_size ffn_dim d_ff ffn_hidden_size encoder_ffn_dim decoder_ffn_dim mlp_hidden_size "
+        "attention_hidden_size projection_dim out_hidden_size cross_attention_hidden_size",
+        HIDDEN,
+    ),
+    **_each("moe_intermediate_size shared_expert_intermediate_size expert_ffn_hidden_size", 16),
+    **_each(
+        "head_dim qk_rope_head_dim qk_nope_head_dim v_head_dim qk_head_dim index_head_dim d_kv q_lora_rank "
+        "kv_lora_rank state_size mamba_d_state index_topk hidden_size_per_layer_input patch_size",
+        8,
+    ),
+    "rotary_dim": 4,
+    "mamba_d_head": 16,
+    # depths and heads
+    **_each("num_hidden_layers n_layer n_layers num_layers depth", 2),
+    **_each(
+        "encoder_layers decoder_layers num_decoder_layers num_encoder_layers encoder_num_hidden_layers "
+        "decoder_num_hidden_layers first_k_dense_replace num_dense_layers n_group topk_group n_shared_experts "
+        "moe_num_shared_experts",
+        1,
+    ),
+    **_each("num_attention_heads n_head n_heads num_heads mamba_n_heads", 4),
+    **_each(
+        "encoder_attention_heads decoder_attention_heads num_key_value_heads encoder_num_attention_heads "
+        "decoder_num_attention_heads num_encoder_attention_heads num_decoder_attention_heads n_mamba_heads "
+        "index_n_heads mamba_d_conv num_experts_per_tok moe_k moe_topk zero_expert_num",
+        2,
+    ),
+    **_each("num_experts num_local_experts n_routed_experts moe_num_experts", 4),
+    "num_kv_shared_layers": 0,
+    # lengths
+    **_each("max_position_embeddings n_positions n_ctx max_sequence_length", 128),
+    **_each("max_source_positions max_target_positions", 64),
+    "image_size": 16,
+    # ids
+    "vocab_size": VOCAB,
+    "vocab_size_per_layer_input": VOCAB,
+    "pad_token_id": PAD,
+    "bos_token_id": BOS,
+    "eos_token_id": EOS,
+    "sep_token_id": EOS,
+    "decoder_start_token_id": BOS,
+    # switches
+    "use_cache": False,
+    "is_decoder": True,
+}
+
+_START = {"decoder_start_token_id": PAD}
+_IDS = {"pad_token_id": PAD, "decoder_start_token_id": BOS}
+_CROSS = {"add_cross_attention": True}
+_SECTIONS = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
+_ROPE = {"rope_parameters": _SECTIONS}
+_GLM_ROPE = {"rope_parameters": {**_SECTIONS, "partial_rotary_factor": 1.0}}
+
+#: Further arguments, by configuration class.
+SPECIAL = {
+    "Blip2Config": {"image_token_index": 3, "num_query_tokens": 2},
+    "DbrxConfig": {
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8},
+        "ffn_config": {"ffn_hidden_size": HIDDEN, "moe_num_experts": 4, "moe_top_k": 2},
+    },
+    **_each("EncoderDecoderConfig.decoder VisionEncoderDecoderConfig.decoder", _CROSS),
+    **dict.fromkeys(("EncoderDecoderConfig", "VisionEncoderDecoderConfig", "SpeechEncoderDecoderConfig"), _IDS),
+    "SpeechEncoderDecoderConfig.decoder": _CROSS,
+    "FSMTConfig": {"src_vocab_size": VOCAB, "tgt_vocab_size": VOCAB, "langs": ["en", "de"]},
+    "Florence2VisionConfig": {
+        "embed_dim": (16, 16),
+        "depths": (1, 1),
+        "num_heads": (2, 2),
+        "num_groups": (2, 2),
+        "patch_size": (3, 3),
+        "patch_stride": (4, 2),
+        "patch_padding": (1, 1),
+        "patch_prenorm": (False, True),
+        "window_size": 2,
+    },
+    "Gemma2Config": {"use_cache": OLD},  # transformers 4.46 fails to log that its cache is off
+    "GPTNeoConfig": {"attention_types": [[["global", "local"], 1]]},
+    "FalconH1Config": {"mamba_d_ssm": 64},
+    "Kosmos2Config": {"latent_query_num": 4},
+    "LlavaConfig": {"image_token_index": 3, "image_seq_length": 4},
+    "Pix2StructVisionConfig": {"patch_embed_hidden_size": HIDDEN},
+    "Step3p7TextConfig": {"sliding_window": 8},
+    "VoxtralConfig": {"audio_token_id": 4},
+    "Wav2Vec2Config": {"apply_spec_augment": False},
+    "ZambaConfig": {"num_hidden_layers": 3, "attn_layer_period": 2, "attn_layer_offset": 1},
+    "Glm4vTextConfig": _GLM_ROPE,
+    "Glm4vMoeTextConfig": _GLM_ROPE,
+    "Glm46VTextConfig": _GLM_ROPE,
+    "GlmOcrTextConfig": _GLM_ROPE,
+    "JambaConfig": {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
+    "Lfm2MoeConfig": {"layer_types": ["conv", "full_attention"]},
+    "LongT5Config": _START,
+    "LongcatFlashConfig": {"qk_head_dim": 16},
+    "Mamba2Config": {"num_heads": 8, "n_groups": 2, "chunk_size": 8},
+    "MoshiConfig": {"ffn_dim": 64, "num_codebooks": 2, "audio_vocab_size": VOCAB},
+    "MoshiDepthConfig": {"ffn_dim": 64, "num_codebooks": 2, "input_size": HIDDEN, "audio_vocab_size": VOCAB},
+    "PaddleOCRTextConfig": _ROPE,
+    "Pop2PianoConfig": _START,
+    **_each("ProphetNetConfig XLMProphetNetConfig", {"ngram": 1}),
+    "Qwen2AudioConfig": {"audio_token_index": 4},
+    "Qwen2AudioEncoderConfig": {"max_source_positions": 16},
+    "Qwen2VLTextConfig": _ROPE,
+    "Qwen2_5_VLTextConfig": _ROPE,
+    "ReformerConfig": {
+        "axial_pos_embds": False,
+        "attn_layers": ["local", "local"],
+        "attention_head_size": 8,
+        "feed_forward_size": HIDDEN,
+        "local_attn_chunk_length": 12,
+        "max_position_embeddings": 48,
+    },
+    "RoCBertConfig": {"pronunciation_vocab_size": 8, "shape_vocab_size": 8, "pronunciation_embed_dim": 8},
+    "SwitchTransformersConfig": _START,
+    "T5Config": _START,
+    "UdopConfig": _START,
+    "VoxtralEncoderConfig": {"max_source_positions": 16, "intermediate_size": 4 * HIDDEN, "num_mel_bins": 8},
+    "WhisperConfig": {"num_mel_bins": 8},
+    "XLMConfig": {"causal": True},
+    "XmodConfig": {"default_language": "en_XX"},
+    "Zamba2Config": {"layers_block_type": ["mamba", "hybrid"], "n_mamba_heads": 4, "mamba_headdim": 16},
+    "ZayaConfig": {"num_experts_per_tok": 1},
+    "xLSTMConfig": {"mode": "train", "num_blocks": 2, "num_heads": 2, "chunk_size": 8},
+}
+
+#: Parts of a configuration, where the configuration class does not name their classes itself.
+PARTS = {
+    "EncoderDecoderConfig": {"encoder": "BertConfig", "decoder": "BertConfig"},
+    "LlavaConfig": {"vision_config": "CLIPVisionConfig", "text_config": "LlamaConfig"},
+    "Qwen2AudioConfig": {"audio_config": "Qwen2AudioEncoderConfig", "text_config": "Qwen2Config"},
+    "SpeechEncoderDecoderConfig": {"encoder": "Wav2Vec2Config", "decoder": "BertConfig"},
+    "VisionEncoderDecoderConfig": {"encoder": "ViTConfig", "decoder": "GPT2Config"},
+}
+
+
+def _part_class(config_class, name, default):
+    """The class of one part of a configuration; an automatic one is that of the default."""
+    part = config_class.sub_configs[name]
+    return type(getattr(default, name, None)) if part.__name__ == "AutoConfig" else part
+
+
+def tiny_config(config_class, **extra):
+    """A configuration with every size that is found by its name set small, parts included."""
+    extra = {**SPECIAL.get(config_class.__name__, {}), **extra}
+    accepted = inspect.signature(config_class.__init__).parameters
+    chosen = {key: value for key, value in SIZES.items() if key in accepted}
+    if "kv_lora_rank" in accepted and "num_key_value_heads" in accepted:  # one latent for all heads
+        chosen["num_key_value_heads"] = chosen["num_attention_heads"]
+    parts = [name for name in getattr(config_class, "sub_configs", None) or {} if name not in extra]
+    known = PARTS.get(config_class.__name__, {})
+    default = config_class() if set(parts) - set(known) else None
+    for name in {**dict.fromkeys(parts), **known}:
+        part = getattr(transformers, known[name]) if name in known else _part_class(config_class, name, default)
+        if hasattr(part, "model_type"):
+            chosen[name] = tiny_config(part, **SPECIAL.get(f"{config_class.__name__}.{name}", {})).to_dict()
+    return config_class(**{**chosen, **extra})
+
+
+def tiny_model(name, **extra):
+    """A small random instance of a transformers class, in train mode; the global random state stays."""
+    model_class = getattr(transformers, name)
+    config = tiny_config(model_class.config_class, **extra)
+    with torch.device("meta"):
+        size = sum(parameter.numel() for parameter in model_class(config).parameters())
+    if size > LARGEST:
+        raise MemoryError(f"{name} would have {size} parameters: a size is missing in SIZES or SPECIAL")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return model_class(config).train()
