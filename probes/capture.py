@@ -28,6 +28,9 @@ __all__ = ["Capture", "Forward", "HeadCall", "Where"]
 
 Where = Literal["logits", "hidden"]
 
+#: Base of the numbers that hidden rows carry: bfloat16 holds whole numbers up to 256 exactly.
+DIGITS = 200
+
 
 @dataclass
 class Forward:
@@ -136,8 +139,9 @@ class Capture:
             add(body.register_forward_pre_hook(self._enter_body, with_kwargs=True))
             add(body.register_forward_hook(self._leave_body, always_call=True))
         for head in self.heads:
-            add(head.module.register_forward_pre_hook(self._enter_head))
-            add(head.module.register_forward_hook(self._stand_in(head)))
+            if self.where == "logits" or head.books > 1:  # else its gradient belongs to the leaf before it
+                add(head.module.register_forward_pre_hook(self._enter_head))
+                add(head.module.register_forward_hook(self._stand_in(head)))
         return self
 
     def __exit__(
@@ -193,9 +197,12 @@ class Capture:
         if output is None:  # it raised
             return None
         first = output[0] if isinstance(output, (tuple, list)) else getattr(output, "last_hidden_state", output)
+        if wanted and self.where == "logits" and self.values == "noise":
+            first = _numbered(first)
+            output = _replace_first(output, first)
         self.forwards[-1].hidden = first.detach()
         if self.where != "hidden" or not wanted:
-            return None
+            return output
         stand_in = leaf(first, values=self.values, dtype=first.dtype)
         number = len(self.forwards) - 1
         for head in self.heads:
@@ -248,8 +255,39 @@ class Capture:
             wanted += [t for t in (call.leaf, call.later) if t is not None and all(t is not w for w in wanted)]
         if not wanted:
             return {}
-        grads = torch.autograd.grad(loss.reshape(()), wanted, allow_unused=True)
+        if _is_checkpointed(loss):
+            grads: Sequence[Tensor | None] = self._by_backward(loss, wanted)
+        else:
+            grads = torch.autograd.grad(loss.reshape(()), wanted, allow_unused=True)
         return {id(tensor): grad for tensor, grad in zip(wanted, grads, strict=True)}
+
+    def _by_backward(self, loss: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:
+        """The same by a full backward, which reentrant checkpoints insist on; gradients of parameters are dropped."""
+        held = [(parameter, parameter.grad) for parameter in self.model.parameters()]
+        for parameter, _ in held:
+            parameter.grad = None
+        for tensor in wanted:
+            tensor.retain_grad()
+        try:
+            loss.reshape(()).backward()
+        finally:
+            for parameter, grad in held:
+                parameter.grad = grad
+        return [tensor.grad for tensor in wanted]
+
+
+def _is_checkpointed(loss: Tensor) -> bool:
+    """Whether the loss's graph holds a reentrant checkpoint, for which torch has no ``autograd.grad``."""
+    nodes, known = [loss.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in known:
+            continue
+        known.add(node)
+        if node.name() == "CheckpointFunctionBackward":
+            return True
+        nodes += [below for below, _ in node.next_functions]
+    return False
 
 
 def _bound(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -281,6 +319,20 @@ def _replace_first(output: Any, tensor: Tensor) -> Any:
             setattr(output, name, (*states[:-1], tensor))
     output.last_hidden_state = tensor
     return output
+
+
+def _numbered(hidden: Tensor) -> Tensor:
+    """Rows that can be told apart wherever they go: their numbers, in digits that half precision holds exactly.
+
+    Their values are those of no model, but neither are the logits. What is not finite stays so.
+    """
+    width = hidden.shape[-1]
+    flat = hidden.detach().reshape(-1, width)
+    number = torch.arange(len(flat), device=flat.device)
+    out = flat * 0
+    for digit in range(min(4, width)):
+        out[:, digit] += (number // DIGITS**digit % DIGITS).to(out)
+    return out.reshape(hidden.shape)
 
 
 def _same(state: Any, last: Any) -> bool:

@@ -16,7 +16,7 @@ from alignment.weights import spread
 
 from .environment import environment
 from .models import Adapter, Batch, adapter_for
-from .reduction import Reduction, check_reduction, settled
+from .reduction import Reduction, check_reduction, counted_loss, settled
 from .report.model import Check, Report
 from .witness import Options, Witness, witness
 
@@ -66,11 +66,12 @@ def check_loss(
     adapter = adapter_for(model, heads)
     inputs: Batch = dict(batch)
     values = "real" if real_logits else "noise"
-    seen = witness(model, adapter, inputs, loss_fn, Options(values=values, convention=Convention(labels)))
+    options = Options(values=values, convention=Convention(labels))
+    seen = witness(model, adapter, inputs, counted_loss(loss_fn, model, adapter, inputs, options), options)
     findings = list(seen.findings)
     if reduction is not None or grad_accum > 1:
         declared = reduction or "token-mean"
-        wrong = check_reduction(model, adapter, inputs, loss_fn, declared, grad_accum)
+        wrong = check_reduction(model, adapter, inputs, loss_fn, declared, grad_accum, options)
         findings = settled(findings, wrong, declared)
     return report_of(model, adapter, inputs, seen, findings=findings)
 

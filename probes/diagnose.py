@@ -20,6 +20,7 @@ from alignment.findings import finding
 
 from .capture import Capture
 from .models.adapter import Adapter, Batch, View
+from .preserve import copy_of
 
 __all__ = ["explain_exception"]
 
@@ -141,7 +142,7 @@ def explain_exception(
     """LA101 with both lengths and the slice behind them, if that is why the loss raised; else None."""
     if isinstance(cause, AlignmentError):
         return finding(cause.code, cause.stream, str(cause))
-    follow = _Follow()
+    follow, batch = _Follow(), copy_of(batch)
     for key, tensor in batch.items():
         if "label" in key:
             follow.know(tensor, key, axis=1)

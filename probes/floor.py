@@ -19,6 +19,7 @@ from alignment.findings import finding
 
 from .engine import default_loss
 from .preflight import Plan
+from .reduction import counted_loss
 from .training import MasterAdam, borrowed_weights, trainable_parameters
 from .witness import LossFunction, Options, Witness, witness
 
@@ -43,7 +44,7 @@ class Floor:
 def floor_finding(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> Floor:
     """Train on fresh random batches and compare the loss with the entropy of their tokens."""
     model, adapter, batch = plan.model, plan.adapter, plan.batch
-    loss_fn = plan.loss or default_loss(adapter, plan.policy)
+    loss_fn = counted_loss(plan.loss or default_loss(adapter, plan.policy), model, adapter, batch)
     withheld = plan.labels == "none"
     seen = witness(model, adapter, batch, loss_fn, Options(withhold=withheld))
     mass = sum(float(one.weight.abs().sum()) for one in seen.actual)

@@ -11,7 +11,7 @@ from .batches import LabelsAs, hand_labels
 from .errors import UsageError
 from .models import Adapter, Batch, View
 
-__all__ = ["barcoded_text"]
+__all__ = ["barcoded_text", "ordinary_ids"]
 
 SHORTEST = 8
 
@@ -29,7 +29,7 @@ def barcoded_text(
     """
     if length < SHORTEST:
         raise UsageError(f"--length must be at least {SHORTEST}, got {length}")
-    usable = adapter.usable_ids(model, _probe_view(adapter, model))
+    usable = ordinary_ids(adapter, model)
     generator = torch.Generator().manual_seed(seed)
     count = batch_size * length
     rounds = -(-count // len(usable))
@@ -44,10 +44,10 @@ def barcoded_text(
     return hand_labels(batch, labels, key="labels")
 
 
-def _probe_view(adapter: Adapter, model: nn.Module) -> View:
-    """A view of one ordinary id, to ask the adapter which ids are ordinary."""
-    one = torch.zeros((1, 2), dtype=torch.long)
+def ordinary_ids(adapter: Adapter, model: nn.Module) -> Tensor:
+    """(n,) the ids that mean nothing special to a text model."""
+    one = torch.zeros((1, 2), dtype=torch.long, device=next(model.parameters()).device)
     seen = adapter.view(model, {"input_ids": one, "labels": one, "attention_mask": torch.ones_like(one)})
     stream: Stream = text_stream(one, seen.streams[0].vocab)
     nothing: tuple[Tensor | None, ...] = (None,)
-    return View((stream,), nothing, nothing)
+    return adapter.usable_ids(model, View((stream,), nothing, nothing)).cpu()

@@ -17,7 +17,7 @@ from .checklist import fallback_path, loss_value, text_length, training_step
 from .engine import Engine, default_loss
 from .forward import forward, shapes_of
 from .models import Adapter, Batch
-from .reduction import Reduction, check_reduction, settled
+from .reduction import Reduction, check_reduction, counted_loss, settled
 from .report.model import Report
 from .training import Steps, take_steps
 from .witness import LossFunction, Options, Witness, witness
@@ -88,16 +88,17 @@ def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> R
     """
     model, adapter, batch = plan.model, plan.adapter, plan.batch
     withheld = plan.labels == "none"
-    loss_fn = plan.loss or default_loss(adapter, plan.policy)
+    named = plan.loss or default_loss(adapter, plan.policy)
     options = Options(convention=CONVENTIONS[plan.labels], withhold=withheld)
     progress("watching the loss")
+    loss_fn = counted_loss(named, model, adapter, batch, options)
     seen = witness(model, adapter, batch, loss_fn, options)
     told = {(f.code, f.stream) for f in plan.findings}  # the data path's rules know more: theirs goes first
     found = [*plan.findings, *(f for f in seen.findings if (f.code, f.stream) not in told)]
     if plan.reduction is not None or plan.grad_accum > 1:
         progress("splitting the batch")
         declared = plan.reduction or "token-mean"
-        wrong = check_reduction(model, adapter, batch, loss_fn, declared, plan.grad_accum, options)
+        wrong = check_reduction(model, adapter, batch, named, declared, plan.grad_accum, options)
         found = settled(found, wrong, declared)
     report = report_of(
         model,

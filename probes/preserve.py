@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["preserved"]
+__all__ = ["copy_of", "preserved"]
 
 
 @contextmanager
@@ -41,3 +42,8 @@ def preserved(model: nn.Module) -> Iterator[None]:
             with torch.no_grad():
                 for buffer, value in buffers:
                     buffer.copy_(value)
+
+
+def copy_of(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A batch that a loss may pop from and edit in place, as trainers do with a batch that is used once."""
+    return {key: value.clone() if isinstance(value, Tensor) else value for key, value in batch.items()}

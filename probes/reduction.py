@@ -8,9 +8,9 @@ larger step, and the weights are compared.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from .errors import UsageError
 from .models import Adapter, Batch
 from .witness import LossFunction, Options, Witness, witness
 
-__all__ = ["Reduction", "check_reduction", "settled"]
+__all__ = ["Reduction", "check_reduction", "counted_loss", "settled"]
 
 Reduction = Literal["token-mean", "sequence-mean", "sum"]
 
@@ -37,7 +37,7 @@ def check_reduction(
     model: nn.Module,
     adapter: Adapter,
     batch: Batch,
-    loss_fn: LossFunction,
+    loss_fn: Callable[..., Tensor],
     reduction: Reduction,
     grad_accum: int,
     options: Options | None = None,
@@ -93,12 +93,12 @@ def settled(findings: Sequence[Finding], wrong: Sequence[Finding], reduction: Re
     return [*kept, *wrong]
 
 
-def _watch(
-    model: nn.Module, adapter: Adapter, part: Batch, loss_fn: LossFunction, step: Batch, options: Options | None
-) -> Witness:
-    """Watch one micro-batch, telling the loss how many text targets its step has if it asks."""
+def counted_loss(
+    loss_fn: Callable[..., Tensor], model: nn.Module, adapter: Adapter, step: Batch, options: Options | None = None
+) -> LossFunction:
+    """The loss, told how many text targets its whole step has if it takes ``num_items_in_batch``."""
     if "num_items_in_batch" not in inspect.signature(loss_fn).parameters:
-        return witness(model, adapter, part, loss_fn, options)
+        return loss_fn
     view = adapter.view(model, step)
     labels, stream = view.labels[0], view.streams[0]
     convention = Convention.NONE if labels is None else infer_convention(labels, stream).convention
@@ -106,11 +106,19 @@ def _watch(
         convention = Convention.POSITION_ALIGNED if options is None else options.convention
     # counted after the shift: the first label of a sample pairs with no logit
     items = torch.zeros(()).long() if labels is None else expect(labels, stream, convention).trained.sum()
+    return lambda inner_model, inner_batch: loss_fn(inner_model, inner_batch, num_items_in_batch=items)
 
-    def counted(inner_model: nn.Module, inner_batch: Batch) -> Any:
-        return loss_fn(inner_model, inner_batch, num_items_in_batch=items)  # type: ignore[call-arg]
 
-    return witness(model, adapter, part, counted, options)
+def _watch(
+    model: nn.Module,
+    adapter: Adapter,
+    part: Batch,
+    loss_fn: Callable[..., Tensor],
+    step: Batch,
+    options: Options | None,
+) -> Witness:
+    """Watch one micro-batch of a step."""
+    return witness(model, adapter, part, counted_loss(loss_fn, model, adapter, step, options), options)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ in the body's output, and received sequences in the batch by their ids.
 from __future__ import annotations
 
 from bisect import bisect_right
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -66,65 +67,95 @@ def head_rows(inputs: Tensor, hidden: Tensor, count: int, received: int) -> Tens
                 raise
     elif count != received:
         raise InputError(
-            f"the model was given {received} ids and its body has {given} rows: it lengthens the sequence itself "
-            "(placeholders expanded inside, virtual tokens), so that no row can be placed; expand the ids, labels "
-            "and mask before the model"
+            f"the batch has {received} ids and the model's body {given} rows: it lengthens the sequence itself "
+            "(placeholders expanded inside, virtual tokens), or is given embeddings in place of ids, so that no row "
+            "can be placed; expand ids, labels and mask before the model"
         )
     return straight  # a head behind a projection or a scale of its own, one row per id
 
 
-def align_streams(received: Stream, batch: Stream) -> Tensor:
+def align_streams(received: Stream, batch: Stream, uses: Tensor | None = None) -> Tensor:
     """(R,) int64: for each row of ``received`` its row of ``batch``; -1 at padding or where there is none.
 
     Runs of received ids are found again in the batch: whole samples first, padding included, then samples
     without their padding, then single segments. So inputs may be cut, split into micro-batches, padded anew,
     packed or unpacked by the trainer.
+
+    Args:
+        received: the ids that a forward was given.
+        batch: the ids of the whole batch.
+        uses: (R,) int64, how often earlier forwards were given each row of the batch; counted up here. Of
+            samples that are alike the one least used is taken, as with micro-batches.
     """
+    uses = torch.zeros_like(batch.ids) if uses is None else uses
     if len(received) == len(batch) and torch.equal(received.ids, batch.ids):
+        uses += 1
         return torch.arange(len(batch), device=received.ids.device)
     out = torch.full_like(received.ids, -1)
-    taken = torch.zeros_like(batch.ids, dtype=torch.bool)
+    search = _Search(received, batch, uses, out, torch.zeros_like(batch.ids, dtype=torch.bool))
     for sample in torch.unique(received.sample).tolist():
         rows = torch.nonzero(received.sample == sample).reshape(-1)
         real = rows[received.segment[rows] >= 0]
-        for run in (rows, real):
-            if _placed(run, received, batch, taken, out):
-                break
-        else:
-            for number in torch.unique(received.segment[real]).tolist():
-                piece = real[received.segment[real] == number]
-                if not _placed(piece, received, batch, taken, out):
-                    _beginning(piece, batch, taken, out, received)
+        if search.placed(rows) or search.placed(real):
+            continue
+        for number in torch.unique(received.segment[real]).tolist():
+            piece = real[received.segment[real] == number]
+            if not search.placed(piece):
+                search.place_beginning(piece)
+    uses += search.taken
     return out
 
 
-def _beginning(run: Tensor, batch: Stream, taken: Tensor, out: Tensor, received: Stream) -> None:
-    """Place as much of ``run`` as begins the same sample of the batch: the rest was appended by the trainer."""
-    home = torch.nonzero((batch.sample == received.sample[run[0]]) & ~taken).reshape(-1)[: len(run)]
-    same = (received.ids[run[: len(home)]] == batch.ids[home]).long().cumprod(0).bool()
-    if 2 * int(same.sum()) >= len(run):
-        out[run[: len(home)][same]] = home[same]
-        taken[home[same]] = True
+@dataclass
+class _Search:
+    """Runs of received rows, looked for in the batch; what was found goes to ``out`` and is ``taken``."""
 
+    received: Stream
+    batch: Stream
+    uses: Tensor
+    out: Tensor
+    taken: Tensor
 
-def _placed(run: Tensor, received: Stream, batch: Stream, taken: Tensor, out: Tensor) -> bool:
-    """Find the ids of ``run`` in one sample of the batch, in one piece, where no other run was found."""
-    length, size = len(run), len(batch)
-    if length == 0 or length > size:
-        return False
-    ids = received.ids[run]
-    starts = torch.arange(size - length + 1, device=out.device)
-    ends = starts + length - 1
-    fits = (batch.ids[starts] == ids[0]) & (batch.ids[ends] == ids[-1])
-    fits &= (batch.sample[starts] == batch.sample[ends]) & ~taken[starts] & ~taken[ends]
-    before = (starts - 1).clamp(min=0)
-    begins = (starts == 0) | (batch.segment[before] != batch.segment[starts])
-    home = (batch.sample == received.sample[run[0]]) & (batch.row == received.row[run[0]])
-    rank = 2 * home[starts].long() + begins.long()  # its own place first, then where a segment begins
-    for start in starts[fits][torch.argsort(rank[fits], descending=True, stable=True)].tolist():
-        place = slice(start, start + length)
-        if torch.equal(batch.ids[place], ids):
-            out[run] = torch.arange(start, start + length, device=out.device)
-            taken[place] = True
-            return True
-    return False
+    def placed(self, run: Tensor) -> bool:
+        """Find the ids of ``run`` in one sample of the batch, in one piece, where no other run was found."""
+        length, size = len(run), len(self.batch)
+        if length == 0 or length > size:
+            return False
+        batch, ids = self.batch, self.received.ids[run]
+        starts = torch.arange(size - length + 1, device=ids.device)
+        ends = starts + length - 1
+        fits = (batch.ids[starts] == ids[0]) & (batch.ids[ends] == ids[-1])
+        fits &= (batch.sample[starts] == batch.sample[ends]) & ~self.taken[starts] & ~self.taken[ends]
+        rank = self._rank(run, starts, ends)
+        real, second = self.received.segment[run] >= 0, None
+        for start in starts[fits][torch.argsort(rank[fits], descending=True, stable=True)].tolist():
+            place = slice(start, start + length)
+            if not torch.equal(batch.ids[place], ids):
+                continue
+            if torch.equal(batch.segment[place] >= 0, real):  # padded alike
+                self._take(run, torch.arange(start, start + length, device=ids.device))
+                return True
+            second = start if second is None else second
+        if second is not None:
+            self._take(run, torch.arange(second, second + length, device=ids.device))
+        return second is not None
+
+    def _rank(self, run: Tensor, starts: Tensor, ends: Tensor) -> Tensor:
+        """Rows not used before go first, then the run's own place, then whole segments, then their beginnings."""
+        segment = self.batch.segment
+        begins = (starts == 0) | (segment[(starts - 1).clamp(min=0)] != segment[starts])
+        last = len(self.batch) - 1
+        stops = (ends == last) | (segment[(ends + 1).clamp(max=last)] != segment[ends])
+        own = (self.batch.sample == self.received.sample[run[0]]) & (self.batch.row == self.received.row[run[0]])
+        return 2 * begins.long() + stops.long() + 4 * own[starts].long() - 8 * self.uses[starts]
+
+    def place_beginning(self, run: Tensor) -> None:
+        """Place as much of ``run`` as begins the same sample of the batch: the rest was appended by the trainer."""
+        home = torch.nonzero((self.batch.sample == self.received.sample[run[0]]) & ~self.taken).reshape(-1)[: len(run)]
+        same = (self.received.ids[run[: len(home)]] == self.batch.ids[home]).long().cumprod(0).bool()
+        if len(home) and 2 * int(same.sum()) >= len(home):
+            self._take(run[: len(home)][same], home[same])
+
+    def _take(self, run: Tensor, place: Tensor) -> None:
+        self.out[run] = place
+        self.taken[place] = True

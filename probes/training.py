@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .models import Adapter, Batch, View
-from .preserve import preserved
+from .preserve import copy_of, preserved
 from .witness import LossFunction
 
 __all__ = ["MasterAdam", "Steps", "borrowed_weights", "take_steps", "trainable_parameters"]
@@ -115,7 +115,7 @@ def take_steps(
     with borrowed_weights(model, adapter, chosen, withhold):
         before = judge()
         optimizer = MasterAdam(chosen, LEARNING_RATE)
-        losses = [optimizer.step(loss_fn(model, batch)) for _ in range(steps)]
+        losses = [optimizer.step(loss_fn(model, copy_of(batch))) for _ in range(steps)]
         after = judge()
     restored = all(bool(param.detach().double().sum() == total) for param, total in zip(chosen, first, strict=True))
     return Steps(tuple(losses), before, after, sum(param.numel() for param in chosen), restored)

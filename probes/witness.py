@@ -35,7 +35,7 @@ from .capture import Capture, HeadCall, Where
 from .diagnose import explain_exception
 from .errors import UsageError
 from .models.adapter import Adapter, Batch, View
-from .preserve import preserved
+from .preserve import copy_of, preserved
 from .rows import align_streams, head_rows
 
 __all__ = ["LossFunction", "Options", "Witness", "witness"]
@@ -188,9 +188,13 @@ def _run(
 ) -> _Pass:
     """Run the loss once, and once more with the heads' input captured if its gradient went past the heads."""
     first = _run_at("logits", model, adapter, batch, view, loss_fn, options)
+    # a hidden row that several codebooks read says nothing of each of them
+    single = [number for head in adapter.heads(model, view) if head.books == 1 for number in head.streams]
     silent = any(
-        labels is not None and bool((labels >= 0).any()) and not bool((reading.form != int(Form.NONE)).any())
-        for labels, reading in zip(view.labels, first.readings, strict=True)
+        view.labels[number] is not None
+        and bool((view.labels[number] >= 0).any())
+        and not bool((first.readings[number].form != int(Form.NONE)).any())
+        for number in single
     )
     if first.finite and (silent or first.problems):
         second = _run_at("hidden", model, adapter, batch, view, loss_fn, options)
@@ -223,7 +227,7 @@ def _run_at(
         # reentrant checkpoints say so in a body that runs without gradients
         warnings.filterwarnings("ignore", message="None of the inputs have requires_grad=True")
         try:
-            value = loss_fn(model, batch)
+            value = loss_fn(model, copy_of(batch))
         except UsageError:
             raise
         except Exception as error:
@@ -280,6 +284,7 @@ def _place(
 ) -> tuple[list[Reading], int]:
     """Put the rows of every head call where they belong in the batch."""
     readings = [silent_reading(len(stream), stream.ids.device) for stream in view.streams]
+    places = _Places(capture, model, adapter, view)
     unplaced = 0
     for call in capture.calls:
         reading = call.read(grads)
@@ -289,7 +294,7 @@ def _place(
         width, vocab = call.leaf.shape[-1] // books, view.streams[call.head.streams[0]].vocab
         if call.at == "logits" and width != vocab:
             raise UsageError(f"the {call.head.name} head gives {width} scores a row, its vocabulary has {vocab} ids")
-        rows = _rows_of(call, capture, model, adapter, view)
+        rows = places.rows_of(call)
         for offset, number in enumerate(call.head.streams):
             part = reading.select(torch.arange(offset, len(reading.target), books, device=reading.target.device))
             unplaced += int(((rows < 0) & (part.form != int(Form.NONE))).sum())
@@ -297,31 +302,51 @@ def _place(
     return readings, unplaced
 
 
-def _rows_of(call: HeadCall, capture: Capture, model: nn.Module, adapter: Adapter, view: View) -> Tensor:
-    """(r,) rows of the head's streams in the batch, one per row of the call."""
-    stream = view.streams[call.head.streams[0]]
-    count = call.leaf.numel() // call.leaf.shape[-1]
-    forward = capture.forwards[call.forward] if call.forward >= 0 else None
-    received = stream
-    if forward is not None and any(forward.received.get(key) is not None for key in _id_keys(adapter)):
-        seen = adapter.view(model, forward.received).streams
-        if len(seen) > call.head.streams[0]:
-            received = seen[call.head.streams[0]]
-    in_batch = align_streams(received, stream)
-    if len(stream) and not bool((in_batch >= 0).any()):
-        raise InputError(
-            f"the ids that the model was given are not those of the batch ({len(received)} rows, the batch has "
-            f"{len(stream)}): the loss function must run the model on the batch's own ids"
-        )
-    hidden = None if forward is None else forward.hidden
-    if hidden is None or call.inputs is None:
-        if count == len(received):
-            return in_batch
-        raise InputError(
-            f"the {call.head.name} head was called on {count} rows, the batch has {len(received)}, and the body's "
-            "output was not seen: call the model, or name the head that gives one row per position (--head)"
-        )
-    return in_batch[head_rows(call.inputs, hidden, count, len(received))]
+class _Places:
+    """Which rows of the batch the rows of each head call stand for."""
+
+    def __init__(self, capture: Capture, model: nn.Module, adapter: Adapter, view: View) -> None:
+        self.capture, self.model, self.adapter, self.view = capture, model, adapter, view
+        self.found: dict[tuple[int, int], Tensor] = {}
+        self.uses = [torch.zeros_like(stream.ids) for stream in view.streams]
+
+    def rows_of(self, call: HeadCall) -> Tensor:
+        """(r,) rows of the head's streams in the batch, -1 where a row belongs to none of them.
+
+        Raises:
+            InputError: rows that cannot be placed.
+        """
+        number = call.head.streams[0]
+        key = (call.forward, number)
+        if key not in self.found:
+            self.found[key] = self._received_rows(call.forward, number)
+        in_batch = self.found[key]
+        count = call.leaf.numel() // call.leaf.shape[-1]
+        hidden = self.capture.forwards[call.forward].hidden if call.forward >= 0 else None
+        if hidden is not None and call.inputs is not None:
+            return in_batch[head_rows(call.inputs, hidden, count, len(in_batch))]
+        if count != len(in_batch):
+            raise InputError(
+                f"the {call.head.name} head was called on {count} rows, the batch has {len(in_batch)}, and the body's "
+                "output was not seen: call the model, or name the head that gives one row per position (--head)"
+            )
+        return in_batch
+
+    def _received_rows(self, forward: int, number: int) -> Tensor:
+        """The row of the batch for each row that a forward was given."""
+        stream = self.view.streams[number]
+        given = self.capture.forwards[forward].received if forward >= 0 else {}
+        received = stream
+        if any(given.get(key) is not None for key in _id_keys(self.adapter)):
+            seen = self.adapter.view(self.model, given).streams
+            received = seen[number] if len(seen) > number else stream
+        rows = align_streams(received, stream, self.uses[number])
+        if len(stream) and not bool((rows >= 0).any()):
+            raise InputError(
+                f"the ids that the model was given are not those of the batch ({len(received)} rows, the batch has "
+                f"{len(stream)}): the loss function must run the model on the batch's own ids"
+            )
+        return rows
 
 
 def _id_keys(adapter: Adapter) -> tuple[str, ...]:

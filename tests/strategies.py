@@ -7,8 +7,7 @@ from typing import NamedTuple
 import torch
 from hypothesis import strategies as st
 
-from alignment import IGNORE_INDEX, Stream, expand, text_stream
-from alignment.expansion import lengths_from_starts, placeholder_lengths
+from alignment import IGNORE_INDEX, text_stream
 from probes.batches import CODEBOOKS, Sample, collate
 from probes.models.higgs import SPECIAL_IDS
 
@@ -199,39 +198,6 @@ higgs_cases = st.builds(
 )
 
 
-TOKENS = {"audio_in_token": AUDIO_IN, "audio_out_token": AUDIO_OUT, "pad_token": SPECIAL_IDS["<|end_of_text|>"]}
-
-
-def renumbered(batch):
-    """A batch whose text ids count up from 0, so that logits are small; with its special tokens."""
-    names = torch.cat([batch["input_ids"].reshape(-1), torch.tensor(list(TOKENS.values()))]).unique()
-
-    def new(ids):
-        return torch.where(ids == IGNORE_INDEX, ids, torch.searchsorted(names, ids))
-
-    small = {key: new(batch[key]) for key in ("input_ids", "label_ids")}
-    return {**batch, **small}, {key: int(new(torch.tensor(token))) for key, token in TOKENS.items()}, len(names)
-
-
-def higgs_expansion(batch, audio_in_token, audio_out_token, pad_token):
-    """The reference expansion of a collated batch."""
-    kinds = (("in", audio_in_token), ("out", audio_out_token))
-    frames = {
-        token: lengths_from_starts(batch[f"audio_{kind}_ids_start"], batch[f"audio_{kind}_ids"].shape[1])
-        for kind, token in kinds
-    }
-    ids = batch["input_ids"]
-    return expand(
-        ids,
-        batch["attention_mask"],
-        placeholder_lengths(ids, frames),
-        frames=(audio_in_token, audio_out_token),
-        pad_id=pad_token,
-        labels=batch["label_ids"],
-        padding="left" if len(ids) == 1 else "right",
-    )
-
-
 # -- raw sequences with placeholders -------------------------------------------------------------------
 
 
@@ -287,23 +253,7 @@ raw_batches = st.builds(
     st.sampled_from([8, 1]),
 )
 
-# -- streams and mappings --------------------------------------------------------------------------------
-
-
-def plain_stream(ids, *, name="text", vocab=100, segment=None, sample=None, filler=None, end_ids=()):
-    """A stream written out by hand; one segment and sample if nothing else is said."""
-    ids = torch.as_tensor(ids)
-    zero = torch.zeros_like(ids)
-    return Stream(
-        name,
-        ids,
-        zero if segment is None else torch.as_tensor(segment),
-        zero if sample is None else torch.as_tensor(sample),
-        torch.arange(len(ids)),
-        vocab,
-        zero.bool() if filler is None else torch.as_tensor(filler),
-        tuple(end_ids),
-    )
+# -- mappings --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

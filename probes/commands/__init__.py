@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from . import env, explain, preflight, probe, rules
+from . import env, explain, fuzz, preflight, probe, rules
 
 __all__ = ["COMMANDS"]
 
-COMMANDS = (preflight, probe, explain, rules, env)
+COMMANDS = (preflight, probe, explain, fuzz, rules, env)

@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from ..explain import pick_streams, row_stories
     from ..files import check_writable, write_json
     from ..preflight import CONVENTIONS
+    from ..reduction import counted_loss
     from ..report.terminal import console_for, status_line
     from ..witness import Options, witness
     from .preflight import make_plan
@@ -53,8 +54,9 @@ def run(args: argparse.Namespace) -> int:
     with status_line(console) as progress:
         progress("watching the loss")
         plan = make_plan(args)
-        loss_fn = plan.loss or default_loss(plan.adapter, plan.policy)
         options = Options(convention=CONVENTIONS[plan.labels], withhold=plan.labels == "none")
+        named = plan.loss or default_loss(plan.adapter, plan.policy)
+        loss_fn = counted_loss(named, plan.model, plan.adapter, plan.batch, options)
         seen = witness(plan.model, plan.adapter, plan.batch, loss_fn, options)
     stories = {
         seen.view.streams[n].name: [s for s in row_stories(seen, n, args.sample) if s.row in rows]

@@ -94,7 +94,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
         raise UsageError("--policy is about the engine's own loss: it cannot be used with --loss")
     if loss is not None:
         try:
-            inspect.signature(loss).bind(None, None)
+            extra = {"num_items_in_batch": None} if "num_items_in_batch" in inspect.signature(loss).parameters else {}
+            inspect.signature(loss).bind(None, None, **extra)
         except (TypeError, ValueError) as error:
             raise UsageError(f"--loss {args.loss}: must be callable as FUNC(model, batch): {error}") from error
     loaded = load_model(args.model, device=device, dtype=dtype, seed=args.seed)

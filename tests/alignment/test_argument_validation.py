@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from strategies import plain_stream
+from planted import plain_stream
 
 from alignment import (
     AlignmentError,
@@ -54,7 +54,10 @@ CALLS = {
     "choose: flat labels": (lambda: choose(3, LONG[0]), "labels of text must have shape (B, T), got (3,)"),
     "choose: float labels": (lambda: choose(3, LONG.float()), "labels of text must be integers, got torch.float32"),
     "choose: flat logits": (lambda: choose(LOGITS[0, 0], LONG), "logits must have shape (B, T, V), got (9,)"),
-    "choose: another batch": (lambda: choose(LOGITS, LONG[:1]), "logits of text hold 2 samples, labels 1: pass the same"),
+    "choose: another batch": (
+        lambda: choose(LOGITS, LONG[:1]),
+        "logits of text hold 2 samples, labels 1: pass the same",
+    ),
     "choose: shorter ids": (
         lambda: choose(LOGITS, LONG, LONG[:, :2]),
         "labels of text have 6 rows, its ids have 4: pass both as expanded",
@@ -112,7 +115,10 @@ CALLS = {
     "expand: another mask": (lambda: expansion(mask=LONG[:1]), "mask has shape (1, 3), ids have (2, 3)"),
     "expand: other labels": (lambda: expansion(labels=LONG[:1]), "labels has shape (1, 3), ids have (2, 3)"),
     "expand: negative length": (lambda: expansion(lengths=LONG - 1), "lengths must not be negative, got -1"),
-    "expand: padding only": (lambda: expansion(mask=LONG * 0), "the batch has no real token: every position is padding"),
+    "expand: padding only": (
+        lambda: expansion(mask=LONG * 0),
+        "the batch has no real token: every position is padding",
+    ),
     "expand: unknown side": (
         lambda: expansion(padding="both"),
         "unknown padding 'both': choose one of left, right",
@@ -156,7 +162,10 @@ CALLS = {
         lambda: compare([expect(STREAM.ids, STREAM)], [expect(NONE, plain_stream(NONE))]),
         "expected and actual streams differ: text (3 rows) vs text (0 rows)",
     ),
-    "dual_loss: no logits": (lambda: dual_loss({}, {}), "outputs have no logits: pass what the model's forward returned"),
+    "dual_loss: no logits": (
+        lambda: dual_loss({}, {}),
+        "outputs have no logits: pass what the model's forward returned",
+    ),
     "dual_loss: nothing to expand by": (
         lambda: loss(label_ids=LONG[:, :2]),
         "label_ids (2, 2) are not as long as the logits (2, 3, 9): pass input_ids, so that they can be expanded",

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
-from strategies import mappings, plain_stream
+from planted import plain_stream
+from strategies import mappings
 
 from alignment import IGNORE_INDEX, InputError, recover
 from alignment.barcode import barcode, resolve_sources

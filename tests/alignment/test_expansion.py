@@ -4,8 +4,9 @@ from functools import cache
 
 import pytest
 import torch
+from higgs_setting import TOKENS, higgs_expansion
 from hypothesis import given, settings
-from strategies import AUDIO_IN, AUDIO_OUT, TOKENS, higgs_cases, higgs_expansion, raw_batches
+from strategies import AUDIO_IN, AUDIO_OUT, higgs_cases, raw_batches
 
 from alignment import IGNORE_INDEX, InputError, expand
 from alignment.expansion import lengths_from_starts, placeholder_lengths

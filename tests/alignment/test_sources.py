@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
-from strategies import plain_stream, text_batches
+from planted import plain_stream
+from strategies import text_batches
 
 from alignment import IGNORE_INDEX, recover
 from alignment.sources import infer_sources, is_ambiguous
@@ -14,11 +15,11 @@ __ = IGNORE_INDEX
 
 def infer(targets, *streams):
     """Supervision of a loss that trains ``targets`` (one list per stream)."""
-    readings = [
-        recover(lambda z, t=torch.tensor(t): F.cross_entropy(z, t, reduction="sum"), torch.zeros(len(t), 128))
-        for t in targets
-    ]
-    return infer_sources(readings, streams)
+
+    def reading(wanted):
+        return recover(lambda z: F.cross_entropy(z, wanted, reduction="sum"), torch.zeros(len(wanted), 128))
+
+    return infer_sources([reading(torch.tensor(wanted)) for wanted in targets], streams)
 
 
 @pytest.mark.parametrize("offset", [-3, 0, 1, 2, 5, 11])

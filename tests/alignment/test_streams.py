@@ -3,7 +3,8 @@
 import pytest
 import torch
 from hypothesis import given
-from strategies import END, higgs_cases, plain_stream, text_batches
+from planted import plain_stream
+from strategies import END, higgs_cases, text_batches
 
 from alignment import InputError, audio_streams, text_stream
 from alignment.streams import check_starts, segments_from_starts

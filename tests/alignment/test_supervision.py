@@ -3,7 +3,8 @@
 import pytest
 import torch
 from hypothesis import given
-from strategies import plain_stream, text_batches
+from planted import plain_stream
+from strategies import text_batches
 
 from alignment import IGNORE_INDEX, Convention, expand, expect, text_stream
 from alignment.expansion import placeholder_lengths

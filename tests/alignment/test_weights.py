@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from strategies import plain_stream
+from planted import plain_stream
 
 from alignment import IGNORE_INDEX, compare, expect, recover
 from alignment.sources import infer_sources

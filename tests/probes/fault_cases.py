@@ -64,8 +64,9 @@ class Case:
         return self.loss.partition(":")[0]
 
     def __str__(self) -> str:
-        parts = (f"{self.fault:02d}" if self.fault else "", self.loss.replace(":loss", ""), self.prepare)
-        return "-".join(part for part in parts if part)
+        number = f"{self.fault:02d}" if self.fault else "correct"
+        parts = (number, self.loss.removesuffix(":loss"), self.prepare, self.model.replace("higgs", ""))
+        return "-".join(part for part in (*parts, *map(str, self.options.values())) if part)
 
 
 def _fault(number: int, loss: str, *errors: str, **more: Any) -> Case:
@@ -78,6 +79,7 @@ SEVERAL = (2, 3)
 #: The first case of each class is the one that stands for it in the quick tests.
 FAULTS = (
     _fault(1, "seed_before_fix:loss", "LA101 text"),
+    _fault(1, "seed_fallback:loss", "LA101 text"),
     _fault(1, "one_side_trimmed:loss", "LA101 text"),
     _fault(1, "one_side_trimmed:audio", "LA101 audio"),
     _fault(1, "one_side_trimmed:transposed", "LA101 text"),
@@ -89,6 +91,7 @@ FAULTS = (
     _fault(2, "copy_text:supervised_rows_only", "LA102 text"),
     _fault(3, "copy_audio:loss", "LA102 audio"),
     _fault(3, "copy_audio:all_codebooks_at_once", "LA102 audio"),
+    _fault(3, "copy_audio:labels_popped", "LA102 audio"),
     _fault(4, "double_shift:loss", "LA103 text", prepare="prepare"),
     _fault(4, "double_shift:in_one_place", "LA103 text"),
     _fault(4, "double_shift:audio", "LA103 audio"),

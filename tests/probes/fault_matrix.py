@@ -6,6 +6,8 @@ unless every fault is named, by its own findings only, and correct code raises n
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
 import sys
 from collections import Counter
@@ -30,6 +32,13 @@ LENGTH = 96
 CHATML = FIXTURES / "chatml" / "speech.jsonl"
 
 
+with contextlib.suppress(OSError, AttributeError):
+    # glibc maps large tensors anew each time, and faults in every page: taken from the heap again, they cost half
+    M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+    ctypes.CDLL("libc.so.6").mallopt(M_MMAP_MAX, 0)
+    ctypes.CDLL("libc.so.6").mallopt(M_TRIM_THRESHOLD, 1 << 30)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What one run said: errors and warnings as ``CODE modality``, and their messages."""
@@ -41,17 +50,21 @@ class Outcome:
 
     @property
     def verdict(self) -> str:
-        """``named``, ``misnamed``, ``missed`` or ``false alarm`` of a fault; ``silent`` or ``false alarm`` of correct code."""
-        case, said = self.case, {*self.errors, *(w for w in self.warnings if w in self.case.warnings)}
-        due = {*case.errors, *case.warnings} if case.fault else set()
-        extra = [*(set(self.errors) - due), *(set(self.warnings) - set(case.warnings))]
-        if not case.fault:
-            return "false alarm" if extra else "silent"
-        if not due & said:
-            return "misnamed" if extra else "missed"
-        if due - said:
+        """``named``, ``misnamed``, ``missed`` or ``false alarm`` of a fault; ``silent`` or ``false alarm`` else."""
+        case = self.case
+        known = _by_severity(case.errors, case.warnings)
+        said = _by_severity(self.errors, self.warnings)
+        if not case.fault:  # correct code may be warned of, and need not be
+            return "silent" if said <= known else "false alarm"
+        if not said:
+            return "missed"
+        if not known <= said:
             return "misnamed"
-        return "false alarm" if extra else "named"
+        return "named" if said == known else "false alarm"
+
+
+def _by_severity(errors: Iterable[str], warnings: Iterable[str]) -> set[tuple[str, str]]:
+    return {("error", one) for one in errors} | {("warning", one) for one in warnings}
 
 
 # -- models and batches -----------------------------------------------------------------------------

@@ -78,6 +78,20 @@ def test_a_wrapped_model_is_seen_through(wrap):
     assert int(seen.actual[0].trained.sum()) == 36
 
 
+@pytest.mark.skipif(not hasattr(F, "linear_cross_entropy"), reason="torch has no linear_cross_entropy")
+@pytest.mark.parametrize(("shift", "expected"), [(1, ()), (0, ("LA102",))])
+def test_a_fused_loss_on_a_frozen_head(shift, expected):
+    """Neither the hidden rows nor the head's weight ask for a gradient then."""
+    model = lora(tiny_model("LlamaForCausalLM"), target_modules=["q_proj"])
+
+    def loss(model, batch):
+        hidden = model.base_model.model.model(batch["input_ids"]).last_hidden_state[:, : LENGTH - shift]
+        weight = model.base_model.model.lm_head.weight
+        return F.linear_cross_entropy(hidden.flatten(0, 1), weight, batch["labels"][:, shift:].flatten())
+
+    assert codes(watch(model, text_batch(), loss)) == expected
+
+
 def test_distributed_data_parallel(tmp_path):
     distributed = pytest.importorskip("torch.distributed")
     distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)

@@ -1,0 +1,165 @@
+"""``loss-align fuzz``: the property tests on the user's model and loss."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from .options import add_loss_options, add_report_options, finding_filter, pick_device, pick_dtype, positive
+
+if TYPE_CHECKING:
+    from ..fuzz import Contract, Counterexample
+
+NAME = "fuzz"
+HELP = "the property tests on your model and loss, with one shrunk counterexample per finding"
+DESCRIPTION = (
+    "Draws batches of any length, order of text and audio, and mask; watches the loss on each, and shrinks one "
+    "counterexample per finding code. Only inside the loss's contract: --labels, --allow, --reduction."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Model, loss and report options, and how much to draw."""
+    parser.add_argument("--model", metavar="NAME_OR_PATH", help="a checkpoint; default: a small random Higgs model")
+    parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:N]")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--labels", choices=("position-aligned", "pre-shifted", "none"), default="position-aligned")
+    add_loss_options(parser)
+    group = parser.add_argument_group("cases")
+    group.add_argument("--examples", type=positive, default=100, metavar="N", help="cases to draw (default 100)")
+    group.add_argument("--seed", type=int, default=0, metavar="S", help="of weights and cases (default 0)")
+    group.add_argument(
+        "--allow", default="", metavar="WHAT,...", help="batches may be: empty, text-only, audio-only (default: none)"
+    )
+    group.add_argument("--case", metavar="SPEC", help="run this one case again, as in 't3a r2 g4 e / t5p'")
+    add_report_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fuzz, show the counterexamples, write them."""
+    from ..files import check_writable, write_json
+    from ..fuzz import fuzz, require_hypothesis
+    from ..report.terminal import console_for, status_line
+
+    if args.json is not None:
+        check_writable(args.json)
+    console = console_for(args.json)
+    if args.case is None:
+        require_hypothesis()
+    contract = _contract(args)
+    if args.case is not None:
+        inside, found = _one_case(contract, args.case)
+    else:
+        with status_line(console) as progress:
+            inside, found = fuzz(
+                contract,
+                examples=args.examples,
+                seed=args.seed,
+                progress=lambda n: progress(f"{n} of {args.examples} cases"),
+            )
+    for one in found:
+        _show(one, contract, console, args)
+    verdict = "fail" if found else "pass"
+    if inside == 0:
+        raise UsageError("no case lies inside the loss's contract: widen it with --allow")
+    console.print(f"{verdict.upper()}: {inside} cases, {len(found)} kinds of finding")
+    if args.json is not None:
+        write_json(
+            args.json,
+            {
+                "schema": 1,
+                "verdict": verdict,
+                "cases": inside,
+                "seed": args.seed,
+                "counterexamples": [c.as_dict() for c in found],
+            },
+        )
+    return 1 if found else 0
+
+
+def _contract(args: argparse.Namespace) -> Contract:
+    from ..engine import default_loss
+    from ..fuzz import ALLOWED, Contract
+    from ..loss_file import load_loss
+    from ..models import adapter_for
+    from ..models.loading import load_model
+    from ..preflight import CONVENTIONS
+    from ..witness import Options
+
+    allow = frozenset(word.strip() for word in args.allow.split(",") if word.strip())
+    unknown = sorted(allow - set(ALLOWED))
+    if unknown:
+        raise UsageError(f"--allow {unknown[0]}: choose from {', '.join(ALLOWED)}")
+    keep = finding_filter(args)
+    device, dtype = pick_device(args.device), pick_dtype(args.dtype)
+    loss = None if args.loss is None else load_loss(args.loss)
+    loaded = load_model(args.model, device=device, dtype=dtype, seed=args.seed)
+    adapter = adapter_for(loaded.model, args.head)
+    reduction = args.reduction or ("token-mean" if args.grad_accum > 1 else None)
+    return Contract(
+        loaded.model,
+        adapter,
+        loss or default_loss(adapter, args.policy),
+        labels=args.labels,
+        options=Options(convention=CONVENTIONS[args.labels], withhold=args.labels == "none"),
+        allow=allow,
+        reduction=reduction,
+        grad_accum=args.grad_accum,
+        keep=keep,
+    )
+
+
+def _one_case(contract: Contract, spec: str) -> tuple[int, list[Counterexample]]:
+    from ..cases import parse_case
+    from ..fuzz import Counterexample, run_case
+
+    case = parse_case(spec)
+    ran = run_case(contract, case)
+    if ran is None:
+        raise UsageError(f"--case {spec!r} lies outside the loss's contract: widen it with --allow")
+    codes: Sequence[str] = sorted({f.code for f in ran[2] if f.is_error})
+    return 1, [Counterexample(code, case, tuple(ran[2]), 1) for code in codes]
+
+
+def _show(one: Counterexample, contract: Contract, console: Any, args: argparse.Namespace) -> None:
+    """One counterexample: its finding, a small picture, and the command that runs it again."""
+    from ..explain import row_stories, token_namer
+    from ..fuzz import run_case
+    from ..models.higgs import SPECIAL_IDS, HiggsAdapter
+    from ..report.terminal import show_finding
+    from ..report.tokens import show_grid, show_rows
+
+    ran = run_case(contract, one.case)
+    assert ran is not None
+    _, seen, findings = ran
+    for finding in findings:
+        if finding.code == one.code:
+            show_finding(finding, console)
+    samples = {example.sample for f in findings if f.code == one.code for example in f.examples} or {0}
+    name = token_namer(None, SPECIAL_IDS if isinstance(contract.adapter, HiggsAdapter) else {})
+    for sample in sorted(samples)[:2]:
+        console.print(f"  sample {sample} of the smallest case, seen in {one.seen} cases:")
+        show_rows(row_stories(seen, 0, sample), name, console)
+        books = [row_stories(seen, n, sample) for n in range(1, len(seen.view.streams))]
+        if books and books[0]:
+            show_grid(books, console)
+    console.print(f"  again: loss-align fuzz {_options(args)}--case {shlex.quote(str(one.case))}", markup=False)
+
+
+def _options(args: argparse.Namespace) -> str:
+    """The options that a case depends on, as they were given."""
+    given = []
+    for option in ("model", "loss", "labels", "dtype", "allow", "reduction", "policy"):
+        value = getattr(args, option)
+        if value and value not in ("position-aligned", "evidence"):
+            given += [f"--{option}", shlex.quote(value)]
+    if args.grad_accum > 1:
+        given += ["--grad-accum", str(args.grad_accum)]
+    for head in args.head:
+        given += ["--head", shlex.quote(head)]
+    if args.seed:
+        given += ["--seed", str(args.seed)]
+    return "".join(f"{word} " for word in given)

@@ -1,0 +1,149 @@
+"""Every fault on the real model has its own name and no other; correct code raises nothing."""
+
+import copy
+import re
+from dataclasses import replace
+
+import fault_matrix
+import pytest
+import torch
+from fault_cases import CORRECT, FAULTS, TITLES, Case
+from fault_matrix import FIXTURES, Outcome, batch_of, grid, load, model_for, run, table_of
+from rich.console import Console
+
+from probes import check_loss
+
+FIRST = {id(next(case for case in FAULTS if case.fault == fault)) for fault in TITLES}
+#: Correct code that reads rows and weights in ways of its own, beside the plain one.
+OWN_WAYS = ("correct:loss", "prepare", "class_weights", "linear_cross_entropy", "micro_batches", "z_loss")
+
+
+def params(*, deep):
+    """Every case at batch 2; the first of each class at every size and dtype; all the rest in the deep run."""
+    out = []
+    for case, size, dtype in grid():
+        plain = size == 2 and dtype is torch.float32
+        stands = id(case) in FIRST or (not case.fault and case.loss.endswith(OWN_WAYS))
+        if (plain or stands) is not deep:
+            name = f"{case}-{size}-{str(dtype).removeprefix('torch.')}"
+            marks = [] if case.model == "llama" else [pytest.mark.higgs]
+            out.append(pytest.param(case, size, dtype, id=name, marks=marks))
+    return out
+
+
+def told(outcome):
+    return f"{outcome.verdict}: {outcome.errors} {outcome.warnings}\n{outcome.messages}"
+
+
+@pytest.mark.parametrize(("case", "size", "dtype"), params(deep=False))
+def test_a_fault_is_named_and_correct_code_is_silent(case, size, dtype):
+    outcome = run(case, size, dtype)
+    assert outcome.verdict == ("named" if case.fault else "silent"), told(outcome)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize(("case", "size", "dtype"), params(deep=True))
+def test_at_every_size_and_dtype(case, size, dtype):
+    outcome = run(case, size, dtype)
+    assert outcome.verdict == ("named" if case.fault else "silent"), told(outcome)
+
+
+@pytest.mark.deep
+@pytest.mark.higgs
+@pytest.mark.parametrize("case", [c for c in (*FAULTS, *CORRECT) if c.model != "llama"], ids=str)
+def test_at_the_length_of_the_seed_document(case):
+    outcome = run(case, length=256)
+    assert outcome.verdict == ("named" if case.fault else "silent"), told(outcome)
+
+
+# -- what exactly is said ---------------------------------------------------------------------------
+
+
+@pytest.mark.higgs
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        ("seed_before_fix:loss", "LA101 text (1): .* 95 vs 96 "),
+        ("one_side_trimmed:audio", "LA101 audio (1): .* 61 vs 62"),
+        ("seed_after_fix:loss", "LA102 text (56): .* 56 of 56 "),
+        ("copy_audio:loss", "LA102 audio (176): all 8 codebooks: .* 22 of 22 "),
+        ("double_shift:audio", "LA103 audio (176): all 8 codebooks: .* 22 of 22 "),
+        ("codebook_axis_shift:loss", "LA106 audio[0], .* audio[6] (154): 7 of 8 codebooks: "),
+        ("codebook_weights:first_codebooks_only", "LA205 audio[7] (22): .* 22 "),
+        ("text_skipped:loss", "LA205 text (56): .* 56 "),
+        ("text_labels_on_audio:out_of_range", "LA107 audio (448): all 8 codebooks: .* 56 of 56 "),
+        ("mask_shifted:too_far", "LA203 text (2): .* 2 rows"),
+    ],
+)
+def test_the_message_counts(loss, said):
+    case = next(case for case in FAULTS if case.loss == loss)
+    pattern = re.escape(said).replace(re.escape(".*"), ".*")
+    assert re.search(pattern, run(case).messages)
+
+
+@pytest.mark.higgs
+@pytest.mark.parametrize("loss", ["copy_audio:labels_popped", "correct_calls:edits_in_place"])
+def test_a_loss_that_edits_its_batch_leaves_the_users_batch_alone(loss):
+    case = Case(loss)
+    batch = batch_of(case, 2)
+    before = copy.deepcopy(batch)
+    check_loss(model_for("higgs"), batch, load(loss))
+    assert batch.keys() == before.keys()
+    assert all(torch.equal(batch[key], before[key]) for key in batch)
+
+
+# -- the matrix itself ------------------------------------------------------------------------------
+
+
+def test_every_sample_trainer_has_its_case():
+    files = {path.stem for path in (FIXTURES / "trainers").glob("*.py")}
+    assert files == {case.file for case in (*FAULTS, *CORRECT)}
+
+
+def test_every_class_has_its_case():
+    assert {case.fault for case in FAULTS} == set(TITLES)
+
+
+FAULT = Case("x:loss", ("LA102 text", "LA203 text"), fault=2)
+WEIGHTS = Case("x:loss", warnings=("LA303 audio",), fault=17)
+RIGHT = Case("x:loss", warnings=("LA301 text",))
+
+
+@pytest.mark.parametrize(
+    ("case", "errors", "warnings", "verdict"),
+    [
+        (FAULT, ("LA102 text", "LA203 text"), (), "named"),
+        (FAULT, ("LA102 text",), (), "misnamed"),
+        (FAULT, ("LA103 text",), (), "misnamed"),
+        (FAULT, (), (), "missed"),
+        (FAULT, ("LA102 text", "LA203 text", "LA205 audio"), (), "false alarm"),
+        (FAULT, ("LA102 text", "LA203 text"), ("LA301 text",), "false alarm"),
+        (WEIGHTS, (), ("LA303 audio",), "named"),
+        (WEIGHTS, (), (), "missed"),
+        (WEIGHTS, ("LA303 audio",), (), "misnamed"),
+        (RIGHT, (), (), "silent"),
+        (RIGHT, (), ("LA301 text",), "silent"),
+        (RIGHT, (), ("LA301 audio",), "false alarm"),
+        (RIGHT, ("LA301 text",), (), "false alarm"),
+    ],
+)
+def test_the_verdict(case, errors, warnings, verdict):
+    outcome = Outcome(case, errors, warnings, "")
+    assert outcome.verdict == verdict
+    assert table_of([outcome])[1] is (verdict in {"named", "silent"})
+
+
+def test_the_command_prints_the_table_and_exits_by_it(monkeypatch):
+    console = Console(width=120, record=True)
+    monkeypatch.setattr(fault_matrix, "Console", lambda: console)
+    packed = next(case for case in FAULTS if case.fault == 20)
+    right = next(case for case in CORRECT if case.model == "llama")
+    monkeypatch.setattr(fault_matrix, "grid", lambda: [(packed, 2, torch.float32), (right, 2, torch.float32)])
+    assert fault_matrix.main() == 0
+    wrong = replace(packed, errors=("LA102 text",))
+    monkeypatch.setattr(fault_matrix, "grid", lambda: [(wrong, 2, torch.float32)])
+    assert fault_matrix.main() == 1
+    text = " ".join(console.export_text().split())
+    assert "20 │ packed documents │ LA204 text │ 1 │ 1 │ 0 │ 0 │ 0" in text
+    assert "│ correct code │ nothing │ 1 │ 1 │ 0 │ 0 │ 0" in text
+    assert "misnamed: 20-packed_documents" in text
