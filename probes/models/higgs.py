@@ -276,7 +276,8 @@ class HiggsAdapter:
         if len(view.streams) > 1 and codes is not None:
             out["audio_out_ids"] = torch.stack(list(ids[1:])).to(codes)
             if audio_labels is not None:
-                out["label_audio_ids"] = _follow(audio_labels, codes, out["audio_out_ids"], foreign)
+                books = zip(audio_labels, codes, out["audio_out_ids"], strict=True)
+                out["label_audio_ids"] = torch.cat([_follow(*(row[None] for row in book), foreign) for book in books])
         return out
 
     def split(self, model: nn.Module, batch: Batch) -> list[Batch]:
@@ -307,7 +308,7 @@ def _follow(labels: Tensor, old: Tensor, new: Tensor, foreign: int) -> Tensor:
     old_after[:, :-1] = old[:, 1:]
     here = labels == old
     labelled = labels != IGNORE_INDEX
-    # one convention holds for a whole batch: repeated tokens must not mix the two
+    # one convention holds for all labels of a stream: repeated tokens must not mix the two
     aligned = bool((here | ~labelled).all())
     named = torch.where(here, new, torch.where(labels == old_after, after, torch.full_like(new, foreign)))
     if not aligned:
@@ -320,7 +321,7 @@ def _take_audio(batch: Mapping[str, Any], kind: str, mine: Tensor) -> Batch:
     codes, starts = batch.get(f"audio_{kind}_ids"), batch.get(f"audio_{kind}_ids_start")
     if codes is None or starts is None:
         return {}
-    ends = [*starts.tolist()[1:], codes.shape[-1]]
+    ends = [*starts.tolist()[1:], codes.shape[-1]][: len(starts)]  # no audio: no start, and no end
     pieces = [slice(a, b) for a, b, own in zip(starts.tolist(), ends, mine.tolist(), strict=True) if own]
     lengths = torch.tensor([0, *(p.stop - p.start for p in pieces)], dtype=torch.long)
     part: Batch = {

@@ -57,6 +57,14 @@ def test_several_offsets_are_mixed_and_counted():
     assert "offsets seen: +0 (6 rows), +1 (5 rows)" in only.message
 
 
+def test_the_right_token_is_right_wherever_it_may_have_come_from():
+    stream = plain_stream([40, 41, 42, 7, 7, 43], vocab=VOCAB)
+    targets = torch.tensor([40, 41, 42, 7, __, __])  # three copies, and one 7 that is the next token too
+    (only,) = compare([expect(stream.ids, stream)], trained([targets], [stream]))
+    assert (only.code, only.count) == ("LA102", 3)
+    assert "3 of 4 trained rows" in only.message
+
+
 def test_a_target_that_is_nowhere_in_the_inputs_is_said():
     (only,) = compare(EXPECTED, trained([having(RIGHT[0], r5=99), *RIGHT[1:]]))
     assert (only.code, only.count) == ("LA105", 1)

@@ -81,6 +81,13 @@ def test_trained_padding_and_placeholders_are_unexpected():
     assert only.message.endswith("1 padding, 1 audio placeholder")
 
 
+def test_placeholders_alone_are_an_error_in_text():
+    stream = replace(TEXT, filler=TEXT.ids == 53)
+    (only,) = compare([expect(LABELS, stream)], trained([having(RIGHT[0], r12=53)], [stream]))
+    assert (only.code, only.count, only.severity) == ("LA202", 1, "error")
+    assert only.message.endswith("1 audio placeholder")
+
+
 def test_delay_pattern_filler_alone_is_a_warning():
     filled = [having(target, r3=EOS) for target in RIGHT[1:]]
     assert found(audio=filled) == [("LA202", "audio", 3, "warning")]
@@ -96,6 +103,12 @@ def test_a_target_from_another_sample_or_segment_crosses_a_border():
     assert found(text=having(RIGHT[0], r9=50)) == [("LA204", "text", 1, "error")]
     crossed = [having(target, r4=BOS) for target in RIGHT[1:]]
     assert found(audio=crossed) == [("LA204", "audio", 3, "error")]
+
+
+def test_padding_trained_on_the_next_sample_crosses_a_border():
+    stream = replace(TEXT, segment=torch.where(torch.arange(20) == 9, -1, TEXT.segment))
+    findings = compare([expect(LABELS, stream)], trained([having(RIGHT[0], r8=__, r9=50)], [stream]))
+    assert brief(findings) == [("LA204", "text", 1, "error")]
 
 
 def test_packed_documents_of_one_sample_have_borders_too():

@@ -89,6 +89,13 @@ def test_an_audio_may_have_no_frame():
     assert not bool(out.frame.any())
 
 
+def test_frames_are_attended_even_where_their_placeholder_was_masked():
+    ids = torch.tensor([[X, 1]])
+    lengths = placeholder_lengths(ids, {X: torch.tensor([2])})
+    out = expand(ids, torch.tensor([[0, 1]]), lengths, frames=(X,), pad_id=P, round_to=1)
+    assert out.mask.tolist() == [[True, True, True]]
+
+
 @pytest.mark.parametrize(("starts", "total", "lengths"), [([0, 2, 2], 5, [2, 0, 3]), ([0], 4, [4]), ([], 0, [])])
 def test_lengths_from_starts(starts, total, lengths):
     assert lengths_from_starts(torch.tensor(starts, dtype=torch.long), total).tolist() == lengths

@@ -147,6 +147,24 @@ def test_a_named_policy_is_obeyed_in_both_streams(policy, differs, caplog):
     assert torch.equal(copied, setting.expansion.labels.reshape(-1)) is differs
 
 
+@pytest.mark.parametrize(("cut", "pairing"), [(0, "shifted"), (1, "direct")], ids=["whole", "cut-beforehand"])
+def test_codebooks_end_where_they_end(cut, pairing):
+    """Codes cut as ``codes[:-1]``, ``labels[1:]``: no codebook goes on in the next one."""
+    codes = torch.arange(24).view(CODEBOOKS, 3)
+    batch = {
+        "audio_out_ids": codes[:, : 3 - cut],
+        "label_audio_ids": codes[:, cut:],
+        "audio_out_ids_start": torch.tensor([0]),
+    }
+    logits = torch.zeros(3 - cut, CODEBOOKS, 30)
+    decision = dual_loss({"logits": torch.zeros(1, 1, 2), "audio_logits": logits}, batch).audio_decision
+    assert (str(decision.pairing), decision.verified) == (pairing, True)
+    heard = recover(lambda z: dual_loss({"logits": z.new_zeros(1, 1, 2), "audio_logits": z}, batch).audio, logits)
+    targets = torch.full_like(codes[:, cut:], __)
+    targets[:, : 2 if cut else -1] = codes[:, 1:]
+    assert torch.equal(heard.target.view(-1, CODEBOOKS).T, targets)
+
+
 def test_without_a_label_both_losses_are_zeros_tied_to_their_logits():
     setting = Setting(HiggsCase(((Text(3, "nothing"), Target(1, trained=False)),), use_delay_pattern=True))
     logits, audio = setting.logits.requires_grad_(), setting.audio.requires_grad_()

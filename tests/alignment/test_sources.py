@@ -50,6 +50,11 @@ def test_repeated_targets_share_the_offset_of_the_unique_ones(offset, weight):
     assert not one.exact
 
 
+def test_unique_targets_outvote_the_next_token():
+    (one,) = infer([[20, 7, 7, 7, __, 21]], plain_stream([20, 7, 7, 7, 7, 21]))
+    assert one.offset[one.trained].tolist() == [0] * 5
+
+
 def test_where_all_tokens_repeat_the_next_one_is_preferred():
     (one,) = infer([[7, 7, 7, __]], plain_stream([7, 7, 7, 7]))
     assert one.offset[one.trained].tolist() == [1, 1, 1]

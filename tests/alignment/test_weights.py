@@ -20,6 +20,10 @@ TARGETS[[15, *range(5), *range(16, 19), 31]] = __  # 10 targets in sample 0, 12 
 ROWS = torch.nonzero(__ != TARGETS).reshape(-1)
 
 
+every = torch.arange(32)
+ENDS = torch.tensor([15, 31])
+
+
 def supervise(loss, stream=STREAM):
     return infer_sources([recover(loss, torch.zeros(len(stream), VOCAB))], [stream])[0]
 
@@ -49,9 +53,6 @@ def heavier(end, factor):
     weight[end] = factor
     weight[end + 1 :] = 0
     return weighted(weight, STREAM.ids)
-
-
-every = torch.arange(32)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +107,8 @@ def test_chunks_are_found_wherever_they_begin(labelled, size):
         mean_of_means([torch.tensor([5])]),
         heavier(12, 2.0),
         heavier(15, 3.0),
+        weighted(torch.tensor([1.0] * 16 + [2.0] * 16), torch.where(torch.isin(every, ENDS), STREAM.ids, __)),
+        weighted(torch.tensor([16 / 21] * 21 + [1.0] * 8 + [0.0] * 3), STREAM.ids),
         weighted(torch.linspace(1, 1.2, 32), STREAM.ids),
     ],
     ids=[
@@ -120,6 +123,8 @@ def test_chunks_are_found_wherever_they_begin(labelled, size):
         "one-row",
         "end-token-twice",
         "end-token-thrice",
+        "one-target-a-sample",
+        "stretches-of-no-common-length",
         "slowly-rising",
     ],
 )

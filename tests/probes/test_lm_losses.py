@@ -321,8 +321,6 @@ def needs_fused(function):
 @pytest.mark.parametrize("make", BATCHES, ids=named)
 @pytest.mark.parametrize("loss", [needs_fused(loss) for loss in CORRECT], ids=named)
 def test_correct_losses_are_silent(llama, loss, make):
-    if loss is head_on_the_last_rows and make is not right_padded:
-        pytest.skip("written for labels from the seventh position on")
     if loss is in_another_order and make is alike:
         pytest.skip("no id tells these samples apart")
     seen = watch(llama, make(), loss)
@@ -441,3 +439,15 @@ def test_a_loss_that_holds_on_to_its_own_labels(llama, batch):
 def test_a_loss_on_other_ids_than_the_batch_is_refused(llama, batch):
     with pytest.raises(InputError, match="the ids that the model was given are not those of the batch"):
         watch(llama, batch, lambda m, b: m(input_ids=b["input_ids"].flip(1), labels=b["labels"]).loss)
+
+
+@pytest.mark.parametrize("call", ["__call__", "forward"])
+def test_labels_withheld_from_the_model(llama, batch, call):
+    def loss(model, batch):
+        out = getattr(model, call)(**batch)
+        assert out.loss is None
+        return cross_entropy(out.logits[:, :-1], batch["labels"][:, 1:])
+
+    seen = watch(llama, batch, loss, withhold=True)
+    assert codes(seen) == ()
+    assert seen.inner_labels == set()
