@@ -330,7 +330,8 @@ def _numbered(hidden: Tensor) -> Tensor:
     flat = hidden.detach().reshape(-1, width)
     number = torch.arange(len(flat), device=flat.device)
     out = flat * 0
-    for digit in range(min(4, width)):
+    out[:, -1] += 1  # no multiple of a row is another row
+    for digit in range(min(3, width - 1)):
         out[:, digit] += (number // DIGITS**digit % DIGITS).to(out)
     return out.reshape(hidden.shape)
 

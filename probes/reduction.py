@@ -156,22 +156,25 @@ def _wrong(reduction: Reduction, weights: Weights, exact: float) -> str:
     alone, within = weights.alone, weights.within
     if len(alone) < 2:
         return ""
+    ratio = weights.ratio(alone)
     if reduction == "sum":
-        ratio = weights.ratio(alone)
         changes = spread(torch.cat([ratio, torch.ones_like(ratio[:1])])) > exact
         return f"the weight of a target changes with the batch it is in ({_told(alone)})" if changes else ""
-    if spread(torch.stack([weight.sum() for weight in alone])) > exact:
+    sums = torch.stack([weight.sum() for weight in alone])
+    apart = spread(sums) > exact
+    if apart and any(spread(weight) > TOLERANCE for weight in alone):
+        # weights of classes, with which sums may differ: the same target may not be divided by something else
+        counts = torch.cat([torch.full_like(weight, len(weight)) for weight in alone])
+        apart = spread(ratio * counts if reduction == "token-mean" else ratio) > exact
+    if apart:
         return (
             f"the weights of a step add up differently from batch to batch ({_told(alone)}): "
             "the denominator counts other tokens"
         )
     if reduction == "token-mean" and any(uneven_weights(weights.whole)):
         return "its weights are constant inside a sample, segment or chunk and differ between them: a mean of means"
-    if reduction == "sequence-mean":
-        sample = weights.whole.stream.sample[weights.whole.trained]
-        sums = [weights.all[sample == number].sum() for number in torch.unique(sample)]
-        if spread(torch.stack(sums)) > exact:
-            return "the samples of one batch weigh differently"
+    if reduction == "sequence-mean" and spread(ratio) > exact:
+        return "the samples of one batch weigh differently"
     if within and spread(weights.ratio(within)) > exact:
         return (
             f"targets weigh otherwise once the step is split into micro-batches ({_told(within)}): "

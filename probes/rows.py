@@ -16,6 +16,9 @@ from alignment import InputError, Stream
 
 __all__ = ["align_streams", "head_rows", "match_rows"]
 
+#: Rows are numbered in pieces of at most this many elements.
+KEY_ELEMENTS = 1 << 22
+
 
 def match_rows(inputs: Tensor, hidden: Tensor) -> Tensor:
     """(r,) int64: for each row of ``inputs`` (.., H) the row of ``hidden`` (.., H) it was taken from.
@@ -29,12 +32,11 @@ def match_rows(inputs: Tensor, hidden: Tensor) -> Tensor:
     flat, pool = inputs.reshape(-1, width), hidden.reshape(-1, width).to(inputs.dtype)
     if flat.shape == pool.shape and torch.equal(flat, pool):
         return torch.arange(len(flat), device=flat.device)
-    _, number = torch.unique(torch.cat([pool, flat]), dim=0, return_inverse=True)
     places: dict[int, list[int]] = {}
-    for index, key in enumerate(number[: len(pool)].tolist()):
+    for index, key in enumerate(_keys(pool)):
         places.setdefault(key, []).append(index)
     out, last = [], -1
-    for key in number[len(pool) :].tolist():
+    for key in _keys(flat):
         if key not in places:
             raise InputError(
                 "the head was called on rows that are not the body's output: name the module that feeds it"
@@ -43,6 +45,16 @@ def match_rows(inputs: Tensor, hidden: Tensor) -> Tensor:
         last = places[key][nth if nth < len(places[key]) else 0]
         out.append(last)
     return torch.tensor(out, dtype=torch.long, device=flat.device)
+
+
+def _keys(rows: Tensor) -> list[int]:
+    """One whole number per row of (R, H), the same for the same bits: sorting wide rows would take seconds."""
+    bits = rows.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[rows.element_size()])
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randint(-(2**62), 2**62, (rows.shape[-1],), generator=generator).to(rows.device)
+    step = max(1, KEY_ELEMENTS // rows.shape[-1])
+    parts = [(part.long() * weights).sum(-1) for part in bits.split(step)]  # wraps around, in any order alike
+    return torch.cat(parts).tolist() if parts else []
 
 
 def head_rows(inputs: Tensor, hidden: Tensor, count: int, received: int) -> Tensor:
@@ -77,9 +89,8 @@ def head_rows(inputs: Tensor, hidden: Tensor, count: int, received: int) -> Tens
 def align_streams(received: Stream, batch: Stream, uses: Tensor | None = None) -> Tensor:
     """(R,) int64: for each row of ``received`` its row of ``batch``; -1 at padding or where there is none.
 
-    Runs of received ids are found again in the batch: whole samples first, padding included, then samples
-    without their padding, then single segments. So inputs may be cut, split into micro-batches, padded anew,
-    packed or unpacked by the trainer.
+    Runs of received ids are found again in the batch: whole samples, padding included, else each of their
+    segments. So inputs may be cut, split into micro-batches, padded anew, packed or unpacked by the trainer.
 
     Args:
         received: the ids that a forward was given.
@@ -95,9 +106,9 @@ def align_streams(received: Stream, batch: Stream, uses: Tensor | None = None) -
     search = _Search(received, batch, uses, out, torch.zeros_like(batch.ids, dtype=torch.bool))
     for sample in torch.unique(received.sample).tolist():
         rows = torch.nonzero(received.sample == sample).reshape(-1)
-        real = rows[received.segment[rows] >= 0]
-        if search.placed(rows) or search.placed(real):
+        if search.placed(rows):
             continue
+        real = rows[received.segment[rows] >= 0]
         for number in torch.unique(received.segment[real]).tolist():
             piece = real[received.segment[real] == number]
             if not search.placed(piece):

@@ -20,11 +20,11 @@ from .checkpoint import load_causal_lm
 from .modules import (
     embedding_rows,
     feeder,
-    head_rows,
     module_at,
     output_embeddings,
     pretrained_models,
     unwrapped,
+    vocabulary_of,
     widest_layers,
 )
 from .reading import decoder_ids, document_numbers, is_encoder_decoder, padding_mask
@@ -66,7 +66,7 @@ class CausalLMAdapter:
             self.id_keys = ("decoder_input_ids", *self.label_keys)
         elif "input_ids" not in parameters:  # a module of the user's own: its first argument takes the ids
             self.id_keys = ("input_ids", *parameters[1:2])
-        sizes = {name: head_rows(head, inner) for name, head in self._heads(model)}
+        sizes = {name: vocabulary_of(head, inner) for name, head in self._heads(model)}
         if len(set(sizes.values())) > 1:
             listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
             raise UsageError(f"heads of several vocabularies ({listed}): check them one at a time")
@@ -123,7 +123,7 @@ class CausalLMAdapter:
         mask = batch.get("decoder_attention_mask" if self._encoder_decoder else "attention_mask")
         stream = text_stream(
             ids,
-            head_rows(named[0][1], inner),
+            vocabulary_of(named[0][1], inner),
             mask=padding_mask(mask, ids),
             documents=None if self._encoder_decoder else document_numbers(batch, ids),
             placeholders=placeholder_ids(inner),

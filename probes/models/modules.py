@@ -13,12 +13,12 @@ from ..errors import UsageError
 __all__ = [
     "embedding_rows",
     "feeder",
-    "head_rows",
     "is_pretrained",
     "module_at",
     "output_embeddings",
     "pretrained_models",
     "unwrapped",
+    "vocabulary_of",
     "widest_layers",
 ]
 
@@ -94,7 +94,7 @@ def _holds(model: nn.Module, module: nn.Module) -> bool:
     return any(module is other for other in model.modules())
 
 
-def head_rows(head: nn.Module, inner: Any) -> int:
+def vocabulary_of(head: nn.Module, inner: Any) -> int:
     """The size of a head's vocabulary.
 
     Raises:

@@ -142,13 +142,14 @@ def run(case: Case, size: int = 2, dtype: torch.dtype = torch.float32, length: i
         batch = batch_of(case, size, length)
     findings = [*findings, *check_loss(model, batch, load(case.loss), **case.options).findings]
     said = {
-        severity: sorted({_short(f) for f in findings if f.severity == severity}) for severity in ("error", "warning")
+        severity: sorted({short(f) for f in findings if f.severity == severity}) for severity in ("error", "warning")
     }
     messages = "\n".join(f"{f.code} {f.stream} ({f.count}): {f.message}" for f in findings)
     return Outcome(case, tuple(said["error"]), tuple(said["warning"]), messages)
 
 
-def _short(finding: Any) -> str:
+def short(finding: Any) -> str:
+    """Code and modality."""
     return f"{finding.code} {finding.stream.partition('[')[0]}"
 
 

@@ -85,7 +85,7 @@ NOT_RUN = {
         "PerceptionLMForConditionalGeneration QDQBertLMHeadModel",
         _PACKAGE,
     ),
-    "GitForCausalLM": "lengthens the sequence by its image: refused, see test_causal_lm.py",
+    "GitForCausalLM": "lengthens the sequence by its image: refused, see test_lm_wrapped.py",
     "MusicgenForCausalLM": "has a head per codebook: each has to be named with --head",
     "MusicgenMelodyForCausalLM": "has a head per codebook: each has to be named with --head",
     "OpenLlamaForCausalLM": "has no head module: it multiplies with its embedding",

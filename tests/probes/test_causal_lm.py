@@ -235,7 +235,9 @@ def positions(*lengths):
     return torch.cat([torch.arange(length) for length in lengths])[None]
 
 
+CUT = torch.cat([torch.arange(5, 15), torch.arange(2, 16), torch.arange(24)])[None]
 DOCUMENTS = [
+    pytest.param({"position_ids": CUT}, id="documents cut at their beginning"),
     pytest.param({"position_ids": positions(10, 14, 24)}, id="position_ids"),
     pytest.param({"position_ids": positions(10, 14, 24).expand(3, 1, 48)}, id="three axes"),
     pytest.param({"cu_seq_lens_q": torch.tensor([0, 10, 24, 48])}, id="cu_seq_lens"),
@@ -307,6 +309,17 @@ def test_relabelled_labels_follow_their_ids_in_either_convention(llama, key):
         wanted = torch.cat([wanted[:, 1:], torch.full((2, 1), 5)], 1)
     assert torch.equal(out[key], torch.where(labels == -100, labels, wanted))
     assert torch.equal(batch["input_ids"], text_batch()["input_ids"])
+
+
+def test_relabelling_keeps_placeholders_and_padding():
+    model = tiny_model("LlavaForConditionalGeneration")
+    batch = batch_for("LlavaForConditionalGeneration")
+    batch["attention_mask"][1, 20:] = 0
+    adapter = CausalLMAdapter(model)
+    fresh = torch.arange(2 * LENGTH) + 30
+    out = adapter.relabel(model, batch, adapter.view(model, batch), (fresh,), foreign=5)["input_ids"]
+    kept = out == batch["input_ids"]
+    assert torch.nonzero(kept)[:, 1].tolist() == [2, 3, 4, 5, 2, 3, 4, 5, 20, 21, 22, 23]
 
 
 def test_split_takes_what_belongs_to_each_sample(llama):

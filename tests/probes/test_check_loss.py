@@ -81,7 +81,9 @@ def test_a_batch_without_any_label_is_nothing_supervised(model, batch):
     report = check_loss(model, batch, zero)
     assert codes(report) == [("LA206", "all")]
     assert report.check("pairing-text").status == "fail"
-    report = check_loss(model, batch, lambda m, b: F.cross_entropy(m(**b).logits.flatten(0, 1), b["label_ids"].new_full((192,), -100)))
+    report = check_loss(
+        model, batch, lambda m, b: F.cross_entropy(m(**b).logits.flatten(0, 1), b["label_ids"].new_full((192,), -100))
+    )
     assert codes(report) == [("LA501", "all")]
     assert "no labelled token" in report.findings[0].message
 

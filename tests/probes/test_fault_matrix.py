@@ -7,11 +7,12 @@ from dataclasses import replace
 import fault_matrix
 import pytest
 import torch
+import torch.nn.functional as F
 from fault_cases import CORRECT, FAULTS, TITLES, Case
-from fault_matrix import FIXTURES, Outcome, batch_of, grid, load, model_for, run, table_of
+from fault_matrix import FIXTURES, LENGTH, Outcome, batch_of, grid, load, model_for, run, short, table_of
 from rich.console import Console
 
-from probes import check_loss
+from probes import barcoded_batch, check_loss
 
 FIRST = {id(next(case for case in FAULTS if case.fault == fault)) for fault in TITLES}
 #: Correct code that reads rows and weights in ways of its own, beside the plain one.
@@ -54,6 +55,41 @@ def test_at_every_size_and_dtype(case, size, dtype):
 def test_at_the_length_of_the_seed_document(case):
     outcome = run(case, length=256)
     assert outcome.verdict == ("named" if case.fault else "silent"), told(outcome)
+
+
+@pytest.mark.deep
+@pytest.mark.higgs
+@pytest.mark.parametrize("case", [c for c in FAULTS if id(c) in FIRST and c.model == "higgs"], ids=str)
+def test_under_lora(case):
+    outcome = run(replace(case, model="lora"))
+    assert outcome.verdict == "named", told(outcome)
+
+
+# -- two faults are two findings --------------------------------------------------------------------
+
+TEXT = {
+    "LA102 text": lambda x, y: F.cross_entropy(x.flatten(0, 1), y.flatten()),
+    "LA103 text": lambda x, y: F.cross_entropy(x[:, :-2].flatten(0, 1), y[:, 2:].flatten()),
+    "LA205 text": lambda x, y: 0.0,
+}
+AUDIO = {
+    "LA102 audio": lambda x, y: F.cross_entropy(x.permute(1, 2, 0), y),
+    "LA106 audio": lambda x, y: F.cross_entropy(x[:-1].permute(1, 2, 0), y.flip(0)[:, 1:]),
+    "LA205 audio": lambda x, y: F.cross_entropy(x[:-1, :3].permute(1, 2, 0), y[:3, 1:]),
+}
+
+
+@pytest.mark.higgs
+@pytest.mark.parametrize("audio", AUDIO)
+@pytest.mark.parametrize("text", TEXT)
+def test_two_faults_are_two_findings(text, audio):
+    def loss(model, batch):
+        out = model(**batch)
+        pairs = AUDIO[audio](out.audio_logits, batch["label_audio_ids"])
+        return TEXT[text](out.logits, out.expanded_labels) + pairs
+
+    report = check_loss(model_for("higgs"), barcoded_batch(2, length=LENGTH), loss)
+    assert {short(finding) for finding in report.findings} == {text, audio}
 
 
 # -- what exactly is said ---------------------------------------------------------------------------

@@ -451,3 +451,10 @@ def test_labels_withheld_from_the_model(llama, batch, call):
     seen = watch(llama, batch, loss, withhold=True)
     assert codes(seen) == ()
     assert seen.inner_labels == set()
+
+
+def test_a_model_whose_hidden_rows_are_not_finite(batch):
+    model = tiny_model("LlamaForCausalLM")
+    with torch.no_grad():
+        model.model.norm.weight[3] = float("nan")
+    assert codes(watch(model, batch, outside_the_model)) == ("LA501",)

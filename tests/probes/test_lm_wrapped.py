@@ -277,6 +277,14 @@ def test_a_model_that_lengthens_the_sequence_is_refused():
         witness(model, CausalLMAdapter(model, ("head",)), text_batch(), loss)
 
 
+def test_an_image_put_before_the_text_is_refused():
+    sizes = {"hidden_size": HIDDEN, "intermediate_size": HIDDEN, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = tiny_model("GitForCausalLM", vision_config={**sizes, "image_size": 16, "patch_size": 8})
+    batch = {**text_batch(), "pixel_values": torch.randn(2, 3, 16, 16)}
+    with pytest.raises(InputError, match="the batch has 48 ids and the model's body 58 rows"):
+        watch(model, batch, own_loss)
+
+
 def test_prompt_tuning_is_refused():
     peft = pytest.importorskip("peft")
     config = peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")

@@ -1,0 +1,116 @@
+"""A declared reduction: what keeps to it raises nothing, what does not is LA302, and only then."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from fault_matrix import model_for, text_batch
+
+from probes import UsageError, check_loss
+
+IGNORE = -100
+
+
+def pairs(model, batch):
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    return logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten()
+
+
+def token_mean(model, batch):
+    return F.cross_entropy(*pairs(model, batch))
+
+
+def summed(model, batch, **options):
+    return F.cross_entropy(*pairs(model, batch), reduction="sum", **options)
+
+
+def over_a_constant(model, batch):
+    return summed(model, batch) / 100
+
+
+def over_samples(model, batch):
+    return summed(model, batch) / len(batch["labels"])
+
+
+def sequence_mean(model, batch):
+    parts = [{key: value[n : n + 1] for key, value in batch.items()} for n in range(len(batch["labels"]))]
+    return torch.stack([token_mean(model, part) for part in parts]).mean()
+
+
+def of_the_step(model, batch, num_items_in_batch=1):
+    return summed(model, batch) / num_items_in_batch
+
+
+def one_too_many(model, batch):
+    return summed(model, batch) / ((batch["labels"] != IGNORE).sum() + 1)
+
+
+def classes():
+    return torch.where(torch.arange(512) % 3 == 0, 0.5, 1.0)
+
+
+def weighted_mean(model, batch):
+    return F.cross_entropy(*pairs(model, batch), weight=classes())
+
+
+def weighted_sum(model, batch):
+    return summed(model, batch, weight=classes())
+
+
+def weighted_of_the_step(model, batch, num_items_in_batch=1):
+    return summed(model, batch, weight=classes()) / num_items_in_batch
+
+
+@pytest.mark.parametrize(
+    ("loss", "reduction", "accumulated", "wrong"),
+    [
+        (token_mean, "token-mean", 1, ""),
+        (token_mean, "token-mean", 2, "once the step is split"),
+        (token_mean, "sequence-mean", 1, "samples of one batch weigh differently"),
+        (token_mean, "sum", 1, "changes with the batch"),
+        (over_a_constant, "sum", 2, ""),
+        (over_a_constant, "token-mean", 1, "add up differently"),
+        (over_samples, "sum", 1, "changes with the batch"),
+        (sequence_mean, "sequence-mean", 1, ""),
+        (sequence_mean, "sequence-mean", 3, ""),
+        (sequence_mean, "token-mean", 1, "a mean of means"),
+        (of_the_step, "token-mean", 3, ""),
+        (one_too_many, "token-mean", 1, "add up differently"),
+        (weighted_mean, "token-mean", 1, ""),
+        (weighted_sum, "sum", 2, ""),
+        (weighted_of_the_step, "token-mean", 3, ""),
+    ],
+)
+def test_a_declared_reduction(loss, reduction, accumulated, wrong):
+    report = check_loss(model_for("llama"), text_batch(3), loss, reduction=reduction, grad_accum=accumulated)
+    assert [finding.code for finding in report.findings] == ["LA302"] * bool(wrong)
+    assert all(wrong in finding.message for finding in report.findings)
+
+
+@pytest.mark.parametrize("loss", [token_mean, over_a_constant, one_too_many, of_the_step, weighted_sum])
+def test_nothing_is_held_to_what_nobody_declared(loss):
+    assert check_loss(model_for("llama"), text_batch(3), loss).findings == []
+
+
+def test_a_step_counts_the_targets_after_the_shift():
+    batch, counts = text_batch(3), set()
+    batch["labels"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORE)
+
+    def loss(model, part, num_items_in_batch=None):
+        counts.add(None if num_items_in_batch is None else int(num_items_in_batch))
+        return token_mean(model, part)
+
+    check_loss(model_for("llama"), batch, loss, grad_accum=3)
+    assert int((batch["labels"][:, 1:] != IGNORE).sum()) in counts
+    assert int((batch["labels"] != IGNORE).sum()) not in counts
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"reduction": "mean"}, "unknown --reduction 'mean': choose one of token-mean, sequence-mean, sum"),
+        ({"grad_accum": 4}, "at least 4 parts, it has 3 samples: raise --batch-size"),
+    ],
+)
+def test_what_cannot_be_declared(options, message):
+    with pytest.raises(UsageError, match=message):
+        check_loss(model_for("llama"), text_batch(3), token_mean, **options)
