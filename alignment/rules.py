@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from os.path import commonprefix
+from itertools import takewhile
 from types import MappingProxyType
 from typing import Literal
 
@@ -371,7 +371,8 @@ def nearest(code: str) -> str:
 
     def closeness(key: str) -> tuple[float, int]:
         key = key.lower()
-        return difflib.SequenceMatcher(None, typed, key).ratio(), len(commonprefix([typed, key]))
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(typed, key, strict=False))
+        return difflib.SequenceMatcher(None, typed, key).ratio(), len(list(same))
 
     return max((*RULES, *_BY_NAME), key=closeness)
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
-from typing import NamedTuple, Union
+from typing import NamedTuple
 
 import torch
 
@@ -71,7 +71,7 @@ class Target(NamedTuple):
         return f"g{self.frames}{'' if self.trained else '-'}"
 
 
-Piece = Union[Text, End, Reference, Target]
+Piece = Text | End | Reference | Target
 _PIECE = re.compile(r"t(?P<text>\d+)(?P<mask>[apoxn])|(?P<end>e-?)|r(?P<reference>\d+)|g(?P<target>\d+)(?P<off>-?)")
 
 

@@ -45,7 +45,7 @@ class Contract:
     allow: frozenset[str] = frozenset()
     reduction: Reduction | None = None
     grad_accum: int = 1
-    keep: Callable[[Finding], bool] = lambda finding: True
+    keep: Callable[[Finding], bool] = lambda _: True
 
     def admits(self, expected: Sequence[Supervision]) -> bool:
         """Whether a batch with these expectations lies inside the contract."""

@@ -62,9 +62,9 @@ def borrowed_weights(
     try:
         with preserved(model), torch.enable_grad():
             for param in model.parameters():
-                param.requires_grad_(False)
+                param.requires_grad_(requires_grad=False)
             for param in chosen:
-                param.requires_grad_(True)
+                param.requires_grad_(requires_grad=True)
             yield
     finally:
         handle.remove()

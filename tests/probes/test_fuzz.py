@@ -96,7 +96,8 @@ def test_allowed_batches_are_drawn(tmp_path):
 
 def test_without_hypothesis_it_is_asked_for(tmp_path):
     (tmp_path / "hypothesis.py").write_text("raise ImportError('not installed')")
-    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; import loss_align; sys.exit(loss_align.main(['fuzz']))"
+    path = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]"
+    code = f"{path}; import loss_align; sys.exit(loss_align.main(['fuzz']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 3
     assert 'pip install "loss-alignment[fuzz]"' in done.stderr
