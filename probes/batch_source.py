@@ -13,6 +13,7 @@ from alignment import Finding
 
 from .batches import FULL_LENGTH, barcoded_batch, hand_labels
 from .errors import UsageError
+from .memory import check_memory
 from .models import Adapter, Batch
 from .models.higgs import HiggsAdapter
 from .plain_batch import barcoded_text
@@ -38,8 +39,9 @@ def load_batch(adapter: Adapter, model: nn.Module, args: argparse.Namespace) -> 
 
     Raises:
         UsageError: a data file or sizes that cannot be used.
-        CannotRunError: the data path's packages are missing.
+        CannotRunError: the data path's packages are missing, or the batch cannot fit into memory.
     """
+    device = next(model.parameters()).device
     if isinstance(adapter, HiggsAdapter):
         source = _from_file(adapter, model, args) if args.data is not None else Source(_barcoded(adapter, model, args))
         source.batch = hand_labels(source.batch, args.labels)
@@ -47,20 +49,21 @@ def load_batch(adapter: Adapter, model: nn.Module, args: argparse.Namespace) -> 
         if args.data is not None:
             raise UsageError("--data reads ChatML for the Higgs model; other models take a barcoded batch")
         size, length = args.batch_size or DEFAULT_SIZE, args.length or PLAIN_LENGTH
+        vocab = adapter.view(model, {"input_ids": torch.zeros((1, 2), dtype=torch.long, device=device)})
+        check_memory(size * length, size * length * vocab.streams[0].vocab, device)
         source = Source(barcoded_text(adapter, model, size, length, args.seed, args.labels))
-    device = next(model.parameters()).device
     source.batch = to_device(source.batch, device)
+    streams = adapter.view(model, source.batch).streams
+    check_memory(len(streams[0]), sum(len(stream) * stream.vocab for stream in streams), device)
     return source
 
 
 def _barcoded(adapter: HiggsAdapter, model: nn.Module, args: argparse.Namespace) -> Batch:
     config = adapter.inner(model).config
-    return barcoded_batch(
-        args.batch_size or DEFAULT_SIZE,
-        length=args.length or FULL_LENGTH,
-        seed=args.seed,
-        use_delay_pattern=config.use_delay_pattern,
-    )
+    size, length = args.batch_size or DEFAULT_SIZE, args.length or FULL_LENGTH
+    # before a batch of that size is made at all
+    check_memory(size * length, size * length * config.text_config.vocab_size, next(model.parameters()).device)
+    return barcoded_batch(size, length=length, seed=args.seed, use_delay_pattern=config.use_delay_pattern)
 
 
 def _from_file(adapter: HiggsAdapter, model: nn.Module, args: argparse.Namespace) -> Source:

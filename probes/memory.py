@@ -7,7 +7,6 @@ import os
 import torch
 
 from .errors import CannotRunError
-from .models import View
 
 __all__ = ["check_memory"]
 
@@ -16,16 +15,20 @@ BUFFERS = 5
 GIB = 1 << 30
 
 
-def check_memory(view: View, device: torch.device) -> None:
+def check_memory(rows: int, elements: int, device: torch.device) -> None:
     """Refuse a batch whose logits cannot fit into what is free.
+
+    Args:
+        rows: positions of the batch.
+        elements: logits of all streams together.
+        device: where they would lie.
 
     Raises:
         CannotRunError: with both figures in GiB.
     """
-    needed = BUFFERS * 4 * sum(len(stream) * stream.vocab for stream in view.streams)
+    needed = BUFFERS * 4 * elements
     free = _free(device)
     if free is not None and needed > free:
-        rows = len(view.streams[0])
         raise CannotRunError(
             f"the logits of {rows} rows take about {needed / GIB:.1f} GiB in a training step, {free / GIB:.1f} GiB are "
             f"free on {device}: use a smaller --batch-size or --length"

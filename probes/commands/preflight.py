@@ -81,7 +81,6 @@ def make_plan(args: argparse.Namespace) -> Plan:
     import inspect
 
     from ..loss_file import load_loss
-    from ..memory import check_memory
     from ..models import adapter_for
     from ..models.loading import load_model
     from ..preflight import Plan
@@ -117,5 +116,4 @@ def make_plan(args: argparse.Namespace) -> Plan:
     source = load_batch(plan.adapter, plan.model, args)
     plan.batch, plan.notes, plan.findings = source.batch, source.notes, source.findings
     plan.tokenizer = source.tokenizer
-    check_memory(plan.adapter.view(plan.model, plan.batch), device)
     return plan

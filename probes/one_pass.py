@@ -1,0 +1,168 @@
+"""One pass: run a loss once with its heads captured, and read what its gradient says of every row."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alignment import Convention, Finding
+from alignment.findings import finding
+from alignment.recovery import Form, Reading, Values, silent_reading
+
+from .capture import Capture, Where
+from .errors import UsageError
+from .models.adapter import Adapter, Batch, View
+from .placement import place_readings
+from .preserve import copy_of
+
+__all__ = ["LossError", "LossFunction", "Options", "Pass", "Watched", "run_pass"]
+
+LossFunction = Callable[[nn.Module, Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a loss is watched.
+
+    Attributes:
+        values: what stands in for the logits.
+        leaf_dtype: dtype of the leaves; None takes the head's own.
+        convention: the convention declared for text labels, where the ids cannot tell.
+        withhold: take the labels from the innermost forward (``--labels none``).
+    """
+
+    values: Values = "noise"
+    leaf_dtype: torch.dtype | None = torch.float32
+    convention: Convention = Convention.POSITION_ALIGNED
+    withhold: bool = False
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A loss on a model, and how it is watched."""
+
+    model: nn.Module
+    adapter: Adapter
+    loss_fn: LossFunction
+    options: Options
+
+
+@dataclass
+class Pass:
+    """One run of the loss: readings per stream, and what else was seen."""
+
+    readings: list[Reading]
+    capture: Capture
+    loss: float
+    finite: bool
+    unplaced: int = 0
+    problems: list[Finding] = field(default_factory=list)
+
+    @property
+    def reads(self) -> int:
+        """How many rows have a gradient."""
+        return sum(int((reading.form != int(Form.NONE)).sum()) for reading in self.readings)
+
+
+class LossError(Exception):
+    """The loss raised: why, and what was captured until then."""
+
+    def __init__(self, cause: Exception, capture: Capture) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+        self.capture = capture
+
+
+def run_pass(watched: Watched, batch: Batch, view: View) -> Pass:
+    """Run the loss once, and once more with the heads' input captured if its gradient went past the heads."""
+    first = _run_at("logits", watched, batch, view)
+    # a hidden row that several codebooks read says nothing of each of them
+    single = [
+        number for head in watched.adapter.heads(watched.model, view) if head.books == 1 for number in head.streams
+    ]
+    silent = any(
+        view.labels[number] is not None
+        and bool((view.labels[number] >= 0).any())
+        and not bool((first.readings[number].form != int(Form.NONE)).any())
+        for number in single
+    )
+    if first.finite and (silent or first.problems):
+        second = _run_at("hidden", watched, batch, view)
+        if second.reads > first.reads:
+            return second
+    return first
+
+
+def _run_at(where: Where, watched: Watched, batch: Batch, view: View) -> Pass:
+    model, adapter, options = watched.model, watched.adapter, watched.options
+    withhold = adapter.label_keys if options.withhold else ()
+    capture = Capture(
+        model,
+        adapter,
+        adapter.heads(model, view),
+        values=options.values,
+        dtype=options.leaf_dtype,
+        where=where,
+        withhold=withhold,
+    )
+    # equal conditions for every pass: dropout and sampling in the loss must not differ between them
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), capture, warnings.catch_warnings():
+        # reentrant checkpoints say so in a body that runs without gradients
+        warnings.filterwarnings("ignore", message="None of the inputs have requires_grad=True")
+        try:
+            value = watched.loss_fn(model, copy_of(batch))
+        except UsageError:
+            raise
+        except Exception as error:
+            raise LossError(error, capture) from error
+        loss, problems = _as_scalar(value)
+        nothing = [silent_reading(len(stream), stream.ids.device) for stream in view.streams]
+        number = float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
+        if problems:
+            return Pass(nothing, capture, number, finite=True, problems=problems)
+        assert isinstance(loss, Tensor)
+        grads = capture.gradients(loss)
+    if not any(grad is not None for grad in grads.values()):
+        detached = finding("LA605", "all", "the loss has a gradient, but none reaches the logits of any head")
+        return Pass(nothing, capture, number, finite=True, problems=[detached])
+    problems = _not_finite(number, grads, capture, view)
+    readings, unplaced = place_readings(capture, grads, model, adapter, view)
+    return Pass(readings, capture, number, finite=not problems, unplaced=unplaced, problems=problems)
+
+
+def _as_scalar(value: Any) -> tuple[Tensor | float, list[Finding]]:
+    """The loss as a scalar tensor, or the finding that it is cut off from the logits.
+
+    Raises:
+        UsageError: None, or anything that is no scalar.
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value, [finding("LA605", "all", f"the loss is the python number {value!r}: no gradient can flow")]
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        got = "None" if value is None else type(value).__name__
+        if isinstance(value, Tensor):
+            got = f"a tensor of shape {tuple(value.shape)}"
+        raise UsageError(f"the loss function must return a scalar tensor, it returned {got}")
+    if not value.requires_grad:
+        return value, [finding("LA605", "all", "the loss is a constant or was detached: it has no gradient")]
+    return value, []
+
+
+def _not_finite(loss: float, grads: dict[int, Tensor | None], capture: Capture, view: View) -> list[Finding]:
+    labelled = any(labels is not None and bool((labels >= 0).any()) for labels in view.labels)
+    if not math.isfinite(loss):
+        why = "" if labelled else ": the batch has no labelled token, and a mean over nothing is NaN"
+        return [finding("LA501", "all", f"the loss is {loss}{why}")]
+    for call in capture.calls:
+        if not call.finite:
+            return [finding("LA501", call.head.name, f"the logits of the {call.head.name} head are not finite")]
+        grad = grads.get(id(call.leaf))
+        if grad is not None and not bool(torch.isfinite(grad.sum(dtype=torch.float64))):
+            return [finding("LA501", call.head.name, f"the gradient at the {call.head.name} head is not finite")]
+    return []

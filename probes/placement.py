@@ -1,0 +1,103 @@
+"""Placement: put what every head call says where it belongs in the batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from alignment import InputError
+from alignment.recovery import Form, Reading, silent_reading
+
+from .capture import Capture, HeadCall
+from .errors import UsageError
+from .models.adapter import Adapter, View
+from .rows import align_streams, head_rows
+
+__all__ = ["place_readings"]
+
+
+def place_readings(
+    capture: Capture, grads: dict[int, Tensor | None], model: nn.Module, adapter: Adapter, view: View
+) -> tuple[list[Reading], int]:
+    """Put the rows of every head call where they belong in the batch."""
+    readings = [silent_reading(len(stream), stream.ids.device) for stream in view.streams]
+    places = _Places(capture, model, adapter, view)
+    unplaced = 0
+    for call in capture.calls:
+        reading = call.read(grads)
+        if not bool((reading.form != int(Form.NONE)).any()):
+            continue
+        books = call.head.books
+        width, vocab = call.leaf.shape[-1] // books, view.streams[call.head.streams[0]].vocab
+        if call.at == "logits" and width != vocab:
+            raise UsageError(f"the {call.head.name} head gives {width} scores a row, its vocabulary has {vocab} ids")
+        rows = places.rows_of(call)
+        for offset, number in enumerate(call.head.streams):
+            part = reading.select(torch.arange(offset, len(reading.target), books, device=reading.target.device))
+            unplaced += int(((rows < 0) & (part.form != int(Form.NONE))).sum())
+            readings[number] = _merged(readings[number], part, rows)
+    return readings, unplaced
+
+
+class _Places:
+    """Which rows of the batch the rows of each head call stand for."""
+
+    def __init__(self, capture: Capture, model: nn.Module, adapter: Adapter, view: View) -> None:
+        self.capture, self.model, self.adapter, self.view = capture, model, adapter, view
+        self.found: dict[tuple[int, int], Tensor] = {}
+        self.uses = [torch.zeros_like(stream.ids) for stream in view.streams]
+
+    def rows_of(self, call: HeadCall) -> Tensor:
+        """(r,) rows of the head's streams in the batch, -1 where a row belongs to none of them.
+
+        Raises:
+            InputError: rows that cannot be placed.
+        """
+        number = call.head.streams[0]
+        key = (call.forward, number)
+        if key not in self.found:
+            self.found[key] = self._received_rows(call.forward, number)
+        in_batch = self.found[key]
+        count = call.leaf.numel() // call.leaf.shape[-1]
+        hidden = self.capture.forwards[call.forward].hidden if call.forward >= 0 else None
+        if hidden is not None and call.inputs is not None:
+            return in_batch[head_rows(call.inputs, hidden, count, len(in_batch))]
+        if count != len(in_batch):
+            raise InputError(
+                f"the {call.head.name} head was called on {count} rows, the batch has {len(in_batch)}, and the body's "
+                "output was not seen: call the model, or name the head that gives one row per position (--head)"
+            )
+        return in_batch
+
+    def _received_rows(self, forward: int, number: int) -> Tensor:
+        """The row of the batch for each row that a forward was given."""
+        stream = self.view.streams[number]
+        given = self.capture.forwards[forward].received if forward >= 0 else {}
+        received = stream
+        if any(given.get(key) is not None for key in _id_keys(self.adapter)):
+            seen = self.adapter.view(self.model, given).streams
+            received = seen[number] if len(seen) > number else stream
+        rows = align_streams(received, stream, self.uses[number])
+        if len(stream) and not bool((rows >= 0).any()):
+            raise InputError(
+                f"the ids that the model was given are not those of the batch ({len(received)} rows, the batch has "
+                f"{len(stream)}): the loss function must run the model on the batch's own ids"
+            )
+        return rows
+
+
+def _id_keys(adapter: Adapter) -> tuple[str, ...]:
+    """The arguments of a forward that say which ids it reads; encoder-decoder models have others."""
+    return getattr(adapter, "id_keys", ("input_ids",))
+
+
+def _merged(into: Reading, part: Reading, rows: Tensor) -> Reading:
+    """Write the active rows of ``part`` to ``rows``; a row trained twice on one token adds up."""
+    active = (part.form != int(Form.NONE)) & (rows >= 0)
+    at, new = rows[active], part.select(active)
+    same = (into.target[at] == new.target) & (into.form[at] != int(Form.NONE))
+    weight = into.weight.clone()
+    weight[at] = torch.where(same, weight[at] + new.weight, new.weight)
+    target, residual, form = into.target.clone(), into.residual.clone(), into.form.clone()
+    target[at], residual[at], form[at] = new.target, new.residual, new.form
+    return Reading(target, weight, residual, form)
