@@ -1,14 +1,14 @@
 """The fault matrix: sample trainers with one known fault each, and correct ones, against what is said of them.
 
-``python tests/probes/fault_matrix.py`` runs all of it (``--quick``: every case once) and prints one line per class of fault; it exits 1
-unless every fault is named, by its own findings only, and correct code raises nothing.
+``python tests/probes/fault_matrix.py`` runs all of it, ``--quick`` every case once, and prints one line per
+class of fault; it exits 1 unless every fault is named, by its own findings only, and correct code raises nothing.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import ctypes
-import argparse
 import functools
 import logging
 import sys
