@@ -69,6 +69,10 @@ class Reading:
         """The reading of some rows, in their order."""
         return Reading(self.target[rows], self.weight[rows], self.residual[rows], self.form[rows])
 
+    def to(self, device: torch.device | str) -> Reading:
+        """The same reading on ``device``."""
+        return Reading(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+
     def scaled(self, factor: float) -> Reading:
         """The same reading with its weights multiplied."""
         return Reading(self.target, self.weight * factor, self.residual, self.form)

@@ -161,7 +161,9 @@ class Capture:
         self, forward: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         changed = {key: value for key, value in kwargs.items() if key not in self.withhold}
-        seen = Forward(_bound(module, args, changed))
+        # ids and masks as they were: the loss may edit its batch afterwards
+        given = _bound(module, args, changed)
+        seen = Forward({key: _kept(value) for key, value in given.items()})
         self.inner_labels |= self._given(seen.received, self.adapter.label_keys)
         self.forwards.append(seen)
         self._inside = True
@@ -288,6 +290,10 @@ def _is_checkpointed(loss: Tensor) -> bool:
             return True
         nodes += [below for below, _ in node.next_functions]
     return False
+
+
+def _kept(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) and not value.is_floating_point() else value
 
 
 def _bound(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

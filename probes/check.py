@@ -152,7 +152,7 @@ def concerning(findings: Sequence[Finding], codes: frozenset[str], kind: str | N
 
 def named(findings: Sequence[Finding]) -> str:
     """Findings in one line: code, name, stream and count; their messages stand below the checklist."""
-    return "; ".join(f"{f.code} {f.name} on {f.stream} ({f.count} rows)" for f in findings)
+    return "; ".join(f"{f.code} {f.name} on {f.stream}{f' ({f.count} rows)' if f.count else ''}" for f in findings)
 
 
 def _pairing_check(check_id: str, title: str, kind: str, seen: Witness, findings: Sequence[Finding]) -> Check:
@@ -172,6 +172,11 @@ def _pairing_check(check_id: str, title: str, kind: str, seen: Witness, findings
         if soft:
             return Check(check_id, title, "skip", f"{soft} rows have no hard target: not read")
         return Check(check_id, title, "fail", f"none of {wanted} expected {kind} targets is trained")
+    pushed = sum(int((seen.actual[n].weight < 0).sum()) for n in mine)
+    if pushed:
+        return Check(check_id, title, "fail", f"{pushed} of {trained} trained rows are pushed away from their target")
+    if soft:
+        return Check(check_id, title, "skip", f"{right} rows at offset +1, {soft} rows have no hard target: not read")
     return Check(check_id, title, "pass", f"{right} of {trained} trained rows at offset +1")
 
 
@@ -193,6 +198,11 @@ def _coverage_check(seen: Witness, findings: Sequence[Finding]) -> Check:
     )
     lost = sum(f.count for f in findings if f.code == "LA201")
     extra = f", {lost} lost in the model's merge" if lost else ""
+    unread = sum(int((e.trained & a.soft).sum()) for e, a in zip(seen.expected, seen.actual, strict=True))
+    if unread:
+        return Check(
+            "coverage", title, "skip", f"{got} of {wanted} expected targets trained, {unread} could not be read"
+        )
     if got == 0:
         return Check("coverage", title, "fail", f"0 of {wanted} expected targets are trained")
     return Check("coverage", title, "pass", f"{got} of {wanted} expected targets trained{extra}")

@@ -127,9 +127,14 @@ def fallback_path(engine: Engine, *, expands: bool) -> Check:
     return Check("fallback-path", title, "pass", detail)
 
 
-def training_step(steps: Steps | str, findings: Sequence[Finding]) -> Check:
-    """A few optimizer steps lower the streams that the loss trains; a string says why none were taken."""
+def training_step(steps: Steps | str | Exception, findings: Sequence[Finding]) -> Check:
+    """A few optimizer steps lower the streams that the loss trains.
+
+    A string says why none were taken, an exception what ended them.
+    """
     title = "Training proceeds with both contributions"
+    if isinstance(steps, Exception):
+        return Check("training-step", title, "fail", f"the loss raised {type(steps).__name__} in a step: {steps}")
     if isinstance(steps, str):
         return Check("training-step", title, "skip", steps)
     if not steps.restored:

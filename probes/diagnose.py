@@ -20,7 +20,7 @@ from alignment.findings import finding
 
 from .capture import Capture
 from .models.adapter import Adapter, Batch, View
-from .preserve import copy_of
+from .preserve import copy_of, cuda_devices
 
 __all__ = ["explain_exception"]
 
@@ -150,7 +150,7 @@ def explain_exception(
     capture = Capture(model, adapter, adapter.heads(model, view), withhold=labels)
     seen = adapter.inner(model).register_forward_hook(lambda _m, _a, out: _know_outputs(follow, out))
     try:
-        with torch.random.fork_rng(devices=[]), torch.enable_grad(), capture, follow:
+        with torch.random.fork_rng(devices=cuda_devices(model)), torch.enable_grad(), capture, follow:
             loss_fn(model, batch)
     except Exception as error:  # noqa: BLE001 - whatever the user's loss raises is what is being explained
         if type(error) is not type(cause):

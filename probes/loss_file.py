@@ -47,7 +47,7 @@ def _from_file(where: str) -> ModuleType:
     sys.path.insert(0, str(path.parent.resolve()))  # a trainer imports its neighbours
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"--loss: importing {where} raised {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(str(path.parent.resolve()))
@@ -57,5 +57,5 @@ def _from_file(where: str) -> ModuleType:
 def _from_module(where: str) -> ModuleType:
     try:
         return importlib.import_module(where)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"--loss: importing {where} raised {type(error).__name__}: {error}") from error

@@ -19,7 +19,7 @@ from .capture import Capture, Where
 from .errors import UsageError
 from .models.adapter import Adapter, Batch, View
 from .placement import place_readings
-from .preserve import copy_of
+from .preserve import copy_of, cuda_devices
 
 __all__ = ["LossError", "LossFunction", "Options", "Pass", "Watched", "run_pass"]
 
@@ -112,13 +112,15 @@ def _run_at(where: Where, watched: Watched, batch: Batch, view: View) -> Pass:
         withhold=withhold,
     )
     # equal conditions for every pass: dropout and sampling in the loss must not differ between them
-    with torch.random.fork_rng(devices=[]), torch.enable_grad(), capture, warnings.catch_warnings():
+    with torch.random.fork_rng(devices=cuda_devices(model)), torch.enable_grad(), capture, warnings.catch_warnings():
         # reentrant checkpoints say so in a body that runs without gradients
         warnings.filterwarnings("ignore", message="None of the inputs have requires_grad=True")
         try:
             value = watched.loss_fn(model, copy_of(batch))
         except UsageError:
             raise
+        except SystemExit as error:
+            raise UsageError(f"the loss function ended the program (sys.exit({error.code!r}))") from error
         except Exception as error:
             raise LossError(error, capture) from error
         loss, problems = _as_scalar(value)
@@ -149,6 +151,8 @@ def _as_scalar(value: Any) -> tuple[Tensor | float, list[Finding]]:
         if isinstance(value, Tensor):
             got = f"a tensor of shape {tuple(value.shape)}"
         raise UsageError(f"the loss function must return a scalar tensor, it returned {got}")
+    if not value.is_floating_point():
+        raise UsageError(f"the loss function must return a floating point scalar, it returned {value.dtype}")
     if not value.requires_grad:
         return value, [finding("LA605", "all", "the loss is a constant or was detached: it has no gradient")]
     return value, []

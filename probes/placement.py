@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from alignment import InputError
+from alignment import IGNORE_INDEX, InputError
 from alignment.recovery import Form, Reading, silent_reading
 
 from .capture import Capture, HeadCall
@@ -24,7 +24,7 @@ def place_readings(
     places = _Places(capture, model, adapter, view)
     unplaced = 0
     for call in capture.calls:
-        reading = call.read(grads)
+        reading = call.read(grads).to(view.streams[0].ids.device)  # the batch may lie elsewhere than the model
         if not bool((reading.form != int(Form.NONE)).any()):
             continue
         books = call.head.books
@@ -61,7 +61,7 @@ class _Places:
         count = call.leaf.numel() // call.leaf.shape[-1]
         hidden = self.capture.forwards[call.forward].hidden if call.forward >= 0 else None
         if hidden is not None and call.inputs is not None:
-            return in_batch[head_rows(call.inputs, hidden, count, len(in_batch))]
+            return in_batch[head_rows(call.inputs, hidden, count, len(in_batch)).to(in_batch.device)]
         if count != len(in_batch):
             raise InputError(
                 f"the {call.head.name} head was called on {count} rows, the batch has {len(in_batch)}, and the body's "
@@ -76,7 +76,7 @@ class _Places:
         received = stream
         if any(given.get(key) is not None for key in _id_keys(self.adapter)):
             seen = self.adapter.view(self.model, given).streams
-            received = seen[number] if len(seen) > number else stream
+            received = seen[number].to(stream.ids.device) if len(seen) > number else stream
         rows = align_streams(received, stream, self.uses[number])
         if len(stream) and not bool((rows >= 0).any()):
             raise InputError(
@@ -92,12 +92,18 @@ def _id_keys(adapter: Adapter) -> tuple[str, ...]:
 
 
 def _merged(into: Reading, part: Reading, rows: Tensor) -> Reading:
-    """Write the active rows of ``part`` to ``rows``; a row trained twice on one token adds up."""
+    """Write the active rows of ``part`` to ``rows``.
+
+    A row trained twice on one token adds up; one trained on two different tokens has no hard target.
+    """
     active = (part.form != int(Form.NONE)) & (rows >= 0)
     at, new = rows[active], part.select(active)
-    same = (into.target[at] == new.target) & (into.form[at] != int(Form.NONE))
+    before = into.form[at] != int(Form.NONE)
+    same = before & (into.target[at] == new.target)
+    torn = before & ~same
     weight = into.weight.clone()
     weight[at] = torch.where(same, weight[at] + new.weight, new.weight)
     target, residual, form = into.target.clone(), into.residual.clone(), into.form.clone()
     target[at], residual[at], form[at] = new.target, new.residual, new.form
+    target[at[torn]], weight[at[torn]], form[at[torn]] = IGNORE_INDEX, 0.0, int(Form.SOFT)
     return Reading(target, weight, residual, form)

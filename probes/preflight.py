@@ -144,7 +144,7 @@ def _decide(report: Report, engine: Engine) -> None:
             report.notes += [f"{kind}: {warning}" for warning in decision.warnings]
 
 
-def _steps(plan: Plan, seen: Witness, loss_fn: LossFunction, engine: Engine) -> Steps | str:
+def _steps(plan: Plan, seen: Witness, loss_fn: LossFunction, engine: Engine) -> Steps | str | Exception:
     """A few training steps, or why there are none."""
     unusable = [f for f in seen.findings if f.code in ("LA101", "LA206", "LA501", "LA605")]
     if unusable:
@@ -157,19 +157,22 @@ def _steps(plan: Plan, seen: Witness, loss_fn: LossFunction, engine: Engine) -> 
         return Engine.run(plan.model, plan.adapter, out, plan.batch, seen.view, seen.expected).losses()
 
     withhold = plan.adapter.label_keys if plan.labels == "none" else ()
-    return take_steps(
-        plan.model,
-        plan.adapter,
-        plan.batch,
-        seen.view,
-        loss_fn,
-        judge,
-        everything=plan.random_init,
-        withhold=withhold,
-    )
+    try:
+        return take_steps(
+            plan.model,
+            plan.adapter,
+            plan.batch,
+            seen.view,
+            loss_fn,
+            judge,
+            everything=plan.random_init,
+            withhold=withhold,
+        )
+    except Exception as error:  # noqa: BLE001 - the user's loss may raise anything; the report goes on without it
+        return error
 
 
-def _losses(report: Report, engine: Engine, steps: Steps | str, *, own: bool) -> None:
+def _losses(report: Report, engine: Engine, steps: Steps | str | Exception, *, own: bool) -> None:
     """Text and audio loss as the engine computes them; in total what the checked loss says."""
     report.losses = engine.losses()
     if own and engine.dual is not None:

@@ -10,7 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["copy_of", "preserved"]
+__all__ = ["copy_of", "cuda_devices", "preserved"]
+
+
+def cuda_devices(model: nn.Module) -> list[int]:
+    """The accelerators that a model's parameters lie on."""
+    return sorted({param.device.index or 0 for param in model.parameters() if param.device.type == "cuda"})
 
 
 @contextmanager
@@ -24,7 +29,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     params = [(param, param.grad, param.requires_grad) for param in model.parameters()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    devices = sorted({param.device.index or 0 for param, _, _ in params if param.device.type == "cuda"})
+    devices = cuda_devices(model)
     grad_mode = torch.is_grad_enabled()
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=devices))

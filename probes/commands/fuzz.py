@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from .options import add_loss_options, add_report_options, finding_filter, pick_device, pick_dtype, positive
+from .options import add_loss_options, add_report_options, finding_filter, pick_device, pick_dtype, positive, seed
 
 if TYPE_CHECKING:
     from ..fuzz import Contract, Counterexample
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_loss_options(parser)
     group = parser.add_argument_group("cases")
     group.add_argument("--examples", type=positive, default=100, metavar="N", help="cases to draw (default 100)")
-    group.add_argument("--seed", type=int, default=0, metavar="S", help="of weights and cases (default 0)")
+    group.add_argument("--seed", type=seed, default=0, metavar="S", help="of weights and cases (default 0)")
     group.add_argument(
         "--allow", default="", metavar="WHAT,...", help="batches may be: empty, text-only, audio-only (default: none)"
     )

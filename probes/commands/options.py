@@ -24,6 +24,7 @@ __all__ = [
     "pick_device",
     "pick_dtype",
     "positive",
+    "seed",
 ]
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -40,6 +41,17 @@ def positive(text: str) -> int:
     return value
 
 
+def seed(text: str) -> int:
+    """An integer that torch takes as a seed, for argparse."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if not 0 <= value < 1 << 63:
+        raise argparse.ArgumentTypeError(f"{value} is not between 0 and 2**63 - 1")
+    return value
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """--model, --data, --batch-size, --length, --labels, --device, --dtype, --seed."""
     group = parser.add_argument_group("model and batch")
@@ -50,7 +62,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--data", metavar="FILE", help="ChatML jsonl for the real data path; default: a barcoded batch")
     group.add_argument("--batch-size", type=positive, metavar="N", help="samples in the batch (default 2)")
-    group.add_argument("--length", type=positive, metavar="T", help="expanded length of the barcoded batch (256)")
+    group.add_argument(
+        "--length",
+        type=positive,
+        metavar="T",
+        help="expanded length of the barcoded batch (256; a lone sample is padded by 8 more)",
+    )
     group.add_argument(
         "--labels",
         choices=("position-aligned", "pre-shifted", "none"),
@@ -59,7 +76,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="default: cuda where there is one")
     group.add_argument("--dtype", choices=DTYPES, help="of the model; default: float32, or the checkpoint's own")
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="of weights and batch (default 0)")
+    group.add_argument("--seed", type=seed, default=0, metavar="N", help="of weights and batch (default 0)")
 
 
 def add_loss_options(parser: argparse.ArgumentParser) -> None:

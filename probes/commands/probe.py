@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .options import pick_device, pick_dtype
+from .options import pick_device, pick_dtype, seed
 
 NAME = "probe"
 HELP = "real forward passes over a grid of lengths and audio expansions; writes a shape record"
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME_OR_PATH", help="a Higgs checkpoint; default: a small random model")
     parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:N]")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
-    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N")
     parser.add_argument("--quick", action="store_true", help="every fourth case of the grid")
     parser.add_argument("-v", "--verbose", action="store_true", help="tracebacks of errors")
 

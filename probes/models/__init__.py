@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from ..errors import UsageError
 from .adapter import Adapter, Batch, Head, View
 from .higgs import HiggsAdapter
 
@@ -23,6 +24,8 @@ def adapter_for(model: nn.Module, heads: Sequence[str] = ()) -> Adapter:
         UsageError: no adapter knows the model.
     """
     if HiggsAdapter.fits(model):
+        if heads:
+            raise UsageError("--head: the heads of the Higgs model are known; the option is for other models")
         return HiggsAdapter()
     from .causal_lm import CausalLMAdapter
 

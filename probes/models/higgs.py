@@ -48,7 +48,7 @@ END_OF_TURN = (SPECIAL_IDS["<|eot_id|>"], SPECIAL_IDS["<|eom_id|>"])
 #: Ids from here on are reserved in the published vocabulary.
 FIRST_SPECIAL = 128000
 
-INSTALL = "pip install --no-deps boson-multimodal==0.1.1 'transformers>=4.45.1,<4.47'"
+INSTALL = "pip install 'transformers>=4.45.1,<4.47' && pip install --no-deps boson-multimodal==0.1.1"
 
 
 def why_unavailable() -> str | None:

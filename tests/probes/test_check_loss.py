@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from probes import Report, UsageError, barcoded_batch, check_loss
-from probes.models.higgs import small_model
+from probes.models.higgs import HiggsAdapter, small_model
+from probes.preflight import Plan, preflight
 from probes.report import LossAlignmentError
 
 pytestmark = pytest.mark.higgs
@@ -156,3 +157,57 @@ def test_nothing_is_left_behind_when_the_loss_raises(model, batch):
     assert torch.is_grad_enabled()
     assert all(param.grad is None for param in model.parameters())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_row_trained_on_two_tokens_is_not_read_and_nothing_passes_over_it(model, batch):
+    def both(model, batch):
+        copy = F.cross_entropy(*flat(model(**batch).logits, batch, model, shift=False))
+        return copy + correct(model, batch)
+
+    report = check_loss(model, batch, both)
+    assert report.verdict != "pass" or report.check("coverage").status == "skip"
+    assert report.check("pairing-text").status != "pass"
+
+
+def flat(logits, batch, model, *, shift):
+    labels = model(**batch).expanded_labels
+    labels = F.pad(labels[:, 1:], (0, 1), value=-100) if shift else labels
+    return logits.flatten(0, 1), labels.flatten()
+
+
+def test_a_loss_with_its_sign_flipped_does_not_pass(model, batch):
+    report = check_loss(model, batch, lambda m, b: -correct(m, b))
+    assert report.verdict == "fail"
+    assert "pushed away" in report.check("pairing-text").detail
+
+
+def test_a_loss_that_ends_the_program_is_bad_usage(model, batch):
+    def ends(model, batch):
+        raise SystemExit(0)
+
+    with pytest.raises(UsageError, match="ended the program"):
+        check_loss(model, batch, ends)
+
+
+def test_a_loss_that_edits_its_batch_afterwards_is_read_all_the_same(model, batch):
+    def edits(model, batch):
+        value = correct(model, batch)
+        batch["input_ids"].zero_()
+        return value
+
+    assert check_loss(model, batch, edits).verdict == "pass"
+
+
+def test_a_loss_that_breaks_in_training_fails_that_check_alone(model, batch):
+    calls = []
+
+    def second(model, batch):
+        calls.append(1)
+        if len(calls) > 1:
+            raise RuntimeError("second call")
+        return correct(model, batch)
+
+    report = preflight(Plan(model, HiggsAdapter(), batch, second))
+    assert report.check("training-step").status == "fail"
+    assert "second call" in report.check("training-step").detail
+    assert report.check("pairing-text").status == "pass"
