@@ -11,22 +11,24 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from alignment.recovery import Reading, Values, leaf, read, read_hidden, silent_reading
+from alignment import InputError
+from alignment.recovery import Reading, Values, leaf, read, silent_reading
 
 from .errors import UsageError
+from .hidden import hidden_leaf, lent_tables, read_books
 from .models.adapter import Adapter, Head
+from .rows import match_rows
 
-__all__ = ["Capture", "Forward", "HeadCall", "Where"]
-
-Where = Literal["logits", "hidden"]
+__all__ = ["Capture", "Forward", "HeadCall"]
 
 #: Base of the numbers that hidden rows carry: bfloat16 holds whole numbers up to 256 exactly.
 DIGITS = 200
@@ -43,7 +45,10 @@ class Forward:
 
 @dataclass
 class HeadCall:
-    """One call of a head: the leaf in its place, the hidden rows it read, and where the loss saw it last."""
+    """One call of a head: the leaf in its place, the hidden rows it read, and where the loss saw it last.
+
+    ``rows`` are those of the leaf that the head reads, where it stands at the head's input.
+    """
 
     head: Head
     leaf: Tensor
@@ -51,12 +56,17 @@ class HeadCall:
     forward: int
     later: Tensor | None = None
     finite: bool = True
-    at: Where = "logits"
+    rows: Tensor | None = None
+
+    @property
+    def count(self) -> int:
+        """How many rows of logits the head gave, or would have given."""
+        return self.leaf.numel() // self.leaf.shape[-1] if self.rows is None else len(self.rows)
 
     def read(self, grads: Mapping[int, Tensor | None]) -> Reading:
         """Rows of this call, codebooks interleaved as in the head's last dimension."""
-        if self.at == "hidden":
-            return self._read_hidden(grads.get(id(self.leaf)))
+        if self.rows is not None:
+            return self._read_hidden(grads.get(id(self.leaf)), self.rows)
         seen = self.leaf
         if self.later is not None and grads.get(id(self.later)) is not None:
             seen = self.later
@@ -66,13 +76,11 @@ class HeadCall:
         shape = (rows * books, width // books)
         return read(None if grad is None else grad.reshape(shape), seen.detach().reshape(shape))
 
-    def _read_hidden(self, grad: Tensor | None) -> Reading:
+    def _read_hidden(self, grad: Tensor | None, at: Tensor) -> Reading:
         width = self.leaf.shape[-1]
-        rows = self.leaf.numel() // width
         if grad is None:
-            return silent_reading(rows, self.leaf.device)
-        weight, bias = self.head.module.weight, getattr(self.head.module, "bias", None)
-        return read_hidden(grad.reshape(rows, width), self.leaf.detach().reshape(rows, width), weight, bias)
+            return silent_reading(len(at) * self.head.books, self.leaf.device)
+        return read_books(grad.reshape(-1, width)[at], self.leaf.detach().reshape(-1, width)[at], self.head)
 
 
 class _ForwardPatch:
@@ -109,7 +117,7 @@ class Capture:
         heads: the heads to stand in for.
         values: noise in place of the logits, or the real ones.
         dtype: of the leaves; None takes the head's own.
-        where: leaves at the heads' outputs, or one more at their common input.
+        alone: the head whose part of the gradient is read at the heads' common input; None reads all at the outputs.
         withhold: label keywords to take from the innermost forward (``--labels none``).
     """
 
@@ -118,18 +126,22 @@ class Capture:
     heads: Sequence[Head]
     values: Values = "noise"
     dtype: torch.dtype | None = torch.float32
-    where: Where = "logits"
+    alone: Head | None = None
     withhold: tuple[str, ...] = ()
     forwards: list[Forward] = field(default_factory=list)
     calls: list[HeadCall] = field(default_factory=list)
     outer_labels: set[str] = field(default_factory=set)
     inner_labels: set[str] = field(default_factory=set)
     _handles: list[RemovableHandle | _ForwardPatch] = field(default_factory=list)
+    _lent: ExitStack = field(default_factory=ExitStack)
+    _stand_in: Tensor | None = None
     _suspended: bool = False
     _inside: bool = False
 
     def __enter__(self) -> Capture:
         inner, body = self.adapter.inner(self.model), self.adapter.body(self.model)
+        if self.alone is not None:
+            self._lent.enter_context(lent_tables(self.heads, self.alone))
         add = self._handles.append
         if inner is not self.model:
             add(self.model.register_forward_pre_hook(self._enter_outer, with_kwargs=True))
@@ -139,9 +151,11 @@ class Capture:
             add(body.register_forward_pre_hook(self._enter_body, with_kwargs=True))
             add(body.register_forward_hook(self._leave_body, always_call=True))
         for head in self.heads:
-            if self.where == "logits" or head.books > 1:  # else its gradient belongs to the leaf before it
+            if head is self.alone:  # its gradient belongs to the leaf before it
+                add(head.module.register_forward_pre_hook(self._note_rows))
+            else:
                 add(head.module.register_forward_pre_hook(self._enter_head))
-                add(head.module.register_forward_hook(self._stand_in(head)))
+                add(head.module.register_forward_hook(self._leave_head(head)))
         return self
 
     def __exit__(
@@ -150,6 +164,7 @@ class Capture:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._lent.close()
 
     # -- the hooks -------------------------------------------------------------------------------
 
@@ -199,17 +214,16 @@ class Capture:
         if output is None:  # it raised
             return None
         first = output[0] if isinstance(output, (tuple, list)) else getattr(output, "last_hidden_state", output)
-        if wanted and self.where == "logits" and self.values == "noise":
+        if wanted and self.alone is None and self.values == "noise":
             first = _numbered(first)
             output = _replace_first(output, first)
         self.forwards[-1].hidden = first.detach()
-        if self.where != "hidden" or not wanted:
+        if self.alone is None or not wanted:
             return output
-        stand_in = leaf(first, values=self.values, dtype=first.dtype)
-        number = len(self.forwards) - 1
-        for head in self.heads:
-            if head.books == 1:
-                self.calls.append(HeadCall(head, stand_in, first.detach(), number, at="hidden"))
+        self._stand_in = stand_in = hidden_leaf(first, self.values)
+        if self.alone.books == 1:
+            every = torch.arange(first.numel() // first.shape[-1], device=first.device)
+            self.calls.append(HeadCall(self.alone, stand_in, first.detach(), len(self.forwards) - 1, rows=every))
         torch.set_grad_enabled(True)
         self._suspended = False
         return _replace_first(output, stand_in)
@@ -217,7 +231,7 @@ class Capture:
     def _enter_head(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self._suspend()
 
-    def _stand_in(self, head: Head) -> Any:
+    def _leave_head(self, head: Head) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
             if not self._suspended:
                 return None  # the loss asked for no gradients here (a reference model, say)
@@ -229,11 +243,21 @@ class Capture:
             finite = bool(torch.isfinite(output.detach().sum(dtype=torch.float32)))
             stand_in = leaf(output, values=self.values, dtype=self.dtype or output.dtype)
             inputs = args[0].detach() if args else None
-            self.calls.append(HeadCall(head, stand_in, inputs, len(self.forwards) - 1, finite=finite))
+            number = len(self.forwards) - 1
+            self.calls.append(HeadCall(head, stand_in, inputs, number, finite=finite))
             self._resume()
             return stand_in
 
         return hook
+
+    def _note_rows(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Which hidden rows a head of several codebooks reads; the loss may read the same ones itself."""
+        head, stand_in = self.alone, self._stand_in
+        if head is None or head.books == 1 or stand_in is None or not args:
+            return
+        with suppress(InputError):  # a head behind layers of its own
+            rows = match_rows(args[0].detach(), stand_in.detach())
+            self.calls.append(HeadCall(head, stand_in, args[0].detach(), len(self.forwards) - 1, rows=rows))
 
     # -- what they saw ---------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +15,9 @@ from alignment import Convention, Finding
 from alignment.findings import finding
 from alignment.recovery import Form, Reading, Values, silent_reading
 
-from .capture import Capture, Where
+from .capture import Capture
 from .errors import UsageError
-from .models.adapter import Adapter, Batch, View
+from .models.adapter import Adapter, Batch, Head, View
 from .placement import place_readings
 from .preserve import copy_of, cuda_devices
 
@@ -69,6 +69,14 @@ class Pass:
         """How many rows have a gradient."""
         return sum(int((reading.form != int(Form.NONE)).sum()) for reading in self.readings)
 
+    def take(self, other: Pass, streams: Sequence[int]) -> None:
+        """Take what ``other`` read of streams of which this pass read nothing."""
+        for number in streams:
+            if not bool((self.readings[number].form != int(Form.NONE)).any()):
+                self.readings[number] = other.readings[number]
+        self.unplaced += other.unplaced
+        self.problems = other.problems
+
 
 class LossError(Exception):
     """The loss raised: why, and what was captured until then."""
@@ -80,35 +88,34 @@ class LossError(Exception):
 
 
 def run_pass(watched: Watched, batch: Batch, view: View) -> Pass:
-    """Run the loss once, and once more with the heads' input captured if its gradient went past the heads."""
-    first = _run_at("logits", watched, batch, view)
-    # a hidden row that several codebooks read says nothing of each of them
-    single = [
-        number for head in watched.adapter.heads(watched.model, view) if head.books == 1 for number in head.streams
-    ]
-    silent = any(
-        view.labels[number] is not None
-        and bool((view.labels[number] >= 0).any())
-        and not bool((first.readings[number].form != int(Form.NONE)).any())
-        for number in single
-    )
-    if first.finite and (silent or first.problems):
-        second = _run_at("hidden", watched, batch, view)
-        if second.reads > first.reads:
-            return second
-    return first
+    """Run the loss once, and once more at its input for every head that its gradient went past."""
+    heads = watched.adapter.heads(watched.model, view)
+    seen = _run_at(watched, batch, view, heads)
+    if not seen.finite:
+        return seen
+    for head in heads:
+        if seen.problems or any(_is_silent(seen.readings[n], view.labels[n]) for n in head.streams):
+            past = _run_at(watched, batch, view, heads, alone=head)
+            if past.reads:
+                seen.take(past, head.streams)
+    return seen
 
 
-def _run_at(where: Where, watched: Watched, batch: Batch, view: View) -> Pass:
+def _is_silent(reading: Reading, labels: Tensor | None) -> bool:
+    """Whether a stream has labels and no gradient."""
+    return labels is not None and bool((labels >= 0).any()) and not bool((reading.form != int(Form.NONE)).any())
+
+
+def _run_at(watched: Watched, batch: Batch, view: View, heads: Sequence[Head], alone: Head | None = None) -> Pass:
     model, adapter, options = watched.model, watched.adapter, watched.options
     withhold = adapter.label_keys if options.withhold else ()
     capture = Capture(
         model,
         adapter,
-        adapter.heads(model, view),
+        heads,
         values=options.values,
         dtype=options.leaf_dtype,
-        where=where,
+        alone=alone,
         withhold=withhold,
     )
     # equal conditions for every pass: dropout and sampling in the loss must not differ between them

@@ -23,13 +23,14 @@ def place_readings(
     readings = [silent_reading(len(stream), stream.ids.device) for stream in view.streams]
     places = _Places(capture, model, adapter, view)
     unplaced = 0
+    device = view.streams[0].ids.device  # the batch may lie elsewhere than the model
     for call in capture.calls:
-        reading = call.read(grads).to(view.streams[0].ids.device)  # the batch may lie elsewhere than the model
+        reading = call.read(grads).to(device)
         if not bool((reading.form != int(Form.NONE)).any()):
             continue
         books = call.head.books
         width, vocab = call.leaf.shape[-1] // books, view.streams[call.head.streams[0]].vocab
-        if call.at == "logits" and width != vocab:
+        if call.rows is None and width != vocab:
             raise UsageError(f"the {call.head.name} head gives {width} scores a row, its vocabulary has {vocab} ids")
         rows = places.rows_of(call)
         for offset, number in enumerate(call.head.streams):
@@ -58,7 +59,7 @@ class _Places:
         if key not in self.found:
             self.found[key] = self._received_rows(call.forward, number)
         in_batch = self.found[key]
-        count = call.leaf.numel() // call.leaf.shape[-1]
+        count = call.count
         hidden = self.capture.forwards[call.forward].hidden if call.forward >= 0 else None
         if hidden is not None and call.inputs is not None:
             return in_batch[head_rows(call.inputs, hidden, count, len(in_batch)).to(in_batch.device)]
