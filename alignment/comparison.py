@@ -198,15 +198,15 @@ def _offset_message(name: str, offset: int, count: int, total: int) -> str:
 
 def _coverage(name: str, expected: Supervision, actual: Supervision, v: Verdicts, shown: Shown) -> Iterator[Finding]:
     missing = v.missing & ~v.lost
-    ends = torch.zeros_like(missing)
+    ends = torch.zeros_like(missing)  # of every kind of end (turn, message) that is trained nowhere
     for end in actual.stream.end_ids:
-        ends |= expected.target == end
-    ends &= expected.trained
-    never = bool(ends.any()) and not bool((ends & actual.trained).any())
-    if never and bool((missing & ends).any()):
-        count = int((missing & ends).sum())
+        wanted = expected.trained & (expected.target == end)
+        if not bool((wanted & actual.trained).any()):
+            ends |= wanted & missing
+    if bool(ends.any()):
+        count = int(ends.sum())
         message = f"{name}: the end token is expected at {count} rows and trained at none: generation will not stop"
-        yield finding("LA203", name, message, count=count, examples=shown(missing & ends))
+        yield finding("LA203", name, message, count=count, examples=shown(ends))
         missing = missing & ~ends
     if bool(missing.any()):
         count = int(missing.sum())

@@ -59,7 +59,6 @@ def _others(number: int, streams: Sequence[Stream]) -> list[int]:
 def _find(target: Tensor, rows: Tensor, stream: Stream) -> tuple[Tensor, Tensor]:
     """Where each target stands in ``stream`` (-1 if nowhere), and whether it stands there only once."""
     found = torch.full_like(rows, -1)
-    once = torch.zeros_like(rows, dtype=torch.bool)
     order = torch.argsort(stream.ids, stable=True)
     sorted_ids = stream.ids[order].contiguous()
     low = torch.searchsorted(sorted_ids, target.contiguous())

@@ -47,19 +47,19 @@ def _of_stream(stream: Stream, labels: Tensor) -> Iterator[Finding]:
 
 
 def _ends(stream: Stream, labels: Tensor, convention: Convention) -> Iterator[Finding]:
-    """LA203: an end id directly follows a labelled span in the ids, and is labelled nowhere."""
-    is_end = torch.zeros_like(labels, dtype=torch.bool)
-    named = torch.zeros_like(is_end)
+    """LA203: an end id directly follows a labelled span in the ids, and is labelled nowhere.
+
+    A span that ends with a labelled end id of another kind needs no second one: padding is often written so.
+    """
+    unnamed, content = torch.zeros_like(labels, dtype=torch.bool), labels != IGNORE_INDEX
     for end in stream.end_ids:
-        is_end |= stream.ids == end
-        named |= labels == end
-    if bool(named.any()):
-        return
-    labelled = labels != IGNORE_INDEX
-    before = torch.zeros_like(labelled)
+        if not bool((labels == end).any()):
+            unnamed |= stream.ids == end
+        content &= labels != end
+    before = torch.zeros_like(content)
     lag = 1 if convention is Convention.POSITION_ALIGNED else 2
-    before[lag:] = labelled[:-lag] & (stream.segment[lag:] == stream.segment[:-lag])
-    rows = torch.nonzero(is_end & before).reshape(-1)
+    before[lag:] = content[:-lag] & (stream.segment[lag:] == stream.segment[:-lag])
+    rows = torch.nonzero(unnamed & before).reshape(-1)
     if rows.numel() == 0:
         return
     message = (

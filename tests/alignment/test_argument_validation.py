@@ -30,6 +30,7 @@ from alignment.recovery import leaf, read_hidden
 LONG = torch.arange(6).view(2, 3)
 LOGITS = torch.zeros(2, 3, 9)
 STREAM = plain_stream([1, 2, 3])
+BOOK = plain_stream([1, 2, 3], name="audio[0]")
 STARTS = torch.tensor([0])
 NONE = torch.zeros(0, dtype=torch.long)
 
@@ -64,6 +65,10 @@ CALLS = {
     ),
     "choose: flat ids": (lambda: choose(LOGITS, LONG, LONG[0]), "ids must have shape (B, T), got (3,)"),
     "choose: name in messages": (lambda: choose(3, None, name="audio"), "no labels for audio"),
+    "choose: name of the ids": (
+        lambda: choose(LOGITS, LONG, LONG[:, :2], name="speech"),
+        "labels of speech have 6 rows, its ids have 4",
+    ),
     "pair: unknown pairing": (
         lambda: pair(LONG, "both"),
         "unknown pairing 'both': choose one of direct, shifted",
@@ -114,6 +119,7 @@ CALLS = {
     "expand: no sample": (lambda: expansion(ids=LONG[:0]), "ids must have shape (B, T) with B, T >= 1, got (0, 3)"),
     "expand: another mask": (lambda: expansion(mask=LONG[:1]), "mask has shape (1, 3), ids have (2, 3)"),
     "expand: other labels": (lambda: expansion(labels=LONG[:1]), "labels has shape (1, 3), ids have (2, 3)"),
+    "expand: other lengths": (lambda: expansion(lengths=LONG[:1]), "lengths has shape (1, 3), ids have (2, 3)"),
     "expand: negative length": (lambda: expansion(lengths=LONG - 1), "lengths must not be negative, got -1"),
     "expand: padding only": (
         lambda: expansion(mask=LONG * 0),
@@ -158,6 +164,10 @@ CALLS = {
         lambda: compare([expect(STREAM.ids, STREAM)], []),
         "expected and actual streams differ: text (3 rows) vs ",
     ),
+    "compare: another order": (
+        lambda: compare([expect(s.ids, s) for s in (STREAM, BOOK)], [expect(s.ids, s) for s in (BOOK, STREAM)]),
+        "expected and actual streams differ: text (3 rows), audio[0] (3 rows) vs audio[0] (3 rows), text (3 rows)",
+    ),
     "compare: other rows": (
         lambda: compare([expect(STREAM.ids, STREAM)], [expect(NONE, plain_stream(NONE))]),
         "expected and actual streams differ: text (3 rows) vs text (0 rows)",
@@ -172,7 +182,11 @@ CALLS = {
     ),
     "dual_loss: a placeholder without audio": (
         lambda: loss(label_ids=LONG, input_ids=LONG + 128013),
-        "1 placeholders of id 128015 but 0 audios for them",
+        "the batch has 1 placeholders of id 128015 but 0 audios for them",
+    ),
+    "dual_loss: starts without their audio": (
+        lambda: loss(label_ids=LONG, input_ids=LONG + 128013, audio_in_ids_start=STARTS),
+        "the batch has 1 placeholders of id 128015 but 0 audios for them",
     ),
     "dual_loss: other codebooks": (
         lambda: loss({"audio_logits": torch.zeros(3, 4, 9)}, **AUDIO),
@@ -191,7 +205,7 @@ CALLS = {
 
 @pytest.mark.parametrize(("call", "message"), CALLS.values(), ids=CALLS)
 def test_bad_input(call, message):
-    with pytest.raises(InputError, match=re.escape(message)):
+    with pytest.raises(InputError, match=f"^{re.escape(message)}"):
         call()
 
 
@@ -204,6 +218,11 @@ UNDECIDABLE = {
         lambda: loss({"audio_logits": torch.zeros(2, 2, 9)}, **AUDIO),
         "LA101",
         "audio_logits have 2 frames, label_audio_ids 3: pass both whole",
+    ),
+    "unknown codes": (
+        lambda: loss({"audio_logits": torch.zeros(3, 2, 9)}, **{**AUDIO, "label_audio_ids": LONG + 50}),
+        "LA105",
+        "labels of audio fit neither convention",
     ),
     "unknown tokens": (lambda: choose(3, LONG + 50, LONG), "LA105", "fit neither convention"),
     "double shift": (
@@ -219,7 +238,12 @@ def test_undecidable_pairings_carry_their_code(call, code, message):
     with pytest.raises(AlignmentError, match=re.escape(message)) as error:
         call()
     assert error.value.code == code
+    assert error.value.stream == ("audio" if "audio" in message else "text")
     assert isinstance(error.value, ValueError)
+
+
+def test_a_fault_of_no_named_stream_is_one_of_the_text():
+    assert AlignmentError("", code="LA101").stream == "text"
 
 
 def test_the_same_calls_done_right_pass():

@@ -11,6 +11,7 @@ from strategies import mappings
 
 from alignment import IGNORE_INDEX, InputError, recover
 from alignment.barcode import barcode, resolve_sources
+from alignment.recovery import silent_reading
 from alignment.sources import infer_sources
 
 __ = IGNORE_INDEX
@@ -45,6 +46,16 @@ def test_a_foreign_id_names_no_input():
     code = barcode(streams_of([5]), torch.arange(10))
     origin, source = code.decode([torch.tensor([2, 40, -7, code.foreign(0), __])])
     assert (origin.tolist(), source.tolist()) == ([0, -1, -1, -1, -1], [2, -1, -1, -1, -1])
+
+
+@pytest.mark.parametrize("unread", [0, 1])
+def test_a_target_that_one_pass_cannot_read_names_no_input(unread):
+    code = barcode(streams_of([12]), torch.arange(10))
+    targets = [code.codes(0, 12, digit) for digit in range(code.passes)]
+    targets[unread][9] = 40
+    origin, source = code.decode(targets)
+    assert origin.tolist() == [0] * 9 + [-1, 0, 0]
+    assert source.tolist() == [*range(9), -1, 10, 11]
 
 
 @pytest.mark.parametrize(("rows", "base", "passes"), [(9, 10, 1), (10, 10, 2), (99, 10, 2), (100, 10, 3), (3, 2, 2)])
@@ -93,7 +104,23 @@ def test_repeated_tokens_are_told_apart(offset):
     assert not inferred.exact
     assert proven.exact
     assert proven.offset[proven.trained].tolist() == [offset] * 8
+    assert proven.origin[proven.trained].tolist() == [0] * 8
     assert torch.equal(proven.target, inferred.target)
+
+
+def test_a_proven_source_may_lie_in_another_stream_than_the_inferred_one():
+    streams = [plain_stream([7] * 4, name=f"audio[{k}]", vocab=16) for k in range(2)]
+    code = barcode(streams, torch.arange(16))
+
+    def readings(ids):
+        trains = recover(lambda z: F.cross_entropy(z[:-1], ids[1:]), torch.zeros(4, 16))
+        return [trains, silent_reading(4)]
+
+    inferred = infer_sources(readings(streams[1].ids), streams)
+    proven = resolve_sources(inferred, code, [readings(code.codes(1, 4, 0))])
+    assert inferred[0].origin.tolist() == [0, 0, 0, -1]
+    assert proven[0].origin.tolist() == [1, 1, 1, -1]
+    assert proven[0].source.tolist() == [1, 2, 3, -1]
 
 
 def test_the_literal_pass_alone_says_what_is_trained():

@@ -70,6 +70,8 @@ def test_without_labels_there_are_none():
     out = expand(ids, torch.ones_like(ids), torch.ones_like(ids), frames=(X,), pad_id=P)
     assert (out.labels, out.carried) == (None, None)
     assert out.ids.tolist() == [[1, 2] + [P] * 6]
+    assert out.origin.tolist() == [[0, 1] + [-1] * 6]
+    assert not bool(out.frame.any())
 
 
 def test_whole_blocks_of_padding_are_trimmed():
@@ -99,6 +101,10 @@ def test_frames_are_attended_even_where_their_placeholder_was_masked():
 @pytest.mark.parametrize(("starts", "total", "lengths"), [([0, 2, 2], 5, [2, 0, 3]), ([0], 4, [4]), ([], 0, [])])
 def test_lengths_from_starts(starts, total, lengths):
     assert lengths_from_starts(torch.tensor(starts, dtype=torch.long), total).tolist() == lengths
+
+
+def test_counts_may_be_small_integers():
+    assert placeholder_lengths(torch.tensor([[1, X]]), {X: torch.tensor([3], dtype=torch.int32)}).tolist() == [[1, 3]]
 
 
 @pytest.mark.parametrize("counts", [[], [1, 2]], ids=["too-few", "too-many"])

@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from planted import plain_stream
 from strategies import text_batches
 
-from alignment import IGNORE_INDEX, Convention, InputError, infer_convention
+from alignment import IGNORE_INDEX, Convention, Evidence, InputError, infer_convention
 
 __ = IGNORE_INDEX
 
@@ -34,7 +34,7 @@ def test_convention(ids, labels, convention):
 
 def test_an_empty_stream_has_no_convention():
     empty = torch.zeros(0, dtype=torch.long)
-    assert infer_convention(empty, plain_stream(empty)).convention is Convention.NONE
+    assert infer_convention(empty, plain_stream(empty)) == Evidence(Convention.NONE, 0, 0, 0, 0)
 
 
 def test_counts_say_what_the_convention_rests_on():
@@ -60,12 +60,17 @@ def test_disagreements_are_the_rows_that_fit_neither_up_to_a_limit():
     labels = stream.ids + 50
     found = infer_convention(labels, stream, limit=2)
     assert [(d.row, d.label, d.here, d.after) for d in found.disagreements] == [(0, 60, 10, 11), (1, 61, 11, 12)]
+    assert len(infer_convention(labels, stream).disagreements) == 4
     assert str(found.disagreements[0]) == "sample 0 row 0: label 60, token there 10, token after it 11"
 
 
-def test_where_every_row_fits_one_of_the_two_the_minority_is_shown():
-    found = evidence([1, 2, 3, 4, 5], [__, 2, 3, 5, __])
-    assert [d.row for d in found.disagreements] == [3]
+@pytest.mark.parametrize(
+    ("labels", "minority"),
+    [([__, 2, 3, 5, __], [3]), ([2, 3, __, 4, __], [3]), ([2, __, __, 4, __], [3])],
+    ids=["mostly-aligned", "mostly-shifted", "as-many"],
+)
+def test_where_every_row_fits_one_of_the_two_the_minority_is_shown(labels, minority):
+    assert [d.row for d in evidence([1, 2, 3, 4, 5], labels).disagreements] == minority
 
 
 @pytest.mark.parametrize("offset", [2, -1, 3, -2, 4, -3, -4])
@@ -74,6 +79,16 @@ def test_a_single_other_offset_is_named(offset):
     labels = torch.full_like(ids, __)
     labels[6:12] = ids[6 + offset : 12 + offset]
     assert evidence(ids, labels.tolist()).offset == offset
+
+
+def test_the_first_token_is_a_source_too():
+    assert evidence([30, 31, 32, 33], [__, 30, __, __]).offset == -1
+
+
+def test_a_token_of_another_segment_says_nothing_about_the_offset():
+    ids, segment = [30, 31, 32, 33, 34, 35], [0, 0, 0, 1, 1, 1]
+    assert evidence(ids, [32, 99, __, __, __, __], segment=segment).offset == 2
+    assert evidence(ids, [32, 99, __, __, __, __]).offset is None
 
 
 def test_no_offset_is_named_where_none_explains_all_labels():

@@ -1,6 +1,7 @@
 """The dual loss: its value, its decisions, its log, and three witnesses that agree on it."""
 
 import logging
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from higgs_setting import TOKENS, Setting, higgs_expansion
 from hypothesis import assume, given
+from planted import plain_stream
 from strategies import CODEBOOKS, End, HiggsCase, Reference, Target, Text, higgs_cases
 
 from alignment import (
@@ -22,10 +24,11 @@ from alignment import (
     pair,
     recover,
 )
-from alignment.loss import mean_cross_entropy
+from alignment.loss import join_streams, mean_cross_entropy
 from probes.models.higgs import small_model
 
 __ = IGNORE_INDEX
+NONE = torch.zeros(0, dtype=torch.long)
 EXAMPLE = HiggsCase(
     (
         (Text(4, "nothing"), Reference(2), Text(5, "all"), Target(3, trained=True), End(labelled=True)),
@@ -121,6 +124,13 @@ def test_the_fallback_expands_the_raw_labels_to_the_same_loss(case):
     assert fallback.text_decision.verified == expanded.text_decision.verified
 
 
+def test_the_fallback_without_a_mask_takes_every_token_for_real():
+    setting = Setting(HiggsCase(((Text(4, "all"), Target(3, trained=True), End(labelled=True)),), True))
+    masked = setting.loss(expanded_labels=None)
+    del setting.batch["attention_mask"]
+    assert torch.equal(setting.loss(expanded_labels=None).text, masked.text)
+
+
 def test_a_model_without_audio_is_verified_by_the_ids_of_its_batch():
     logits = torch.randn(1, 4, 9, generator=torch.Generator().manual_seed(0))
     ids = torch.tensor([[5, 6, 7, 8]])
@@ -142,7 +152,9 @@ def test_a_named_policy_is_obeyed_in_both_streams(policy, differs, caplog):
     assert (float(right.text) != float(named.text)) is differs
     assert (float(right.audio) != float(named.audio)) is differs
     warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert [message.partition(":")[0] for message in warned] == (["text", "audio"] if differs else [])
+    decisions = {"text": named.text_decision, "audio": named.audio_decision}
+    assert warned == [f"{name}: {why}" for name, decision in decisions.items() for why in decision.warnings]
+    assert len(warned) == (2 if differs else 0)
     copied = recover(lambda z: setting.loss(policy, logits=z).text, setting.logits).target
     assert torch.equal(copied, setting.expansion.labels.reshape(-1)) is differs
 
@@ -165,6 +177,29 @@ def test_codebooks_end_where_they_end(cut, pairing):
     assert torch.equal(heard.target.view(-1, CODEBOOKS).T, targets)
 
 
+def test_an_audio_never_goes_on_in_the_next_one():
+    codes = torch.arange(CODEBOOKS * 5).view(CODEBOOKS, 5)
+    batch = {"audio_out_ids": codes, "label_audio_ids": codes, "audio_out_ids_start": torch.tensor([0, 3])}
+    logits = torch.zeros(5, CODEBOOKS, 50)
+    heard = recover(lambda z: dual_loss({"logits": z.new_zeros(1, 1, 2), "audio_logits": z}, batch).audio, logits)
+    for k, targets in enumerate(heard.target.view(-1, CODEBOOKS).T.tolist()):
+        assert targets == [5 * k + 1, 5 * k + 2, __, 5 * k + 4, __]
+
+
+def test_joined_codebooks_keep_their_rows_and_part_their_segments():
+    first = plain_stream([1, 2, 0], name="audio[0]", segment=[0, 1, -1], sample=[0, 1, 1], filler=[False, True, False])
+    second = plain_stream([3, 4, 9], name="audio[1]", segment=[0, 1, -1], sample=[0, 1, 1], end_ids=[9])
+    whole = join_streams((replace(first, vocab=30, end_ids=(9,)), replace(second, vocab=30)))
+    assert (whole.name, whole.vocab, whole.end_ids) == ("audio", 30, (9,))
+    assert whole.ids.tolist() == [1, 2, 0, 3, 4, 9]
+    assert whole.segment.tolist() == [0, 1, -1, 2, 3, -1]
+    assert whole.sample.tolist() == [0, 1, 1] * 2
+    assert whole.row.tolist() == [0, 1, 2] * 2
+    assert whole.filler.tolist() == [False, True, False, False, False, False]
+    assert len(join_streams((plain_stream(NONE), plain_stream(NONE)))) == 0
+    assert join_streams((first,)).segment.tolist() == first.segment.tolist()
+
+
 def test_without_a_label_both_losses_are_zeros_tied_to_their_logits():
     setting = Setting(HiggsCase(((Text(3, "nothing"), Target(1, trained=False)),), use_delay_pattern=True))
     logits, audio = setting.logits.requires_grad_(), setting.audio.requires_grad_()
@@ -176,9 +211,28 @@ def test_without_a_label_both_losses_are_zeros_tied_to_their_logits():
 
 
 def test_a_model_without_labels_or_audio_at_all_has_no_decision():
-    loss = dual_loss({"logits": torch.zeros(1, 2, 3, requires_grad=True)}, {})
+    loss = dual_loss(SimpleNamespace(logits=torch.ones(1, 2, 3, requires_grad=True)), {})
     assert (loss.text_decision, loss.audio_decision) == (None, None)
     assert loss.total.requires_grad
+    assert float(loss.total.detach()) == 0
+
+
+def test_labels_or_logits_of_audio_alone_have_no_loss():
+    logits, codes = torch.ones(1, 2, 3), torch.ones(8, 4, dtype=torch.long)
+    labels_alone = dual_loss({"logits": logits}, {"label_audio_ids": codes})
+    logits_alone = dual_loss({"logits": logits, "audio_logits": torch.ones(4, 8, 9, requires_grad=True)}, {})
+    assert (labels_alone.audio_decision, logits_alone.audio_decision) == (None, None)
+    assert (float(labels_alone.total), float(logits_alone.total.detach())) == (0, 0)
+    assert logits_alone.total.requires_grad  # tied to its logits
+
+
+def test_the_mask_of_a_batch_without_audio_ends_its_samples():
+    batch = {
+        "input_ids": torch.tensor([[5, 6, 7, 0]]),
+        "attention_mask": torch.tensor([[1, 1, 1, 0]]),
+        "label_ids": torch.tensor([[6, 7, 8, __]]),  # cut beforehand: 8 is no input
+    }
+    assert dual_loss({"logits": torch.zeros(1, 4, 9)}, batch).text_decision.convention is Convention.PRE_SHIFTED
 
 
 @pytest.mark.parametrize("labelled", [1, 5, 20], ids=["gathered", "few", "all"])
@@ -206,10 +260,22 @@ def test_the_log_says_which_path_was_taken(changed, line, caplog):
         loss = setting.loss(**changed)
     said = [record.getMessage() for record in caplog.records]
     assert line in said
+    assert said[0] == "Text logits shape: (2, 40, 21)"
+    heard = sum(
+        int((expect(setting.batch["label_audio_ids"][k], b).target != __).sum()) for k, b in enumerate(setting.books)
+    )
+    assert f"Audio logits shape: (32, 8, 1026), pairing shifted, {heard} valid codes" in said
     assert "✓ Pairing shifted (position_aligned, verified): loss on 14 valid tokens" in said
     assert f"✓ Text loss: {float(loss.text):.4f}" in said
     assert f"✓ Audio loss: {float(loss.audio):.4f}" in said
     assert said[-1] == f"✓ Total loss: {float(loss.total):.4f}"
+
+
+def test_the_log_says_what_could_not_be_verified(caplog):
+    with caplog.at_level(logging.INFO, logger="alignment"):
+        dual_loss({"logits": torch.zeros(1, 3, 9)}, {"label_ids": torch.tensor([[5, 6, 7]])})
+    said = [record.getMessage() for record in caplog.records]
+    assert "✓ Pairing shifted (ambiguous, unverified): loss on 2 valid tokens" in said
 
 
 def test_nothing_is_logged_unless_asked_for(caplog):

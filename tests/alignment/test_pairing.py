@@ -50,6 +50,7 @@ def test_labels_at_their_own_token_are_shifted_and_the_copy_is_named():
 def test_without_ids_expanded_labels_are_paired_directly_unverified():
     decision = decide(ALIGNED, ids=None)
     assert (decision.pairing, decision.verified, decision.evidence) == (Pairing.DIRECT, False, None)
+    assert decision.convention is Convention.AMBIGUOUS
     assert decision.reason == (
         "expanded_labels paired directly as the seed document declares, unverified: "
         "pass the input ids (expanded_input_ids) to have it proven"
@@ -71,14 +72,15 @@ def test_aligned_labels_may_not_be_one_shorter():
 
 def test_labels_that_fit_neither_are_no_decision_and_show_the_rows():
     labels = ALIGNED.clone()
-    labels[0, 3] = 99
+    labels[0, 3] = labels[1, 4] = 99
     with pytest.raises(AlignmentError) as error:
-        decide(labels)
-    assert (error.value.code, error.value.stream) == ("LA105", "text")
+        decide(labels, name="speech")
+    assert (error.value.code, error.value.stream) == ("LA105", "speech")
     assert str(error.value) == (
-        "labels of text fit neither convention: 6 of 7 labels are the token at their row, "
+        "labels of speech fit neither convention: 5 of 7 labels are the token at their row, "
         "0 of 5 the token after it. First rows that disagree: "
-        "sample 0 row 3: label 99, token there 13, token after it 14"
+        "sample 0 row 3: label 99, token there 13, token after it 14; "
+        "sample 1 row 4: label 99, token there 24, token after it 25"
     )
 
 
@@ -100,15 +102,35 @@ def test_labels_at_another_single_offset_say_which(offset, code):
 @pytest.mark.parametrize(
     ("logits", "labels", "cause"),
     [
-        (255, 256, "The logits were cut by one and the labels were not"),
-        (256, 255, "The labels were cut by one and the logits were not"),
-        (256, 120, "audio placeholders were expanded on one side only"),
+        (
+            255,
+            256,
+            (
+                "The logits were cut by one and the labels were not: cut both (logits[:, :-1] with labels[:, 1:]) "
+                "or neither, as the labels' convention demands"
+            ),
+        ),
+        (
+            256,
+            255,
+            "The labels were cut by one and the logits were not: cut both (logits[:, :-1] with labels[:, 1:])",
+        ),
+        (
+            256,
+            120,
+            (
+                "Labels and logits come from different sequences: audio placeholders were expanded on one side only; "
+                "use the model's expanded_labels, or expand the raw labels with alignment.expand"
+            ),
+        ),
     ],
+    ids=["logits-cut", "labels-cut", "not-expanded"],
 )
-def test_any_other_length_is_an_error_with_both_lengths(logits, labels, cause):
-    with pytest.raises(AlignmentError, match=f"{logits} vs {labels}. .*{cause}") as error:
-        choose(torch.zeros(1, logits, 2), torch.ones(1, labels, dtype=torch.long))
-    assert error.value.code == "LA101"
+def test_any_other_length_is_an_error_with_both_lengths_its_cause_and_its_cure(logits, labels, cause):
+    with pytest.raises(AlignmentError) as error:
+        choose(torch.zeros(1, logits, 2), torch.ones(1, labels, dtype=torch.long), name="speech")
+    assert (error.value.code, error.value.stream) == ("LA101", "speech")
+    assert str(error.value) == f"logits and labels of speech differ in length: {logits} vs {labels}. {cause}"
 
 
 def test_absent_labels_fall_back_to_raw_ones_shifted():
@@ -161,6 +183,10 @@ def test_ids_that_fit_both_are_ambiguous_and_taken_on_trust(ids, labels):
     assert (decision.convention, decision.pairing) == (Convention.AMBIGUOUS, Pairing.SHIFTED)
     assert not decision.verified
     assert "the ids fit both conventions" in decision.warnings[0]
+
+
+def test_logits_of_one_sample_may_come_without_their_batch():
+    assert choose(LOGITS[0], ALIGNED[:1], IDS[:1]).pairing is Pairing.SHIFTED
 
 
 def test_one_more_label_settles_it():
@@ -232,6 +258,9 @@ def test_a_named_policy_is_obeyed_even_where_the_ids_fit_neither(policy):
     decision = decide(labels, policy=policy)
     assert (str(decision.pairing), decision.verified, decision.contradicted) == (policy, False, True)
     assert f"policy {policy} was asked for, but labels of text fit neither" in decision.warnings[0]
+    assert (decision.path, decision.convention) == ("expanded", Convention.INCONSISTENT)
+    assert torch.equal(decision.labels, labels)
+    assert decision.evidence.labelled == 7
 
 
 def test_the_decision_reads_as_plain_json_values():

@@ -123,8 +123,9 @@ def test_leaves_in_half_precision(dtype, scale):
     [
         lambda z: mean(z) + 0.05 * z.logsumexp(-1)[TRAINED].square().mean(),
         lambda z: (z[TRAINED] - F.one_hot(LABELS[TRAINED], VOCAB)).square().sum(),
+        lambda z: -z[TRAINED].gather(1, LABELS[TRAINED, None]).sum(),
     ],
-    ids=["large-z-loss", "regression-to-one-hot"],
+    ids=["large-z-loss", "regression-to-one-hot", "its-logit-alone"],
 )
 def test_one_token_among_other_terms_is_not_plain_but_named(loss):
     reading = recover(loss, LOGITS)
@@ -148,8 +149,30 @@ def test_without_a_hard_target_none_is_guessed(loss):
     assert bool((reading.weight == 0).all())
 
 
-def test_a_regulariser_alone_supervises_nothing():
-    reading = recover(lambda z: z.logsumexp(-1).square().mean(), LOGITS)
+def test_the_residual_is_the_share_that_cross_entropy_leaves_open():
+    stand_in = leaf(LOGITS)
+    (grad,) = torch.autograd.grad(F.cross_entropy(stand_in, LABELS, label_smoothing=0.5), stand_in)
+    reading = read(grad, stand_in)
+    explained = reading.weight[:, None] * (torch.softmax(NOISE, -1) - F.one_hot(LABELS.clamp(min=0), VOCAB))
+    share = (grad - explained).norm(dim=-1) / grad.norm(dim=-1)
+    assert torch.allclose(reading.residual[TRAINED], share[TRAINED], rtol=1e-3)
+
+
+def test_each_row_is_judged_by_its_own_gradient():
+    wanted = F.one_hot(LABELS.clamp(min=0), VOCAB).float()
+    wanted[::2] = torch.randn(ROWS // 2, VOCAB, generator=torch.Generator().manual_seed(0))
+    reading = recover(lambda z: F.mse_loss(z, wanted), LOGITS)
+    assert bool((reading.form[::2] == Form.SOFT).all())
+    assert bool((reading.form[1::2] == Form.NOT_PLAIN).all())
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [lambda z: z.logsumexp(-1).square().mean(), lambda z: z[:, 3].sum()],
+    ids=["z-loss", "one-logit-lowered"],
+)
+def test_a_regulariser_alone_supervises_nothing(loss):
+    reading = recover(loss, LOGITS)
     assert bool((reading.form == Form.REGULARISER).all())
     assert bool((reading.target == IGNORE_INDEX).all())
 
@@ -246,14 +269,37 @@ def test_a_leaf_is_small_distinct_and_leaves_the_random_state_alone():
     assert not torch.equal(stand_in, leaf(torch.zeros(2, 3, 7), dtype=torch.float64, seed=1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_leaf_of_real_values_is_a_copy(dtype):
+    logits = torch.ones(2, 3)
+    stand_in = leaf(logits, values="real", dtype=dtype)
+    logits.zero_()
+    assert stand_in.dtype == dtype
+    assert bool((stand_in == 1).all())
+
+
+def test_the_seed_reaches_the_noise():
+    seen = []
+
+    def loss(z):
+        seen.append(z.detach())
+        return mean(z)
+
+    recover(loss, LOGITS, seed=3)
+    assert torch.equal(seen[0], leaf(LOGITS, seed=3))
+
+
 def test_recovery_works_where_gradients_are_off():
     with torch.no_grad():
         assert torch.equal(recover(mean, LOGITS).target, LABELS)
 
 
-def test_readings_select_and_scale():
+def test_readings_select_scale_and_move():
     reading = recover(mean, LOGITS)
-    some = reading.select(torch.tensor([4, 1]))
-    assert some.target.tolist() == LABELS[[4, 1]].tolist()
-    assert torch.equal(reading.scaled(3).weight, reading.weight * 3)
+    rows = torch.tensor([4, 1])
+    some, thrice, moved = reading.select(rows), reading.scaled(3), reading.to("cpu")
+    for name, values in vars(reading).items():
+        assert torch.equal(getattr(some, name), values[rows])
+        assert torch.equal(getattr(moved, name), values)
+        assert torch.equal(getattr(thrice, name), values * 3 if name == "weight" else values)
     assert silent_reading(2).target.tolist() == [IGNORE_INDEX] * 2

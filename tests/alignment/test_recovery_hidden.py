@@ -66,6 +66,13 @@ def test_scaled_losses(scale):
     check(read_hidden(hidden.grad, hidden, table), labels, weight=scale)
 
 
+def test_a_head_as_small_as_models_are_initialised():
+    hidden, table, labels = case(512, 64)
+    table = table * 0.02
+    F.cross_entropy(hidden @ table.T, labels).backward()
+    check(read_hidden(hidden.grad, hidden, table), labels)
+
+
 def test_a_soft_teacher_has_no_target():
     hidden, table, _ = case(512, 64)
     teacher = torch.randn(ROWS, 512, generator=torch.Generator().manual_seed(0)).softmax(-1)
@@ -81,6 +88,6 @@ def test_what_is_not_finite_never_reads_as_a_pass():
     grad = hidden.grad.clone()
     grad[1, 2], grad[2, 0] = float("nan"), float("inf")
     reading = read_hidden(grad, hidden, table)
-    assert reading.form[1:4].tolist() == [Form.NOT_FINITE, Form.NOT_FINITE, Form.PLAIN]
+    assert reading.form[:5].tolist() == [Form.NONE, Form.NOT_FINITE, Form.NOT_FINITE, Form.PLAIN, Form.NONE]
     assert reading.weight[1:3].isnan().tolist() == [True, True]
     assert reading.target[1:3].tolist() == [IGNORE_INDEX] * 2

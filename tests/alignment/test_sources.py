@@ -1,5 +1,7 @@
 """Sources: which input a trained token was taken from, inferred from the ids of the batch."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -60,6 +62,43 @@ def test_where_all_tokens_repeat_the_next_one_is_preferred():
     assert one.offset[one.trained].tolist() == [1, 1, 1]
 
 
+def test_the_first_id_of_a_vocabulary_has_a_source_too():
+    (one,) = infer([[0, 2, __]], plain_stream([1, 0, 2]))
+    assert one.source.tolist() == [1, 2, -1]
+    assert (one.lost.tolist(), one.lost.dtype) == ([False] * 3, torch.bool)
+
+
+def test_a_repeated_first_token_is_not_exact():
+    (one,) = infer([[7, 20, __]], plain_stream([7, 20, 7]))
+    assert one.source.tolist() == [0, 1, -1]
+    assert not one.exact
+
+
+def test_what_is_unsure_in_the_own_stream_stays_so():
+    (one, _) = infer([[7, 7, 60], [__]], plain_stream([7, 7, 7]), plain_stream([60], name="audio[0]"))
+    assert one.origin.tolist() == [0, 0, 1]
+    assert not one.exact
+
+
+def test_repeated_targets_share_a_far_offset_of_the_unique_ones():
+    ids = torch.arange(80) + 20
+    ids[[15, 17, 45, 47]] = 7  # the token of the row itself, too
+    targets = torch.full_like(ids, __)
+    targets[10:22] = ids[40:52]
+    (one,) = infer([targets.tolist()], plain_stream(ids))
+    assert one.offset[one.trained].tolist() == [30] * 12
+
+
+@pytest.mark.parametrize(("places", "nearest"), [((11, 30), 30), ((11, 32), 11)])
+def test_nearest_is_counted_from_the_next_row(places, nearest):
+    ids = torch.arange(40) + 50
+    ids[list(places)] = 7
+    targets = torch.full_like(ids, __)
+    targets[20] = 7
+    (one,) = infer([targets.tolist()], plain_stream(ids))
+    assert one.source[20] == nearest
+
+
 def test_a_target_at_no_shared_offset_goes_to_the_nearest_place():
     far = list(range(40, 70))
     (one,) = infer([[5, *[__] * 31]], plain_stream([1, *far[:15], 5, *far[15:29], 5]))
@@ -90,6 +129,12 @@ def test_rows_without_a_token_are_no_source():
     assert one.source.tolist() == [1, -1, -1]
 
 
+@pytest.mark.parametrize(("targets", "source"), [([__, 7], [-1, 1]), ([7, __], [1, -1])])
+def test_no_source_lies_behind_the_last_row(targets, source):
+    (one,) = infer([targets], plain_stream([7, 7]))
+    assert one.source.tolist() == source
+
+
 @given(text_batches(unique=True))
 def test_the_expected_sources_are_inferred(batch):
     (one,) = infer([batch.targets.tolist()], batch.stream)
@@ -101,6 +146,8 @@ def test_the_expected_sources_are_inferred(batch):
     ("ids", "targets", "ambiguous"),
     [
         ([7, 7, 7, 7], [__, 7, 7, __], True),  # offsets 0 and 1 explain both rows
+        ([7, 7, 1, 2], [7, __, __, __], True),
+        ([1, 7, 7, 2], [7, __, __, __], True),  # offsets 1 and 2
         ([7, 7, 7, 8], [__, 7, 8, __], False),
         ([1, 2, 3, 4], [2, 3, 4, __], False),
         ([7, 7, 7, 7], [__, __, __, __], False),
@@ -109,3 +156,9 @@ def test_the_expected_sources_are_inferred(batch):
 def test_ambiguity_is_several_offsets_that_explain_every_row(ids, targets, ambiguous):
     (one,) = infer([targets], plain_stream(ids))
     assert is_ambiguous(one) is ambiguous
+
+
+@pytest.mark.parametrize(("targets", "exact"), [([__, 7, 7, __], True), ([__] * 4, False)], ids=["proven", "untrained"])
+def test_what_is_proven_or_untrained_is_never_ambiguous(targets, exact):
+    (one,) = infer([targets], plain_stream([7, 7, 7, 7]))
+    assert not is_ambiguous(replace(one, exact=exact))

@@ -18,7 +18,7 @@ def test_each_sample_is_a_segment():
     assert stream.sample.tolist() == stream.segment.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
     assert stream.row.tolist() == [0, 1, 2, 3] * 2
     assert stream.follows().tolist() == [True, True, True, False] * 2
-    assert (stream.vocab, stream.end_ids, stream.is_audio) == (10, (END,), False)
+    assert (stream.name, stream.vocab, stream.end_ids, stream.is_audio) == ("text", 10, (END,), False)
 
 
 def test_padding_belongs_to_no_segment():
@@ -71,13 +71,18 @@ def test_one_stream_per_codebook():
     assert books[0].sample.tolist() == [0] * 5 + [3] * 3
     assert books[1].row.tolist() == list(range(8))
     assert books[0].is_audio
-    assert books[0].end_ids == (91,)
+    assert (books[0].end_ids, books[0].vocab) == ((91,), 92)
 
 
 def test_bos_and_every_eos_but_the_first_of_a_segment_are_filler():
     first, second = audio_streams(CODES, torch.tensor([0, 5]), 92, bos=90, eos=91)
     assert first.filler.tolist() == [True, False, False, False, True, True, False, False]
     assert second.filler.tolist() == [True, True, False, False, False, True, True, False]
+
+
+def test_every_segment_has_its_own_first_eos():
+    (book,) = audio_streams(torch.tensor([[1, 91, 91, 2, 91, 91]]), torch.tensor([0, 3]), 92, eos=91)
+    assert book.filler.tolist() == [False, False, True, False, False, True]
 
 
 def test_an_eos_that_opens_a_segment_is_no_repetition_of_the_one_before():
@@ -88,6 +93,7 @@ def test_an_eos_that_opens_a_segment_is_no_repetition_of_the_one_before():
 def test_without_stream_ids_nothing_is_filler():
     (book, _) = audio_streams(CODES, torch.tensor([0]), 92)
     assert not bool(book.filler.any())
+    assert book.filler.dtype == torch.bool
     assert book.end_ids == ()
 
 
@@ -106,7 +112,7 @@ def test_a_segment_may_be_empty():
         ([1, 3], r"must begin at 0 to cover all 5 frames, got \[1, 3\]"),
         ([], r"must begin at 0 to cover all 5 frames, got \[\]"),
         ([0, 3, 2], r"must not fall: \[0, 3, 2\]; pass the segments in the order of their frames"),
-        ([0, 6], "ends at 6, but there are only 5 frames"),
+        ([0, 3, 6], "ends at 6, but there are only 5 frames"),
         ([[0, 2]], r"must have shape \(segments,\), got \(1, 2\)"),
     ],
     ids=["late", "none", "falling", "beyond", "two-dimensional"],

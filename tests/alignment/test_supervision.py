@@ -21,6 +21,7 @@ def test_position_aligned_labels_are_expected_one_row_up():
     assert expected.weight.tolist() == [1, 0, 1, 0]
     assert expected.origin.tolist() == [0, -1, 0, -1]
     assert not bool(expected.lost.any() | expected.soft.any())
+    assert expected.lost.dtype == expected.soft.dtype == torch.bool
 
 
 def test_pre_shifted_labels_are_expected_where_they_are():
@@ -29,6 +30,10 @@ def test_pre_shifted_labels_are_expected_where_they_are():
     assert expected.target.tolist() == [11, __, 13, 14]
     assert expected.source.tolist() == [1, -1, 3, -1]  # 14 is no input
     assert expected.origin.tolist() == [3, -1, 3, -1]
+
+
+def test_the_last_target_of_a_segment_is_no_input_even_if_its_token_is():
+    assert expect(torch.tensor([11, __, 13, 11]), plain_stream([10, 11, 12, 13]), "pre_shifted").source[3] == -1
 
 
 def test_the_first_label_of_a_segment_pairs_with_nothing():

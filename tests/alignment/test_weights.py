@@ -185,6 +185,10 @@ def test_codebooks_that_weigh_differently():
     )
 
 
+def test_two_codebooks_are_enough_to_differ():
+    assert [finding.count for finding in uneven_codebooks(books(2.0, 1.0))] == [2]
+
+
 @pytest.mark.parametrize("factors", [(1.0, 1.0, 1.001), (3.0,), (None, None), ()], ids=str)
 def test_codebooks_that_weigh_alike_are_silent(factors):
     assert list(uneven_codebooks(books(*factors))) == []
