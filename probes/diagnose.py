@@ -25,9 +25,10 @@ from .preserve import copy_of, cuda_devices
 __all__ = ["explain_exception"]
 
 #: Calls that pair logits with labels, and where their two arguments stand.
-LOSSES = {F.cross_entropy, F.nll_loss, torch.gather, Tensor.gather}
+WHOLE = {F.cross_entropy, F.nll_loss}
 if hasattr(F, "linear_cross_entropy"):
-    LOSSES.add(F.linear_cross_entropy)
+    WHOLE.add(F.linear_cross_entropy)
+LOSSES = WHOLE | {torch.gather, Tensor.gather}
 SLICES = {Tensor.__getitem__, torch.narrow, Tensor.narrow, torch.index_select, Tensor.index_select}
 
 
@@ -77,8 +78,10 @@ class _Follow(TorchFunctionMode):
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in LOSSES:
-            self._note_loss(args, kwargs)
+            self._note_loss(func, args, kwargs)
         out = func(*args, **kwargs)
+        if func in WHOLE:
+            self.last = None  # it took both: their lengths agree
         first = args[0] if args else None
         trail = self.trails.get(id(first)) if isinstance(first, Tensor) else None
         if trail is not None and isinstance(out, Tensor) and out is not first:
@@ -96,7 +99,7 @@ class _Follow(TorchFunctionMode):
             return trail.cut(_written(func, args), shape, shape[axis])
         return replace(trail, shape=shape)
 
-    def _note_loss(self, args: Any, kwargs: Mapping[str, Any]) -> None:
+    def _note_loss(self, func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> None:
         scores = args[0] if args else kwargs.get("input")
         labels = (
             args[-1] if len(args) > 1 and isinstance(args[-1], Tensor) else kwargs.get("target", kwargs.get("index"))
@@ -106,8 +109,9 @@ class _Follow(TorchFunctionMode):
         if not isinstance(scores, Tensor) or not isinstance(labels, Tensor):
             return
         axis = 1 if scores.dim() > 2 and labels.dim() > 1 else 0
+        at = axis + 1 if axis and func in WHOLE else axis  # these take (B, V, T)
         sizes = (
-            scores.shape[axis] if scores.dim() else 0,
+            scores.shape[at] if scores.dim() else 0,
             labels.shape[min(axis, labels.dim() - 1)] if labels.dim() else 0,
         )
         self.last = Pairing(self.trails.get(id(scores)), self.trails.get(id(labels)), sizes)

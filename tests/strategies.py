@@ -1,5 +1,6 @@
 """Every hypothesis strategy of the tests. Cases are plain tuples, so that a failing one reads as itself."""
 
+import copy
 from dataclasses import dataclass
 from itertools import count
 from typing import NamedTuple
@@ -274,3 +275,50 @@ def mappings(draw):
     sizes = draw(st.lists(st.integers(0, 12), min_size=1, max_size=3))
     target = st.one_of(st.none(), st.integers(0, sum(sizes)))
     return Mapping(usable, tuple(tuple(draw(target) for _ in range(size)) for size in sizes))
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+_keys = st.sampled_from(["messages", "role", "content", "type", "text", "audio_url"])
+_scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5))
+json_values = st.recursive(
+    _scalars,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from(["messages", "role", "content", "type", "text", "audio_url"]), inner, max_size=3
+        ),
+    ),
+    max_leaves=6,
+)
+
+
+def _places(value, path=()):
+    """Every place inside a JSON value, the value itself included."""
+    yield path
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in inside:
+        yield from _places(part, (*path, key))
+
+
+@st.composite
+def damaged_json(draw, value):
+    """``value`` with one place inside it replaced by any other value, or taken out."""
+    value = copy.deepcopy(value)
+    *way, last = draw(st.sampled_from([path for path in _places(value) if path]))
+    inside = value
+    for key in way:
+        inside = inside[key]
+    if draw(st.booleans()):
+        del inside[last]
+    else:
+        inside[last] = draw(json_values)
+    return value
+
+
+@st.composite
+def damaged_bytes(draw, raw):
+    """``raw`` cut off, with a piece doubled, or with a few bytes replaced."""
+    start = draw(st.integers(0, len(raw)))
+    end = draw(st.integers(start, min(len(raw), start + 40)))
+    return draw(st.sampled_from([raw[:start], raw[:end] + raw[start:], raw[:start] + draw(st.binary()) + raw[end:]]))

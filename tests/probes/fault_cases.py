@@ -46,7 +46,8 @@ class Case:
         model: ``higgs``, ``lora``, ``llama``, or ``chatml`` (the Higgs model with the released collator).
         sizes: batch sizes at which the fault shows.
         options: further arguments of ``check_loss``.
-        exact: whether the weights of a model in half precision are precise enough.
+        elsewhere: whether the fault shows on ChatML and fuzzed batches too, and not only on barcoded ones.
+        half: whether the weights of a model in half precision are precise enough.
     """
 
     loss: str
@@ -58,6 +59,12 @@ class Case:
     sizes: tuple[int, ...] = (1, 2, 3)
     options: dict[str, Any] = field(default_factory=dict)
     half: bool = True
+    elsewhere: bool = True
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Batches of other sources on which the case runs as well."""
+        return ("chatml", "fuzzed") if self.elsewhere and self.model in ("higgs", "lora") else ()
 
     @property
     def file(self) -> str:
@@ -147,6 +154,7 @@ FAULTS = (
         sizes=SEVERAL,
         options={"reduction": "token-mean"},
         half=False,
+        elsewhere=False,  # the position that is counted too often must carry a label
     ),
     _fault(16, "mean_of_means:loss", "LA302 text", "LA302 audio", sizes=SEVERAL, options=STEP),
     _fault(

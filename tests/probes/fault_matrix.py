@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import functools
 import logging
+import random
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,8 @@ from rich.table import Table
 from torch import nn
 
 from probes import barcoded_batch, check_loss
+from probes.cases import Case as LineCase
+from probes.cases import End, Reference, Target, Text
 from probes.loss_file import load_loss
 from probes.models import Batch
 
@@ -113,11 +116,48 @@ def packed_batch(size: int) -> Batch:
     return {"input_ids": ids, "position_ids": positions.expand(size, -1), "labels": ids.clone()}
 
 
-def batch_of(case: Case, size: int, length: int = LENGTH) -> Batch:
+def released_batch(size: int) -> Batch:
+    """Real samples, as the released data path collates them; the first has untrained and trained audios."""
+    from probes.chatml import byte_tokenizer, chatml_samples, collate_copies, read_chatml
+
+    first, second, *rest = read_chatml(CHATML)
+    config, records = model_for("higgs").config, [second, first, *rest][:size]
+    books = config.audio_num_codebooks
+    return collate_copies(chatml_samples(records, byte_tokenizer(), codebooks=books, base_dir=CHATML.parent), config)
+
+
+def fuzzed_batch(size: int, seed: int = 0) -> Batch:
+    """Pieces drawn at random, in any order; every sample has what each fault needs to show."""
+    draw = random.Random(seed)  # noqa: S311
+    samples = []
+    for _ in range(size):
+        pieces = [
+            Text(draw.randint(4, 9), draw.choice("apx")),
+            Target(draw.randint(4, 9), trained=True),
+            Target(draw.randint(4, 9), trained=True),
+            Target(draw.randint(1, 9), trained=False),
+            Reference(draw.randint(0, 5)),
+            Text(draw.randint(1, 5), draw.choice("apoxn")),
+        ]
+        draw.shuffle(pieces)
+        samples.append((Text(draw.randint(3, 6), "n"), *pieces, Text(draw.randint(4, 9), "a"), End(labelled=True)))
+    return LineCase(tuple(samples)).higgs_batch()
+
+
+#: Where the batches of the Higgs model come from.
+SOURCES = {
+    "barcoded": lambda size: barcoded_batch(size, length=LENGTH),
+    "seed document": lambda size: barcoded_batch(size, length=256),
+    "chatml": released_batch,
+    "fuzzed": fuzzed_batch,
+}
+
+
+def batch_of(case: Case, size: int, source: str = "barcoded") -> Batch:
     """The batch of a case, as its data code prepares it."""
     if case.prepare == "packed":
         return packed_batch(size)
-    batch = text_batch(size) if case.model == "llama" else barcoded_batch(size, length=length)
+    batch = text_batch(size) if case.model == "llama" else SOURCES[source](size)
     if not case.prepare:
         return batch
     where = case.prepare if ":" in case.prepare else f"{case.file}:{case.prepare}"
@@ -134,14 +174,14 @@ def load(where: str) -> Any:
 # -- running ----------------------------------------------------------------------------------------
 
 
-def run(case: Case, size: int = 2, dtype: torch.dtype = torch.float32, length: int = LENGTH) -> Outcome:
-    """Check one case at one batch size."""
+def run(case: Case, size: int = 2, dtype: torch.dtype = torch.float32, source: str = "barcoded") -> Outcome:
+    """Check one case on one batch."""
     model = model_for("higgs" if case.model == "chatml" else case.model, dtype)
     findings = []
     if case.model == "chatml":
         batch, findings = collated(case, size, model)
     else:
-        batch = batch_of(case, size, length)
+        batch = batch_of(case, size, source)
     findings = [*findings, *check_loss(model, batch, load(case.loss), **case.options).findings]
     said = {
         severity: sorted({short(f) for f in findings if f.severity == severity}) for severity in ("error", "warning")
@@ -167,13 +207,22 @@ def collated(case: Case, size: int, model: Any) -> tuple[Batch, list[Any]]:
     return batch, label_rule_findings(batch, records, config, tokenizer=tokenizer)
 
 
-def grid(cases: Iterable[Case] = (*FAULTS, *CORRECT)) -> Iterator[tuple[Case, int, torch.dtype]]:
-    """Every case at every batch size, and once more in bfloat16."""
+Run = tuple[Case, int, torch.dtype, str]
+
+
+def grid(cases: Iterable[Case] = (*FAULTS, *CORRECT)) -> Iterator[Run]:
+    """Every case at every batch size and once in bfloat16; then on batches of the other sources, in both dtypes."""
     for case in cases:
         for size in case.sizes:
-            yield case, size, torch.float32
+            yield case, size, torch.float32, "barcoded"
         if case.half:
-            yield case, 2, torch.bfloat16
+            yield case, 2, torch.bfloat16, "barcoded"
+    for case in cases:
+        for source in case.sources:
+            for size in {1, 3} & set(case.sizes):
+                yield case, size, torch.float32, source
+                if case.half:
+                    yield case, size, torch.bfloat16, source
 
 
 # -- telling ----------------------------------------------------------------------------------------
@@ -201,13 +250,16 @@ def main() -> int:
     quick = parser.parse_args().quick
     logging.disable()  # the sample trainers log what they swallow
     console = Console()
-    runs = [one for one in grid() if not quick or one[1:] == (2, torch.float32)]
+    runs = [one for one in grid() if not quick or one[1:] == (2, torch.float32, "barcoded")]
     outcomes = [run(*one) for one in track(runs, description="fault matrix", console=console, transient=True)]
     table, good = table_of(outcomes)
     console.print(table)
-    for outcome, (case, size, dtype) in zip(outcomes, runs, strict=True):
+    verdicts = Counter(outcome.verdict for outcome in outcomes)
+    console.print(", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()), highlight=False)
+    for outcome, (case, size, dtype, source) in zip(outcomes, runs, strict=True):
         if outcome.verdict not in {"named", "silent"}:
-            console.print(f"{outcome.verdict}: {case} (batch {size}, {dtype})\n{outcome.messages}", highlight=False)
+            where = f"{source}, batch {size}, {dtype}"
+            console.print(f"{outcome.verdict}: {case} ({where})\n{outcome.messages}", highlight=False)
     return 0 if good else 1
 
 

@@ -20,15 +20,20 @@ OWN_WAYS = ("correct:loss", "prepare", "class_weights", "linear_cross_entropy", 
 
 
 def params(*, deep):
-    """Every case at batch 2; the first of each class at every size and dtype; all the rest in the deep run."""
+    """Every case at batch 2; the first of each class at every size and dtype; all the rest in the deep run.
+
+    On ChatML and fuzzed batches the first of each class, at batch 3.
+    """
     out = []
-    for case, size, dtype in grid():
+    for case, size, dtype, source in grid():
         plain = size == 2 and dtype is torch.float32
         stands = id(case) in FIRST or (not case.fault and case.loss.endswith(OWN_WAYS))
+        if source != "barcoded":
+            stands = id(case) in FIRST and size == 3 and dtype is torch.float32
         if (plain or stands) is not deep:
-            name = f"{case}-{size}-{str(dtype).removeprefix('torch.')}"
+            name = f"{case}-{source}-{size}-{str(dtype).removeprefix('torch.')}"
             marks = [] if case.model == "llama" else [pytest.mark.higgs]
-            out.append(pytest.param(case, size, dtype, id=name, marks=marks))
+            out.append(pytest.param(case, size, dtype, source, id=name, marks=marks))
     return out
 
 
@@ -36,16 +41,16 @@ def told(outcome):
     return f"{outcome.verdict}: {outcome.errors} {outcome.warnings}\n{outcome.messages}"
 
 
-@pytest.mark.parametrize(("case", "size", "dtype"), params(deep=False))
-def test_a_fault_is_named_and_correct_code_is_silent(case, size, dtype):
-    outcome = run(case, size, dtype)
+@pytest.mark.parametrize(("case", "size", "dtype", "source"), params(deep=False))
+def test_a_fault_is_named_and_correct_code_is_silent(case, size, dtype, source):
+    outcome = run(case, size, dtype, source)
     assert outcome.verdict == ("named" if case.fault else "silent"), told(outcome)
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize(("case", "size", "dtype"), params(deep=True))
-def test_at_every_size_and_dtype(case, size, dtype):
-    outcome = run(case, size, dtype)
+@pytest.mark.parametrize(("case", "size", "dtype", "source"), params(deep=True))
+def test_at_every_size_and_dtype(case, size, dtype, source):
+    outcome = run(case, size, dtype, source)
     assert outcome.verdict == ("named" if case.fault else "silent"), told(outcome)
 
 
@@ -53,7 +58,7 @@ def test_at_every_size_and_dtype(case, size, dtype):
 @pytest.mark.higgs
 @pytest.mark.parametrize("case", [c for c in (*FAULTS, *CORRECT) if c.model != "llama"], ids=str)
 def test_at_the_length_of_the_seed_document(case):
-    outcome = run(case, length=256)
+    outcome = run(case, source="seed document")
     assert outcome.verdict == ("named" if case.fault else "silent"), told(outcome)
 
 
@@ -174,10 +179,12 @@ def test_the_command_prints_the_table_and_exits_by_it(monkeypatch):
     monkeypatch.setattr(fault_matrix, "Console", lambda: console)
     packed = next(case for case in FAULTS if case.fault == 20)
     right = next(case for case in CORRECT if case.model == "llama")
-    monkeypatch.setattr(fault_matrix, "grid", lambda: [(packed, 2, torch.float32), (right, 2, torch.float32)])
+    monkeypatch.setattr(
+        fault_matrix, "grid", lambda: [(case, 2, torch.float32, "barcoded") for case in (packed, right)]
+    )
     assert fault_matrix.main() == 0
     wrong = replace(packed, errors=("LA102 text",))
-    monkeypatch.setattr(fault_matrix, "grid", lambda: [(wrong, 2, torch.float32)])
+    monkeypatch.setattr(fault_matrix, "grid", lambda: [(wrong, 2, torch.float32, "barcoded")])
     assert fault_matrix.main() == 1
     text = " ".join(console.export_text().split())
     assert "20 │ packed documents │ LA204 text │ 1 │ 1 │ 0 │ 0 │ 0" in text

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 from strategies import higgs_cases
 
 from alignment import IGNORE_INDEX, Convention, dual_loss, expect, infer_convention
@@ -15,12 +16,13 @@ from probes.budget import loss_budget
 from probes.engine import default_loss, quiet_engine
 from probes.forward import forward, length_problem
 from probes.models.higgs import HiggsAdapter, small_model
+from probes.reduction import check_reduction
 from probes.witness import Options, witness
 
 pytestmark = pytest.mark.higgs
 
 ADAPTER = HiggsAdapter()
-#: Every group of properties sees at least 200 batches in the quick profile, one forward each.
+#: Every group of properties (lengths, witnesses, layout) sees at least 200 batches in the quick profile.
 FEW = settings(
     max_examples=max(70, settings.default.max_examples // 4), suppress_health_check=[HealthCheck.filter_too_much]
 )
@@ -31,6 +33,10 @@ def model_for(delayed):
     model = small_model(hidden=16, layers=1)
     model.config.use_delay_pattern = delayed
     return model
+
+
+#: Accumulation takes two passes per sample.
+FEWER = settings(FEW, max_examples=max(15, settings.default.max_examples // 16))
 
 
 def prepared(case, how="position-aligned"):
@@ -166,3 +172,84 @@ def test_splitting_and_padding_change_no_supervision(case):
     for key, fill in (("input_ids", 128001), ("attention_mask", 0), ("label_ids", IGNORE_INDEX)):
         wider[key] = F.pad(batch[key], (0, 8), value=fill)
     assert supervision_by_token(model, wider) == pytest.approx(whole)
+
+
+def joined(parts):
+    """One batch of several: samples below each other, their audios behind each other."""
+    out = {key: torch.cat([part[key] for part in parts]) for key in ("input_ids", "attention_mask", "label_ids")}
+    for kind in ("in", "out"):
+        codes = [part[f"audio_{kind}_ids"] for part in parts]
+        begins = torch.tensor([0, *(one.shape[1] for one in codes)]).cumsum(0)
+        starts = [part[f"audio_{kind}_ids_start"] + begin for part, begin in zip(parts, begins, strict=False)]
+        out |= {f"audio_{kind}_ids": torch.cat(codes, dim=1), f"audio_{kind}_ids_start": torch.cat(starts)}
+    labels = torch.cat([part["label_audio_ids"] for part in parts], dim=1)
+    groups = torch.cat([part["audio_out_ids_start_group_loc"] + n for n, part in enumerate(parts)])
+    return {**out, "label_audio_ids": labels, "audio_out_ids_start_group_loc": groups}
+
+
+@FEW
+@given(higgs_cases, st.randoms(use_true_random=False))
+def test_the_order_of_samples_changes_no_supervision(case, random):
+    model, batch, view = prepared(case)
+    assume(len(case.samples) > 1)
+    assume(any(bool(e.trained.any()) for e in expectations(view)))
+    batch["label_ids"][:, 0] = IGNORE_INDEX
+    parts = ADAPTER.split(model, batch)
+    assume(all("label_audio_ids" in part for part in parts))
+    shuffled = joined(random.sample(parts, len(parts)))
+    assert supervision_by_token(model, shuffled) == pytest.approx(supervision_by_token(model, batch))
+
+
+def mean_of_the_step(model, batch, num_items_in_batch):
+    """The token mean of all micro-batches of a step, over text."""
+    out = model(**batch)
+    labels = out.expanded_labels[:, 1:].flatten()
+    return F.cross_entropy(out.logits[:, :-1].flatten(0, 1), labels, reduction="sum") / num_items_in_batch
+
+
+def mean_of_each(model, batch):
+    """Each micro-batch has a mean of its own."""
+    out = model(**batch)
+    return F.cross_entropy(out.logits[:, :-1].flatten(0, 1), out.expanded_labels[:, 1:].flatten())
+
+
+def accumulated(case, loss):
+    model, batch, _ = prepared(case)
+    assume(len(case.samples) > 1)
+    batch["label_ids"][:, 0] = IGNORE_INDEX  # as above
+    text = expectations(ADAPTER.view(model, batch))[0]
+    counts = [int((text.trained & (text.stream.sample == n)).sum()) for n in range(len(case.samples))]
+    assume(min(counts) > 0)
+    with quiet_engine():
+        found = check_reduction(model, ADAPTER, batch, loss, "token-mean", len(case.samples), Options())
+    return {f.code for f in found}, len(set(counts)) > 1
+
+
+@FEWER
+@given(higgs_cases)
+def test_accumulation_keeps_the_weights_of_a_mean_over_the_step(case):
+    assert accumulated(case, mean_of_the_step)[0] == set()
+
+
+@FEWER
+@given(higgs_cases)
+def test_accumulation_of_means_is_refused_where_counts_differ(case):
+    codes, differ = accumulated(case, mean_of_each)
+    assert codes == ({"LA302"} if differ else set())
+
+
+@FEW
+@given(higgs_cases)
+def test_what_is_trained_lies_inside_its_segment_and_ends_are(case):
+    model, batch, view = prepared(case)
+    assume(any(bool(e.trained.any()) for e in expectations(view)))
+    seen = witness(model, ADAPTER, batch, default_loss(ADAPTER, "evidence"), Options())
+    for one, labels in zip(seen.actual, view.labels, strict=True):
+        stream, rows = one.stream, torch.nonzero(one.trained).reshape(-1).tolist()
+        for row in rows:
+            assert stream.segment[row] == stream.segment[row + 1] >= 0  # no border, no padding
+            assert labels[row + 1] == stream.ids[row + 1] == one.target[row]  # nothing of a prompt
+            assert not stream.filler[row + 1]  # no placeholder, no fill of the delay pattern
+        named = [row for row, label in enumerate(labels.tolist()) if label in stream.end_ids and row]
+        inside = [row for row in named if stream.segment[row - 1] == stream.segment[row] >= 0]
+        assert {row - 1 for row in inside} <= set(rows)
