@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from alignment import DualLoss, Stream
 from alignment.pairing import Policy
 
-__all__ = ["Adapter", "Batch", "Head", "View", "find_instance"]
+__all__ = ["Adapter", "Batch", "CannotDecodeError", "Head", "Layout", "Repadded", "Step", "View", "find_instance"]
 
 #: The mapping of a model's keyword arguments, labels included.
 Batch = dict[str, Any]
@@ -47,6 +48,45 @@ class View:
     streams: tuple[Stream, ...]
     labels: tuple[Tensor | None, ...]
     carried: tuple[Tensor | None, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the rows of a batch lie in the sequences that the model reads.
+
+    Attributes:
+        positions: (R,) int64 per stream, the position of each row in the sequence of its sample.
+        kinds: names of what a sequence is made of: ``text``, ``reference audio``, ``target audio``.
+        kind: (R,) int64 over the rows of the first stream, an index into ``kinds``.
+    """
+
+    positions: tuple[Tensor, ...]
+    kinds: tuple[str, ...]
+    kind: Tensor
+
+
+@dataclass(frozen=True)
+class Repadded:
+    """The same samples under other padding: how they are padded, and the batches that hold them, in order."""
+
+    how: str
+    batches: tuple[Batch, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One row of logits of a decoding with the cache, and the row of the teacher-forced forward it must equal.
+
+    ``logits`` are (V,) for text and (K, V) for a frame of audio.
+    """
+
+    kind: Literal["text", "audio"]
+    row: int
+    logits: Tensor
+
+
+class CannotDecodeError(Exception):
+    """The model cannot be decoded step by step on this batch; the message says why."""
 
 
 class Adapter(Protocol):
@@ -89,6 +129,30 @@ class Adapter(Protocol):
 
     def split(self, model: nn.Module, batch: Batch) -> list[Batch]:
         """One batch per sample."""
+        ...
+
+    def layout(self, model: nn.Module, batch: Batch, view: View) -> Layout:
+        """Where the rows of a batch lie, and what its sequences are made of."""
+        ...
+
+    def redraw_references(self, model: nn.Module, batch: Batch, later: Tensor, generator: torch.Generator) -> Batch:
+        """The same batch with other inputs of no stream (reference audio) at the rows ``later`` of the first stream."""
+        ...
+
+    def repadded(self, model: nn.Module, batch: Batch) -> list[Repadded]:
+        """The same samples under other padding: another side, another amount."""
+        ...
+
+    def decode(self, model: nn.Module, sample: Batch, steps: int) -> Iterator[Step]:
+        """Feed the last ``steps`` positions of one sample to the model one by one, with its cache.
+
+        Raises:
+            CannotDecodeError: the model has no cache, or fails with it.
+        """
+        ...
+
+    def lora_targets(self, model: nn.Module) -> list[str] | str:
+        """Target modules of a LoRA where none are named: names, a pattern, or ``all-linear``."""
         ...
 
 

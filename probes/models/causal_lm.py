@@ -28,6 +28,7 @@ from .modules import (
     widest_layers,
 )
 from .reading import decoder_ids, document_numbers, is_encoder_decoder, padding_mask
+from .text_runs import TextRuns
 from .token_ids import end_ids, placeholder_ids, special_ids
 
 __all__ = ["CausalLMAdapter", "load_causal_lm"]
@@ -36,7 +37,7 @@ __all__ = ["CausalLMAdapter", "load_causal_lm"]
 LABEL_OFFSETS = (0, 1, 2, -1, 3, -2)
 
 
-class CausalLMAdapter:
+class CausalLMAdapter(TextRuns):
     """A model with one text stream: what its output head predicts from the ids it reads.
 
     Decoder-only and multimodal models read ``input_ids``, encoder-decoder models the ids that reach

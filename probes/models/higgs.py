@@ -26,6 +26,7 @@ from alignment.pairing import Policy
 
 from ..errors import CannotRunError
 from .adapter import Batch, Head, View, find_instance
+from .higgs_runs import HiggsRuns
 
 __all__ = ["SPECIAL_IDS", "HiggsAdapter", "small_model", "why_unavailable"]
 
@@ -137,7 +138,7 @@ def load(path: str | Path) -> nn.Module:
     return package.HiggsAudioModel.from_pretrained(str(path), use_safetensors=True, torch_dtype="auto").train()
 
 
-class HiggsAdapter:
+class HiggsAdapter(HiggsRuns):
     """``HiggsAudioModel``: a text head over all positions, an audio head over the target frames."""
 
     name = "boson_multimodal.HiggsAudioModel"

@@ -16,7 +16,9 @@ __all__ = [
     "is_pretrained",
     "module_at",
     "output_embeddings",
+    "peft_model",
     "pretrained_models",
+    "task_type_hint",
     "unwrapped",
     "vocabulary_of",
     "widest_layers",
@@ -70,6 +72,27 @@ def unwrapped(model: nn.Module) -> nn.Module:
         if not isinstance(below, nn.Module):
             return model
         model = below
+
+
+def peft_model(model: nn.Module) -> Any:
+    """The PEFT model in a model, whatever wraps it; None if there is none."""
+    for module in model.modules():
+        if hasattr(module, "peft_config") and hasattr(module, "get_base_model"):
+            return module
+    return None
+
+
+def task_type_hint(model: nn.Module, error: Exception) -> str:
+    """What to do where a task type of PEFT hands the model keywords that it does not know; empty elsewhere."""
+    outer = peft_model(model)
+    configs = () if outer is None else outer.peft_config.values()
+    tasks = {str(getattr(config.task_type, "value", config.task_type)) for config in configs if config.task_type}
+    if not tasks or not isinstance(error, TypeError) or "unexpected keyword argument" not in str(error):
+        return ""
+    return (
+        f"; PEFT's task_type {', '.join(sorted(tasks))} hands the model keywords of its own: wrap it without a "
+        "task_type, or call model.base_model(**batch)"
+    )
 
 
 def feeder(inner: nn.Module, head: nn.Module) -> nn.Module | None:

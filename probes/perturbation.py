@@ -1,0 +1,94 @@
+"""Perturbation: how far a model's logits move when every layer's output is off by one rounding.
+
+Two runs that compute the same thing in another order (another padding, a cache) differ by rounding. How much
+that may be depends on the model, its depth and its dtype, so it is measured: the batch is run once more with
+the output of every layer moved by one unit of roundoff, at random (Monte Carlo arithmetic). Noise that a
+model has anyway from run to run is part of what that run shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .forward import Outputs, forward
+from .models import Adapter, Batch
+
+__all__ = ["OTHER_ORDER", "SAME_ORDER", "Movement", "perturbed", "row_changes", "stream_logits"]
+
+#: Times the measured movement that runs of the same shapes may differ by: they compute in the same order.
+SAME_ORDER = 2.0
+#: The same for runs of other shapes: one matrix product holds many roundings, a hook can add only one.
+OTHER_ORDER = 16.0
+CHUNK = 16
+
+
+@dataclass(frozen=True)
+class Movement:
+    """How far one rounding in every layer moves a logit at most, per modality."""
+
+    text: float
+    audio: float = 0.0
+
+    def allowed(self, stream: str, times: float) -> float:
+        """The budget of a stream's rows."""
+        return times * (self.audio if stream.startswith("audio") else self.text)
+
+
+def perturbed(model: nn.Module, adapter: Adapter, batch: Batch, base: Outputs) -> Movement:
+    """Run the batch with one rounding more in every layer, and compare with ``base``."""
+    with _one_rounding_more(model):
+        moved = forward(model, adapter, batch)
+    found = {}
+    for kind, name in (("text", "logits"), ("audio", "audio_logits")):
+        one, other = getattr(base, name), getattr(moved, name)
+        if one is not None and one.numel():
+            eps = torch.finfo(one.dtype).eps
+            found[kind] = float(_distance(one, other).max()) + eps * float(one.detach().abs().max())
+    return Movement(**found)
+
+
+def stream_logits(outputs: Outputs, streams: int) -> list[Tensor]:
+    """Per stream, (R, V): the logits of its rows."""
+    logits = [outputs.logits.reshape(-1, outputs.logits.shape[-1])]
+    if streams > 1 and outputs.audio_logits is not None:
+        logits += list(outputs.audio_logits.unbind(1))
+    return logits
+
+
+def row_changes(one: Sequence[Tensor], other: Sequence[Tensor]) -> list[Tensor]:
+    """Per stream, (R,): the largest difference of each row's logits; NaN where either holds one."""
+    return [_distance(a, b) for a, b in zip(one, other, strict=True)]
+
+
+def _distance(one: Tensor, other: Tensor) -> Tensor:
+    """Largest difference per row, a few rows at a time: the logits of a batch are large."""
+    width = one.shape[-1]
+    pairs = zip(one.reshape(-1, width).split(CHUNK), other.reshape(-1, width).split(CHUNK), strict=True)
+    parts = [torch.sub(a.float(), b.float()).abs_().amax(-1) for a, b in pairs]
+    return torch.cat(parts) if parts else one.new_zeros(0)
+
+
+@contextmanager
+def _one_rounding_more(model: nn.Module) -> Iterator[None]:
+    device = next(model.parameters()).device
+    generator = torch.Generator(device).manual_seed(0)
+
+    def off_by_one(module: nn.Module, args: Any, output: Any) -> Any:
+        if not isinstance(output, Tensor) or not output.is_floating_point() or output.dim() == 0:
+            return None
+        signs = torch.randint(0, 2, output.shape[-1:], generator=generator, device=device).to(output) * 2 - 1
+        return output * (1 + torch.finfo(output.dtype).eps * signs)
+
+    leaves = [module for module in model.modules() if not any(True for _ in module.children())]
+    handles = [module.register_forward_hook(off_by_one) for module in leaves]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,207 @@
+"""LoRA: a fresh adapter changes nothing, a step moves the adapters alone, and what breaks either is found."""
+
+import json
+
+import pytest
+import torch
+from lm_batches import text_batch
+from lm_tiny import tiny_model
+
+from loss_align import main
+from probes import check_loss, lora
+from probes.batches import barcoded_batch
+from probes.engine import default_loss
+from probes.errors import CannotRunError, UsageError
+from probes.lora import Lora, broken_task_types, lora_check, wrapped
+from probes.models import adapter_for
+from probes.models.higgs import HiggsAdapter, small_model
+from probes.witness import Options, witness
+
+pytest.importorskip("peft")
+
+
+def own_loss(model, batch):
+    return model(**batch).loss
+
+
+def llama(**options):
+    bare = tiny_model("LlamaForCausalLM")
+    return wrapped(bare, adapter_for(bare), Lora(r=2, **options), 0)
+
+
+def judge(model, batch=None, loss=own_loss):
+    adapter, batch = adapter_for(model), text_batch() if batch is None else batch
+    seen = witness(model, adapter, batch, loss)
+    check, findings = lora_check(model, adapter, batch, loss, seen, Options(), None, {})
+    return check, [f.code for f in findings]
+
+
+@pytest.mark.parametrize("target", [(), ("q_proj", "lm_head"), ("all-linear",)], ids=["default", "head", "all"])
+def test_a_fresh_adapter_passes(target):
+    model = llama(target=target, dropout=0.1)
+    before = {name: param.clone() for name, param in model.named_parameters()}
+    check, found = judge(model)
+    assert (check.status, found) == ("pass", []), check.detail
+    assert "as without" in check.detail
+    assert all(torch.equal(param, before[name]) for name, param in model.named_parameters())
+    assert all(param.grad is None for param in model.parameters())
+
+
+def test_a_trained_adapter_is_not_compared_with_none():
+    model = llama()
+    with torch.no_grad():
+        for name, param in model.named_parameters():
+            if "lora_B" in name:
+                param.fill_(0.01)
+    check, found = judge(model)
+    assert (check.status, found) == ("pass", [])
+    assert "trained before" in check.detail
+
+
+def test_a_wrapper_that_changes_the_outputs():
+    model = llama()
+    layer = model.base_model.model.model.layers[0].self_attn.v_proj
+    layer.lora_B["default"].register_forward_hook(lambda _m, _a, out: out + 0.01)
+    check, _ = judge(model)
+    assert check.status == "fail"
+    assert "with a fresh adapter differ from those without" in check.detail
+
+
+def test_a_frozen_adapter():
+    model = llama()
+    layer = model.base_model.model.model.layers[1].self_attn.q_proj
+    layer.lora_A.requires_grad_(requires_grad=False)
+    layer.lora_B.requires_grad_(requires_grad=False)
+    check, found = judge(model)
+    assert not layer.lora_B["default"].weight.requires_grad
+    assert (check.status, found) == ("fail", ["LA602"])
+    assert "1 of 8 adapters do not move" in check.detail
+    assert "frozen" in check.detail
+    report = check_loss(model, text_batch(), own_loss)
+    assert [f.code for f in report.findings] == ["LA602"]
+    assert check_loss(llama(), text_batch(), own_loss).verdict == "pass"
+
+
+def test_an_adapter_that_the_loss_does_not_reach():
+    model = llama()
+    layer = model.base_model.model.model.layers[1].self_attn.o_proj
+    layer.lora_B["default"].register_forward_hook(lambda _m, _a, out: out.detach())
+    check, found = judge(model)
+    assert found == ["LA602"]
+    assert "receives no gradient" in check.detail
+
+
+def test_a_weight_that_is_not_frozen():
+    model = llama()
+    model.base_model.model.model.norm.weight.requires_grad_(requires_grad=True)
+    check, found = judge(model)
+    assert found == ["LA602"]
+    assert "outside the adapters" in check.detail
+
+
+@pytest.mark.parametrize(
+    ("name", "targets"),
+    [
+        ("LlamaForCausalLM", ["k_proj", "o_proj", "q_proj", "v_proj"]),
+        ("GPT2LMHeadModel", ["c_attn"]),
+        ("BartForConditionalGeneration", ["k_proj", "out_proj", "q_proj", "v_proj"]),
+        ("MambaForCausalLM", "all-linear"),
+    ],
+)
+def test_default_targets(name, targets):
+    model = tiny_model(name)
+    assert adapter_for(model).lora_targets(model) == targets
+
+
+def test_task_types_leave_the_model_whole():
+    model = tiny_model("BertForMaskedLM")
+    names = [name for name, _ in model.named_parameters()]
+    broken = broken_task_types(model, adapter_for(model), text_batch())
+    assert ("CAUSAL_LM" in broken) is not hasattr(model, "prepare_inputs_for_generation")
+    assert [name for name, _ in model.named_parameters()] == names
+
+
+def test_bad_targets_and_a_missing_peft(monkeypatch):
+    with pytest.raises(UsageError, match="--lora-target no_such_layer"):
+        llama(target=("no_such_layer",))
+    monkeypatch.setitem(__import__("sys").modules, "peft", None)
+    with pytest.raises(CannotRunError, match=r"pip install 'loss-alignment\[peft\]'"):
+        lora.require_peft()
+
+
+# -- the released Higgs model -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def higgs():
+    bare = small_model()
+    return wrapped(bare, HiggsAdapter(), Lora(r=2, dropout=0.1), 0)
+
+
+@pytest.mark.higgs
+def test_task_types_that_break_the_released_model():
+    model, batch = small_model(), barcoded_batch(2, length=96)
+    flags = [param.requires_grad for param in model.parameters()]
+    names = [name for name, _ in model.named_parameters()]
+    broken = broken_task_types(model, HiggsAdapter(), batch)
+    assert set(broken) == {"CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS", "SEQ_2_SEQ_LM", "QUESTION_ANS"}
+    assert "labels" in broken["CAUSAL_LM"]
+    assert [name for name, _ in model.named_parameters()] == names
+    assert [param.requires_grad for param in model.parameters()] == flags
+    outer = wrapped(model, HiggsAdapter(), Lora(r=1), 0, "CAUSAL_LM")
+    with pytest.raises(UsageError, match=r"task_type CAUSAL_LM .* call model.base_model\(\*\*batch\)"):
+        check_loss(outer, batch, default_loss(HiggsAdapter(), "evidence"))
+    past = default_loss(HiggsAdapter(), "evidence")
+    assert check_loss(outer, batch, lambda model, batch: past(model.base_model, batch)).verdict == "pass"
+
+
+@pytest.mark.higgs
+def test_higgs_adapters_sit_in_the_attention_and_the_audio_path(higgs):
+    adapted = {name.partition(".lora_")[0] for name, _ in higgs.named_parameters() if ".lora_" in name}
+    assert len(adapted) == 11
+    assert any("audio_mlp" in name for name in adapted)
+    loss = default_loss(HiggsAdapter(), "evidence")
+    check, found = judge(higgs, barcoded_batch(2, length=96), loss)
+    assert (check.status, found) == ("pass", []), check.detail
+
+
+@pytest.mark.higgs
+def test_a_wrapper_that_drops_the_labels(higgs, monkeypatch):
+    forward = type(higgs).forward
+
+    def without(self, *args, label_ids=None, **kwargs):
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(higgs), "forward", without)
+    loss = default_loss(HiggsAdapter(), "evidence")
+    batch = barcoded_batch(2, length=96)
+    seen = witness(higgs, HiggsAdapter(), batch, loss)
+    assert "LA601" in [f.code for f in seen.findings]
+    check, _ = lora_check(higgs, HiggsAdapter(), batch, loss, seen, Options(), None, {})
+    assert check.status == "fail"
+    assert "LA601" in check.detail
+
+
+@pytest.mark.higgs
+def test_adapters_on_both_heads():
+    model = wrapped(small_model(), HiggsAdapter(), Lora(r=2, target=("all-linear",)), 0)
+    assert any("audio_lm_head.lora_A" in name for name, _ in model.named_parameters())
+    check, found = judge(model, barcoded_batch(2, length=96), default_loss(HiggsAdapter(), "evidence"))
+    assert (check.status, found) == ("pass", []), check.detail
+
+
+@pytest.mark.higgs
+def test_preflight_runs_on_the_wrapped_model(tmp_path):
+    path = tmp_path / "report.json"
+    options = ("--length", "96", "--lora-r", "16", "--lora-alpha", "32", "--lora-dropout", "0.05")
+    assert main(["preflight", *options, "--json", str(path)]) == 0
+    report = json.loads(path.read_text())
+    status = {check["id"]: check["status"] for check in report["checks"]}
+    assert set(status.values()) == {"pass"}
+    assert {"peft", "causality", "decode"} <= set(status)
+    assert all(cut["leaking"] == 0 for cut in report["causality"]["cuts"])
+
+
+@pytest.mark.parametrize("options", [("--lora-r", "0"), ("--lora-dropout", "1"), ("--lora-dropout", "nan")])
+def test_bad_options(options):
+    assert main(["preflight", *options]) == 2
