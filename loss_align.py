@@ -9,12 +9,12 @@ from __future__ import annotations
 import importlib
 import sys
 
-__all__ = ["main"]
+__all__ = ["foreign_package", "main"]
 
 DISTRIBUTION = "loss-alignment"
 
 
-def _foreign() -> str | None:
+def foreign_package() -> str | None:
     """Which package is not ours, and where it lies; None if all is well."""
     for name in ("alignment", "probes"):
         try:
@@ -32,7 +32,7 @@ def _foreign() -> str | None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run ``loss-align``; returns its exit code."""
-    problem = _foreign()
+    problem = foreign_package()
     if problem is not None:
         print(f"loss-align: {problem}", file=sys.stderr)
         return 3

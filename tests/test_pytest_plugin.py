@@ -1,0 +1,218 @@
+"""The pytest plugin, in projects of its users: what fails, what is written, what is reported."""
+
+import json
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from probes import check_loss
+
+pytest_plugins = ["pytester"]
+ROOT = Path(__file__).parents[1]
+MODEL = """
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import LlamaConfig, LlamaForCausalLM
+
+@pytest.fixture(scope="session")
+def model():
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+    return LlamaForCausalLM(LlamaConfig(vocab_size=128, **sizes))
+
+@pytest.fixture
+def batch():
+    ids = torch.arange(40).view(2, 20) + 3
+    return {"input_ids": ids, "labels": ids.clone()}
+
+@pytest.fixture
+def shifted():
+    return lambda model, batch: model(**batch).loss
+
+@pytest.fixture
+def copied():
+    return lambda model, batch: F.cross_entropy(model(**batch).logits.flatten(0, 1), batch["labels"].flatten())
+"""
+BASELINED = (
+    "def test_loss(loss_alignment, model, batch, {0}):\n    loss_alignment.check_against_baseline(model, batch, {0})\n"
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded():
+    """Run a check once: a session inside this one forgets what it imports, and torch cannot be imported twice."""
+    config = LlamaConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    ids = torch.arange(8)[None]
+    check_loss(LlamaForCausalLM(config), {"input_ids": ids, "labels": ids}, lambda model, batch: model(**batch).loss)
+
+
+@pytest.fixture
+def project(pytester, monkeypatch):
+    """A user's project: ``run`` writes its test module and runs it in this process, as its CI would."""
+    monkeypatch.delenv("CI", raising=False)
+    pytester.makeconftest(MODEL)
+
+    def run(source, *arguments, module="test_trainer"):
+        pytester.makepyfile(**{module: source})
+        plugin = [] if _installed() else ["-p", "loss_alignment_pytest"]
+        return pytester.runpytest_inprocess(*plugin, "-p", "no:cacheprovider", *arguments)
+
+    run.path = pytester.path
+    return run
+
+
+def _installed():
+    from importlib.metadata import entry_points
+
+    return any(entry.value == "loss_alignment_pytest" for entry in entry_points(group="pytest11"))
+
+
+def baseline_of(project, name="test_loss", module="test_trainer"):
+    return project.path / "loss_alignment_baselines" / module / f"{name}.json"
+
+
+CHECKED = "def test_loss(loss_alignment, model, batch, {0}):\n    loss_alignment.check(model, batch, {0})\n"
+
+
+def test_a_right_loss_passes_and_a_copy_fails_with_the_report(project):
+    project(CHECKED.format("shifted")).assert_outcomes(passed=1)
+    result = project(CHECKED.format("copied"))
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*LA102 copy-objective error on text*", "*FAIL: 1 error*"])
+    result.stdout.no_fnmatch_line("*Traceback*")
+    result.stdout.no_fnmatch_line("*probes/*.py:*")
+
+
+def test_bad_usage_is_one_sentence(project):
+    result = project(
+        "def test_loss(loss_alignment, model, batch):\n    loss_alignment.check(model, batch, lambda m, b: None)\n"
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*loss-alignment: the loss function must return a scalar tensor*"])
+
+
+def test_nothing_is_written_unless_asked_for(project):
+    result = project(BASELINED.format("shifted"))
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*no baseline *test_loss.json: create it with: pytest * --align-update=create*"])
+    assert not baseline_of(project).parent.parent.exists()
+
+
+def test_a_regression_is_named_with_before_and_after(project):
+    project(BASELINED.format("shifted"), "--align-update=create").assert_outcomes(passed=1)
+    before = baseline_of(project).read_bytes()
+    project(BASELINED.format("shifted")).assert_outcomes(passed=1)
+    result = project(BASELINED.format("copied"))
+    result.assert_outcomes(failed=1)
+    text = " ".join(result.stdout.str().split())
+    assert "LA701 regression" in text
+    assert "offsets {+1: 38} -> {0: 40} (LA102 copy-objective added)" in text
+    assert "--align-update=fix" in text
+    assert baseline_of(project).read_bytes() == before
+
+
+def test_what_the_baseline_knows_of_does_not_fail_until_it_is_checked(project):
+    project(BASELINED.format("copied"), "--align-update=create").assert_outcomes(passed=1)
+    project(BASELINED.format("copied")).assert_outcomes(passed=1)
+
+
+def test_fix_writes_what_differs_and_nothing_else(project):
+    project(BASELINED.format("shifted"), "--align-update=create")
+    before = baseline_of(project).stat().st_mtime_ns
+    project(BASELINED.format("shifted"), "--align-update=fix").assert_outcomes(passed=1)
+    assert baseline_of(project).stat().st_mtime_ns == before
+    project(BASELINED.format("copied"), "--align-update=fix").assert_outcomes(passed=1)
+    assert json.loads(baseline_of(project).read_text())["report"]["streams"]["text"]["offsets"] == {"0": 40}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"schema": 1, "ki', "is not JSON"),
+        ('{"schema": 9}', "schema 9, but this loss-align reads schema 1"),
+        ('{"schema": 1, "verdict": NaN}', "NaN is no JSON value"),
+    ],
+    ids=["cut off", "another version", "NaN"],
+)
+def test_a_broken_baseline_fails_with_its_reason(project, content, said):
+    project(BASELINED.format("shifted"), "--align-update=create")
+    baseline_of(project).write_text(content)
+    result = project(BASELINED.format("shifted"))
+    result.assert_outcomes(failed=1)
+    assert said in " ".join(result.stdout.str().split())
+
+
+def test_ci_writes_nothing(project, monkeypatch):
+    monkeypatch.setenv("CI", "true")
+    result = project(BASELINED.format("shifted"), "--align-update=create")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--align-update writes baselines, which CI never does*"])
+    assert not baseline_of(project).exists()
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["one process", "xdist"])
+def test_unused_baselines_are_reported_and_trimmed(project, workers):
+    if workers:
+        pytest.importorskip("xdist")
+    project(BASELINED.format("shifted"), "--align-update=create", *workers).assert_outcomes(passed=1)
+    renamed = BASELINED.format("shifted").replace("test_loss", "test_other")
+    created = project(renamed, "--align-update=create", *workers)
+    created.stdout.fnmatch_lines(["unused baseline: *test_loss.json", "no test uses them*"])
+    assert baseline_of(project).exists()
+    project(renamed, "--align-update=trim", *workers).stdout.fnmatch_lines(["removed baseline: *test_loss.json"])
+    assert not baseline_of(project).exists()
+    assert baseline_of(project, "test_other").exists()
+
+
+def test_a_part_of_the_tests_says_nothing_of_other_baselines(project):
+    two = BASELINED.format("shifted") + BASELINED.format("shifted").replace("test_loss", "test_other")
+    project(two, "--align-update=create").assert_outcomes(passed=2)
+    project(two, "-k", "other", "--align-update=trim").stdout.no_fnmatch_line("*baseline: *")
+    assert baseline_of(project).exists()
+
+
+def test_the_baseline_of_a_vanished_module_is_reported(project):
+    project(BASELINED.format("shifted"), "--align-update=create")
+    (project.path / "test_trainer.py").unlink()
+    result = project(CHECKED.format("shifted"), module="test_elsewhere")
+    result.stdout.fnmatch_lines(["unused baseline: *test_trainer*test_loss.json"])
+
+
+def test_junit_properties_and_marker(project):
+    project(CHECKED.format("copied"), "--junitxml=junit.xml", "-m", "loss_alignment", "--strict-markers")
+    tree = ET.parse(project.path / "junit.xml")  # noqa: S314 - pytest's own
+    properties = {entry.get("name"): entry.get("value") for entry in tree.iter("property")}
+    assert properties == {"loss_alignment_verdict": "fail", "loss_alignment_findings": "LA102"}
+
+
+@pytest.mark.parametrize("folder", ["alignment", "probes"])
+@pytest.mark.parametrize("start", ["python -m pytest", "pytest"])
+def test_a_folder_of_the_same_name_stops_no_other_test(tmp_path, folder, start):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "__init__.py").touch()
+    (tmp_path / "test_own.py").write_text(
+        "import sys\n"
+        "def test_own():\n    assert not {'torch', 'rich', 'alignment', 'probes'} & set(sys.modules)\n"
+        "def test_loss(loss_alignment):\n    pass\n"
+    )
+    code = "import sys; sys.path[0] = ''" if start == "python -m pytest" else "import sys; sys.path.pop(0)"
+    plugin = [] if _installed() else ["-p", "loss_alignment_pytest"]
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; import pytest; pytest.main()", "-q", "-p", "no:cacheprovider", *plugin],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": "" if _installed() else str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+    assert "which does not belong to loss-alignment" in " ".join(done.stdout.split())
