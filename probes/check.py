@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,8 +15,11 @@ from alignment.streams import IGNORE_INDEX, Stream
 from alignment.supervision import Supervision
 from alignment.weights import spread
 
-from .environment import environment
+from .environment import environment_of
+from .explain import all_stories
+from .lora import frozen_adapters
 from .models import Adapter, Batch, adapter_for
+from .models.modules import peft_model
 from .reduction import Reduction, check_reduction, counted_loss, settled
 from .report.model import Check, Report
 from .witness import Options, Witness, witness
@@ -73,6 +77,8 @@ def check_loss(
         declared = reduction or "token-mean"
         wrong = check_reduction(model, adapter, inputs, loss_fn, declared, grad_accum, options)
         findings = settled(findings, wrong, declared)
+    if peft_model(model) is not None:
+        findings += frozen_adapters(model)
     return report_of(model, adapter, inputs, seen, findings=findings)
 
 
@@ -92,20 +98,15 @@ def report_of(
     found = list(seen.findings if findings is None else findings)
     kept = [f for f in found if keep is None or keep(f)]
     ignored = [f for f in found if f not in kept]
-    param = next(model.parameters(), torch.zeros(0))
     return Report(
         checks=witness_checks(adapter, batch, seen, kept, ignored, withheld=withheld),
         findings=kept,
         streams=stream_summary(seen),
         decision=_decisions(seen, "fallback" if withheld else "expanded"),
         losses={} if seen.loss is None else {"total": seen.loss},
-        environment=environment(
-            model=name or adapter.name,
-            device=str(param.device),
-            dtype=str(param.dtype).removeprefix("torch."),
-            seed=seed,
-        ),
+        environment=environment_of(model, name or adapter.name, seed),
         notes=list(seen.notes),
+        rows=partial(all_stories, seen),
     )
 
 

@@ -6,6 +6,7 @@ Nothing heavy is imported before a command runs: ``--help`` and ``rules`` need n
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ __all__ = ["build_parser", "run"]
 
 
 class _Parser(argparse.ArgumentParser):
-    """Bad arguments are a UsageError like any other, so that a JSON file asked for can say so."""
+    """Bad arguments are a UsageError like any other, so that a file asked for can say so."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see {self.prog} --help")
@@ -48,6 +49,7 @@ def run(argv: Sequence[str]) -> int:
     args: argparse.Namespace | None = None
     try:
         args = _parsed(argv)
+        args.command_line = shlex.join(["loss-align", *argv])
         return int(args.run(args))
     except (UsageError, InputError, AlignmentError) as error:
         return _fail(error, 2, argv, verbose=_verbose(args, argv))
@@ -85,29 +87,14 @@ def _verbose(args: Any, argv: Sequence[str]) -> bool:
 
 
 def _fail(error: BaseException, code: int, argv: Sequence[str], *, verbose: bool) -> int:
-    """Say what went wrong on standard error, and in the JSON file that was asked for."""
-    message = " ".join(str(error).split()) or type(error).__name__
-    path = _json_path(argv)
-    if path is not None:
-        from .files import write_json
-        from .report.model import error_report
+    """Say what went wrong on standard error, and in every file that was asked for."""
+    from .outputs import write_error
 
-        try:
-            write_json(path, error_report(message, code))
-        except UsageError as second:
-            if str(second) != str(error):
-                message = f"{message} (and {second})"
+    message = " ".join(str(error).split()) or type(error).__name__
+    unwritten = write_error(argv, message, code)
+    if unwritten:
+        message = f"{message} (and {unwritten})"
     if verbose:
         traceback.print_exception(error, file=sys.stderr)
     print(f"loss-align: {message}", file=sys.stderr)
     return code
-
-
-def _json_path(argv: Sequence[str]) -> str | None:
-    """The path of ``--json``, also where the arguments did not parse."""
-    for index, word in enumerate(argv):
-        if word == "--json" and index + 1 < len(argv):
-            return argv[index + 1]
-        if word.startswith("--json="):
-            return word.removeprefix("--json=")
-    return None

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import platform
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["environment", "versions"]
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["environment", "environment_of", "versions"]
 
 PACKAGES = (
     "loss-alignment",
@@ -30,6 +33,14 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return ""
+
+
+def environment_of(model: nn.Module, name: str, seed: int) -> dict[str, Any]:
+    """The environment of a run on ``model``, which is on its device and in its dtype."""
+    param = next(model.parameters(), None)
+    device = "cpu" if param is None else str(param.device)
+    dtype = "float32" if param is None else str(param.dtype).removeprefix("torch.")
+    return environment(model=name, device=device, dtype=dtype, seed=seed)
 
 
 def environment(*, model: str, device: str, dtype: str, seed: int) -> dict[str, Any]:

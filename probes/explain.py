@@ -14,10 +14,12 @@ from alignment.supervision import Supervision
 from .errors import UsageError
 from .witness import Witness
 
-__all__ = ["RowStory", "pick_streams", "row_stories", "token_namer"]
+__all__ = ["RowStory", "all_stories", "pick_streams", "row_stories", "token_namer"]
 
 #: Verdicts in the order in which a row is tried for them.
 VERDICTS = ("right", "foreign", "codebook", "astray", "border", "unexpected", "lost", "missing")
+#: Rows told of a whole batch: two samples of 4096 positions with all their codebooks.
+MOST = 80_000
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class RowStory:
     """One row: positions are those of its sample, tokens -1 where there is none.
 
     ``verdict`` is ``right``, ``copy``, ``astray``, ``border``, ``codebook``, ``foreign``, ``unexpected``,
-    ``missing``, ``lost``, ``unreadable``, ``unknown`` (the loss did not run) or ``none``.
+    ``missing``, ``lost``, ``unreadable``, ``unknown`` (the loss did not run) or ``none``. ``segment`` is -1 at
+    padding; a ``filler`` is a placeholder or filling of the delay pattern.
     """
 
     stream: str
@@ -38,6 +41,8 @@ class RowStory:
     weight: float
     verdict: str
     padding: bool
+    filler: bool
+    segment: int
 
     def as_dict(self) -> dict[str, Any]:
         """The story as plain JSON values."""
@@ -63,20 +68,34 @@ def row_stories(seen: Witness, number: int, sample: int) -> list[RowStory]:
     Raises:
         UsageError: the batch has no such sample.
     """
-    stream = seen.view.streams[number]
     samples = int(seen.view.streams[0].sample.max()) + 1
     if not 0 <= sample < samples:
         raise UsageError(f"--sample {sample}: the batch has samples 0 to {samples - 1}")
-    expected = seen.expected[number]
+    here = seen.view.streams[number].sample == sample
+    return _told(seen, number, torch.nonzero(here).reshape(-1).tolist())
+
+
+def all_stories(seen: Witness, most: int = MOST) -> list[RowStory]:
+    """The rows of every stream; of a large batch the first rows of each sample, ``most`` in all."""
+    samples = [[torch.nonzero(s.sample == n).reshape(-1) for n in torch.unique(s.sample)] for s in seen.view.streams]
+    share = max(1, most // max(1, sum(len(rows) for rows in samples)))
+    stories = []
+    for number, parts in enumerate(samples):
+        stories += _told(seen, number, [row for rows in parts for row in rows[:share].tolist()])
+    return stories
+
+
+def _told(seen: Witness, number: int, rows: Sequence[int]) -> list[RowStory]:
+    stream, expected = seen.view.streams[number], seen.expected[number]
     actual = seen.actual[number] if seen.actual else None
     words = _verdicts(number, expected, actual, seen.expected)
     stories = []
-    for row in torch.nonzero(stream.sample == sample).reshape(-1).tolist():
+    for row in rows:
         known = actual is not None and int(actual.source[row]) >= 0 and int(actual.origin[row]) == number
         stories.append(
             RowStory(
                 stream=stream.name,
-                sample=sample,
+                sample=int(stream.sample[row]),
                 row=int(stream.row[row]),
                 token=int(stream.ids[row]),
                 target=_token(actual, row),
@@ -85,6 +104,8 @@ def row_stories(seen: Witness, number: int, sample: int) -> list[RowStory]:
                 weight=0.0 if actual is None else float(actual.weight[row]),
                 verdict=words[row],
                 padding=bool(stream.segment[row] < 0),
+                filler=bool(stream.filler[row]),
+                segment=int(stream.segment[row]),
             )
         )
     return stories

@@ -11,7 +11,7 @@ from typing import Any
 
 from .errors import UsageError
 
-__all__ = ["check_writable", "write_json", "write_text"]
+__all__ = ["as_json", "check_writable", "write_json", "write_text"]
 
 
 def check_writable(path: str) -> None:
@@ -62,6 +62,11 @@ def write_text(path: str, text: str) -> None:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def as_json(value: Any) -> str:
+    """``value`` as indented JSON, a line at the end."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def write_json(path: str, value: Any) -> None:
     """Write ``value`` as indented JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, as_json(value))

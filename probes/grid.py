@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from torch import nn
 
 from alignment import IGNORE_INDEX, AlignmentError, expect, pair
@@ -16,16 +15,20 @@ from alignment import IGNORE_INDEX, AlignmentError, expect, pair
 from .batch_source import to_device
 from .batches import BOS, CODEBOOKS, Sample, collate
 from .engine import quiet_engine
-from .environment import environment
+from .environment import environment_of
 from .errors import UsageError
 from .forward import forward, length_problem, shapes_of
 from .models import Batch, adapter_for
 from .models.higgs import SPECIAL_IDS, HiggsAdapter
 from .models.loading import Loaded
+from .provenance import provenance
+from .record import Record
+from .report.progress import counting
 
-__all__ = ["Case", "case_batch", "default_grid", "grid_record"]
+__all__ = ["QUICK", "Case", "case_batch", "default_grid", "grid_record"]
 
-RECORD_SCHEMA = 1
+#: A quick grid is every fourth case.
+QUICK = 4
 #: Frame counts of a case's audios, in turn: one frame, none beyond it, and longer ones.
 FRAMES = (1, 5, 12, 3)
 
@@ -82,7 +85,7 @@ def _codes(frames: int, generator: torch.Generator) -> torch.Tensor:
     return torch.randint(BOS, (CODEBOOKS, frames), generator=generator)
 
 
-def grid_record(loaded: Loaded, *, seed: int, quick: bool, console: Console) -> tuple[dict[str, Any], list[str]]:
+def grid_record(loaded: Loaded, *, seed: int, quick: bool, console: Console, command: str) -> tuple[Record, list[str]]:
     """Run the grid on a Higgs model.
 
     Returns:
@@ -94,27 +97,16 @@ def grid_record(loaded: Loaded, *, seed: int, quick: bool, console: Console) -> 
     adapter = adapter_for(loaded.model)
     if not isinstance(adapter, HiggsAdapter):
         raise UsageError("probe runs its grid on the released Higgs model; check other models with preflight")
-    cases = list(default_grid())[:: 4 if quick else 1]
-    shown = track(cases, "probing", console=console) if console.is_terminal else cases
+    cases = list(default_grid())[:: QUICK if quick else 1]
     recorded, problems = {}, []
-    for case in shown:
-        recorded[case.name], problem = _probe(case, loaded.model, adapter, seed)
-        if problem:
-            problems.append(f"{case.name}: {problem}")
-    param = next(loaded.model.parameters())
-    record = {
-        "schema": RECORD_SCHEMA,
-        "kind": "probe",
-        "command": f"loss-align probe --seed {seed}{' --quick' if quick else ''}",
-        "environment": environment(
-            model=loaded.name,
-            device=str(param.device),
-            dtype=str(param.dtype).removeprefix("torch."),
-            seed=seed,
-        ),
-        "cases": recorded,
-    }
-    return record, problems
+    with counting(console, "probing", len(cases)) as advance:
+        for done, case in enumerate(cases, start=1):
+            recorded[case.name], problem = _probe(case, loaded.model, adapter, seed)
+            if problem:
+                problems.append(f"{case.name}: {problem}")
+            advance(done)
+    env = environment_of(loaded.model, loaded.name, seed)
+    return Record("probe", provenance(adapter.inner(loaded.model), env, command), recorded), problems
 
 
 def _probe(case: Case, model: nn.Module, adapter: HiggsAdapter, seed: int) -> tuple[dict[str, Any], str]:

@@ -15,8 +15,11 @@ from .batches import LabelsAs
 from .check import Keep, report_of
 from .checklist import fallback_path, loss_value, text_length, training_step
 from .engine import Engine, default_loss
+from .explain import token_namer
 from .forward import forward, shapes_of
+from .model_checks import model_checks
 from .models import Adapter, Batch
+from .models.higgs import SPECIAL_IDS, HiggsAdapter
 from .reduction import Reduction, check_reduction, counted_loss, settled
 from .report.model import Report
 from .training import Steps, take_steps
@@ -34,6 +37,9 @@ ORDER = (
     "pairing-audio",
     "coverage",
     "labels-received",
+    "peft",
+    "causality",
+    "decode",
 )
 CONVENTIONS: Mapping[LabelsAs, Convention] = {
     "position-aligned": Convention.POSITION_ALIGNED,
@@ -57,6 +63,7 @@ class Plan:
         name: of the model, for the report.
         seed: of the run.
         keep: which findings count.
+        task_types: of PEFT that break the bare model, each with the reason.
         tokenizer: of the batch, to write tokens with; None if it has none.
         findings: found before (label rules of the data path).
         notes: said before.
@@ -74,9 +81,15 @@ class Plan:
     reduction: Reduction | None = None
     grad_accum: int = 1
     keep: Keep | None = None
+    task_types: Mapping[str, str] = field(default_factory=dict)
     tokenizer: Any = None
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def token_name(self, token: int) -> str:
+        """How a text token is written."""
+        special = SPECIAL_IDS if isinstance(self.adapter, HiggsAdapter) else {}
+        return token_namer(self.tokenizer, special)(token)
 
 
 def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> Report:
@@ -112,6 +125,7 @@ def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> R
         seed=plan.seed,
     )
     report.notes += plan.notes
+    report.token_name = plan.token_name
     progress("real forward passes")
     without = forward(model, adapter, batch, labels=False)
     outputs = without if withheld else forward(model, adapter, batch)
@@ -130,6 +144,7 @@ def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> R
         fallback_path(fallback, expands=without.expanded_input_ids is not None),
         training_step(steps, findings),
     ]
+    model_checks(report, model, adapter, batch, loss_fn, seen, options, plan.task_types, plan.keep, progress)
     report.checks.sort(key=lambda check: ORDER.index(check.id))
     return report
 

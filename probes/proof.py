@@ -15,6 +15,7 @@ from alignment.sources import infer_sources
 
 from .errors import UsageError
 from .models.adapter import Batch, View
+from .models.modules import task_type_hint
 from .one_pass import LossError, Watched, run_pass
 
 __all__ = ["prove", "retry_in_range"]
@@ -82,7 +83,8 @@ def retry_in_range(watched: Watched, batch: Batch, view: View, error: LossError)
         except LossError:
             pass
     cause = error.cause
-    raise UsageError(f"the loss function raised {type(cause).__name__}: {cause}") from cause
+    hint = task_type_hint(watched.model, cause)
+    raise UsageError(f"the loss function raised {type(cause).__name__}: {cause}{hint}") from cause
 
 
 def _literal(supervision: Supervision, view: View) -> Supervision:

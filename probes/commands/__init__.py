@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from . import env, explain, fuzz, preflight, probe, rules
+from . import diff, env, explain, fuzz, preflight, probe, record, rules
 
 __all__ = ["COMMANDS"]
 
-COMMANDS = (preflight, probe, explain, fuzz, rules, env)
+COMMANDS = (preflight, probe, explain, record, diff, fuzz, rules, env)

@@ -7,11 +7,13 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from .options import add_loss_options, add_model_options, finding_filter
+from .options import add_loss_options, add_model_options, add_outputs, finding_filter
 
 if TYPE_CHECKING:
+    from ..check import Keep
     from ..explain import RowStory
     from ..preflight import Plan
+    from ..report import Report
     from ..witness import Witness
 
 NAME = "explain"
@@ -30,27 +32,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--sample", type=int, default=0, metavar="N", help="the sample of the batch (default 0)")
     group.add_argument("--stream", metavar="NAME", help="text, audio (all codebooks) or audio[K]; default: all")
     group.add_argument("--rows", metavar="A:B", help="rows A to B - 1, none folded; default: all, long gaps folded")
-    group.add_argument("--json", metavar="FILE|-", help="write the rows as JSON")
+    add_outputs(group, "json", "html")
     group.add_argument("-v", "--verbose", action="store_true", help="tracebacks of errors")
     parser.set_defaults(select=None, ignore=None, strict=None)
 
 
 def run(args: argparse.Namespace) -> int:
     """Explain one sample; exit code 1 if the loss has an error finding."""
+    from ..causality import causality
     from ..engine import default_loss
     from ..explain import pick_streams, row_stories
-    from ..files import check_writable, write_json
+    from ..outputs import checked_outputs, standard_output, write_outputs
     from ..preflight import CONVENTIONS
     from ..reduction import counted_loss
     from ..report.terminal import console_for, status_line
     from ..witness import Options, witness
     from .preflight import make_plan
 
-    if args.json is not None:
-        check_writable(args.json)
+    outputs = checked_outputs(args)
     rows = _rows(args.rows)
     keep = finding_filter(args)
-    console = console_for(args.json)
+    console = console_for(standard_output(outputs))
     with status_line(console) as progress:
         progress("watching the loss")
         plan = make_plan(args)
@@ -62,12 +64,37 @@ def run(args: argparse.Namespace) -> int:
         seen.view.streams[n].name: [s for s in row_stories(seen, n, args.sample) if s.row in rows]
         for n in pick_streams(seen, args.stream)
     }
-    findings = [f for f in (*plan.findings, *seen.findings) if keep(f)]
-    _show(stories, seen, plan, console, findings, args)
-    if args.json is not None:
-        told = {name: [story.as_dict() for story in part] for name, part in stories.items()}
-        write_json(args.json, {"schema": 1, "rows": told, "findings": [f.as_dict() for f in findings]})
-    return 1 if any(f.is_error for f in findings) else 0
+    report = _report(plan, seen, stories, keep)
+    report.causality = causality(plan.model, plan.adapter, plan.batch, seen, plan.seed).as_dict()
+    _show(stories, report, plan, console, args)
+    told = {name: [story.as_dict() for story in part] for name, part in stories.items()}
+    findings = [finding.as_dict() for finding in report.findings]
+    shown = {"schema": 1, "rows": told, "causality": report.causality, "findings": findings}
+    write_outputs(outputs, report, shown)
+    return 1 if any(f.is_error for f in report.findings) else 0
+
+
+def _report(plan: Plan, seen: Witness, stories: dict[str, list[RowStory]], keep: Keep) -> Report:
+    """The report of the witness alone, over the rows that were picked."""
+    from ..check import report_of
+
+    found = [*plan.findings, *seen.findings]
+    withheld = plan.labels == "none"
+    report = report_of(
+        plan.model,
+        plan.adapter,
+        plan.batch,
+        seen,
+        findings=found,
+        keep=keep,
+        withheld=withheld,
+        name=plan.name,
+        seed=plan.seed,
+    )
+    report.notes += plan.notes
+    report.rows = lambda: [story for part in stories.values() for story in part]
+    report.token_name = plan.token_name
+    return report
 
 
 def _rows(text: str | None) -> range:
@@ -85,31 +112,24 @@ def _rows(text: str | None) -> range:
 
 
 def _show(
-    stories: dict[str, list[RowStory]],
-    seen: Witness,
-    plan: Plan,
-    console: Any,
-    findings: list[Any],
-    args: argparse.Namespace,
+    stories: dict[str, list[RowStory]], report: Report, plan: Plan, console: Any, args: argparse.Namespace
 ) -> None:
-    from ..explain import token_namer
-    from ..models.higgs import SPECIAL_IDS, HiggsAdapter
+    from ..report.strips import show_strips
     from ..report.terminal import show_finding
     from ..report.tokens import show_grid, show_rows
 
-    special = SPECIAL_IDS if isinstance(plan.adapter, HiggsAdapter) else {}
-    name = token_namer(plan.tokenizer, special)
     text = {stream: part for stream, part in stories.items() if not stream.startswith("audio")}
     audio = [part for stream, part in stories.items() if stream.startswith("audio")]
     long = console.is_terminal and sum(len(part) for part in text.values()) > console.height
     with console.pager(styles=True) if long else nullcontext():
         for stream, part in text.items():
             console.print(f"[bold]{stream}[/], sample {args.sample}")
-            show_rows(part, name, console, folded=args.rows is None)
+            show_rows(part, plan.token_name, console, folded=args.rows is None)
         if audio:
             console.print(f"\n[bold]audio[/], sample {args.sample}")
             show_grid(audio, console)
-        for finding in findings:
+        show_strips(report.causality, console, args.sample)
+        for finding in report.findings:
             show_finding(finding, console)
-        for note in seen.notes:
+        for note in report.notes:
             console.print(f"note: {note}", style="dim", markup=False)

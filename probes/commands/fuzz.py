@@ -12,6 +12,7 @@ from .options import add_loss_options, add_report_options, finding_filter, pick_
 
 if TYPE_CHECKING:
     from ..fuzz import Contract, Counterexample
+    from ..report import Report
 
 NAME = "fuzz"
 HELP = "the property tests on your model and loss, with one shrunk counterexample per finding"
@@ -40,44 +41,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fuzz, show the counterexamples, write them."""
-    from ..files import check_writable, write_json
     from ..fuzz import fuzz, require_hypothesis
-    from ..report.terminal import console_for, status_line
+    from ..outputs import checked_outputs, standard_output, write_outputs
+    from ..report.progress import counting
+    from ..report.terminal import console_for
 
-    if args.json is not None:
-        check_writable(args.json)
-    console = console_for(args.json)
+    outputs = checked_outputs(args)
+    console = console_for(standard_output(outputs))
     if args.case is None:
         require_hypothesis()
     contract = _contract(args)
     if args.case is not None:
         inside, found = _one_case(contract, args.case)
     else:
-        with status_line(console) as progress:
-            inside, found = fuzz(
-                contract,
-                examples=args.examples,
-                seed=args.seed,
-                progress=lambda n: progress(f"{n} of {args.examples} cases"),
-            )
+        with counting(console, "cases", args.examples) as advance:
+            inside, found = fuzz(contract, examples=args.examples, seed=args.seed, progress=advance)
     for one in found:
         _show(one, contract, console, args)
-    verdict = "fail" if found else "pass"
     if inside == 0:
         raise UsageError("no case lies inside the loss's contract: widen it with --allow")
-    console.print(f"{verdict.upper()}: {inside} cases, {len(found)} kinds of finding")
-    if args.json is not None:
-        write_json(
-            args.json,
-            {
-                "schema": 1,
-                "verdict": verdict,
-                "cases": inside,
-                "seed": args.seed,
-                "counterexamples": [c.as_dict() for c in found],
-            },
-        )
-    return 1 if found else 0
+    report = _report(contract, args, inside, found)
+    console.print(f"{report.verdict.upper()}: {inside} cases, {len(found)} kinds of finding")
+    told = {
+        "schema": 1,
+        "verdict": report.verdict,
+        "cases": inside,
+        "seed": args.seed,
+        "counterexamples": [c.as_dict() for c in found],
+    }
+    write_outputs(outputs, report, told)
+    return report.exit_code
+
+
+def _report(contract: Contract, args: argparse.Namespace, inside: int, found: Sequence[Counterexample]) -> Report:
+    """The counterexamples as a report: one check, and the findings that it was shrunk to."""
+    from ..check import named
+    from ..environment import environment_of
+    from ..report import Check, Report
+
+    cases = f"{inside} case{'' if inside == 1 else 's'}"
+    findings = [[f for f in one.findings if f.code == one.code] for one in found]
+    smallest = "; ".join(
+        f"{named(part)}: case {one.case}, seen in {one.seen} of {cases}"
+        for one, part in zip(found, findings, strict=True)
+    )
+    title = "The loss is right on every case of its contract"
+    return Report(
+        checks=[Check("fuzz", title, "fail" if found else "pass", smallest or f"{cases}, no finding")],
+        findings=[f for part in findings for f in part],
+        environment=environment_of(contract.model, args.model or contract.adapter.name, args.seed),
+    )
 
 
 def _contract(args: argparse.Namespace) -> Contract:

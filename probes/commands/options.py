@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from alignment.rules import lookup
 
 from ..errors import CannotRunError, UsageError
+from ..outputs import FORMS
 
 if TYPE_CHECKING:
     import torch
@@ -16,15 +18,21 @@ if TYPE_CHECKING:
     from alignment.findings import Finding
 
 __all__ = [
+    "add_baseline",
+    "add_lora_options",
     "add_loss_options",
     "add_model_options",
+    "add_outputs",
     "add_report_options",
     "codes",
+    "dropout",
     "finding_filter",
     "pick_device",
     "pick_dtype",
     "positive",
     "seed",
+    "spelled",
+    "strict_findings",
 ]
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -52,8 +60,19 @@ def seed(text: str) -> int:
     return value
 
 
+def dropout(text: str) -> float:
+    """A share of at least 0 and below 1, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 0 and below 1")
+    return value
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """--model, --data, --batch-size, --length, --labels, --device, --dtype, --seed."""
+    """--model, --data, --batch-size, --length, --labels, --device, --dtype, --seed, and those of LoRA."""
     group = parser.add_argument_group("model and batch")
     group.add_argument(
         "--model",
@@ -77,6 +96,20 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="default: cuda where there is one")
     group.add_argument("--dtype", choices=DTYPES, help="of the model; default: float32, or the checkpoint's own")
     group.add_argument("--seed", type=seed, default=0, metavar="N", help="of weights and batch (default 0)")
+    add_lora_options(parser)
+
+
+def add_lora_options(parser: argparse.ArgumentParser) -> None:
+    """--lora-r, --lora-alpha, --lora-dropout, --lora-target."""
+    group = parser.add_argument_group("LoRA", "any of these wraps the model in PEFT's LoRA before everything else")
+    group.add_argument("--lora-r", type=positive, metavar="N", help="rank (default 16)")
+    group.add_argument("--lora-alpha", type=positive, metavar="N", help="scale times rank (default 32)")
+    group.add_argument("--lora-dropout", type=dropout, metavar="P", help="of the adapters (default 0)")
+    group.add_argument(
+        "--lora-target",
+        metavar="NAME,...",
+        help="layers to adapt, or all-linear; default: the attention projections and the audio feed-forward layers",
+    )
 
 
 def add_loss_options(parser: argparse.ArgumentParser) -> None:
@@ -102,10 +135,16 @@ def add_loss_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--grad-accum", type=positive, default=1, metavar="N", help="micro-batches of one step (LA302)")
 
 
-def add_report_options(parser: argparse.ArgumentParser) -> None:
-    """--json, --select, --ignore, --strict, -v."""
+def add_outputs(group: Any, *forms: str) -> None:
+    """An option for every form of the report that a command can write."""
+    for form in forms:
+        group.add_argument(f"--{form}", metavar="FILE|-", help=FORMS[form])
+
+
+def add_report_options(parser: argparse.ArgumentParser, *forms: str) -> None:
+    """--json, --junit, --markdown and other ``forms``; --select, --ignore, --strict, -v."""
     group = parser.add_argument_group("report")
-    group.add_argument("--json", metavar="FILE|-", help="write the report as JSON")
+    add_outputs(group, "json", "junit", "markdown", *forms)
     group.add_argument("--select", metavar="CODE,...", help="only these findings count")
     group.add_argument("--ignore", metavar="CODE,...", help="these findings do not count")
     group.add_argument(
@@ -116,6 +155,26 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
         help="warnings become errors (all, or these codes)",
     )
     group.add_argument("-v", "--verbose", action="store_true", help="more detail; tracebacks of errors")
+
+
+def add_baseline(group: Any) -> None:
+    """--baseline."""
+    group.add_argument("--baseline", metavar="FILE", help="a record; what is worse than it is a finding (LA701)")
+
+
+def spelled(args: argparse.Namespace, *groups: Callable[[argparse.ArgumentParser], None]) -> str:
+    """The options of these groups that differ from their defaults, as on a command line; each after a blank."""
+    parser = argparse.ArgumentParser(add_help=False)
+    for group in groups:
+        group(parser)
+    words = []
+    for name, default in vars(parser.parse_args([])).items():
+        value = getattr(args, name)
+        if value != default:
+            option = f"--{name.replace('_', '-')}"
+            values = value if isinstance(value, list) else [value]
+            words += [option] if value is True else [word for one in values for word in (option, str(one))]
+    return "".join(f" {shlex.quote(word)}" for word in words)
 
 
 def codes(text: str | None, option: str) -> frozenset[str]:

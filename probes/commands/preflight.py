@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from .options import (
+    add_baseline,
     add_loss_options,
     add_model_options,
     add_report_options,
     finding_filter,
     pick_device,
     pick_dtype,
+    spelled,
     strict_findings,
 )
 
@@ -32,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Model, loss and report options, and --floor."""
     add_model_options(parser)
     add_loss_options(parser)
-    add_report_options(parser)
+    add_report_options(parser, "html")
+    add_baseline(parser)
     parser.add_argument(
         "--floor",
         action="store_true",
@@ -42,23 +46,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the checklist, show it, write it; returns the exit code."""
-    from ..files import check_writable, write_json
+    from ..baseline import add_comparison, read_baseline
+    from ..outputs import checked_outputs, standard_output, write_outputs
+    from ..provenance import provenance
+    from ..record import record_of_report
     from ..report.terminal import console_for, show, status_line
 
-    if args.json is not None:
-        check_writable(args.json)
-    console = console_for(args.json)
+    outputs = checked_outputs(args)
+    console = console_for(standard_output(outputs))
     keep = finding_filter(args)
+    baseline = None if args.baseline is None else read_baseline(args.baseline, "preflight", _recording(args))
     with status_line(console) as progress:
         progress("loading")
         plan = make_plan(args)
         plan.keep = keep
         report = _checked(plan, args, progress)
+    if baseline is not None:
+        origin = provenance(plan.adapter.inner(plan.model), report.environment, args.command_line)
+        add_comparison(report, baseline, record_of_report(report, origin), keep)
     report.findings = strict_findings(report.findings, args.strict)
     show(report, console, verbose=args.verbose)
-    if args.json is not None:
-        write_json(args.json, report.as_dict())
+    write_outputs(outputs, report)
     return report.exit_code
+
+
+def _recording(args: argparse.Namespace) -> str:
+    """The command that makes the baseline of this run."""
+    given = spelled(args, add_model_options, add_loss_options)
+    return f"loss-align record --out {shlex.quote(args.baseline)}{given}"
 
 
 def _checked(plan: Plan, args: argparse.Namespace, progress: object) -> Report:
@@ -116,4 +131,22 @@ def make_plan(args: argparse.Namespace) -> Plan:
     source = load_batch(plan.adapter, plan.model, args)
     plan.batch, plan.notes, plan.findings = source.batch, source.notes, source.findings
     plan.tokenizer = source.tokenizer
+    _add_lora(plan, args)
     return plan
+
+
+def _add_lora(plan: Plan, args: argparse.Namespace) -> None:
+    """Wrap the model where a --lora option asks for it; what PEFT would break is found on the bare model."""
+    from ..lora import Lora, broken_task_types, wrapped
+    from ..models import adapter_for
+
+    given = {"r": args.lora_r, "alpha": args.lora_alpha, "dropout": args.lora_dropout, "target": args.lora_target}
+    given = {name: value for name, value in given.items() if value is not None}
+    if not given:
+        return
+    if "target" in given:
+        given["target"] = tuple(word.strip() for word in args.lora_target.split(",") if word.strip())
+    lora = Lora(**given)
+    plan.task_types = broken_task_types(plan.model, plan.adapter, plan.batch)
+    plan.model = wrapped(plan.model, plan.adapter, lora, args.seed)
+    plan.adapter = adapter_for(plan.model, args.head)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
-from .options import pick_device, pick_dtype, seed
+from .options import add_baseline, pick_device, pick_dtype, seed, spelled
 
 NAME = "probe"
 HELP = "real forward passes over a grid of lengths and audio expansions; writes a shape record"
@@ -16,30 +17,50 @@ DESCRIPTION = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """--out and what the grid runs on."""
-    parser.add_argument("--out", required=True, metavar="FILE", help="the record (JSON), written whole or not at all")
+    parser.add_argument("--out", required=True, metavar="FILE|-", help="the record (JSON), whole or not at all")
+    _add_grid(parser)
+    add_baseline(parser)
+    parser.add_argument("-v", "--verbose", action="store_true", help="tracebacks of errors")
+
+
+def _add_grid(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME_OR_PATH", help="a Higgs checkpoint; default: a small random model")
     parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:N]")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--seed", type=seed, default=0, metavar="N")
     parser.add_argument("--quick", action="store_true", help="every fourth case of the grid")
-    parser.add_argument("-v", "--verbose", action="store_true", help="tracebacks of errors")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the grid and write the record."""
-    from ..files import check_writable, write_json
-    from ..report.terminal import console_for
+    """Run the grid, write the record, hold it against its baseline."""
+    from ..baseline import read_baseline, regression_findings
+    from ..files import check_writable
+    from ..record import write_record
+    from ..report.terminal import console_for, show_finding
 
     check_writable(args.out)
     device, dtype = pick_device(args.device), pick_dtype(args.dtype)
+    baseline = None if args.baseline is None else read_baseline(args.baseline, "probe", _recording(args))
     console = console_for(args.out)
-    from ..grid import grid_record
+    from ..grid import QUICK, grid_record
     from ..models.loading import load_model
 
     loaded = load_model(args.model, device=device, dtype=dtype, seed=args.seed)
-    record, problems = grid_record(loaded, seed=args.seed, quick=args.quick, console=console)
-    write_json(args.out, record)
-    console.print(f"{len(record['cases'])} cases, {len(problems)} with a problem")
+    record, problems = grid_record(loaded, seed=args.seed, quick=args.quick, console=console, command=args.command_line)
+    write_record(args.out, record)
+    console.print(f"{len(record.content)} cases, {len(problems)} with a problem")
     for problem in problems:
         console.print(f"  {problem}", markup=False)
-    return 1 if problems else 0
+    findings = []
+    if baseline is not None:
+        whole = len(baseline.content) > len(record.content)
+        _, findings = regression_findings(baseline.every(QUICK) if args.quick and whole else baseline, record)
+        console.print(f"{len(findings)} regressions since {args.baseline}", markup=False)
+    for finding in findings:
+        show_finding(finding, console)
+    return 1 if problems or findings else 0
+
+
+def _recording(args: argparse.Namespace) -> str:
+    """The command that makes the baseline of this run."""
+    return f"loss-align probe --out {shlex.quote(args.baseline)}{spelled(args, _add_grid)}"

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from alignment.findings import Finding
+from alignment.findings import Example, Finding
 
-__all__ = ["SCHEMA", "Check", "LossAlignmentError", "Report", "Status", "error_report"]
+if TYPE_CHECKING:
+    from ..explain import RowStory
+
+__all__ = ["SCHEMA", "Check", "LossAlignmentError", "Report", "Status", "error_report", "told_example", "told_offset"]
 
 SCHEMA = 1
 Status = Literal["pass", "fail", "skip", "error"]
@@ -43,8 +48,13 @@ class Report:
         decision: per modality: pairing, path, convention, verified.
         shapes: of logits, expanded_labels and audio_logits.
         losses: text, audio and total in nats.
+        causality: the stretches of each sample, and which rows moved at which cut; empty if it was not run.
         environment: device, dtype, versions, model, seed.
         notes: what a reader should know and no check fails on.
+        rows: makes the rows themselves, for renderers that show them; not in the JSON.
+        token_name: how such a renderer writes a text token.
+        error: why no report could be made; empty if one was.
+        stopped: the exit code that such a run ended with.
     """
 
     checks: list[Check] = field(default_factory=list)
@@ -53,20 +63,27 @@ class Report:
     decision: dict[str, dict[str, Any]] = field(default_factory=dict)
     shapes: dict[str, list[int]] = field(default_factory=dict)
     losses: dict[str, float] = field(default_factory=dict)
+    causality: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    rows: Callable[[], Sequence[RowStory]] = field(default=tuple, repr=False, compare=False)
+    token_name: Callable[[int], str] = field(default=str, repr=False, compare=False)
+    error: str = ""
+    stopped: int = 0
 
     @property
     def verdict(self) -> str:
         """``fail`` with an error finding or a failed check, ``error`` with a check that crashed, else ``pass``."""
+        if self.error:
+            return "error"
         if any(f.is_error for f in self.findings) or any(c.status == "fail" for c in self.checks):
             return "fail"
         return "error" if any(c.status == "error" for c in self.checks) else "pass"
 
     @property
     def exit_code(self) -> int:
-        """0 pass, 1 findings, 3 a check could not run."""
-        return {"pass": 0, "fail": 1, "error": 3}[self.verdict]
+        """0 pass, 1 findings, 3 a check could not run; 2 or 3 where no report could be made."""
+        return self.stopped or {"pass": 0, "fail": 1, "error": 3}[self.verdict]
 
     def check(self, check_id: str) -> Check:
         """The check of that id."""
@@ -95,14 +112,30 @@ class Report:
             "decision": _plain(self.decision),
             "shapes": self.shapes,
             "losses": _plain(self.losses),
+            "causality": self.causality,
             "environment": self.environment,
             "notes": self.notes,
+            **({"error": self.error, "exit_code": self.exit_code} if self.error else {}),
         }
 
 
-def error_report(message: str, exit_code: int) -> dict[str, Any]:
-    """What a JSON file says where no report could be made: the schema, verdict ``error`` and the reason."""
-    return {**Report().as_dict(), "verdict": "error", "error": message, "exit_code": exit_code}
+def told_offset(key: str, count: int) -> str:
+    """An entry of ``offsets`` as people read it: ``+1: 240``, ``0: 4``, ``outside: 1``."""
+    told = f"{int(key):+d}".replace("+0", "0") if re.fullmatch(r"-?[0-9]{1,9}", key) else key
+    return f"{told}: {count}"
+
+
+def told_example(example: Example) -> str:
+    """One row of a finding in a line."""
+    source = f"taken from row {example.source}" if example.source >= 0 else "not among the inputs"
+    expected = f"expected {example.expected}" if example.expected >= 0 else "nothing expected"
+    trained = f"trained on {example.target} ({source})" if example.target >= 0 else "not trained"
+    return f"{example.stream} sample {example.sample} row {example.row}: {trained}, {expected}"
+
+
+def error_report(message: str, exit_code: int) -> Report:
+    """What the files of a run say where no report could be made: verdict ``error`` and the reason."""
+    return Report(error=message, stopped=exit_code)
 
 
 def _plain(value: Any) -> Any:

@@ -12,9 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from .model import Report
+from .model import Report, told_example, told_offset
+from .strips import show_strips
 
-__all__ = ["console_for", "show", "show_finding", "status_line"]
+__all__ = ["console_for", "grouped", "show", "show_finding", "status_line"]
 
 STATUS = {"pass": ("✓", "green"), "fail": ("✗", "red"), "skip": ("-", "yellow"), "error": ("!", "red")}
 #: Width of reports that no terminal bounds: files, pipes, CI logs.
@@ -46,6 +47,8 @@ def show(report: Report, console: Console, *, verbose: bool = False) -> None:
         console.print()
         console.print(_streams(report, verbose=verbose))
     _show_decisions(report, console)
+    if verbose or any(finding.code == "LA401" for finding in report.findings):
+        show_strips(report.causality, console)
     for finding in report.findings:
         show_finding(finding, console)
     for note in report.notes:
@@ -89,8 +92,8 @@ def _streams(report: Report, *, verbose: bool) -> Table:
         table.add_column(column, justify="right")
     table.add_column("offsets")
     table.add_column("weights", justify="right")
-    for names, entry in _grouped(report.streams, verbose=verbose):
-        offsets = ", ".join(_offset(key, count) for key, count in entry.get("offsets", {}).items())
+    for names, entry in grouped(report.streams, verbose=verbose):
+        offsets = ", ".join(told_offset(key, count) for key, count in entry.get("offsets", {}).items())
         numbers = [str(entry.get(key, "?")) for key in ("rows", "expected", "supervised", "missing", "unexpected")]
         weights = f"{entry['weight_sum']:.4g}" if "weight_sum" in entry else "?"
         if entry.get("weight_spread", 0) > 1e-2:
@@ -99,12 +102,7 @@ def _streams(report: Report, *, verbose: bool) -> Table:
     return table
 
 
-def _offset(key: str, count: int) -> str:
-    label = f"{int(key):+d}".replace("+0", "0") if key.lstrip("-").isdigit() else key
-    return f"{label}: {count}"
-
-
-def _grouped(streams: dict[str, dict[str, Any]], *, verbose: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+def grouped(streams: dict[str, dict[str, Any]], *, verbose: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
     """Codebooks that tell the same story share a line."""
     runs: list[tuple[list[str], dict[str, Any]]] = []
     for name, entry in streams.items():
@@ -146,9 +144,5 @@ def show_finding(finding: Any, console: Console) -> None:
     console.print(f"{title} [dim]({escape(finding.basis)})[/]")
     console.print(Text(f"  {finding.message}"))
     for example in finding.examples:
-        source = f"taken from row {example.source}" if example.source >= 0 else "not among the inputs"
-        expected = f"expected {example.expected}" if example.expected >= 0 else "nothing expected"
-        trained = f"trained on {example.target} ({source})" if example.target >= 0 else "not trained"
-        line = f"  {example.stream} sample {example.sample} row {example.row}: {trained}, {expected}"
-        console.print(Text(line, style="dim"))
+        console.print(Text(f"  {told_example(example)}", style="dim"))
     console.print(Text(f"  fix: {finding.fix}", style="cyan"))

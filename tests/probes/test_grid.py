@@ -18,10 +18,16 @@ RECORD = Path(__file__).parents[2] / "fixtures" / "records" / "probe-cpu.json"
 COMPARED = ("case", "shapes", "text", "audio", "valid_tokens")
 
 
+def quick_record(model):
+    """The record of a quick grid, and its problems."""
+    loaded = Loaded(model, "small", random_init=True)
+    record, problems = grid.grid_record(loaded, seed=0, quick=True, console=Console(quiet=True), command="probe")
+    return record.as_dict(), problems
+
+
 @pytest.fixture(scope="module")
 def quick():
-    loaded = Loaded(small_model(), "small", random_init=True)
-    return grid.grid_record(loaded, seed=0, quick=True, console=Console(quiet=True))
+    return quick_record(small_model())
 
 
 def test_every_case_is_as_recorded(quick):
@@ -35,8 +41,8 @@ def test_every_case_is_as_recorded(quick):
 
 def test_the_record_holds_what_it_must():
     record = json.loads(RECORD.read_text())
-    assert record["environment"]["device"] == "cpu"
-    assert record["environment"]["boson-multimodal"] == "0.1.1"
+    assert record["provenance"]["device"] == "cpu"
+    assert record["provenance"]["boson-multimodal"] == "0.1.1"
     cases = record["cases"].values()
     assert {case["case"]["batch_size"] for case in cases} == {1, 2, 3}
     assert {case["case"]["references"] for case in cases} == {case["case"]["targets"] for case in cases} == {0, 1, 2, 3}
@@ -57,8 +63,7 @@ def test_an_expansion_that_is_off_by_one_is_a_problem(monkeypatch):
 
     monkeypatch.setattr(type(model), "forward", shorter)
     monkeypatch.setattr(grid, "default_grid", lambda: iter([grid.Case(2, 3, 1, 1, labels=True)] * 4))
-    loaded = Loaded(model, "small", random_init=True)
-    _, problems = grid.grid_record(loaded, seed=0, quick=True, console=Console(quiet=True))
+    _, problems = quick_record(model)
     assert len(problems) == 1
     assert "b2-t3-r1-a1-labels" in problems[0]
 
@@ -74,8 +79,7 @@ def test_the_command_writes_the_record_whole(tmp_path, capsys):
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
 def test_the_grid_on_an_accelerator_equals_the_recorded_one():
-    loaded = Loaded(small_model().cuda(), "small", random_init=True)
-    record, problems = grid.grid_record(loaded, seed=0, quick=True, console=Console(quiet=True))
+    record, problems = quick_record(small_model().cuda())
     assert problems == []
     recorded = json.loads(RECORD.read_text())["cases"]
     for name, case in record["cases"].items():

@@ -31,6 +31,8 @@ CHECKS = [
     "pairing-audio",
     "coverage",
     "labels-received",
+    "causality",
+    "decode",
 ]
 
 

@@ -1,0 +1,187 @@
+"""The report as one HTML file that needs no network: what was found, a picture of it, and every row to look at.
+
+All text from data is escaped, and a content security policy lets nothing run but the page's own script.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from html import escape
+from importlib.resources import files
+from string import Template
+from urllib.parse import quote
+
+from alignment.findings import Example, Finding
+
+from .columns import columns
+from .cuts import cuts_table
+from .histogram import streams_table
+from .model import Report
+from .picture import STYLE, picture
+
+__all__ = ["render"]
+
+MARKS = {"pass": "✓", "fail": "✗", "skip": "-", "error": "!"}
+
+
+def render(report: Report) -> str:
+    """The page."""
+    rows = report.rows()
+    total = sum(int(entry.get("rows", 0)) for entry in report.streams.values())
+    style, script = _asset("page.css"), _asset("page.js")
+    sections = [
+        _error(report),
+        _figure(picture(rows, report.findings, report.token_name)),
+        _findings(report),
+        _checks(report),
+        streams_table(report.streams),
+        cuts_table(getattr(report, "causality", None) or {}),
+        _notes(report),
+    ]
+    return Template(_asset("page.html")).substitute(
+        title=escape(f"{report.verdict.upper()} · {_model(report)} · loss-align"),
+        script_hash=_hash(script),
+        style_hashes=f"{_hash(style)} {_hash(STYLE)}",
+        style=style,
+        script=script,
+        model=escape(_model(report)),
+        verdict=report.verdict,
+        verdict_word=report.verdict.upper(),
+        summary=_summary(report),
+        sections="\n".join(section for section in sections if section),
+        rows=_asset("rows.html") if rows else "",
+        run=_run(report),
+        data=columns(rows, total, report.findings, report.token_name),
+    )
+
+
+def _asset(name: str) -> str:
+    return files(__package__).joinpath("assets", name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    """``text`` as a source of a content security policy."""
+    return f"'sha256-{_base64(hashlib.sha256(text.encode()).digest())}'"
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _model(report: Report) -> str:
+    return str(report.environment.get("model") or "no report")
+
+
+def _summary(report: Report) -> str:
+    if report.error:
+        return f"exit code {report.exit_code}"
+    errors = sum(f.is_error for f in report.findings)
+    counts = ((errors, "error"), (len(report.findings) - errors, "warning"))
+    return ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for count, what in counts)
+
+
+def _section(name: str, title: str, body: str) -> str:
+    return f'<section aria-labelledby="{name}"><h2 id="{name}">{title}</h2>\n{body}\n</section>'
+
+
+def _error(report: Report) -> str:
+    if not report.error:
+        return ""
+    return f'<section class="card"><h2>No report could be made</h2><p>{escape(report.error)}</p></section>'
+
+
+def _figure(drawn: str) -> str:
+    if not drawn:
+        return ""
+    saved = f"data:image/svg+xml;base64,{_base64(drawn.encode())}"
+    return (
+        f'<figure><div class="frame" role="group" tabindex="0" aria-label="a stretch of rows">\n{drawn}</div>\n'
+        "<figcaption>Each logit, and the token it is trained on. "
+        f'<a download="loss-alignment.svg" href="{saved}">Save this picture</a></figcaption></figure>'
+    )
+
+
+def _findings(report: Report) -> str:
+    if report.error:
+        return ""
+    told = "\n".join(_finding(found) for found in report.findings) or '<p class="muted">None.</p>'
+    return _section("findings", "Findings", told)
+
+
+def _finding(found: Finding) -> str:
+    tone = "fail" if found.is_error else "warning"
+    head = f"{found.code} {found.name}"
+    where = f"{found.severity} on {found.stream}, {found.basis}"
+    examples = "".join(f"<li>{_example(example)}</li>" for example in found.examples)
+    return (
+        f'<article class="card finding {tone}"><h3>{escape(head)} <small>{escape(where)}</small></h3>'
+        f'<p>{_prose(found.message)}</p><p class="fix">Fix: {_prose(found.fix)}</p>'
+        f"{f'<ul>{examples}</ul>' if examples else ''}</article>"
+    )
+
+
+def _example(example: Example) -> str:
+    """A row that a finding names, as a link to it."""
+    place = quote(f"row/{example.stream}/{example.sample}/{example.row}")
+    source = f"taken from row {example.source}" if example.source >= 0 else "not among the inputs"
+    trained = f"trained on {example.target} ({source})" if example.target >= 0 else "not trained"
+    expected = f"expected {example.expected}" if example.expected >= 0 else "nothing expected"
+    row = f"{example.stream} sample {example.sample} row {example.row}"
+    return f'<a href="#{place}">{escape(row)}</a>: {trained}, {expected}'
+
+
+def _prose(text: str) -> str:
+    """Escaped, what stands between backticks as code."""
+    pieces = escape(text).split("`")
+    if len(pieces) % 2 == 0:
+        return escape(text)
+    return "".join(f"<code>{piece}</code>" if index % 2 else piece for index, piece in enumerate(pieces))
+
+
+def _checks(report: Report) -> str:
+    if not report.checks:
+        return ""
+    lines = "\n".join(
+        f'<li class="{check.status}"><span class="mark" role="img" aria-label="{check.status}">{MARKS[check.status]}'
+        f'</span> <span class="id">{escape(check.id)}</span> '
+        f"<span>{_prose(check.detail)}<small>{escape(check.title)}</small></span></li>"
+        for check in report.checks
+    )
+    return _section("checks", "Checklist", f'<ul class="card checks">{lines}</ul>')
+
+
+def _notes(report: Report) -> str:
+    if not report.notes:
+        return ""
+    lines = "".join(f"<li>{_prose(note)}</li>" for note in report.notes)
+    return _section("notes", "Notes", f'<ul class="muted">{lines}</ul>')
+
+
+def _run(report: Report) -> str:
+    """Environment, decisions, shapes and losses: what a bug report needs."""
+    lines = list(_facts(report))
+    if not lines:
+        return ""
+    body = "".join(f"<tr><th scope='row'>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in lines)
+    table = f'<div class="scroll"><table>{body}</table></div>'
+    return f'<details class="run"><summary>About this run</summary>{table}</details>'
+
+
+def _facts(report: Report) -> Iterator[tuple[str, str]]:
+    for key, value in report.environment.items():
+        if value not in (None, ""):
+            yield key, value if isinstance(value, str) else json.dumps(value)
+    for kind, decision in report.decision.items():
+        if decision:
+            yield f"{kind} decision", ", ".join(f"{key} {value}" for key, value in decision.items())
+    for kind, shape in report.shapes.items():
+        yield kind, _listed(shape)
+    for kind, loss in report.losses.items():
+        yield f"{kind} loss", f"{loss:.6g}"
+
+
+def _listed(shape: Sequence[int]) -> str:
+    return ", ".join(str(size) for size in shape)

@@ -1,0 +1,96 @@
+"""The report as JUnit XML: a test case per check, findings as failures, the environment as properties."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from xml.etree import ElementTree as ET
+
+from alignment.findings import Finding
+
+from .model import Check, Report, told_example
+
+__all__ = ["render"]
+
+#: Characters that XML 1.0 cannot hold, not even as references.
+FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+SUITE = "loss-align"
+
+
+def render(report: Report) -> str:
+    """The document: one suite, with a case for every check and for every finding that no check names."""
+    suite = ET.Element("testsuite", name=SUITE)
+    _properties(suite, report)
+    for check in report.checks:
+        _check(suite, check, [f for f in report.findings if _fails(f, check)])
+    for found in report.findings:
+        if not any(_fails(found, check) for check in report.checks):
+            _finding(suite, found)
+    if report.error:
+        _problem(_case(suite, "run"), "error", "error", report.error, report.error)
+    if report.notes:
+        ET.SubElement(suite, "system-out").text = _xml("\n".join(report.notes))
+    _count(suite)
+    root = ET.Element("testsuites", {key: suite.attrib[key] for key in ("name", "tests", "failures", "errors")})
+    root.append(suite)
+    ET.indent(root)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(root, encoding="unicode")}\n'
+
+
+def _properties(suite: ET.Element, report: Report) -> None:
+    """The environment and the verdict; JUnit takes no empty list of properties."""
+    properties = ET.SubElement(suite, "properties")
+    for name, value in {"verdict": report.verdict, **report.environment}.items():
+        ET.SubElement(properties, "property", name=_xml(str(name)), value=_xml(str(value)))
+
+
+def _fails(found: Finding, check: Check) -> bool:
+    """Whether a failed check names the finding."""
+    return check.status == "fail" and f"{found.code} {found.name} on {found.stream}" in check.detail
+
+
+def _check(suite: ET.Element, check: Check, findings: Sequence[Finding]) -> None:
+    case = _case(suite, check.id)
+    if check.status == "skip":
+        ET.SubElement(case, "skipped", message=_xml(check.detail))
+    elif check.status == "error":
+        _problem(case, "error", "error", check.detail, check.title)
+    elif check.status == "fail":
+        code = re.search(r"LA\d{3}", check.detail)
+        kind = code.group() if code else "check"
+        _problem(case, "failure", kind, check.detail, "\n\n".join([check.title, *map(_told, findings)]))
+    else:
+        ET.SubElement(case, "system-out").text = _xml(f"{check.title}: {check.detail}")
+
+
+def _finding(suite: ET.Element, found: Finding) -> None:
+    """A finding that no check names; a warning fails nothing."""
+    case = _case(suite, f"{found.code} {found.name} [{found.stream}]")
+    if found.is_error:
+        _problem(case, "failure", found.code, found.message, _told(found))
+    else:
+        ET.SubElement(case, "system-out").text = _xml(f"warning: {_told(found)}")
+
+
+def _told(found: Finding) -> str:
+    rows = map(told_example, found.examples)
+    return "\n".join([f"{found.code} {found.name} on {found.stream}: {found.message}", *rows, f"fix: {found.fix}"])
+
+
+def _case(suite: ET.Element, name: str) -> ET.Element:
+    return ET.SubElement(suite, "testcase", classname=SUITE, name=_xml(name))
+
+
+def _problem(case: ET.Element, tag: str, kind: str, message: str, text: str) -> None:
+    ET.SubElement(case, tag, message=_xml(message), type=kind).text = _xml(text)
+
+
+def _count(suite: ET.Element) -> None:
+    cases = suite.findall("testcase")
+    suite.set("tests", str(len(cases)))
+    for attribute, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
+        suite.set(attribute, str(sum(case.find(tag) is not None for case in cases)))
+
+
+def _xml(text: str) -> str:
+    return FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", text)

@@ -1,0 +1,75 @@
+"""The report as Markdown, for the summary of a CI job. Text from data is escaped: it is shown, never interpreted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from html import escape
+from typing import Any
+
+from alignment.findings import Finding
+
+from .model import Check, Report, told_example, told_offset
+from .terminal import grouped
+
+__all__ = ["render"]
+
+MARKS = {"pass": "✅", "fail": "❌", "skip": "⏭️", "error": "⚠️"}
+#: What means something to Markdown, or makes a link. ``<``, ``>`` and ``&`` are written as HTML writes them.
+PUNCTUATION = re.compile(r"([\\`*_\[\]#|~^$:@!]|^[-+=]|(?<=www)\.)", re.IGNORECASE)
+COLUMNS = ("rows", "expected", "supervised", "missing", "unexpected")
+
+
+def render(report: Report) -> str:
+    """The whole summary: verdict, checklist, findings, streams, environment."""
+    model = report.environment.get("model")
+    title = f"## {MARKS[report.verdict]} loss-align: {report.verdict}" + (f" · {shown(model)}" if model else "")
+    parts = [
+        title,
+        f"{MARKS['error']} {shown(report.error)}" if report.error else "",
+        _table(("", "check", "detail"), map(_check, report.checks)),
+        *map(_finding, report.findings),
+        _table(("stream", *COLUMNS, "offsets", "weights"), _streams(report.streams)),
+        "\n".join(f"- {shown(note)}" for note in report.notes),
+        _environment(report.environment),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def shown(value: Any) -> str:
+    """Any value as one line of text that Markdown and HTML leave as it is."""
+    line = " ".join("".join(char if char.isprintable() else " " for char in str(value)).split())
+    return PUNCTUATION.sub(r"\\\1", escape(line, quote=False))
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}", *lines]) if lines else ""
+
+
+def _check(check: Check) -> tuple[str, ...]:
+    reason = f"{check.status}: {check.detail}" if check.status in ("skip", "error") else check.detail
+    return MARKS[check.status], shown(check.id), shown(reason)
+
+
+def _finding(found: Finding) -> str:
+    lines = [
+        f"### {found.code} {shown(found.name)} on {shown(found.stream)} ({found.severity})",
+        shown(found.message),
+        "\n".join(f"- {shown(told_example(example))}" for example in found.examples),
+        f"**Fix:** {shown(found.fix)}",
+    ]
+    return "\n\n".join(line for line in lines if line)
+
+
+def _streams(streams: dict[str, dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+    for name, entry in grouped(streams):
+        offsets = ", ".join(told_offset(key, count) for key, count in entry.get("offsets", {}).items())
+        numbers = (str(entry.get(key, "?")) for key in COLUMNS)
+        weights = f"{entry['weight_sum']:.4g}" if "weight_sum" in entry else "?"
+        yield shown(name), *numbers, shown(offsets), weights
+
+
+def _environment(environment: dict[str, Any]) -> str:
+    told = ", ".join(f"{shown(key)} {shown(value)}" for key, value in environment.items() if value not in ("", None))
+    return f"<details><summary>environment</summary>\n\n{told}\n\n</details>" if told else ""
