@@ -88,7 +88,7 @@ def _tokenizer(checkpoint: str | None) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(checkpoint)
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError):  # KeyError: a configuration that names no tokenizer of its own
         return None  # a folder with weights alone: the byte-level tokenizer stands in, and a note says so
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from alignment import Finding
 from alignment.findings import finding
 
-from .forward import forward
+from .forward import Outputs, forward
 from .models import Adapter, Batch
 from .models.adapter import Layout
 from .perturbation import SAME_ORDER, Movement, perturbed, row_changes, stream_logits
@@ -73,11 +73,16 @@ class Causality:
         return {"runs": [asdict(run) for run in self.runs], "cuts": [asdict(cut) for cut in self.cuts]}
 
 
-def causality(model: nn.Module, adapter: Adapter, batch: Batch, seen: Witness, seed: int) -> Causality:
-    """Cut inside every kind of stretch and at every kind of border, and see which rows move."""
+def causality(
+    model: nn.Module, adapter: Adapter, batch: Batch, seen: Witness, seed: int, base: Outputs | None = None
+) -> Causality:
+    """Cut inside every kind of stretch and at every kind of border, and see which rows move.
+
+    ``base`` is what a forward of the batch gave, where one has been run.
+    """
     view = seen.view
     layout = adapter.layout(model, batch, view)
-    base = forward(model, adapter, batch)
+    base = base or forward(model, adapter, batch)
     logits = stream_logits(base, len(view.streams))
     if [len(rows) for rows in logits] != [len(stream) for stream in view.streams]:
         return Causality(problem="the model gives another number of logits than the batch has positions")

@@ -11,7 +11,7 @@ from alignment.findings import finding
 from .forward import forward
 from .models import Adapter, Batch
 from .models.adapter import CannotDecodeError
-from .perturbation import OTHER_ORDER, perturbed
+from .perturbation import OTHER_ORDER, Movement, perturbed
 from .preserve import preserved
 from .report.model import Check
 
@@ -22,8 +22,13 @@ TITLE = "Decoding step by step gives the logits of training"
 STEPS = 96
 
 
-def decode_check(model: nn.Module, adapter: Adapter, batch: Batch) -> tuple[Check, list[Finding]]:
-    """Decode the end of the first sample, and compare each step with the teacher-forced forward."""
+def decode_check(
+    model: nn.Module, adapter: Adapter, batch: Batch, movement: Movement | None = None
+) -> tuple[Check, list[Finding]]:
+    """Decode the end of the first sample, and compare each step with the teacher-forced forward.
+
+    ``movement`` is what rounding does to the logits of the batch, where it has been measured.
+    """
     sample = adapter.split(model, batch)[0]
     worst: dict[str, float] = {}
     wrong: dict[str, list[tuple[int, float]]] = {"text": [], "audio": []}
@@ -36,7 +41,7 @@ def decode_check(model: nn.Module, adapter: Adapter, batch: Batch) -> tuple[Chec
             return Check("decode", TITLE, "skip", f"the first sample alone raises {type(error).__name__}: {error}"), []
         if not bool(torch.isfinite(forced.logits.sum(dtype=torch.float64))):
             return Check("decode", TITLE, "fail", "the logits are not finite"), []
-        movement = perturbed(model, adapter, sample, forced)
+        movement = movement or perturbed(model, adapter, sample, forced)
         try:
             for step in adapter.decode(model, sample, STEPS):
                 teacher = forced.logits[0, step.row] if step.kind == "text" else forced.audio_logits[step.row]

@@ -12,6 +12,7 @@ from alignment import Finding
 from .causality import causality, causality_check
 from .check import Keep, named
 from .decode import decode_check
+from .forward import Outputs
 from .lora import lora_check
 from .models import Adapter, Batch
 from .models.modules import peft_model
@@ -24,6 +25,7 @@ __all__ = ["model_checks"]
 
 def model_checks(
     report: Report,
+    outputs: Outputs,
     model: nn.Module,
     adapter: Adapter,
     batch: Batch,
@@ -45,7 +47,7 @@ def model_checks(
         report.findings += kept
 
     progress("cutting the inputs")
-    told = causality(model, adapter, batch, seen, int(report.environment.get("seed", 0)))
+    told = causality(model, adapter, batch, seen, int(report.environment.get("seed", 0)), outputs)
     padding, found = "", []
     if told.movement is not None:
         padding, found = padding_matters(model, adapter, batch, seen.view, told.movement)
@@ -53,7 +55,7 @@ def model_checks(
     report.notes += told.notes
     join(causality_check(told, padding), [*told.findings, *found])
     progress("decoding step by step")
-    join(*decode_check(model, adapter, batch))
+    join(*decode_check(model, adapter, batch, told.movement))
     if peft_model(model) is not None:
         progress("comparing with the bare model")
         join(*lora_check(model, adapter, batch, loss_fn, seen, options, told.movement, task_types))

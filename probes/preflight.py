@@ -144,7 +144,7 @@ def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> R
         fallback_path(fallback, expands=without.expanded_input_ids is not None),
         training_step(steps, findings),
     ]
-    model_checks(report, model, adapter, batch, loss_fn, seen, options, plan.task_types, plan.keep, progress)
+    model_checks(report, outputs, model, adapter, batch, loss_fn, seen, options, plan.task_types, plan.keep, progress)
     report.checks.sort(key=lambda check: ORDER.index(check.id))
     return report
 

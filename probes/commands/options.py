@@ -24,9 +24,11 @@ __all__ = [
     "add_model_options",
     "add_outputs",
     "add_report_options",
+    "add_trainer_options",
     "codes",
     "dropout",
     "finding_filter",
+    "ignored_flags",
     "pick_device",
     "pick_dtype",
     "positive",
@@ -35,6 +37,8 @@ __all__ = [
     "strict_findings",
 ]
 
+#: Flags of a training command line that mean nothing here (``--grad_accum`` declares no reduction).
+TRAINER_FLAGS = ("--lr", "--epochs", "--grad_accum", "--output_dir")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -76,11 +80,19 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model and batch")
     group.add_argument(
         "--model",
+        "--base_ckpt",
         metavar="NAME_OR_PATH",
         help="a checkpoint (safetensors); default: a small random Higgs model",
     )
-    group.add_argument("--data", metavar="FILE", help="ChatML jsonl for the real data path; default: a barcoded batch")
-    group.add_argument("--batch-size", type=positive, metavar="N", help="samples in the batch (default 2)")
+    group.add_argument(
+        "--data",
+        "--train_manifest",
+        metavar="FILE",
+        help="ChatML jsonl for the real data path; default: a barcoded batch",
+    )
+    group.add_argument(
+        "--batch-size", "--batch_size", type=positive, metavar="N", help="samples in the batch (default 2)"
+    )
     group.add_argument(
         "--length",
         type=positive,
@@ -102,14 +114,36 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def add_lora_options(parser: argparse.ArgumentParser) -> None:
     """--lora-r, --lora-alpha, --lora-dropout, --lora-target."""
     group = parser.add_argument_group("LoRA", "any of these wraps the model in PEFT's LoRA before everything else")
-    group.add_argument("--lora-r", type=positive, metavar="N", help="rank (default 16)")
-    group.add_argument("--lora-alpha", type=positive, metavar="N", help="scale times rank (default 32)")
-    group.add_argument("--lora-dropout", type=dropout, metavar="P", help="of the adapters (default 0)")
+    group.add_argument("--lora-r", "--lora_r", type=positive, metavar="N", help="rank (default 16)")
+    group.add_argument("--lora-alpha", "--lora_alpha", type=positive, metavar="N", help="scale times rank (default 32)")
+    group.add_argument(
+        "--lora-dropout", "--lora_dropout", type=dropout, metavar="P", help="of the adapters (default 0)"
+    )
     group.add_argument(
         "--lora-target",
+        "--lora_target",
         metavar="NAME,...",
         help="layers to adapt, or all-linear; default: the attention projections and the audio feed-forward layers",
     )
+
+
+def add_trainer_options(parser: argparse.ArgumentParser) -> None:
+    """The flags of a training command that change no alignment, so that the command can be checked as it stands."""
+    group = parser.add_argument_group(
+        "a trainer's own flags", "accepted and ignored; accumulation is checked with --grad-accum and --reduction"
+    )
+    for flag in TRAINER_FLAGS:
+        group.add_argument(flag, dest=_dest(flag), metavar="VALUE", help=argparse.SUPPRESS)
+
+
+def ignored_flags(args: argparse.Namespace) -> list[str]:
+    """What the report says of a trainer's flags that were given."""
+    given = [f"{flag} {value}" for flag in TRAINER_FLAGS if (value := getattr(args, _dest(flag))) is not None]
+    return [f"ignored, as they change no alignment: {', '.join(given)}"] if given else []
+
+
+def _dest(flag: str) -> str:
+    return f"trainer_{flag[2:]}"  # --grad-accum is ours
 
 
 def add_loss_options(parser: argparse.ArgumentParser) -> None:

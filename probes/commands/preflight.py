@@ -12,7 +12,9 @@ from .options import (
     add_loss_options,
     add_model_options,
     add_report_options,
+    add_trainer_options,
     finding_filter,
+    ignored_flags,
     pick_device,
     pick_dtype,
     spelled,
@@ -37,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_loss_options(parser)
     add_report_options(parser, "html")
     add_baseline(parser)
+    add_trainer_options(parser)
     parser.add_argument(
         "--floor",
         action="store_true",
@@ -61,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
         plan = make_plan(args)
         plan.keep = keep
         report = _checked(plan, args, progress)
+    report.notes += ignored_flags(args)
     if baseline is not None:
         origin = provenance(plan.adapter.inner(plan.model), report.environment, args.command_line)
         add_comparison(report, baseline, record_of_report(report, origin), keep)

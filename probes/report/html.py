@@ -38,7 +38,7 @@ def render(report: Report) -> str:
         _findings(report),
         _checks(report),
         streams_table(report.streams),
-        cuts_table(getattr(report, "causality", None) or {}),
+        cuts_table(report.causality),
         _notes(report),
     ]
     return Template(_asset("page.html")).substitute(

@@ -172,6 +172,21 @@ def test_ignored_findings_are_skipped_not_passed(run):
     assert statuses(report)["pairing-text"] == "skip"
 
 
+def test_the_command_line_of_the_seed_document(run, tmp_path):
+    small_model(hidden=16, layers=1).save_pretrained(tmp_path / "base")
+    code, report = run(
+        *("--train_manifest", str(CHATML / "speech.jsonl"), "--output_dir", str(tmp_path / "output")),
+        *("--base_ckpt", str(tmp_path / "base"), "--batch_size", "2", "--lr", "2e-4", "--epochs", "2"),
+        *("--grad_accum", "8", "--lora_r", "16", "--lora_alpha", "32", "--lora_dropout", "0.05"),
+        quick=False,
+    )
+    assert code == 0
+    assert {c["id"]: c["status"] for c in report["checks"]}["peft"] == "pass"
+    ignored = "--lr 2e-4, --epochs 2, --grad_accum 8, --output_dir "
+    assert any(note.startswith(f"ignored, as they change no alignment: {ignored}") for note in report["notes"])
+    assert not (tmp_path / "output").exists()
+
+
 def test_strict_makes_warnings_errors(run):
     assert run("--labels", "pre-shifted", "--strict")[0] == 1
     assert run("--labels", "pre-shifted", "--strict", "missing-target")[0] == 1
