@@ -16,7 +16,7 @@ from .errors import UsageError
 from .memory import check_memory
 from .models import Adapter, Batch
 from .models.higgs import HiggsAdapter
-from .plain_batch import barcoded_text
+from .plain_batch import barcoded_text, vocabulary_size
 
 __all__ = ["Source", "load_batch", "to_device"]
 
@@ -49,8 +49,7 @@ def load_batch(adapter: Adapter, model: nn.Module, args: argparse.Namespace) -> 
         if args.data is not None:
             raise UsageError("--data reads ChatML for the Higgs model; other models take a barcoded batch")
         size, length = args.batch_size or DEFAULT_SIZE, args.length or PLAIN_LENGTH
-        vocab = adapter.view(model, {"input_ids": torch.zeros((1, 2), dtype=torch.long, device=device)})
-        check_memory(size * length, size * length * vocab.streams[0].vocab, device)
+        check_memory(size * length, size * length * vocabulary_size(adapter, model), device)
         source = Source(barcoded_text(adapter, model, size, length, args.seed, args.labels))
     source.batch = to_device(source.batch, device)
     streams = adapter.view(model, source.batch).streams

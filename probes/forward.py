@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +28,7 @@ class Outputs:
 
 def forward(model: nn.Module, adapter: Adapter, batch: Batch, *, labels: bool = True) -> Outputs:
     """Run the model on a batch without gradients, with or without its labels."""
-    withheld = () if labels else adapter.label_keys
-    kwargs: dict[str, Any] = {key: value for key, value in batch.items() if key not in withheld}
+    kwargs = dict(batch) if labels else adapter.without_labels(model, batch)
     with preserved(model), torch.no_grad():
         out = model(**kwargs)
     return Outputs(**{name: getattr(out, name, None) for name in Outputs.__dataclass_fields__})

@@ -11,7 +11,7 @@ from .batches import LabelsAs, hand_labels
 from .errors import UsageError
 from .models import Adapter, Batch, View
 
-__all__ = ["barcoded_text", "ordinary_ids"]
+__all__ = ["barcoded_text", "ordinary_ids", "vocabulary_size"]
 
 SHORTEST = 8
 
@@ -46,8 +46,14 @@ def barcoded_text(
 
 def ordinary_ids(adapter: Adapter, model: nn.Module) -> Tensor:
     """(n,) the ids that mean nothing special to a text model."""
-    one = torch.zeros((1, 2), dtype=torch.long, device=next(model.parameters()).device)
-    seen = adapter.view(model, {"input_ids": one, "labels": one, "attention_mask": torch.ones_like(one)})
-    stream: Stream = text_stream(one, seen.streams[0].vocab)
+    stream: Stream = text_stream(torch.zeros((1, 2), dtype=torch.long), vocabulary_size(adapter, model))
     nothing: tuple[Tensor | None, ...] = (None,)
     return adapter.usable_ids(model, View((stream,), nothing, nothing)).cpu()
+
+
+def vocabulary_size(adapter: Adapter, model: nn.Module) -> int:
+    """How many ids the head of a text model scores."""
+    one = torch.zeros((1, 2), dtype=torch.long, device=next(model.parameters()).device)
+    # labels too: of an encoder-decoder model they are what the head reads
+    seen = adapter.view(model, {"input_ids": one, "labels": one, "attention_mask": torch.ones_like(one)})
+    return seen.streams[0].vocab

@@ -20,6 +20,7 @@ from .forward import forward, shapes_of
 from .model_checks import model_checks
 from .models import Adapter, Batch
 from .models.higgs import SPECIAL_IDS, HiggsAdapter
+from .preserve import preserved
 from .reduction import Reduction, check_reduction, counted_loss, settled
 from .report.model import Report
 from .training import Steps, take_steps
@@ -168,7 +169,9 @@ def _steps(plan: Plan, seen: Witness, loss_fn: LossFunction, engine: Engine) -> 
         return f"the engine cannot judge it: {engine.problem}"
 
     def judge() -> dict[str, float]:
-        out = forward(plan.model, plan.adapter, plan.batch)
+        with preserved(plan.model):
+            plan.model.eval()  # three steps move a loss by less than dropout does
+            out = forward(plan.model, plan.adapter, plan.batch)
         return Engine.run(plan.model, plan.adapter, out, plan.batch, seen.view, seen.expected).losses()
 
     withhold = plan.adapter.label_keys if plan.labels == "none" else ()

@@ -127,6 +127,10 @@ class Adapter(Protocol):
         """Ids that any head may see as an ordinary token."""
         ...
 
+    def without_labels(self, model: nn.Module, batch: Batch) -> Batch:
+        """The batch for a forward that is given no labels."""
+        ...
+
     def split(self, model: nn.Module, batch: Batch) -> list[Batch]:
         """One batch per sample."""
         ...

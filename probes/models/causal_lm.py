@@ -200,6 +200,11 @@ class CausalLMAdapter(TextRuns):
         free[[number for number in special_ids(inner) if 0 <= number < limit]] = False
         return torch.nonzero(free).reshape(-1)
 
+    def without_labels(self, model: nn.Module, batch: Batch) -> Batch:
+        """The batch without labels; a decoder that would be given them shifted is given those ids."""
+        rest = {key: value for key, value in batch.items() if key not in self.label_keys}
+        return {**rest, "decoder_input_ids": self._ids(self.inner(model), batch)} if self._encoder_decoder else rest
+
     def split(self, model: nn.Module, batch: Batch) -> list[Batch]:
         """One batch per sample: whatever has one entry per sample is indexed, the rest is kept whole."""
         size = self._ids(self.inner(model), batch).shape[0]

@@ -281,6 +281,10 @@ class HiggsAdapter(HiggsRuns):
                 out["label_audio_ids"] = torch.cat([_follow(*(row[None] for row in book), foreign) for book in books])
         return out
 
+    def without_labels(self, model: nn.Module, batch: Batch) -> Batch:
+        """The batch without ``label_ids``; the model is never given audio labels for a loss."""
+        return {key: value for key, value in batch.items() if key not in self.label_keys}
+
     def split(self, model: nn.Module, batch: Batch) -> list[Batch]:
         """One batch per sample, audios with the sample whose placeholders they fill."""
         config = self.inner(model).config
