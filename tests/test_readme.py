@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from alignment import RULES, __version__
+from loss_align import main
 from probes.cli import build_parser
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +63,11 @@ def test_architecture_names_every_module(package):
 
 def test_codes_that_readme_names_exist():
     assert set(re.findall(r"LA\d{3}", README)) <= set(RULES)
+
+
+def test_the_catalogue_is_the_one_of_the_command(capsys):
+    assert main(["rules", "--markdown"]) == 0
+    assert capsys.readouterr().out in README, "paste the output of: loss-align rules --markdown"
 
 
 def test_the_version_stands_in_one_place_more_only():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from alignment.rules import RULES, Rule, lookup
 
@@ -14,10 +15,14 @@ DESCRIPTION = "The finding catalogue. With a code or name: all about that findin
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The optional code."""
     parser.add_argument("code", nargs="?", metavar="CODE", help="a code (LA102) or a name (copy-objective)")
+    parser.add_argument("--markdown", action="store_true", help="the catalogue as a Markdown table, as in README.md")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the catalogue, or one entry of it."""
+    if args.markdown:
+        print(markdown([lookup(args.code)] if args.code else list(RULES.values())))
+        return 0
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=False)
@@ -26,6 +31,13 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print_one(console, lookup(args.code))
     return 0
+
+
+def markdown(rules: Sequence[Rule]) -> str:
+    """A table of rules: code, name, severity and what it is."""
+    rows = [(rule.code, rule.name, rule.severity, rule.summary.replace("|", "\\|")) for rule in rules]
+    lines = [("code", "name", "severity", "what"), ("---",) * 4, *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _print_all(console: object) -> None:
