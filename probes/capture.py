@@ -8,8 +8,6 @@ at their input as well.
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -24,6 +22,7 @@ from alignment import InputError
 from alignment.recovery import Reading, Values, leaf, read, silent_reading
 
 from .errors import UsageError
+from .forward_patch import ForwardPatch, bound_arguments
 from .hidden import hidden_leaf, lent_tables, read_books
 from .models.adapter import Adapter, Head
 from .rows import match_rows
@@ -83,30 +82,6 @@ class HeadCall:
         return read_books(grad.reshape(-1, width)[at], self.leaf.detach().reshape(-1, width)[at], self.head)
 
 
-class _ForwardPatch:
-    """Stand around a module's forward: unlike a hook it is met also by those who call ``module.forward``.
-
-    PEFT did so until 0.13, and so do trainers.
-    """
-
-    def __init__(self, module: nn.Module, around: Callable[..., Any]) -> None:
-        self.module, self.own = module, module.__dict__.get("forward")  # accelerate puts one on the instance
-        forward = module.forward
-
-        @functools.wraps(forward)
-        def patched(*args: Any, **kwargs: Any) -> Any:
-            return around(forward, module, args, kwargs)
-
-        module.forward = patched
-
-    def remove(self) -> None:
-        """Put the module's own forward back."""
-        if self.own is None:
-            del self.module.forward
-        else:
-            self.module.forward = self.own
-
-
 @dataclass
 class Capture:
     """Hooks on a model's heads for the length of a ``with`` block.
@@ -132,7 +107,7 @@ class Capture:
     calls: list[HeadCall] = field(default_factory=list)
     outer_labels: set[str] = field(default_factory=set)
     inner_labels: set[str] = field(default_factory=set)
-    _handles: list[RemovableHandle | _ForwardPatch] = field(default_factory=list)
+    _handles: list[RemovableHandle | ForwardPatch] = field(default_factory=list)
     _lent: ExitStack = field(default_factory=ExitStack)
     _stand_in: Tensor | None = None
     _suspended: bool = False
@@ -146,7 +121,7 @@ class Capture:
         if inner is not self.model:
             add(self.model.register_forward_pre_hook(self._enter_outer, with_kwargs=True))
             add(self.model.register_forward_hook(self._resume, always_call=True))
-        add(_ForwardPatch(inner, self._around_inner))
+        add(ForwardPatch(inner, self._around_inner))
         if body is not None:
             add(body.register_forward_pre_hook(self._enter_body, with_kwargs=True))
             add(body.register_forward_hook(self._leave_body, always_call=True))
@@ -177,7 +152,7 @@ class Capture:
     ) -> Any:
         changed = {key: value for key, value in kwargs.items() if key not in self.withhold}
         # ids and masks as they were: the loss may edit its batch afterwards
-        given = _bound(module, args, changed)
+        given = bound_arguments(module, args, changed)
         seen = Forward({key: _kept(value) for key, value in given.items()})
         self.inner_labels |= self._given(seen.received, self.adapter.label_keys)
         self.forwards.append(seen)
@@ -193,7 +168,7 @@ class Capture:
 
     def _enter_body(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self._inside:  # the trainer calls the body itself, below every hooked forward
-            self.forwards.append(Forward(_bound(module, args, kwargs)))
+            self.forwards.append(Forward(bound_arguments(module, args, kwargs)))
             self._suspend()
 
     def _suspend(self) -> None:
@@ -318,23 +293,6 @@ def _is_checkpointed(loss: Tensor) -> bool:
 
 def _kept(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) and not value.is_floating_point() else value
-
-
-def _bound(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Positional and keyword arguments of a forward, by name, those of a ``**kwargs`` parameter included.
-
-    The class's own signature counts: accelerate and others put a ``forward(*args, **kwargs)`` on the instance.
-    """
-    try:
-        signature = inspect.signature(type(module).forward)
-        arguments = dict(signature.bind_partial(None, *args, **kwargs).arguments)
-    except TypeError:
-        return dict(kwargs)
-    arguments.pop(next(iter(signature.parameters)))  # self
-    for name, parameter in signature.parameters.items():
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            arguments.update(arguments.pop(name, {}))
-    return arguments
 
 
 def _replace_first(output: Any, tensor: Tensor) -> Any:
