@@ -29,6 +29,7 @@ FOLDER = "loss_alignment_baselines"
 UPDATES = ("create", "fix", "trim", "all")
 #: The property that tells the reporting process, and the JUnit file, which baseline a test used.
 USED = "loss_alignment_baseline"
+WRITTEN = "loss_alignment_written"
 WIDTH = 100
 
 
@@ -53,7 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("align_update") and os.environ.get("CI", "").lower() not in ("", "0", "false"):
         raise pytest.UsageError("--align-update writes baselines, which CI never does: run it locally and commit them")
     if not hasattr(config, "workerinput"):  # one process reports: not the workers of pytest-xdist
-        config.pluginmanager.register(_Unused(config), "loss-alignment-unused")
+        config.pluginmanager.register(_Baselines(config), "loss-alignment-baselines")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -80,6 +81,7 @@ class LossAlignment:
 
     node: pytest.Item
     update: str | None
+    used: list[Path] = field(default_factory=list)
 
     def check(self, model: Any, batch: Mapping[str, Any], loss_fn: Callable[..., Any], **options: Any) -> Report:
         """Check the loss, and fail the test with the report unless it passes.
@@ -109,47 +111,76 @@ class LossAlignment:
         What the baseline knows of is not reported again; ``check`` reports it. ``name`` tells several baselines
         of one test apart.
         """
-        from probes.baseline import add_comparison
+        report = self._report(model, batch, loss_fn, options)
+        path = self._path(name)
+        if path in self.used:
+            pytest.fail(f"two calls share the baseline {path}: tell them apart with name=...", pytrace=False)
+        self.used.append(path)
+        self._tell(USED, path)
+        if any(one.code == "LA501" for one in report.findings):
+            _fail(report)  # nothing can be held against a loss that is no number
+        problem = _told(lambda: self._compared(report, model, path))
+        if problem:
+            pytest.fail(problem, pytrace=False)
+        return report
+
+    def _compared(self, report: Report, model: Any, path: Path) -> None:
+        """Hold the report against its baseline, or write that.
+
+        Raises:
+            UsageError: no baseline, or one that cannot be read or written.
+        """
+        from probes.baseline import add_comparison, read_baseline
         from probes.errors import UsageError
         from probes.provenance import provenance
-        from probes.record import read_record, record_of_report, write_record
+        from probes.record import record_of_report
 
-        report = self._report(model, batch, loss_fn, options)
-        path, command = self._path(name), f"pytest {self.node.nodeid!r} --align-update"
-        self.node.user_properties.append((USED, os.path.relpath(path, self.node.config.rootpath)))
+        command = f"pytest {self.node.nodeid!r} --align-update"
         new = record_of_report(report, provenance(model, report.environment, f"{command}=create"))
-        if not path.exists() and self.update not in ("create", "all"):
-            pytest.fail(f"no baseline {path}: create it with: {command}=create", pytrace=False)
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_record(str(path), new)
-            return report
+        if not path.exists() and self.update in ("create", "all"):
+            self._write(path, new)
+            return
         try:
-            old = read_record(str(path))
-        except UsageError as error:
-            pytest.fail(f"{error}; write it again with: {command}=fix", pytrace=False)
+            old = read_baseline(str(path), "preflight", f"{command}={'fix' if path.exists() else 'create'}")
+            different = _differs(old, new)
+        except UsageError:
+            if not path.exists() or self.update not in ("fix", "all"):
+                raise
+            different = True  # it cannot be read: written anew
         if self.update in ("fix", "all"):
-            if _differs(old, new):
-                write_record(str(path), new)
-            return report
+            if different:
+                self._write(path, new)
+            return
         known = len(report.findings)
         add_comparison(report, old, new, lambda _: True)
         if len(report.findings) > known:
             report.notes.append(f"if this change is meant: {command}=fix")
             _fail(report)
-        return report
+
+    def _write(self, path: Path, record: Record) -> None:
+        from probes.errors import UsageError
+        from probes.record import write_record
+
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"cannot create {path.parent}: {error.strerror or error}") from error
+        write_record(str(path), record)
+        self._tell(WRITTEN, path)
+
+    def _tell(self, key: str, path: Path) -> None:
+        self.node.user_properties.append((key, os.path.relpath(path, self.node.config.rootpath)))
 
     def _report(
         self, model: Any, batch: Mapping[str, Any], loss_fn: Callable[..., Any], options: Mapping[str, Any]
     ) -> Report:
-        from alignment.errors import InputError
         from probes import check_loss
-        from probes.errors import CannotRunError, UsageError
 
-        try:
-            report = check_loss(model, batch, loss_fn, **options)
-        except (UsageError, InputError, CannotRunError) as error:
-            pytest.fail(f"loss-alignment: {error}", pytrace=False)
+        found: list[Report] = []
+        problem = _told(lambda: found.append(check_loss(model, batch, loss_fn, **options)))
+        if problem:
+            pytest.fail(f"loss-alignment: {problem}", pytrace=False)
+        report = found[0]
         codes = ",".join(sorted({one.code for one in report.findings}))
         self.node.user_properties += [
             ("loss_alignment_verdict", report.verdict),
@@ -158,7 +189,8 @@ class LossAlignment:
         return report
 
     def _path(self, name: str) -> Path:
-        test = "--".join(part for part in (self.node.name, name) if part)
+        inside = self.node.nodeid.partition("::")[2].replace("::", ".")  # its class too
+        test = "--".join(part for part in (inside, name) if part)
         return _folder(self.node.path) / f"{_file_name(test)}.json"
 
 
@@ -169,6 +201,18 @@ def _folder(module: Path) -> Path:
 def _file_name(test: str) -> str:
     """A test's name as a file's: what files cannot be called is written as its code."""
     return re.sub(r"[^\w.\[\]=,-]", lambda found: f"%{ord(found.group()):02x}", test)
+
+
+def _told(work: Callable[[], None]) -> str:
+    """Why the work could not be done, in one sentence; empty if it could."""
+    from alignment.errors import InputError
+    from probes.errors import CannotRunError, UsageError
+
+    try:
+        work()
+    except (UsageError, InputError, CannotRunError) as error:
+        return str(error)
+    return ""
 
 
 def _differs(old: Record, new: Record) -> bool:
@@ -190,18 +234,26 @@ def _fail(report: Report) -> None:
 
 
 @dataclass
-class _Unused:
-    """Reports, and on ``--align-update=trim`` removes, baselines that no test uses any longer."""
+class _Baselines:
+    """Names the baselines that were written, and reports, or on ``trim`` removes, those that no test uses."""
 
     config: pytest.Config
     used: set[Path] = field(default_factory=set)
+    written: list[Path] = field(default_factory=list)
     ran: set[Path] = field(default_factory=set)
     unsure: set[Path] = field(default_factory=set)
+    part: bool = False
+
+    def pytest_deselected(self) -> None:
+        """Note that the session runs a part of the tests only."""
+        self.part = True
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note what a test used; called in the process that collects what the workers report."""
         module = self.config.rootpath / report.location[0]
-        self.used |= {self.config.rootpath / str(value) for key, value in report.user_properties if key == USED}
+        paths = [(key, self.config.rootpath / str(value)) for key, value in report.user_properties]
+        self.used |= {path for key, path in paths if key == USED}
+        self.written += [path for key, path in paths if key == WRITTEN and report.when == "call"]
         self.ran.add(module)
         if report.outcome != "passed":
             self.unsure.add(module)  # the test may not have come to its baseline
@@ -209,25 +261,27 @@ class _Unused:
     def unused(self) -> list[Path]:
         """Baselines that nothing used: of modules in which every test ran and passed, and of modules that are gone."""
         option = self.config.option
-        if any("::" in str(arg) for arg in self.config.args) or option.keyword or option.markexpr:
+        chosen = [option.keyword, option.markexpr, option.deselect, getattr(option, "lf", False)]
+        if self.part or any(chosen) or any("::" in str(arg) for arg in self.config.args):
             return []  # a part of the tests says nothing of the others
         folders = {_folder(module) for module in self.ran - self.unsure}
         for every in {_folder(module).parent for module in self.ran}:
             folders |= {gone for gone in every.glob("*") if not (every.parent / f"{gone.name}.py").exists()}
         return sorted({path for folder in folders for path in folder.glob("*.json")} - self.used)
 
-    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Name unused baselines, or remove them."""
-        unused = self.unused()
-        if not unused:
-            return
+    def pytest_terminal_summary(self, terminalreporter: Any, exitstatus: int) -> None:
+        """Name what was written and what is unused, or remove the latter."""
+        unused = self.unused() if exitstatus == pytest.ExitCode.OK else []
+        if unused or self.written:
+            terminalreporter.section("loss alignment")
+        for path in self.written:
+            terminalreporter.line(f"written baseline: {path}")
         trim = self.config.getoption("align_update") in ("trim", "all")
-        terminalreporter.section("loss alignment")
         for path in unused:
             if trim:
                 path.unlink()
                 with contextlib.suppress(OSError):  # others are left in it
                     path.parent.rmdir()
             terminalreporter.line(f"{'removed' if trim else 'unused'} baseline: {path}")
-        if not trim:
+        if unused and not trim:
             terminalreporter.line("no test uses them: remove them with --align-update=trim")

@@ -148,6 +148,8 @@ def _record(path: str, found: dict[str, Any]) -> Record:
     one_of(*CONTENT)(found["kind"], "kind")
     entry, shape = CONTENT[found["kind"]]
     record_of({"provenance": mapping_of(scalar, "versions and devices"), entry: shape})(found, "")
+    if not found[entry]:
+        raise UsageError(f"{path}: {entry}: holds nothing to compare with")
     return Record(found["kind"], found["provenance"], found[entry], path)
 
 

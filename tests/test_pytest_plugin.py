@@ -151,6 +151,59 @@ def test_a_broken_baseline_fails_with_its_reason(project, content, said):
     assert said in " ".join(result.stdout.str().split())
 
 
+def test_a_baseline_that_cannot_be_read_is_written_anew_by_fix(project):
+    project(BASELINED.format("shifted"), "--align-update=create")
+    baseline_of(project).write_text('{"schema": 1, "ki')
+    project(BASELINED.format("shifted"), "--align-update=fix").assert_outcomes(passed=1)
+    project(BASELINED.format("shifted")).assert_outcomes(passed=1)
+
+
+def test_the_record_of_another_kind_is_one_sentence(project):
+    project(BASELINED.format("shifted"), "--align-update=create")
+    case = {"shapes": {"logits": [1, 2, 3]}}
+    record = {"schema": 1, "kind": "probe", "provenance": {}, "cases": {"b1": case}}
+    baseline_of(project).write_text(json.dumps(record))
+    result = project(BASELINED.format("shifted"))
+    assert "is the record of a probe, not of a preflight" in " ".join(result.stdout.str().split())
+    result.stdout.no_fnmatch_line("*direct cause*")
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(project):
+    (project.path / "loss_alignment_baselines").touch()
+    result = project(BASELINED.format("shifted"), "--align-update=create")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*cannot create *"])
+    result.stdout.no_fnmatch_line("*NotADirectoryError*")
+
+
+def test_a_loss_that_is_no_number_has_no_baseline(project):
+    source = BASELINED.format("shifted").replace(
+        "batch, shifted)\n", "batch, lambda m, b: m(**b).loss * float('nan'))\n", 2
+    )
+    project(source, "--align-update=create").assert_outcomes(failed=1)
+    assert not baseline_of(project).exists()
+
+
+def test_tests_of_one_name_in_two_classes_have_two_baselines(project):
+    method = """
+class Test{0}:
+    def test_loss(self, loss_alignment, model, batch, {1}):
+        loss_alignment.check_against_baseline(model, batch, {1})
+"""
+    source = method.format("Right", "shifted") + method.format("Copy", "copied")
+    created = project(source, "--align-update=create")
+    created.assert_outcomes(passed=2)
+    created.stdout.fnmatch_lines(["written baseline: *TestCopy.test_loss.json"])
+    project(source).assert_outcomes(passed=2)
+    project(source.replace("shifted", "copied")).assert_outcomes(passed=1, failed=1)
+
+
+def test_two_baselines_of_one_test_need_names(project):
+    twice = BASELINED.format("shifted") + BASELINED.format("shifted").splitlines()[-1] + "\n"
+    result = project(twice, "--align-update=create")
+    result.stdout.fnmatch_lines(["*two calls share the baseline*"])
+
+
 def test_ci_writes_nothing(project, monkeypatch):
     monkeypatch.setenv("CI", "true")
     result = project(BASELINED.format("shifted"), "--align-update=create")
@@ -176,8 +229,9 @@ def test_unused_baselines_are_reported_and_trimmed(project, workers):
 def test_a_part_of_the_tests_says_nothing_of_other_baselines(project):
     two = BASELINED.format("shifted") + BASELINED.format("shifted").replace("test_loss", "test_other")
     project(two, "--align-update=create").assert_outcomes(passed=2)
-    project(two, "-k", "other", "--align-update=trim").stdout.no_fnmatch_line("*baseline: *")
-    assert baseline_of(project).exists()
+    for part in (("-k", "other"), ("--deselect", "test_trainer.py::test_loss"), ("test_trainer.py::test_other",)):
+        project(two, *part, "--align-update=trim").stdout.no_fnmatch_line("*baseline: *")
+        assert baseline_of(project).exists()
 
 
 def test_the_baseline_of_a_vanished_module_is_reported(project):

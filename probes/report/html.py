@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from alignment.findings import Example, Finding
 
+from .characters import held
 from .columns import columns
 from .cuts import cuts_table
 from .histogram import streams_table
@@ -41,7 +42,7 @@ def render(report: Report) -> str:
         cuts_table(report.causality),
         _notes(report),
     ]
-    return Template(_asset("page.html")).substitute(
+    page = Template(_asset("page.html")).substitute(
         title=escape(f"{report.verdict.upper()} · {_model(report)} · loss-align"),
         script_hash=_hash(script),
         style_hashes=f"{_hash(style)} {_hash(STYLE)}",
@@ -56,6 +57,7 @@ def render(report: Report) -> str:
         run=_run(report),
         data=columns(rows, total, report.findings, report.token_name),
     )
+    return held(page)
 
 
 def _asset(name: str) -> str:

@@ -8,12 +8,11 @@ from xml.etree import ElementTree as ET
 
 from alignment.findings import Finding
 
+from .characters import held
 from .model import Check, Report, told_example
 
 __all__ = ["render"]
 
-#: Characters that XML 1.0 cannot hold, not even as references.
-FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 SUITE = "loss-align"
 
 
@@ -29,7 +28,7 @@ def render(report: Report) -> str:
     if report.error:
         _problem(_case(suite, "run"), "error", "error", report.error, report.error)
     if report.notes:
-        ET.SubElement(suite, "system-out").text = _xml("\n".join(report.notes))
+        ET.SubElement(suite, "system-out").text = held("\n".join(report.notes))
     _count(suite)
     root = ET.Element("testsuites", {key: suite.attrib[key] for key in ("name", "tests", "failures", "errors")})
     root.append(suite)
@@ -41,7 +40,7 @@ def _properties(suite: ET.Element, report: Report) -> None:
     """The environment and the verdict; JUnit takes no empty list of properties."""
     properties = ET.SubElement(suite, "properties")
     for name, value in {"verdict": report.verdict, **report.environment}.items():
-        ET.SubElement(properties, "property", name=_xml(str(name)), value=_xml(str(value)))
+        ET.SubElement(properties, "property", name=held(str(name)), value=held(str(value)))
 
 
 def _fails(found: Finding, check: Check) -> bool:
@@ -52,7 +51,7 @@ def _fails(found: Finding, check: Check) -> bool:
 def _check(suite: ET.Element, check: Check, findings: Sequence[Finding]) -> None:
     case = _case(suite, check.id)
     if check.status == "skip":
-        ET.SubElement(case, "skipped", message=_xml(check.detail))
+        ET.SubElement(case, "skipped", message=held(check.detail))
     elif check.status == "error":
         _problem(case, "error", "error", check.detail, check.title)
     elif check.status == "fail":
@@ -60,7 +59,7 @@ def _check(suite: ET.Element, check: Check, findings: Sequence[Finding]) -> None
         kind = code.group() if code else "check"
         _problem(case, "failure", kind, check.detail, "\n\n".join([check.title, *map(_told, findings)]))
     else:
-        ET.SubElement(case, "system-out").text = _xml(f"{check.title}: {check.detail}")
+        ET.SubElement(case, "system-out").text = held(f"{check.title}: {check.detail}")
 
 
 def _finding(suite: ET.Element, found: Finding) -> None:
@@ -69,7 +68,7 @@ def _finding(suite: ET.Element, found: Finding) -> None:
     if found.is_error:
         _problem(case, "failure", found.code, found.message, _told(found))
     else:
-        ET.SubElement(case, "system-out").text = _xml(f"warning: {_told(found)}")
+        ET.SubElement(case, "system-out").text = held(f"warning: {_told(found)}")
 
 
 def _told(found: Finding) -> str:
@@ -78,11 +77,11 @@ def _told(found: Finding) -> str:
 
 
 def _case(suite: ET.Element, name: str) -> ET.Element:
-    return ET.SubElement(suite, "testcase", classname=SUITE, name=_xml(name))
+    return ET.SubElement(suite, "testcase", classname=SUITE, name=held(name))
 
 
 def _problem(case: ET.Element, tag: str, kind: str, message: str, text: str) -> None:
-    ET.SubElement(case, tag, message=_xml(message), type=kind).text = _xml(text)
+    ET.SubElement(case, tag, message=held(message), type=kind).text = held(text)
 
 
 def _count(suite: ET.Element) -> None:
@@ -90,7 +89,3 @@ def _count(suite: ET.Element) -> None:
     suite.set("tests", str(len(cases)))
     for attribute, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
         suite.set(attribute, str(sum(case.find(tag) is not None for case in cases)))
-
-
-def _xml(text: str) -> str:
-    return FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", text)

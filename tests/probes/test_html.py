@@ -293,6 +293,13 @@ def test_bad_usage_writes_the_page_of_the_error(tmp_path):
     assert "is not a whole number" in path.read_text(encoding="utf-8")
 
 
+def test_characters_that_no_page_can_hold_are_replaced():
+    report = error_report("a\x00b\x1b[31mc\ud800", 2)
+    page = render(report)
+    assert "a\ufffdb\ufffd[31mc\ufffd" in page
+    page.encode("utf-8")
+
+
 # ---------------------------------------------------------------- in a browser
 
 
