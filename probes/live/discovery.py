@@ -1,0 +1,98 @@
+"""Which model does a script train? Found at the first forward of a module that holds one with an output head."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+from weakref import WeakSet
+
+from torch import nn
+
+from ..errors import UsageError
+from ..models import Adapter, adapter_for
+
+__all__ = ["Discovery", "Found"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model that is trained.
+
+    Attributes:
+        root: the module that the script calls.
+        adapter: of the model in it.
+        begun: whether its forward had already begun: then the first forward is not seen whole.
+    """
+
+    root: nn.Module
+    adapter: Adapter
+    begun: bool
+
+
+class Discovery:
+    """Looks at modules as they are called, each once.
+
+    Attributes:
+        heads: names of head modules (``--head``).
+        compiled: name of a compiled module that was met: its hooks do not run.
+    """
+
+    def __init__(self, heads: Sequence[str] = ()) -> None:
+        self.heads = tuple(heads)
+        self.compiled = ""
+        self._seen: WeakSet[nn.Module] = WeakSet()
+        self._reasons: list[tuple[int, str]] = []
+
+    @property
+    def reason(self) -> str:
+        """Why the largest module that was called is none; empty if no module was called."""
+        return max(self._reasons)[1] if self._reasons else ""
+
+    def consider(self, module: nn.Module) -> Found | None:
+        """What a module that is being called shows."""
+        if module in self._seen or not any(parameter.requires_grad for parameter in module.parameters()):
+            return None  # what is frozen now may be trained later
+        self._seen.add(module)
+        if _is_compiled(module):
+            self.compiled = type(module).__name__
+            return None
+        adapter = self._adapter(module)
+        if adapter is not None:
+            return Found(module, adapter, begun=False)
+        for around in _enclosing(sys._getframe(2)):  # noqa: SLF001 - forwards that were called by their name
+            if around not in self._seen:
+                self._seen.add(around)
+                adapter = self._adapter(around)
+                if adapter is not None:
+                    return Found(around, adapter, begun=True)
+        return None
+
+    def _adapter(self, module: nn.Module) -> Adapter | None:
+        """The adapter of a module, if it holds a model whose head is known and of which anything is trained."""
+        size = sum(parameter.numel() for parameter in module.parameters())
+        try:
+            adapter = adapter_for(module, self.heads)
+            inner = adapter.inner(module)
+        except UsageError as error:
+            self._reasons.append((size, str(error)))
+            return None
+        trained = any(parameter.requires_grad for parameter in inner.parameters())
+        return adapter if trained else None  # a frozen encoder with a head of its own, beside the model that is trained
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    compiled = type(module).__name__ == "OptimizedModule"
+    return compiled or any(getattr(m, "_compiled_call_impl", None) is not None for m in module.modules())
+
+
+def _enclosing(frame: FrameType | None) -> Iterator[nn.Module]:
+    """The modules whose ``forward`` is on the stack, outermost first."""
+    owners: list[Any] = []
+    while frame is not None:
+        if frame.f_code.co_name == "forward":
+            owners.append(frame.f_locals.get("self"))
+        frame = frame.f_back
+    return (owner for owner in reversed(owners) if isinstance(owner, nn.Module))
