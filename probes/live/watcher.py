@@ -200,11 +200,10 @@ class Watcher:
         """A module has been called: the body, a head, a decoder or the outermost model, or none of them."""
         assert self.found is not None
         parts = self._parts
+        if module is parts.decoder and self._inside is not None:
+            self._inside.received["decoder_input_ids"] = kept(bound_arguments(module, args, kwargs).get("input_ids"))
         if module is parts.body:
             self._after_body(module, args, kwargs, output)
-        elif self._inside is not None and module is parts.decoder:
-            ids = bound_arguments(module, args, kwargs).get("input_ids")
-            self._inside.received.setdefault("decoder_input_ids", kept(ids))
         elif module is self.found.root and module is not parts.inner:
             self._after_root(args, kwargs)
         elif self.open:
