@@ -16,6 +16,7 @@ from alignment import __version__
 from alignment.errors import AlignmentError, InputError
 
 from .commands import COMMANDS
+from .commands.run import own_words
 from .errors import CannotRunError, UsageError
 
 __all__ = ["build_parser", "run"]
@@ -47,15 +48,18 @@ def build_parser() -> argparse.ArgumentParser:
 def run(argv: Sequence[str]) -> int:
     """Run one command; returns its exit code: 0 pass, 1 findings, 2 bad usage or input, 3 could not run."""
     args: argparse.Namespace | None = None
+    given, argv = argv, own_words(argv)  # what belongs to a script that is run is none of our options
     try:
-        args = _parsed(argv)
-        args.command_line = shlex.join(["loss-align", *argv])
+        args = _parsed(given)
+        args.command_line = shlex.join(["loss-align", *given])
         return int(args.run(args))
     except (UsageError, InputError, AlignmentError) as error:
         return _fail(error, 2, argv, verbose=_verbose(args, argv))
     except (CannotRunError, MemoryError) as error:
         return _fail(error, 3, argv, verbose=_verbose(args, argv))
     except KeyboardInterrupt:
+        if getattr(args, "script", None):
+            raise  # it has told so itself
         return _fail(KeyboardInterrupt("interrupted"), 3, argv, verbose=False)
     except BrokenPipeError:
         sys.stderr.close()  # the reader has gone: nothing more to say to it

@@ -6,7 +6,7 @@ one (LA302). Seen as it happens: what each micro-batch's targets weigh, against 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ from alignment.weights import TOLERANCE, spread
 
 from .joined import Part
 
-__all__ = ["MicroBatch", "accumulation_findings"]
+__all__ = ["MicroBatch", "accumulation"]
 
 #: Relative difference of two mean weights that is more than rounding, in single and in half precision.
 EXACT, HALF = 1e-4, 2e-3
@@ -60,39 +60,54 @@ class _Weights:
         return len(sums) > 1 and spread(self.weight) > TOLERANCE and not spread(sums) > TOLERANCE
 
 
-def accumulation_findings(steps: Sequence[Sequence[MicroBatch]], books: int) -> list[Finding]:
-    """LA302 where the micro-batches of a step divide by counts of their own.
+def accumulation(steps: Sequence[Sequence[MicroBatch]], books: int) -> tuple[list[Finding], str]:
+    """LA302 where the micro-batches of a step divide by counts of their own; and what the weights showed else.
 
     Args:
         steps: the micro-batches of every step; steps of one are not looked at.
         books: how many codebooks the model has.
+
+    Returns:
+        The findings, and in words why there can be none; empty where unequal micro-batches weighed alike.
     """
-    names = dict.fromkeys(s.name for step in steps for one in step for s in one.part.view.streams)
-    found = []
-    for name in names:
-        said = [wrong for step in steps if len(step) > 1 for wrong in _wrong(name, step)]
-        if said:
-            found.append(finding("LA302", name, f"{name}: {said[0]}", count=len(said)))
-    return list(merge_codebooks(found, books))
+    several = [step for step in steps if len(step) > 1]
+    if not several:
+        return [], "no step added up several backward passes"
+    found, even = [], False
+    for name in dict.fromkeys(s.name for step in several for one in step for s in one.part.view.streams):
+        said = [_judged(name, step) for step in several]
+        even |= EVEN in said
+        wrong = [one for one in said if one not in (EVEN, UNTOLD)]
+        if wrong:
+            found.append(finding("LA302", name, f"{name}: {wrong[0]}", count=len(wrong)))
+    why = "" if even else "micro-batches with equally many targets, or weights of another kind: nothing to compare"
+    return list(merge_codebooks(found, books)), why
 
 
-def _wrong(name: str, step: Sequence[MicroBatch]) -> Iterator[str]:
-    """What is wrong with one stream of one step, in words."""
+#: What is said of a stream in a step: its targets weigh alike although their numbers differ; or nothing.
+EVEN, UNTOLD = "even", "untold"
+
+
+def _judged(name: str, step: Sequence[MicroBatch]) -> str:
+    """What is wrong with one stream of one step, in words; or ``EVEN`` or ``UNTOLD``."""
     parts = [weights for one in step if (weights := _weights(name, one.part)) is not None]
     precision = HALF if any(one.half for one in step) else EXACT
     if len(parts) < 2 or not all(bool((part.weight > 0).all()) for part in parts):
-        return  # weights of both signs are a preference or a reward, not a mean
+        return UNTOLD  # weights of both signs are a preference or a reward, not a mean
     means = torch.tensor([part.total / len(part.weight) for part in parts], dtype=torch.float64)
-    if not spread(means) > precision or any(part.by_sample for part in parts):
-        return
+    own = torch.tensor([len(part.weight) for part in parts], dtype=torch.float64)
+    if not spread(means) > precision:
+        return EVEN if spread(own) > MARGIN * precision else UNTOLD
+    if any(part.by_sample for part in parts):
+        return UNTOLD
     plain = not any(spread(part.weight) > TOLERANCE for part in parts)
     for what in parts[0].counts:
         counts = torch.tensor([part.counts.get(what, 0) for part in parts], dtype=torch.float64)
         if not spread(counts) > MARGIN * precision or bool((counts == 0).any()):
             continue
-        if (plain or what == OWN) and not spread(means * counts) > precision * MARGIN:
-            yield _told(what, parts, means)
-            return
+        if (plain or what == OWN) and not spread(means * counts) > MARGIN * precision:
+            return _told(what, parts, means)
+    return UNTOLD
 
 
 #: What a mean divides by.

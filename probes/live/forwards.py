@@ -161,6 +161,9 @@ class Forward:
         Raises:
             InputError: rows that cannot be placed.
         """
+        if self.graded and not any(call.reading is not None for call in self.calls):
+            fused = "the loss never shows its logits (fused), and several heads share the gradient at their input"
+            raise InputError(self.problem or fused)
         view = self.view
         readings = [silent_reading(len(stream)) for stream in view.streams]
         for call in self.calls:

@@ -27,12 +27,15 @@ from .boundaries import Boundaries
 from .discovery import Discovery, Found
 from .forwards import Call, Forward, grade, grade_hidden, kept, label_entries
 
-__all__ = ["Step", "Watcher"]
+__all__ = ["ENDED", "Step", "Watcher"]
 
 #: Optimizer steps without any model whose head is known, after which nobody looks any more.
 UNSEEN_STEPS = 20
 #: Forwards of one step that are kept; what accumulates more, or never steps an optimizer, is told by these.
 MOST_FORWARDS = 512
+
+#: Why a watcher stops where the script does.
+ENDED = "the script ended"
 
 Step = list[Forward]
 
@@ -75,6 +78,11 @@ class Watcher:
         self._parts: Any = None
         self._handles: list[Any] = []
         self._own_call: Any = None
+
+    @property
+    def graded(self) -> Step:
+        """The forwards since the last step that have gradients."""
+        return [forward for forward in self.open if forward.graded]
 
     def start(self) -> None:
         """Begin to watch."""
