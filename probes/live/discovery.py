@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -62,12 +63,13 @@ class Discovery:
         adapter = self._adapter(module)
         if adapter is not None:
             return Found(module, adapter, begun=False)
-        for around in _enclosing(sys._getframe(2)):  # noqa: SLF001 - forwards that were called by their name
+        enclosing = list(_enclosing(sys._getframe(2)))  # noqa: SLF001 - forwards that were called by their name
+        for around in enclosing or _owners(module):
             if around not in self._seen:
                 self._seen.add(around)
                 adapter = self._adapter(around)
                 if adapter is not None:
-                    return Found(around, adapter, begun=True)
+                    return Found(around, adapter, begun=bool(enclosing))
         return None
 
     def _adapter(self, module: nn.Module) -> Adapter | None:
@@ -96,3 +98,10 @@ def _enclosing(frame: FrameType | None) -> Iterator[nn.Module]:
             owners.append(frame.f_locals.get("self"))
         frame = frame.f_back
     return (owner for owner in reversed(owners) if isinstance(owner, nn.Module))
+
+
+def _owners(module: nn.Module) -> list[nn.Module]:
+    """Live modules that hold a module which was called by itself, as trainers call a model's body; smallest first."""
+    live = [one for one in gc.get_objects() if issubclass(type(one), nn.Module) and one is not module]
+    holding = [(len(list(one.modules())), one) for one in live if any(part is module for part in one.modules())]
+    return [one for _, one in sorted(holding, key=lambda pair: pair[0])]

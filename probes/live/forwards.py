@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,7 +99,10 @@ class Forward:
             InputError: no ids, or ids and labels that do not fit each other.
         """
         missing = {key: value for key, value in (self.outer or {}).items() if self.received.get(key) is None}
-        return self._view({**self.received, **missing})
+        if missing:
+            with suppress(InputError):  # labels of a wrapper may be of another length, or of another task
+                return self._view({**self.received, **missing})
+        return self._view(self.received)
 
     def _view(self, given: Batch) -> View:
         inner = self.adapter.inner(self.model)

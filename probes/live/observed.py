@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from alignment import Finding, InputError, Supervision, compare
 from alignment.findings import finding
@@ -49,8 +50,12 @@ class Observed:
     problems: Sequence[str] = ()
 
 
-def observe(steps: Sequence[Sequence[Forward]]) -> Observed:
+def observe(steps: Sequence[Sequence[Forward]], *, stepped: bool = True) -> Observed:
     """Judge what the steps trained.
+
+    Args:
+        steps: the forwards of every step.
+        stepped: whether an optimizer was seen to make them steps.
 
     Raises:
         Nothing: no forward, no gradient, or none that can be placed.
@@ -70,7 +75,7 @@ def observe(steps: Sequence[Sequence[Forward]]) -> Observed:
             *compare(supervisions, _evened(joined)),
         ]
     books = sum(stream.is_audio for stream in joined.view.streams)
-    unequal, even = accumulation(_micro_batches(read) if graded else [], books)
+    unequal, even = accumulation(_micro_batches(read) if graded and stepped else [], books)
     findings += [*unequal, *_labels_dropped(forwards)]
     inner = frozenset(key for one in forwards for key in one.adapter.label_keys if one.received.get(key) is not None)
     outer = frozenset(key for one in forwards for key in one.outer or {})
@@ -109,7 +114,9 @@ def _swallowed(steps: Sequence[Sequence[Forward]]) -> list[Finding]:
             f"model's logits ({sum(map(len, empty))} forward passes): the loss was a constant, or was cut off from them"
         )
         return [finding("LA605", "all", message, count=len(empty))]
-    silent = [one for step in steps for one in step if not one.graded and _is_labelled(one)]
+    silent = [
+        one for step in steps for one in step if not one.graded and _is_labelled(one) and not _repeated(one, step)
+    ]
     total = sum(map(len, steps))
     if not silent:
         return []
@@ -118,6 +125,16 @@ def _swallowed(steps: Sequence[Sequence[Forward]]) -> list[Finding]:
         "their loss was dropped, or was a constant"
     )
     return [finding("LA605", "all", message, count=len(silent), severity="warning")]
+
+
+def _repeated(forward: Forward, step: Sequence[Forward]) -> bool:
+    """Whether the same ids went through the model once more, and that time were trained (a forward for the log)."""
+
+    def ids(one: Forward) -> list[Tensor]:
+        return [value for value in one.received.values() if isinstance(value, Tensor)]
+
+    mine = ids(forward)
+    return any(one.graded and len(ids(one)) == len(mine) and all(map(torch.equal, ids(one), mine)) for one in step)
 
 
 def _is_labelled(forward: Forward) -> bool:

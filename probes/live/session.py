@@ -123,7 +123,7 @@ class Session:
             steps = watcher.steps or ([watcher.graded] if watcher.graded else [])
             if watcher.found is None or not steps:
                 return error_report(f"nothing was read: {nothing_seen(watcher)}", 0)
-            observed = observe(steps)
+            observed = observe(steps, stepped=bool(watcher.steps))
         except Nothing as reason:
             return error_report(f"nothing was read: {reason}", 0)
         report = report_on(observed, watcher.found.root, watcher.found.adapter, self.settings.keep)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.modules import module as torch_module
 from torch.optim.optimizer import Optimizer
 
 from alignment.sketch import sketch
@@ -25,6 +25,7 @@ from ..models.adapter import Batch, Head
 from ..models.reading import decoder_of, is_encoder_decoder
 from .boundaries import Boundaries
 from .discovery import Discovery, Found
+from .embedded import embedded_ids
 from .forwards import Call, Forward, grade, grade_hidden, kept, label_entries
 
 __all__ = ["ENDED", "Step", "Watcher"]
@@ -47,6 +48,18 @@ class _Parts:
     inner: nn.Module
     body: nn.Module | None
     decoder: nn.Module | None
+
+
+class _GlobalHook:
+    """A hook on the forward of every module: none is in a module itself, so that its copies have none."""
+
+    def __init__(self, hook: Callable[..., None]) -> None:
+        self._handle = torch_module.register_module_forward_hook(hook, with_kwargs=True)
+
+    def remove(self) -> None:
+        """Leave nothing, what torch forgets to take away included."""
+        self._handle.remove()
+        getattr(torch_module, "_global_forward_hooks_with_kwargs", {}).pop(self._handle.id, None)
 
 
 class Watcher:
@@ -151,7 +164,7 @@ class Watcher:
                 f"the model is compiled ({self.discovery.compiled}), which hides its gradients from hooks: "
                 "run it once with TORCH_COMPILE_DISABLE=1, or check the loss with loss-align preflight"
             )
-        if found is None:
+        if found is None or not self.active:
             return
         self.found, self._late = found, found.begun
         self._forget_call()
@@ -167,7 +180,7 @@ class Watcher:
 
         self._handles += [
             ForwardPatch(inner, self._around_inner),
-            register_module_forward_hook(left, with_kwargs=True),
+            _GlobalHook(left),
         ]
 
     # -- its forwards ----------------------------------------------------------------------------
@@ -195,6 +208,9 @@ class Watcher:
         if len(self.open) >= MOST_FORWARDS:
             self.finish(f"{MOST_FORWARDS} forwards without an optimizer step")
         small = {key: kept(value) for key, value in received.items()}
+        embeddings = received.get("inputs_embeds")
+        if isinstance(embeddings, Tensor) and small.get("input_ids") is None:
+            small["input_ids"] = kept(embedded_ids(self._parts.inner, embeddings))
         forward = Forward(self.found.root, self.found.adapter, small, module.training, self._tick(), inner)
         self.open.append(forward)
         self._inside = forward if inner else None
@@ -214,7 +230,7 @@ class Watcher:
             self._after_body(module, args, kwargs, output)
         elif module is self.found.root and module is not parts.inner:
             self._after_root(args, kwargs)
-        elif self.open:
+        elif self.open and (self.open[-1].hidden is not None or parts.body is None):
             head = self.open[-1].head_of(module)
             if head is not None and isinstance(output, Tensor) and output.requires_grad:
                 self._note_call(head, args[0] if args else None, output)
