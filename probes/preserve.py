@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["copy_of", "cuda_devices", "preserved"]
+__all__ = ["copy_of", "cuda_devices", "preserved", "same_random_state"]
 
 
 def cuda_devices(model: nn.Module) -> list[int]:
@@ -47,6 +48,20 @@ def preserved(model: nn.Module) -> Iterator[None]:
             with torch.no_grad():
                 for buffer, value in buffers:
                     buffer.copy_(value)
+
+
+@contextmanager
+def same_random_state() -> Iterator[None]:
+    """Restore the random state of Python, NumPy and torch's CPU: imports and libraries draw from them unasked."""
+    numpy = getattr(sys.modules.get("numpy"), "random", None)
+    mine, theirs, torchs = random.getstate(), None if numpy is None else numpy.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(mine)
+        torch.set_rng_state(torchs)
+        if numpy is not None:
+            numpy.set_state(theirs)
 
 
 def copy_of(batch: Mapping[str, Any]) -> dict[str, Any]:

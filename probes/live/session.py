@@ -101,12 +101,15 @@ class Session:
 
     def _done(self, watcher: Watcher) -> None:
         """The watched steps are over, or nothing more will be seen."""
+        from ..preserve import same_random_state
+
         try:
-            report = self._judged(watcher)
-            assert self._company is not None
-            self.report = self._company.joined(report)
-            if self._company.speaks:
-                self._tell(self.report)
+            with same_random_state():
+                report = self._judged(watcher)
+                assert self._company is not None
+                self.report = self._company.joined(report)
+                if self._company.speaks:
+                    self._tell(self.report)
         except Exception:  # noqa: BLE001 - the script must go on, whatever is wrong with us
             self._tell(self._broken(traceback.format_exc()))
         if self.settings.stop and not self._over:
