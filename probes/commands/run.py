@@ -53,11 +53,11 @@ def run(args: argparse.Namespace) -> int:
     from ..live.session import Session, Settings
     from ..outputs import checked_outputs
 
+    if args.strict is not None and args.strict != "all":
+        codes(args.strict, "--strict (write --strict=CODE, or -- before the script)")
     words = args.script[1:] if args.script[:1] == ["--"] else args.script
     if not words:
         raise UsageError("name the script to run: loss-align run SCRIPT ARGS...")
-    if args.strict is not None and args.strict != "all":
-        codes(args.strict, "--strict (write --strict=CODE, or -- before the script)")
     settings = Settings(
         steps=args.steps,
         heads=args.head,
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
             make = module_program if args.module else script_program
             program = make(words[0], words[1:])
         except SyntaxError as error:
-            sys.excepthook(SyntaxError, error, None)
+            sys.excepthook(type(error), error.with_traceback(None), None)
             return session.end(Ended(1))
         ended = run_program(program)
     code = session.end(ended)
