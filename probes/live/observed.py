@@ -14,7 +14,7 @@ from alignment.findings import finding
 from ..label_rules import label_findings
 from ..models.modules import unwrapped
 from ..witness import Witness
-from .accumulation import MicroBatch, accumulation
+from .micro_batches import MicroBatch, accumulation
 from .expected import Expectation, expectations
 from .forwards import Forward
 from .joined import Joined, Part, join
