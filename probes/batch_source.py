@@ -40,6 +40,7 @@ def load_batch(adapter: Adapter, model: nn.Module, args: argparse.Namespace) -> 
     Raises:
         UsageError: a data file or sizes that cannot be used.
         CannotRunError: the data path's packages are missing, or the batch cannot fit into memory.
+        InputError: a batch that was made for another checkpoint.
     """
     device = next(model.parameters()).device
     if isinstance(adapter, HiggsAdapter):
@@ -51,6 +52,7 @@ def load_batch(adapter: Adapter, model: nn.Module, args: argparse.Namespace) -> 
         size, length = args.batch_size or DEFAULT_SIZE, args.length or PLAIN_LENGTH
         check_memory(size * length, size * length * vocabulary_size(adapter, model), device)
         source = Source(barcoded_text(adapter, model, size, length, args.seed, args.labels))
+    adapter.check_batch(model, source.batch)
     source.batch = to_device(source.batch, device)
     streams = adapter.view(model, source.batch).streams
     check_memory(len(streams[0]), sum(len(stream) * stream.vocab for stream in streams), device)

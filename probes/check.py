@@ -69,6 +69,7 @@ def check_loss(
     """
     adapter = adapter_for(model, heads)
     inputs: Batch = dict(batch)
+    adapter.check_batch(model, inputs)
     values = "real" if real_logits else "noise"
     options = Options(values=values, convention=Convention(labels))
     seen = witness(model, adapter, inputs, counted_loss(loss_fn, model, adapter, inputs, options), options)

@@ -108,6 +108,14 @@ class Adapter(Protocol):
         """The head modules, with the streams each predicts."""
         ...
 
+    def check_batch(self, model: nn.Module, batch: Mapping[str, Any]) -> None:
+        """Refuse a batch that was made for another checkpoint, before anything runs.
+
+        Raises:
+            InputError: what the batch holds and the model's configuration does not know.
+        """
+        ...
+
     def view(self, model: nn.Module, batch: Mapping[str, Any]) -> View:
         """The streams and labels of a batch."""
         ...

@@ -113,6 +113,23 @@ class CausalLMAdapter(TextRuns):
 
     # -- the batch -------------------------------------------------------------------------------
 
+    def check_batch(self, model: nn.Module, batch: Mapping[str, Any]) -> None:
+        """Refuse ids beyond the model's input embeddings, special ids of its configuration excepted.
+
+        Raises:
+            InputError: the first such id.
+        """
+        inner = self.inner(model)
+        ids, rows = batch.get("input_ids"), embedding_rows(inner)
+        if rows is None or not isinstance(ids, Tensor) or ids.is_floating_point():
+            return
+        beyond = sorted(set(ids[ids >= rows].tolist()) - special_ids(inner))
+        if beyond:
+            raise InputError(
+                f"the batch was made for another checkpoint: input_ids hold {beyond[0]}, {self.name} reads the ids "
+                f"below {rows}; use the checkpoint's own tokenizer"
+            )
+
     def view(self, model: nn.Module, batch: Mapping[str, Any]) -> View:
         """The text stream of a batch, or of the keyword arguments that a forward was given.
 
