@@ -159,7 +159,7 @@ def _wrong(reduction: Reduction, weights: Weights, exact: float) -> str:
     ratio = weights.ratio(alone)
     if reduction == "sum":
         changes = spread(torch.cat([ratio, torch.ones_like(ratio[:1])])) > exact
-        return f"the weight of a target changes with the batch it is in ({_told(alone)})" if changes else ""
+        return f"the weight of a target changes with the batch it is in ({told_sums(alone)})" if changes else ""
     sums = torch.stack([weight.sum() for weight in alone])
     apart = spread(sums) > exact
     if apart and any(spread(weight) > TOLERANCE for weight in alone):
@@ -168,7 +168,7 @@ def _wrong(reduction: Reduction, weights: Weights, exact: float) -> str:
         apart = spread(ratio * counts if reduction == "token-mean" else ratio) > exact
     if apart:
         return (
-            f"the weights of a step add up differently from batch to batch ({_told(alone)}): "
+            f"the weights of a step add up differently from batch to batch ({told_sums(alone)}): "
             "the denominator counts other tokens"
         )
     if reduction == "token-mean" and any(uneven_weights(weights.whole)):
@@ -177,11 +177,11 @@ def _wrong(reduction: Reduction, weights: Weights, exact: float) -> str:
         return "the samples of one batch weigh differently"
     if within and spread(weights.ratio(within)) > exact:
         return (
-            f"targets weigh otherwise once the step is split into micro-batches ({_told(within)}): "
+            f"targets weigh otherwise once the step is split into micro-batches ({told_sums(within)}): "
             "a mean of means; divide by the targets of the whole step"
         )
     return ""
 
 
-def _told(weights: list[Tensor]) -> str:
+def told_sums(weights: Sequence[Tensor]) -> str:
     return ", ".join(f"{len(weight)} targets add up to {float(weight.sum()):.4g}" for weight in weights)

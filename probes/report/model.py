@@ -95,11 +95,15 @@ class Report:
         Raises:
             LossAlignmentError: names every failed check and every error finding.
         """
-        if self.verdict == "pass":
-            return
+        if self.verdict != "pass":
+            raise LossAlignmentError(self.in_short())
+
+    def in_short(self) -> str:
+        """A line per failed check and finding; warnings where nothing else was found."""
+        passed = self.verdict == "pass"
         lines = [f"{c.id}: {c.status}: {c.detail}" for c in self.checks if c.status in ("fail", "error")]
-        lines += [f"{f.code} {f.name} [{f.stream}]: {f.message}" for f in self.findings if f.is_error]
-        raise LossAlignmentError("\n".join(["loss alignment check failed", *lines]))
+        lines += [f"{f.code} {f.name} [{f.stream}]: {f.message}" for f in self.findings if passed or f.is_error]
+        return "\n".join([f"loss alignment check {'passed' if passed else 'failed'}", *lines])
 
     def as_dict(self) -> dict[str, Any]:
         """The report in its JSON schema; numbers that JSON has no word for are written as strings."""
