@@ -54,6 +54,22 @@ def test_rounds_do_not_mix(pair):
     assert [first.gather({"turn": turn})[1]["turn"] for turn in range(3)] == [0, 1, 2]
 
 
+def test_the_first_claim_stands(pair):
+    first, second = pair
+    assert first.claimed("failed") is None
+    assert second.claim("failed", {"rank": 1}) == {"rank": 1}
+    assert first.claim("failed", {"rank": 0}) == {"rank": 1}
+    assert first.claimed("failed") == second.claimed("failed") == {"rank": 1}
+
+
+def test_whoever_waits_can_be_called_away(pair):
+    def watch():
+        raise KeyError("another rank failed")
+
+    with pytest.raises(KeyError):
+        pair[0].wait("nothing", watch=watch)
+
+
 def test_a_payload_of_several_mebibytes_arrives(pair):
     first, second = pair
     second.gather({"text": "x" * (4 << 20)})
