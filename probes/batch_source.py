@@ -17,8 +17,9 @@ from .memory import check_memory
 from .models import Adapter, Batch
 from .models.higgs import HiggsAdapter
 from .plain_batch import barcoded_text, vocabulary_size
+from .ranks import ALONE, Place
 
-__all__ = ["Source", "load_batch", "to_device"]
+__all__ = ["Source", "barcoded", "load_batch", "to_device"]
 
 DEFAULT_SIZE = 2
 PLAIN_LENGTH = 64
@@ -34,8 +35,10 @@ class Source:
     tokenizer: Any = None
 
 
-def load_batch(adapter: Adapter, model: nn.Module, args: argparse.Namespace) -> Source:
+def load_batch(adapter: Adapter, model: nn.Module, args: argparse.Namespace, place: Place = ALONE) -> Source:
     """The batch that ``--data``, ``--batch-size``, ``--length``, ``--labels`` and ``--seed`` ask for.
+
+    Every rank of a distributed run has its own: every world-th sample of the file, or a barcode of another seed.
 
     Raises:
         UsageError: a data file or sizes that cannot be used.
@@ -43,41 +46,50 @@ def load_batch(adapter: Adapter, model: nn.Module, args: argparse.Namespace) -> 
         InputError: a batch that was made for another checkpoint.
     """
     device = next(model.parameters()).device
-    if isinstance(adapter, HiggsAdapter):
-        source = _from_file(adapter, model, args) if args.data is not None else Source(_barcoded(adapter, model, args))
-        source.batch = hand_labels(source.batch, args.labels)
+    if args.data is None:
+        source = Source(barcoded(adapter, model, args, args.seed + place.rank))
+    elif isinstance(adapter, HiggsAdapter):
+        source = _from_file(adapter, model, args, place)
+        source.batch = to_device(hand_labels(source.batch, args.labels), device)
     else:
-        if args.data is not None:
-            raise UsageError("--data reads ChatML for the Higgs model; other models take a barcoded batch")
-        size, length = args.batch_size or DEFAULT_SIZE, args.length or PLAIN_LENGTH
-        check_memory(size * length, size * length * vocabulary_size(adapter, model), device)
-        source = Source(barcoded_text(adapter, model, size, length, args.seed, args.labels))
+        raise UsageError("--data reads ChatML for the Higgs model; other models take a barcoded batch")
     adapter.check_batch(model, source.batch)
-    source.batch = to_device(source.batch, device)
     streams = adapter.view(model, source.batch).streams
     check_memory(len(streams[0]), sum(len(stream) * stream.vocab for stream in streams), device)
     return source
 
 
-def _barcoded(adapter: HiggsAdapter, model: nn.Module, args: argparse.Namespace) -> Batch:
-    config = adapter.inner(model).config
-    size, length = args.batch_size or DEFAULT_SIZE, args.length or FULL_LENGTH
-    # before a batch of that size is made at all
-    check_memory(size * length, size * length * config.text_config.vocab_size, next(model.parameters()).device)
-    return barcoded_batch(size, length=length, seed=args.seed, use_delay_pattern=config.use_delay_pattern)
+def barcoded(adapter: Adapter, model: nn.Module, args: argparse.Namespace, seed: int) -> Batch:
+    """The barcoded batch of that seed, on the model's device, labels handed as ``--labels`` says.
+
+    Raises:
+        UsageError: sizes that cannot hold one.
+        CannotRunError: it cannot fit into memory.
+    """
+    device, size = next(model.parameters()).device, args.batch_size or DEFAULT_SIZE
+    if isinstance(adapter, HiggsAdapter):
+        config, length = adapter.inner(model).config, args.length or FULL_LENGTH
+        # before a batch of that size is made at all
+        check_memory(size * length, size * length * config.text_config.vocab_size, device)
+        batch = barcoded_batch(size, length=length, seed=seed, use_delay_pattern=config.use_delay_pattern)
+        return to_device(hand_labels(batch, args.labels), device)
+    length = args.length or PLAIN_LENGTH
+    check_memory(size * length, size * length * vocabulary_size(adapter, model), device)
+    return to_device(barcoded_text(adapter, model, size, length, seed, args.labels), device)
 
 
-def _from_file(adapter: HiggsAdapter, model: nn.Module, args: argparse.Namespace) -> Source:
+def _from_file(adapter: HiggsAdapter, model: nn.Module, args: argparse.Namespace, place: Place) -> Source:
     """The real data path, its labels held against the roles of the conversations."""
     from .chatml import byte_tokenizer, chatml_batch
-    from .chatml_file import read_chatml
+    from .chatml_file import read_chatml, shard_of
     from .chatml_rules import label_rule_findings
 
     config = adapter.inner(model).config
     own = _tokenizer(args.model)
-    batch, notes = chatml_batch(args.data, config, tokenizer=own, batch_size=args.batch_size)
+    batch, notes = chatml_batch(args.data, config, tokenizer=own, batch_size=args.batch_size, place=place)
     tokenizer = own or byte_tokenizer()
-    findings = label_rule_findings(batch, read_chatml(args.data), config, tokenizer=tokenizer)
+    records = shard_of(read_chatml(args.data), args.data, place)
+    findings = label_rule_findings(batch, records, config, tokenizer=tokenizer)
     return Source(batch, notes, findings, tokenizer)
 
 

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import torch
 
 from .chatml_codes import CODEBOOK_SIZE, codes_of, stand_in_notes
-from .chatml_file import read_chatml, where_of
+from .chatml_file import read_chatml, shard_of, where_of
 from .errors import CannotRunError, UsageError
 from .models.adapter import Batch
 from .models.higgs import INSTALL, SPECIAL_IDS, why_unavailable
+from .ranks import ALONE, Place
 
 __all__ = [
     "byte_tokenizer",
@@ -225,7 +226,12 @@ def collate_copies(samples: Sequence[Any], config: Any) -> Batch:
 
 
 def chatml_batch(
-    path: str | Path, config: Any, *, tokenizer: Any = None, batch_size: int | None = None
+    path: str | Path,
+    config: Any,
+    *,
+    tokenizer: Any = None,
+    batch_size: int | None = None,
+    place: Place = ALONE,
 ) -> tuple[Batch, list[str]]:
     """The first samples of a ChatML file, as the released data path makes a batch of them.
 
@@ -234,6 +240,7 @@ def chatml_batch(
         config: the model's ``HiggsAudioConfig``.
         tokenizer: the model's own; without it :func:`byte_tokenizer`.
         batch_size: how many samples; without it two, or one where the file has no more.
+        place: of this rank; it gets its share of the samples.
 
     Returns:
         The keyword arguments of ``HiggsAudioModel.forward``, and notes: what stands in for what.
@@ -242,14 +249,17 @@ def chatml_batch(
         UsageError: a file, batch size or tokenizer that does not fit.
         CannotRunError: the released data path cannot be imported here.
     """
-    records = read_chatml(path)
+    records = shard_of(read_chatml(path), path, place)
     size = min(DEFAULT_BATCH, len(records)) if batch_size is None else batch_size
     if size < 1:
         raise UsageError(f"--batch-size must be at least 1, got {size}")
+    whose = "" if place.world == 1 else f" that rank {place.rank} gets"
     if size > len(records):
-        raise UsageError(f"--batch-size is {size}, {path} has {len(records)} samples: give at most {len(records)}")
+        raise UsageError(
+            f"--batch-size is {size}, {path} has {len(records)} samples{whose}: give at most {len(records)}"
+        )
     chosen = records[:size]
-    notes = [f"the first {size} of {len(records)} samples of {path}", *stand_in_notes(chosen)]
+    notes = [f"the first {size} of {len(records)} samples{whose} of {path}", *stand_in_notes(chosen)]
     if tokenizer is None:
         tokenizer = byte_tokenizer()
         notes.append("text is tokenized by bytes; give the model's own tokenizer to see its tokens")

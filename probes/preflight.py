@@ -87,6 +87,11 @@ class Plan:
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def options(self) -> Options:
+        """How the loss is watched."""
+        return Options(convention=CONVENTIONS[self.labels], withhold=self.labels == "none")
+
     def token_name(self, token: int) -> str:
         """How a text token is written."""
         special = SPECIAL_IDS if isinstance(self.adapter, HiggsAdapter) else {}
@@ -103,7 +108,7 @@ def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> R
     model, adapter, batch = plan.model, plan.adapter, plan.batch
     withheld = plan.labels == "none"
     named = plan.loss or default_loss(adapter, plan.policy)
-    options = Options(convention=CONVENTIONS[plan.labels], withhold=withheld)
+    options = plan.options
     progress("watching the loss")
     loss_fn = counted_loss(named, model, adapter, batch, options)
     seen = witness(model, adapter, batch, loss_fn, options)

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .forward_patch import ForwardPatch
+
 __all__ = ["copy_of", "cuda_devices", "preserved"]
 
 
@@ -24,7 +26,8 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
     Random state of the CPU and of the model's devices, train or eval mode of every module, every
     ``requires_grad`` and ``.grad``, all buffers, gradient mode. Compiled modules run eagerly inside, because
-    compiled code does not see hooks that come later.
+    compiled code does not see hooks that come later. DDP is stepped over: it would wait for the backward of every
+    forward, and for the other ranks, which may have no such forward.
     """
     modes = {module: module.training for module in model.modules()}
     params = [(param, param.grad, param.requires_grad) for param in model.parameters()]
@@ -33,6 +36,9 @@ def preserved(model: nn.Module) -> Iterator[None]:
     grad_mode = torch.is_grad_enabled()
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=devices))
+        for module in modes:
+            if type(module).__name__ == "DistributedDataParallel":
+                stack.callback(ForwardPatch(module, _below).remove)
         if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         try:
@@ -47,6 +53,10 @@ def preserved(model: nn.Module) -> Iterator[None]:
             with torch.no_grad():
                 for buffer, value in buffers:
                     buffer.copy_(value)
+
+
+def _below(_forward: Any, wrapper: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return wrapper.module(*args, **kwargs)
 
 
 def copy_of(batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,6 +49,7 @@ class Report:
         shapes: of logits, expanded_labels and audio_logits.
         losses: text, audio and total in nats.
         causality: the stretches of each sample, and which rows moved at which cut; empty if it was not run.
+        ranks: per rank of a distributed run: device, verdict, targets, weights; empty where there is one process.
         environment: device, dtype, versions, model, seed.
         notes: what a reader should know and no check fails on.
         rows: makes the rows themselves, for renderers that show them; not in the JSON.
@@ -64,6 +65,7 @@ class Report:
     shapes: dict[str, list[int]] = field(default_factory=dict)
     losses: dict[str, float] = field(default_factory=dict)
     causality: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    ranks: list[dict[str, Any]] = field(default_factory=list)
     environment: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     rows: Callable[[], Sequence[RowStory]] = field(default=tuple, repr=False, compare=False)
@@ -117,6 +119,7 @@ class Report:
             "shapes": self.shapes,
             "losses": _plain(self.losses),
             "causality": self.causality,
+            **({"ranks": _plain(self.ranks)} if self.ranks else {}),
             "environment": self.environment,
             "notes": self.notes,
             **({"error": self.error, "exit_code": self.exit_code} if self.error else {}),
