@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from alignment import Finding
 
-from .batches import FULL_LENGTH, barcoded_batch, hand_labels
+from .batches import FULL_LENGTH, barcoded_samples, hand_labels
+from .batches_v2 import collate_for
 from .errors import UsageError
 from .memory import check_memory
-from .models import Adapter, Batch
-from .models.higgs import HiggsAdapter
+from .models import Adapter, Batch, is_higgs
 from .plain_batch import barcoded_text, vocabulary_size
 
 __all__ = ["Source", "load_batch", "to_device"]
@@ -42,9 +42,9 @@ def load_batch(adapter: Adapter, model: nn.Module, args: argparse.Namespace) -> 
         CannotRunError: the data path's packages are missing, or the batch cannot fit into memory.
     """
     device = next(model.parameters()).device
-    if isinstance(adapter, HiggsAdapter):
+    if is_higgs(adapter):
         source = _from_file(adapter, model, args) if args.data is not None else Source(_barcoded(adapter, model, args))
-        source.batch = hand_labels(source.batch, args.labels)
+        source.batch = hand_labels(source.batch, args.labels, key=adapter.label_keys[0])
     else:
         if args.data is not None:
             raise UsageError("--data reads ChatML for the Higgs model; other models take a barcoded batch")
@@ -57,15 +57,16 @@ def load_batch(adapter: Adapter, model: nn.Module, args: argparse.Namespace) -> 
     return source
 
 
-def _barcoded(adapter: HiggsAdapter, model: nn.Module, args: argparse.Namespace) -> Batch:
+def _barcoded(adapter: Adapter, model: nn.Module, args: argparse.Namespace) -> Batch:
     config = adapter.inner(model).config
     size, length = args.batch_size or DEFAULT_SIZE, args.length or FULL_LENGTH
     # before a batch of that size is made at all
-    check_memory(size * length, size * length * config.text_config.vocab_size, next(model.parameters()).device)
-    return barcoded_batch(size, length=length, seed=args.seed, use_delay_pattern=config.use_delay_pattern)
+    check_memory(size * length, size * length * config.get_text_config().vocab_size, next(model.parameters()).device)
+    delayed = getattr(config, "use_delay_pattern", True)
+    return collate_for(adapter, model, barcoded_samples(size, length=length, seed=args.seed, use_delay_pattern=delayed))
 
 
-def _from_file(adapter: HiggsAdapter, model: nn.Module, args: argparse.Namespace) -> Source:
+def _from_file(adapter: Adapter, model: nn.Module, args: argparse.Namespace) -> Source:
     """The real data path, its labels held against the roles of the conversations."""
     from .chatml import byte_tokenizer, chatml_batch
     from .chatml_file import read_chatml

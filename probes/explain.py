@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -132,7 +132,7 @@ def _verdicts(
     return words
 
 
-def token_namer(tokenizer: Any | None, special: dict[str, int]) -> Callable[[int], str]:
+def token_namer(tokenizer: Any | None, special: Mapping[str, int]) -> Callable[[int], str]:
     """How a token id is written: decoded where there is a tokenizer, special tokens by name, else the id."""
     names = {index: name for name, index in special.items()}
 

@@ -114,7 +114,7 @@ def _needs_proof(findings: Sequence[Finding], actual: Sequence[Supervision]) -> 
 
 
 def _expectations(view: View, options: Options) -> tuple[tuple[Supervision, ...], list[Finding], list[str]]:
-    expected, notes = [], []
+    expected, notes = [], list(view.notes)
     for number, (stream, labels, carried) in enumerate(zip(view.streams, view.labels, view.carried, strict=True)):
         given = torch.full_like(stream.ids, IGNORE_INDEX) if labels is None else labels
         convention = infer_convention(given, stream).convention

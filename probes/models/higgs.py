@@ -143,6 +143,7 @@ class HiggsAdapter(HiggsRuns):
 
     name = "boson_multimodal.HiggsAudioModel"
     label_keys = ("label_ids",)
+    special_ids: Mapping[str, int] = SPECIAL_IDS
 
     @staticmethod
     def fits(model: nn.Module) -> bool:
@@ -166,6 +167,10 @@ class HiggsAdapter(HiggsRuns):
         text = Head("text", projector.text_lm_head, (0,))
         books = tuple(range(1, len(view.streams)))
         return (text, Head("audio", projector.audio_lm_head, books)) if books else (text,)
+
+    def outputs(self, model: nn.Module, kwargs: Mapping[str, Any]) -> Any:
+        """A forward."""
+        return model(**kwargs)
 
     def expansion(self, model: nn.Module, batch: Mapping[str, Any]) -> Expansion:
         """Our own reference expansion of a batch (never the model's merge).
