@@ -15,7 +15,7 @@ from .batches import FULL_LENGTH, barcoded_samples, hand_labels
 from .batches_v2 import collate_for
 from .errors import UsageError
 from .memory import check_memory
-from .models import Adapter, Batch, is_higgs
+from .models import Adapter, Batch, HiggsAudioV2Adapter, is_higgs
 from .plain_batch import barcoded_text, vocabulary_size
 
 __all__ = ["Source", "load_batch", "to_device"]
@@ -68,6 +68,8 @@ def _barcoded(adapter: Adapter, model: nn.Module, args: argparse.Namespace) -> B
 
 def _from_file(adapter: Adapter, model: nn.Module, args: argparse.Namespace) -> Source:
     """The real data path, its labels held against the roles of the conversations."""
+    if isinstance(adapter, HiggsAudioV2Adapter):
+        return _through_processor(adapter, model, args)
     from .chatml import byte_tokenizer, chatml_batch
     from .chatml_file import read_chatml
     from .chatml_rules import label_rule_findings
@@ -78,6 +80,19 @@ def _from_file(adapter: Adapter, model: nn.Module, args: argparse.Namespace) -> 
     tokenizer = own or byte_tokenizer()
     findings = label_rule_findings(batch, read_chatml(args.data), config, tokenizer=tokenizer)
     return Source(batch, notes, findings, tokenizer)
+
+
+def _through_processor(adapter: HiggsAudioV2Adapter, model: nn.Module, args: argparse.Namespace) -> Source:
+    """The same through the processor of transformers."""
+    from .byte_tokenizer import byte_tokenizer
+    from .chatml_v2 import chatml_batch_v2
+    from .chatml_v2_rules import rule_findings_v2
+
+    config = adapter.inner(model).config
+    own = _tokenizer(args.model)
+    batch, notes, samples = chatml_batch_v2(args.data, config, tokenizer=own, batch_size=args.batch_size)
+    tokenizer = own or byte_tokenizer(adapter.special_ids)
+    return Source(batch, notes, rule_findings_v2(batch, samples, config, tokenizer), tokenizer)
 
 
 def _tokenizer(checkpoint: str | None) -> Any:
