@@ -141,7 +141,9 @@ def chatml_batch_v2(
         UsageError: a file, batch size or tokenizer that does not fit, or samples that the processor refuses.
     """
     chosen, notes = chosen_records(path, batch_size)
-    notes.append("labels as HiggsAudioV2Processor makes them (output_labels=True): it knows no roles and masks no prompt")
+    notes.append(
+        "labels as HiggsAudioV2Processor makes them (output_labels=True): it knows no roles and masks no prompt"
+    )
     if tokenizer is None:
         tokenizer = byte_tokenizer(SPECIAL_IDS_V2)
         notes.append(BY_BYTES)

@@ -89,6 +89,7 @@ def _told(seen: Witness, number: int, rows: Sequence[int]) -> list[RowStory]:
     stream, expected = seen.view.streams[number], seen.expected[number]
     actual = seen.actual[number] if seen.actual else None
     words = _verdicts(number, expected, actual, seen.expected)
+    offsets = stream.row if actual is None else actual.offset
     stories = []
     for row in rows:
         known = actual is not None and int(actual.source[row]) >= 0 and int(actual.origin[row]) == number
@@ -100,7 +101,7 @@ def _told(seen: Witness, number: int, rows: Sequence[int]) -> list[RowStory]:
                 token=int(stream.ids[row]),
                 target=_token(actual, row),
                 expected=_token(expected, row),
-                offset=int(actual.source[row]) - row if actual is not None and known else None,
+                offset=int(offsets[row]) if known else None,
                 weight=0.0 if actual is None else float(actual.weight[row]),
                 verdict=words[row],
                 padding=bool(stream.segment[row] < 0),
