@@ -16,7 +16,7 @@ from .expansion import expand, lengths_from_starts, placeholder_lengths
 from .pairing import Decision, Policy, choose, pair
 from .streams import IGNORE_INDEX, Stream, audio_streams, text_stream
 
-__all__ = ["DualLoss", "dual_loss", "join_streams", "mean_cross_entropy"]
+__all__ = ["DualLoss", "codebook_loss", "dual_loss", "join_streams", "mean_cross_entropy", "text_loss"]
 
 logger = logging.getLogger("alignment")
 
@@ -177,6 +177,23 @@ def _audio_loss(
     if codes is None or batch.get("audio_out_ids_start") is None:
         raise InputError("label_audio_ids without audio_out_ids and audio_out_ids_start: segment borders unknown")
     books = audio_streams(codes, batch["audio_out_ids_start"], logits.shape[-1], bos=bos, eos=eos)
+    return codebook_loss(logits, labels, books, policy)
+
+
+def codebook_loss(
+    logits: Tensor, labels: Tensor, books: tuple[Stream, ...], policy: Policy = "evidence"
+) -> tuple[Tensor, Decision]:
+    """The mean over codebooks of their mean cross-entropies, and the one decision that pairs them all.
+
+    Args:
+        logits: (R, K, C).
+        labels: (K, R) int64.
+        books: one stream per codebook.
+        policy: how they are paired; ``evidence`` decides by the ids.
+
+    Raises:
+        AlignmentError: labels that fit neither convention.
+    """
     whole = join_streams(books)
     decision = choose(logits.shape[0], labels, stream=whole, policy=policy, name="audio")
     targets = pair(decision.labels, decision.pairing, whole).to(logits.device)
@@ -186,6 +203,24 @@ def _audio_loss(
     audio = torch.stack(losses).mean() if losses else logits[:0].float().sum()
     _log_audio(logits, decision, targets, audio)
     return audio, decision
+
+
+def text_loss(logits: Tensor, labels: Tensor, stream: Stream, policy: Policy = "evidence") -> tuple[Tensor, Decision]:
+    """The mean cross-entropy of a text stream whose model leaves its ids as they are, and the decision behind it.
+
+    Args:
+        logits: (B, T, V).
+        labels: (B * T,) int64.
+        stream: the input side.
+        policy: how they are paired; ``evidence`` decides by the ids.
+
+    Raises:
+        AlignmentError: labels that fit neither convention.
+    """
+    fallback = labels.reshape(logits.shape[:2])
+    decision = choose(logits, None, stream=stream, fallback=fallback, policy=policy, name=stream.name)
+    targets = pair(decision.labels, decision.pairing, stream)
+    return mean_cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)), decision
 
 
 def join_streams(books: tuple[Stream, ...]) -> Stream:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from alignment import Finding
 
-from .batches import FULL_LENGTH, barcoded_batch, hand_labels
+from .batches import FULL_LENGTH, barcoded_samples, hand_labels
+from .batches_v2 import collate_for
 from .errors import UsageError
 from .memory import check_memory
-from .models import Adapter, Batch
-from .models.higgs import HiggsAdapter
+from .models import Adapter, Batch, HiggsAudioV2Adapter, is_higgs
 from .plain_batch import barcoded_text, vocabulary_size
 from .ranks import ALONE, Place
 
@@ -48,9 +48,9 @@ def load_batch(adapter: Adapter, model: nn.Module, args: argparse.Namespace, pla
     device = next(model.parameters()).device
     if args.data is None:
         source = Source(barcoded(adapter, model, args, args.seed + place.rank))
-    elif isinstance(adapter, HiggsAdapter):
+    elif is_higgs(adapter):
         source = _from_file(adapter, model, args, place)
-        source.batch = to_device(hand_labels(source.batch, args.labels), device)
+        source.batch = to_device(hand_labels(source.batch, args.labels, key=adapter.label_keys[0]), device)
     else:
         raise UsageError("--data reads ChatML for the Higgs model; other models take a barcoded batch")
     adapter.check_batch(model, source.batch)
@@ -67,19 +67,23 @@ def barcoded(adapter: Adapter, model: nn.Module, args: argparse.Namespace, seed:
         CannotRunError: it cannot fit into memory.
     """
     device, size = next(model.parameters()).device, args.batch_size or DEFAULT_SIZE
-    if isinstance(adapter, HiggsAdapter):
+    if is_higgs(adapter):
         config, length = adapter.inner(model).config, args.length or FULL_LENGTH
         # before a batch of that size is made at all
-        check_memory(size * length, size * length * config.text_config.vocab_size, device)
-        batch = barcoded_batch(size, length=length, seed=seed, use_delay_pattern=config.use_delay_pattern)
-        return to_device(hand_labels(batch, args.labels), device)
+        check_memory(size * length, size * length * config.get_text_config().vocab_size, device)
+        delayed = getattr(config, "use_delay_pattern", True)
+        samples = barcoded_samples(size, length=length, seed=seed, use_delay_pattern=delayed)
+        batch = collate_for(adapter, model, samples)
+        return to_device(hand_labels(batch, args.labels, key=adapter.label_keys[0]), device)
     length = args.length or PLAIN_LENGTH
     check_memory(size * length, size * length * vocabulary_size(adapter, model), device)
     return to_device(barcoded_text(adapter, model, size, length, seed, args.labels), device)
 
 
-def _from_file(adapter: HiggsAdapter, model: nn.Module, args: argparse.Namespace, place: Place) -> Source:
+def _from_file(adapter: Adapter, model: nn.Module, args: argparse.Namespace, place: Place) -> Source:
     """The real data path, its labels held against the roles of the conversations."""
+    if isinstance(adapter, HiggsAudioV2Adapter):
+        return _through_processor(adapter, model, args, place)
     from .chatml import byte_tokenizer, chatml_batch
     from .chatml_file import read_chatml, shard_of
     from .chatml_rules import label_rule_findings
@@ -91,6 +95,21 @@ def _from_file(adapter: HiggsAdapter, model: nn.Module, args: argparse.Namespace
     records = shard_of(read_chatml(args.data), args.data, place)
     findings = label_rule_findings(batch, records, config, tokenizer=tokenizer)
     return Source(batch, notes, findings, tokenizer)
+
+
+def _through_processor(
+    adapter: HiggsAudioV2Adapter, model: nn.Module, args: argparse.Namespace, place: Place
+) -> Source:
+    """The same through the processor of transformers."""
+    from .byte_tokenizer import byte_tokenizer
+    from .chatml_v2 import chatml_batch_v2
+    from .chatml_v2_rules import rule_findings_v2
+
+    config = adapter.inner(model).config
+    own = _tokenizer(args.model)
+    batch, notes, samples = chatml_batch_v2(args.data, config, tokenizer=own, batch_size=args.batch_size, place=place)
+    tokenizer = own or byte_tokenizer(adapter.special_ids)
+    return Source(batch, notes, rule_findings_v2(batch, samples, config, tokenizer), tokenizer)
 
 
 def _tokenizer(checkpoint: str | None) -> Any:

@@ -17,9 +17,9 @@ RECORDED = ("logits", "expanded_labels", "expanded_input_ids", "audio_logits")
 
 @dataclass(frozen=True)
 class Outputs:
-    """What one forward handed back, by name; ``None`` where it did not."""
+    """What one forward handed back, by name; ``None`` where it did not (a model without a text head has no logits)."""
 
-    logits: Tensor
+    logits: Tensor | None
     expanded_labels: Tensor | None
     expanded_input_ids: Tensor | None
     audio_logits: Tensor | None
@@ -30,7 +30,7 @@ def forward(model: nn.Module, adapter: Adapter, batch: Batch, *, labels: bool = 
     """Run the model on a batch without gradients, with or without its labels."""
     kwargs = dict(batch) if labels else adapter.without_labels(model, batch)
     with preserved(model), torch.no_grad():
-        out = model(**kwargs)
+        out = adapter.outputs(model, kwargs)
     return Outputs(**{name: getattr(out, name, None) for name in Outputs.__dataclass_fields__})
 
 
@@ -46,6 +46,8 @@ def length_problem(outputs: Outputs, view: View) -> str:
     Compared with our own reference expansion, element by element.
     """
     text = view.streams[0]
+    if outputs.logits is None:
+        return ""
     batch, length = outputs.logits.shape[:2]
     if batch * length != len(text):
         return f"logits {list(outputs.logits.shape)} have {batch * length} rows, the reference expansion {len(text)}"

@@ -32,7 +32,7 @@ CHUNK = 16
 class Movement:
     """How far one rounding in every layer moves a logit at most, per modality."""
 
-    text: float
+    text: float = 0.0
     audio: float = 0.0
 
     def allowed(self, stream: str, times: float) -> float:
@@ -55,9 +55,12 @@ def perturbed(model: nn.Module, adapter: Adapter, batch: Batch, base: Outputs) -
 
 def stream_logits(outputs: Outputs, streams: int) -> list[Tensor]:
     """Per stream, (R, V): the logits of its rows."""
-    logits = [outputs.logits.reshape(-1, outputs.logits.shape[-1])]
-    if streams > 1 and outputs.audio_logits is not None:
-        logits += list(outputs.audio_logits.unbind(1))
+    text, audio = outputs.logits, outputs.audio_logits
+    if text is None:  # the text stream of a model without a text head: its rows have no logits that could move
+        text = torch.zeros(0, 1) if audio is None else audio.new_zeros((len(audio), 1))
+    logits = [text.reshape(-1, text.shape[-1])]
+    if streams > 1 and audio is not None:
+        logits += list(audio.unbind(1))
     return logits
 
 

@@ -19,7 +19,6 @@ from .explain import token_namer
 from .forward import forward, shapes_of
 from .model_checks import model_checks
 from .models import Adapter, Batch
-from .models.higgs import SPECIAL_IDS, HiggsAdapter
 from .preserve import preserved
 from .reduction import Reduction, check_reduction, counted_loss, settled
 from .report.model import Report
@@ -94,8 +93,7 @@ class Plan:
 
     def token_name(self, token: int) -> str:
         """How a text token is written."""
-        special = SPECIAL_IDS if isinstance(self.adapter, HiggsAdapter) else {}
-        return token_namer(self.tokenizer, special)(token)
+        return token_namer(self.tokenizer, self.adapter.special_ids)(token)
 
 
 def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> Report:

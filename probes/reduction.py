@@ -15,20 +15,22 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from alignment import Convention, Finding, expect, infer_convention
+from alignment import Finding
 from alignment.comparison import merge_codebooks
 from alignment.findings import finding
 from alignment.supervision import Supervision
 from alignment.weights import TOLERANCE, spread, uneven_weights
 
 from .errors import UsageError
-from .models import Adapter, Batch
-from .witness import LossFunction, Options, Witness, witness
+from .models import Adapter, Batch, View
+from .witness import LossFunction, Options, Witness, expected_of, witness
 
-__all__ = ["Reduction", "check_reduction", "counted_loss", "settled"]
+__all__ = ["COUNTS", "Reduction", "check_reduction", "counted_loss", "settled"]
 
 Reduction = Literal["token-mean", "sequence-mean", "sum"]
 
+#: Parameters by which a loss asks for the targets of its whole step.
+COUNTS = frozenset(("num_items", "num_items_in_batch"))
 #: Relative difference of two sums of float32 weights that is more than rounding.
 EXACT = 1e-4
 
@@ -96,17 +98,35 @@ def settled(findings: Sequence[Finding], wrong: Sequence[Finding], reduction: Re
 def counted_loss(
     loss_fn: Callable[..., Tensor], model: nn.Module, adapter: Adapter, step: Batch, options: Options | None = None
 ) -> LossFunction:
-    """The loss, told how many text targets its whole step has if it takes ``num_items_in_batch``."""
-    if "num_items_in_batch" not in inspect.signature(loss_fn).parameters:
+    """The loss, told how many targets its whole step has, if it asks for it by the name of a parameter.
+
+    ``num_items_in_batch`` is what the Trainer of transformers counts: the labels of the text alone, None where the
+    batch has none. ``num_items`` maps the name of every stream to the number of its targets:
+    ``{"text": 240, "audio[0]": 50, ...}``. Both are counted after the shift: a sample's first label pairs with nothing.
+    """
+    asked = inspect.signature(loss_fn).parameters.keys() & COUNTS
+    if not asked:
         return loss_fn
     view = adapter.view(model, step)
-    labels, stream = view.labels[0], view.streams[0]
-    convention = Convention.NONE if labels is None else infer_convention(labels, stream).convention
-    if convention in {Convention.AMBIGUOUS, Convention.INCONSISTENT}:
-        convention = Convention.POSITION_ALIGNED if options is None else options.convention
-    # counted after the shift: the first label of a sample pairs with no logit
-    items = torch.zeros(()).long() if labels is None else expect(labels, stream, convention).trained.sum()
-    return lambda inner_model, inner_batch: loss_fn(inner_model, inner_batch, num_items_in_batch=items)
+    counts = {"num_items": _targets(view, options), "num_items_in_batch": _text_labels(adapter, view, step, options)}
+    told = {name: counts[name] for name in asked}
+    return lambda inner_model, inner_batch: loss_fn(inner_model, inner_batch, **told)
+
+
+def _targets(view: View, options: Options | None) -> dict[str, Tensor]:
+    expected, _ = expected_of(view, options or Options())
+    return {one.stream.name: (one.trained & ~one.lost).sum() for one in expected}
+
+
+def _text_labels(adapter: Adapter, view: View, step: Batch, options: Options | None) -> Tensor | None:
+    """The text targets, those of a model without a text head included: the Trainer does not know of heads."""
+    labels, text = view.labels[0], view.streams[0]
+    if labels is None:
+        labels = step.get(adapter.label_keys[0])
+    if labels is None:
+        return None
+    view = View((text,), (labels.reshape(-1),), (None,))
+    return _targets(view, options)[text.name]
 
 
 def _watch(

@@ -33,7 +33,7 @@ from .one_pass import LossError, LossFunction, Options, Watched, run_pass
 from .preserve import preserved
 from .proof import prove, retry_in_range
 
-__all__ = ["LossFunction", "Options", "Witness", "witness"]
+__all__ = ["LossFunction", "Options", "Witness", "expected_of", "witness"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def witness(
     watched = Watched(model, adapter, loss_fn, options or Options())
     options = watched.options
     view = adapter.view(model, batch)
-    expected, label_findings, notes = _expectations(view, options)
+    expected, notes = expected_of(view, options)
+    of_labels = label_findings(view)
     with preserved(model):
         try:
             first = run_pass(watched, batch, view)
@@ -83,7 +84,7 @@ def witness(
             if found is None:
                 actual = retry_in_range(watched, batch, view, error)
             findings = list(compare(expected, actual)) if found is None else [found]
-            return _told(view, expected, actual, (*label_findings, *findings), None, error.capture, notes)
+            return _told(view, expected, actual, (*of_labels, *findings), None, error.capture, notes)
         actual = infer_sources(first.readings, view.streams)
         findings = first.problems or list(compare(expected, actual))
         if not first.problems and _needs_proof(findings, actual):
@@ -91,7 +92,7 @@ def witness(
             findings = list(compare(expected, actual))
     findings += _labels_dropped(first.capture, adapter)
     notes += _unreadable(actual, first.unplaced)
-    return _told(view, expected, actual, (*label_findings, *findings), first.loss, first.capture, notes)
+    return _told(view, expected, actual, (*of_labels, *findings), first.loss, first.capture, notes)
 
 
 def _told(
@@ -113,8 +114,9 @@ def _needs_proof(findings: Sequence[Finding], actual: Sequence[Supervision]) -> 
     return bool(about_sources) or any(f.code == "LA202" for f in findings) or any(is_ambiguous(a) for a in actual)
 
 
-def _expectations(view: View, options: Options) -> tuple[tuple[Supervision, ...], list[Finding], list[str]]:
-    expected, notes = [], []
+def expected_of(view: View, options: Options) -> tuple[tuple[Supervision, ...], list[str]]:
+    """What the labels of a batch demand of every stream, and what was taken as declared."""
+    expected, notes = [], list(view.notes)
     for number, (stream, labels, carried) in enumerate(zip(view.streams, view.labels, view.carried, strict=True)):
         given = torch.full_like(stream.ids, IGNORE_INDEX) if labels is None else labels
         convention = infer_convention(given, stream).convention
@@ -124,7 +126,7 @@ def _expectations(view: View, options: Options) -> tuple[tuple[Supervision, ...]
         if convention is Convention.INCONSISTENT:
             convention = Convention.POSITION_ALIGNED if stream.is_audio else options.convention
         expected.append(expect(given, stream, convention, number=number, carried=carried))
-    return tuple(expected), label_findings(view), notes
+    return tuple(expected), notes
 
 
 def _labels_dropped(capture: Capture, adapter: Adapter) -> list[Finding]:

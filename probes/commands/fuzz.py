@@ -141,7 +141,6 @@ def _show(one: Counterexample, contract: Contract, console: Any, args: argparse.
     """One counterexample: its finding, a small picture, and the command that runs it again."""
     from ..explain import row_stories, token_namer
     from ..fuzz import run_case
-    from ..models.higgs import SPECIAL_IDS, HiggsAdapter
     from ..report.terminal import show_finding
     from ..report.tokens import show_grid, show_rows
 
@@ -152,7 +151,7 @@ def _show(one: Counterexample, contract: Contract, console: Any, args: argparse.
         if finding.code == one.code:
             show_finding(finding, console)
     samples = {example.sample for f in findings if f.code == one.code for example in f.examples} or {0}
-    name = token_namer(None, SPECIAL_IDS if isinstance(contract.adapter, HiggsAdapter) else {})
+    name = token_namer(None, contract.adapter.special_ids)
     for sample in sorted(samples)[:2]:
         console.print(f"  sample {sample} of the smallest case, seen in {one.seen} cases:")
         show_rows(row_stories(seen, 0, sample), name, console)

@@ -144,6 +144,7 @@ def make_plan(args: argparse.Namespace, place: Place | None = None) -> Plan:
     from ..models import adapter_for
     from ..models.loading import load_model
     from ..preflight import Plan
+    from ..reduction import COUNTS
 
     device, dtype = pick_device(args.device, place), pick_dtype(args.dtype)
     if args.data is not None and args.length is not None:
@@ -153,8 +154,8 @@ def make_plan(args: argparse.Namespace, place: Place | None = None) -> Plan:
         raise UsageError("--policy is about the engine's own loss: it cannot be used with --loss")
     if loss is not None:
         try:
-            extra = {"num_items_in_batch": None} if "num_items_in_batch" in inspect.signature(loss).parameters else {}
-            inspect.signature(loss).bind(None, None, **extra)
+            signature = inspect.signature(loss)
+            signature.bind(None, None, **dict.fromkeys(signature.parameters.keys() & COUNTS))
         except (TypeError, ValueError) as error:
             raise UsageError(f"--loss {args.loss}: must be callable as FUNC(model, batch): {error}") from error
     loaded = load_model(args.model, device=device, dtype=dtype, seed=args.seed)

@@ -43,11 +43,13 @@ class View:
         streams: every stream of the batch, audio ones in the order of their codebooks.
         labels: (R,) int64 per stream, in the batch's own convention; None without labels.
         carried: per stream, labels that sat on placeholders (see ``alignment.Expansion.carried``).
+        notes: what a reader should know of the batch on this model.
     """
 
     streams: tuple[Stream, ...]
     labels: tuple[Tensor | None, ...]
     carried: tuple[Tensor | None, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ class Adapter(Protocol):
     name: str
     #: Keyword arguments that carry labels into the innermost forward.
     label_keys: tuple[str, ...]
+    #: How its special tokens are written.
+    special_ids: Mapping[str, int]
 
     def inner(self, model: nn.Module) -> nn.Module:
         """The innermost model below wrappers (PEFT, DDP, torch.compile)."""
@@ -106,6 +110,10 @@ class Adapter(Protocol):
 
     def heads(self, model: nn.Module, view: View) -> tuple[Head, ...]:
         """The head modules, with the streams each predicts."""
+        ...
+
+    def outputs(self, model: nn.Module, kwargs: Mapping[str, Any]) -> Any:
+        """A forward, with ``logits`` (B, T, V) and ``audio_logits`` (N, K, C) by these names."""
         ...
 
     def check_batch(self, model: nn.Module, batch: Mapping[str, Any]) -> None:

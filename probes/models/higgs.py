@@ -26,7 +26,7 @@ from alignment.pairing import Policy
 
 from ..errors import CannotRunError
 from .adapter import Batch, Head, View, find_instance
-from .higgs_batch import check_higgs_batch
+from .higgs_batch import check_released_batch
 from .higgs_runs import HiggsRuns
 
 __all__ = ["SPECIAL_IDS", "HiggsAdapter", "small_model", "why_unavailable"]
@@ -144,6 +144,7 @@ class HiggsAdapter(HiggsRuns):
 
     name = "boson_multimodal.HiggsAudioModel"
     label_keys = ("label_ids",)
+    special_ids: Mapping[str, int] = SPECIAL_IDS
 
     @staticmethod
     def fits(model: nn.Module) -> bool:
@@ -167,6 +168,10 @@ class HiggsAdapter(HiggsRuns):
         text = Head("text", projector.text_lm_head, (0,))
         books = tuple(range(1, len(view.streams)))
         return (text, Head("audio", projector.audio_lm_head, books)) if books else (text,)
+
+    def outputs(self, model: nn.Module, kwargs: Mapping[str, Any]) -> Any:
+        """A forward."""
+        return model(**kwargs)
 
     def expansion(self, model: nn.Module, batch: Mapping[str, Any]) -> Expansion:
         """Our own reference expansion of a batch (never the model's merge).
@@ -209,7 +214,7 @@ class HiggsAdapter(HiggsRuns):
 
     def check_batch(self, model: nn.Module, batch: Mapping[str, Any]) -> None:
         """Refuse a batch whose vocabulary, codebooks, special ids or delay pattern are not the checkpoint's."""
-        check_higgs_batch(self.inner(model).config, batch)
+        check_released_batch(self.inner(model).config, batch)
 
     def view(self, model: nn.Module, batch: Mapping[str, Any]) -> View:
         """The text stream over the expanded positions, one stream per codebook over the target frames."""

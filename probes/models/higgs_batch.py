@@ -6,7 +6,8 @@ say nothing about the delay pattern.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -15,13 +16,47 @@ from torch import Tensor
 
 from alignment import InputError
 
-__all__ = ["check_higgs_batch"]
-
-CODES = ("audio_in_ids", "audio_out_ids", "label_audio_ids")
+__all__ = ["check_released_batch", "check_v2_batch"]
 
 
-def check_higgs_batch(config: Any, batch: Mapping[str, Any]) -> None:
-    """Refuse a batch that was made for another checkpoint.
+@dataclass(frozen=True)
+class _Codes:
+    """What a configuration knows of codes: how many codebooks and codes, those that begin and end, the delay."""
+
+    books: int
+    size: int
+    bos: int
+    eos: int
+    delayed: bool
+
+    def problems(self, name: str, codes: Tensor, audios: Sequence[Tensor]) -> Iterator[str]:
+        """What (K, N) codes, and the (K, L) audios that they hold, have that this does not know."""
+        if codes.shape[0] != self.books:
+            yield f"{name} has {codes.shape[0]} codebooks, the configuration {self.books}; collate with as many"
+            return
+        if int(codes.max()) >= self.size or int(codes.min()) < 0:
+            yield (
+                f"{name} holds the code {_outside(codes, self.size)}, the configuration knows {self.size}; "
+                "encode the audio with the checkpoint's own tokenizer"
+            )
+        for where, column, wanted, known in (("begins", 0, self.bos, {self.bos}), ("ends", -1, self.eos, self._ends)):
+            edge = torch.cat([audio[:, column] for audio in audios])
+            other = int(edge[0])
+            if bool((edge == other).all()) and other >= min(self.bos, self.eos, self.size - 2) and other not in known:
+                yield f"every audio of {name} {where} with the code {other}, the configuration's is {wanted}"
+        if {_delayed(audio, self.bos) for audio in audios} == {not self.delayed}:
+            yield (
+                f"the codes of {name} are {'not ' if self.delayed else ''}delayed, the configuration says "
+                f"use_delay_pattern={self.delayed}; collate with the checkpoint's own"
+            )
+
+    @property
+    def _ends(self) -> set[int]:
+        return {self.eos, self.bos}  # an audio that was cut within its delay ends with bos
+
+
+def check_released_batch(config: Any, batch: Mapping[str, Any]) -> None:
+    """Refuse a batch that was made for another checkpoint of the released model.
 
     Args:
         config: the model's ``HiggsAudioConfig``.
@@ -31,67 +66,86 @@ def check_higgs_batch(config: Any, batch: Mapping[str, Any]) -> None:
         InputError: text ids or codes outside the vocabularies, another number of codebooks, placeholders that the
             configuration does not know, other codes that begin and end a stream, or another delay pattern.
     """
-    for problem in (*_text_problems(config, batch), *_code_problems(config, batch), *_stream_problems(config, batch)):
+    _refuse(_released_problems(config, batch))
+
+
+def check_v2_batch(config: Any, batch: Mapping[str, Any], valid: Tensor | None) -> None:
+    """The same for transformers' own model.
+
+    Args:
+        config: the model's ``HiggsAudioV2Config``.
+        batch: keyword arguments of its forward; codes are (B, F, K) int64.
+        valid: (B, F) bool, the frames that are no padding; None without audio.
+
+    Raises:
+        InputError: as for the released model.
+    """
+    _refuse(_v2_problems(config, batch, valid))
+
+
+def _refuse(problems: Iterator[str]) -> None:
+    for problem in problems:
         raise InputError(f"the batch was made for another checkpoint: {problem}")
 
 
-def _text_problems(config: Any, batch: Mapping[str, Any]) -> Iterator[str]:
-    ids, vocab = batch.get("input_ids"), config.text_config.vocab_size
-    if not isinstance(ids, Tensor) or ids.numel() == 0:
-        return
-    if int(ids.max()) >= vocab or int(ids.min()) < 0:
-        outside = int(ids.max()) if int(ids.max()) >= vocab else int(ids.min())
-        yield f"input_ids hold {outside}, the text vocabulary has {vocab} ids; use the checkpoint's own tokenizer"
+def _released_problems(config: Any, batch: Mapping[str, Any]) -> Iterator[str]:
+    ids = batch.get("input_ids")
+    yield from _text_problems(ids, config.text_config.vocab_size)
+    known = _Codes(
+        config.audio_num_codebooks,
+        config.audio_codebook_size + 2,
+        config.audio_stream_bos_id,
+        config.audio_stream_eos_id,
+        config.use_delay_pattern,
+    )
     for kind, token in (("in", config.audio_in_token_idx), ("out", config.audio_out_token_idx)):
-        codes, starts = batch.get(f"audio_{kind}_ids"), batch.get(f"audio_{kind}_ids_start")
-        audios = 0 if codes is None or starts is None or codes.numel() == 0 else len(starts)
-        if audios and not bool((ids == token).any()):
-            yield (
-                f"it has {audios} audios in audio_{kind}_ids and no placeholder for them, which is {token} in the "
-                f"configuration (audio_{kind}_token_idx); use the checkpoint's own tokenizer"
-            )
-
-
-def _code_problems(config: Any, batch: Mapping[str, Any]) -> Iterator[str]:
-    books, size = config.audio_num_codebooks, config.audio_codebook_size + 2
-    for name in CODES:
-        codes = batch.get(name)
-        if not isinstance(codes, Tensor) or codes.numel() == 0:
-            continue
-        if codes.shape[0] != books:
-            yield (
-                f"{name} has {codes.shape[0]} codebooks, the configuration {books} (audio_num_codebooks); "
-                "collate with the checkpoint's audio_num_codebooks"
-            )
-        elif name != "label_audio_ids" and (int(codes.max()) >= size or int(codes.min()) < 0):
-            outside = int(codes.max()) if int(codes.max()) >= size else int(codes.min())
-            yield (
-                f"{name} holds the code {outside}, the configuration knows {size} (audio_codebook_size + 2); "
-                "encode the audio with the checkpoint's own tokenizer"
-            )
-
-
-def _stream_problems(config: Any, batch: Mapping[str, Any]) -> Iterator[str]:
-    bos, eos = config.audio_stream_bos_id, config.audio_stream_eos_id
-    for kind in ("in", "out"):
-        codes, starts = batch.get(f"audio_{kind}_ids"), batch.get(f"audio_{kind}_ids_start")
+        name = f"audio_{kind}_ids"
+        codes, starts = batch.get(name), batch.get(f"{name}_start")
         if codes is None or starts is None or codes.numel() == 0:
             continue
-        audios = [codes[:, first:last] for first, last in pairwise([*starts.tolist(), codes.shape[1]]) if last > first]
-        for where, column, name, known in (("begins", 0, "bos", {bos}), ("ends", -1, "eos", {eos, bos})):  # cut: bos
-            edge = torch.cat([audio[:, column] for audio in audios])
-            other = int(edge[0])
-            if bool((edge == other).all()) and other >= config.audio_codebook_size and other not in known:
-                yield (
-                    f"every audio of audio_{kind}_ids {where} with the code {other}, the configuration's is "
-                    f"{bos if name == 'bos' else eos} (audio_stream_{name}_id)"
-                )
-        shown = {_delayed(audio, bos) for audio in audios}
-        if shown == {not config.use_delay_pattern}:
-            yield (
-                f"the codes of audio_{kind}_ids are {'not ' if config.use_delay_pattern else ''}delayed, the "
-                f"configuration says use_delay_pattern={config.use_delay_pattern}; collate with the checkpoint's own"
-            )
+        yield from _placeholder_problems(name, len(starts), ids, (token,))
+        edges = [*starts.tolist(), codes.shape[1]]
+        yield from known.problems(name, codes, [codes[:, a:b] for a, b in pairwise(edges) if b > a])
+    labels = batch.get("label_audio_ids")
+    if labels is not None and labels.numel() and labels.shape[0] != known.books:
+        yield f"label_audio_ids has {labels.shape[0]} codebooks, the configuration {known.books}"
+
+
+def _v2_problems(config: Any, batch: Mapping[str, Any], valid: Tensor | None) -> Iterator[str]:
+    ids, frames = batch.get("input_ids"), batch.get("audio_input_ids")
+    yield from _text_problems(ids, config.vocab_size)
+    if frames is None or valid is None or not bool(valid.any()):
+        return
+    audios = [sample[real].T for sample, real in zip(frames, valid, strict=True) if bool(real.any())]
+    yield from _placeholder_problems(
+        "audio_input_ids", len(audios), ids, (config.audio_token_id, config.audio_delay_token_id)
+    )
+    # its processor delays always
+    known = _Codes(
+        config.num_codebooks, config.codebook_size, config.audio_stream_bos_id, config.audio_stream_eos_id, delayed=True
+    )
+    yield from known.problems("audio_input_ids", torch.cat(audios, dim=1), audios)
+
+
+def _text_problems(ids: Any, vocab: int) -> Iterator[str]:
+    if isinstance(ids, Tensor) and ids.numel() and (int(ids.max()) >= vocab or int(ids.min()) < 0):
+        yield (
+            f"input_ids hold {_outside(ids, vocab)}, the text vocabulary has {vocab} ids; "
+            "use the checkpoint's own tokenizer"
+        )
+
+
+def _placeholder_problems(name: str, audios: int, ids: Any, tokens: Sequence[int]) -> Iterator[str]:
+    if isinstance(ids, Tensor) and not any(bool((ids == token).any()) for token in tokens):
+        yield (
+            f"it has {audios} audios in {name} and no placeholder for them, which is "
+            f"{' or '.join(map(str, tokens))} in the configuration; use the checkpoint's own tokenizer"
+        )
+
+
+def _outside(values: Tensor, size: int) -> int:
+    highest = int(values.max())
+    return highest if highest >= size else int(values.min())
 
 
 def _delayed(audio: Tensor, bos: int) -> bool | None:

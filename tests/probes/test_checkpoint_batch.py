@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from alignment import InputError
 from loss_align import main
 from probes import barcoded_batch, check_loss
+from probes.batches import barcoded_samples
 from probes.models import adapter_for
 
 BOS, EOS = 1024, 1025
@@ -117,3 +118,27 @@ def test_text_ids_beyond_the_embeddings_are_named():
     assert "input_ids hold 64, LlamaForCausalLM reads the ids below 64" in said
     fits = {"input_ids": ids[:, :60], "labels": ids[:, :60]}
     assert check_loss(model, fits, lambda model, batch: model(**batch).loss).verdict == "pass"
+
+
+V2 = {
+    "codebooks": ({"num_codebooks": 12}, "audio_input_ids has 8 codebooks, the configuration 12"),
+    "codes": ({"codebook_size": 514}, "audio_input_ids holds the code 1025, the configuration knows 514"),
+    "placeholder": (
+        {"audio_token_id": 128030, "audio_delay_token_id": 128031},
+        "no placeholder for them, which is 128030 or 128031",
+    ),
+    "stream-bos": ({"audio_stream_bos_id": 1023}, "begins with the code 1024, the configuration's is 1023"),
+    "vocabulary": ({"vocab_size": 1000}, "the text vocabulary has 1000 ids"),
+}
+
+
+@pytest.mark.higgs_v2
+@pytest.mark.parametrize(("settings", "said"), V2.values(), ids=V2)
+def test_a_mismatch_with_transformers_own_model_is_named(settings, said):
+    from probes.batches_v2 import collate_v2
+    from probes.models import higgs_v2
+
+    model = higgs_v2.small_model(hidden=16, layers=1)
+    given = collate_v2(barcoded_samples(2, length=96))
+    adapter_for(model).check_batch(model, given)
+    assert said in refused(configured(model, **settings), given)
