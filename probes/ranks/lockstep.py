@@ -36,7 +36,11 @@ class Lockstep:
             RunOverError: another rank failed, or does not come.
         """
         self._step()
-        return self._loss(*args, **kwargs)
+        try:
+            return self._loss(*args, **kwargs)
+        except Exception as error:
+            self._session.raised(error)
+            raise
 
     def finish(self, call: Callable[[Callable[..., Tensor]], None]) -> None:
         """Stand in for the ranks that still call: ``call(loss)`` calls it once, for nothing but its collectives."""

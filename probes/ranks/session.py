@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -32,8 +32,11 @@ __all__ = ["RunOverError", "Session", "together"]
 GRACE = 10.0
 #: Seconds that a rank has to answer once the launcher stops all of them; it kills them after 30.
 ANSWER = 5.0
-#: What ranks leave for each other: marks of every rank, and the first failure and the first stop of all.
-READY, REPORTS, OVER, VERDICT, FAILED, STOPPED = "ready", "reports", "over", "verdict", "failed", "stopped"
+#: Seconds to see which ranks fail for the same reason.
+TOGETHER = 1.0
+#: What ranks leave for each other: marks of every rank; and of all the first failure, stop and exception of a loss.
+READY, REPORTS, OVER, VERDICT = "ready", "reports", "over", "verdict"
+FAILED, STOPPED, RAISED = "failed", "stopped", "raised"
 
 
 class RunOverError(BaseException):
@@ -46,11 +49,13 @@ class Session:
     Attributes:
         exchange: with the other ranks.
         stopped: whether the launcher has told this rank to stop.
+        cause: what this rank failed for by itself; empty if it has not.
     """
 
     def __init__(self, exchange: RankExchange) -> None:
         self.exchange = exchange
         self.stopped = False
+        self.cause = ""
         self._own_group = False
 
     def watch(self) -> None:
@@ -80,9 +85,21 @@ class Session:
             RunOverError: always.
         """
         message, code = ending(error)
-        told = f"{told}: ended or hangs" if told else f"rank {self.exchange.rank}: {message}"
-        self.exchange.claim(FAILED, {"by": self.exchange.rank, "message": told, "exit_code": code})
+        if told:
+            message = f"{told}: ended or hangs"
+        else:
+            self.cause = message
+        before = self.exchange.claimed(RAISED)
+        if before and before["message"] not in message:  # others may have waited for a collective that never came
+            message += f"; before that the loss of rank {before['by']} raised {before['message']}"
+        failure = {"by": self.exchange.rank, "own": not told, "message": message, "exit_code": code}
+        self.exchange.claim(FAILED, failure)
         raise RunOverError from error
+
+    def raised(self, error: Exception) -> None:
+        """Remember the first exception of the loss: what other ranks say later may only follow from it."""
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        self.exchange.claim(RAISED, {"by": self.exchange.rank, "message": message})
 
     def begin(self, device: torch.device) -> None:
         """Wait until every rank has its model and batch, then join them in a process group.
@@ -179,15 +196,15 @@ def _over(session: Session) -> int:
     exchange = session.exchange
     _deaf()
     try:
-        exchange.put(OVER, {})
+        exchange.put(OVER, {"cause": session.cause})
         if session.stopped:
             exchange.claim(STOPPED, {"by": exchange.rank})
         failure = exchange.claimed(FAILED) or (_who_ended(session) if exchange.rank == 0 else None)
+        if failure is None:
+            return CannotRunError.exit_code
+        told, code = _told(exchange, failure), failure["exit_code"]
     except CannotRunError as error:
         return _alone(session, error)
-    if failure is None:
-        return CannotRunError.exit_code
-    told, code = failure["message"], failure["exit_code"]
     _leave_error_file(code, told)
     if exchange.rank == 0:
         exchange.put(VERDICT, {"exit_code": code})
@@ -200,6 +217,17 @@ def _over(session: Session) -> int:
         if failure["by"] == exchange.rank:
             print(f"loss-align: {told}", file=sys.stderr)
     return code
+
+
+def _told(exchange: RankExchange, failure: Mapping[str, Any]) -> str:
+    """The failure with the ranks that it happened to, where it did not happen to the run as a whole."""
+    if not failure["own"]:
+        return failure["message"]
+    with suppress(MissingRanksError):
+        exchange.wait(OVER, timeout=TOGETHER)
+    ends = {rank: exchange.take(OVER, rank) for rank in range(exchange.world)}
+    same = {rank for rank, end in ends.items() if end and end["cause"] == failure["message"]}
+    return f"{told_ranks(sorted({failure['by'], *same}))}: {failure['message']}"
 
 
 def _alone(session: Session, error: CannotRunError) -> int:
@@ -222,7 +250,7 @@ def _who_ended(session: Session) -> dict[str, Any]:
         message = f"{told_ranks(silent)} of {exchange.world} ended before handing in a report"
     else:
         message = "stopped by the launcher (SIGTERM) before every rank had handed in its report"
-    return {"by": exchange.rank, "message": message, "exit_code": CannotRunError.exit_code}
+    return {"by": exchange.rank, "own": False, "message": message, "exit_code": CannotRunError.exit_code}
 
 
 @contextmanager

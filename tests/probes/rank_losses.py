@@ -39,3 +39,10 @@ def hangs(model, batch):
     if RANK:
         time.sleep(600)
     return counted(model, batch)
+
+
+def raises(model, batch):
+    """Before a collective in which the other rank then waits."""
+    if RANK:
+        raise ValueError("three sheep")
+    return counted(model, batch)

@@ -54,6 +54,8 @@ BAD_USAGE = {
     "unknown device": (["preflight", "--device", "tpu"], "unknown --device 'tpu'"),
     "device index on cpu": (["preflight", "--device", "cpu:1"], "unknown --device 'cpu:1'"),
     "batch size zero": (["preflight", "--batch-size", "0"], "0 is less than 1"),
+    "no time for ranks": (["preflight", "--rank-timeout", "0"], "0 is not above 0"),
+    "time that is no number": (["preflight", "--rank-timeout", "soon"], "'soon' is not a number"),
     "batch size word": (["preflight", "--batch-size", "two"], "'two' is not a whole number"),
     "unknown labels": (["preflight", "--labels", "shifted"], "invalid choice: 'shifted'"),
     "loss without a function": (["preflight", "--loss", "trainer.py"], "must be FILE.py:FUNC"),
