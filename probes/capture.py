@@ -22,6 +22,7 @@ from alignment import InputError
 from alignment.recovery import NOISE_ROWS, Values, leaf
 
 from .errors import UsageError
+from .forward import all_finite
 from .forward_patch import ForwardPatch, bound_arguments
 from .head_call import Forward, HeadCall
 from .hidden import hidden_leaf, lent_tables
@@ -180,7 +181,7 @@ class Capture:
                     "of logits: name the layer that gives them with --head"
                 )
             skipped = product is not None and output is product.placeholder
-            finite = skipped or bool(torch.isfinite(output.detach().sum(dtype=torch.float32)))
+            finite = skipped or all_finite(output)
             stand_in = leaf(output, values=self.values, dtype=self.dtype or output.dtype)
             inputs = args[0].detach() if args else None
             number = len(self.forwards) - 1

@@ -17,6 +17,7 @@ from alignment.recovery import Form, Reading, Values, silent_reading
 
 from .capture import Capture
 from .errors import UsageError
+from .forward import all_finite
 from .models.adapter import Adapter, Batch, Head, View
 from .placement import place_readings
 from .preserve import copy_of, cuda_devices
@@ -179,7 +180,7 @@ def _not_finite(
         grad = grads.get(id(call.leaf))
         broken = bool((reading.form == int(Form.NOT_FINITE)).any())
         if grad is not None and (call.later is not None or call.rows is not None):  # read elsewhere, or in part
-            broken |= not bool(torch.isfinite(grad.sum(dtype=torch.float64)))
+            broken |= not all_finite(grad)
         if broken:
             return [finding("LA501", call.head.name, f"the gradient at the {call.head.name} head is not finite")]
     return []

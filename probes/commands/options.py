@@ -254,7 +254,7 @@ def pick_device(text: str) -> torch.device:
     import torch
 
     if text == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        text = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = text.partition(":")
     if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
         raise UsageError(f"unknown --device {text!r}: use auto, cpu, cuda or cuda:N")
@@ -266,6 +266,10 @@ def pick_device(text: str) -> torch.device:
             )
         if index and int(index) >= count:
             raise UsageError(f"--device {text}: there are {count} CUDA devices, the last is cuda:{count - 1}")
+    if kind == "cpu":
+        from ..allocator import keep_freed_memory
+
+        keep_freed_memory()
     return torch.device(text)
 
 
