@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .models import Adapter, Batch, View
 from .preserve import preserved
 
-__all__ = ["Outputs", "forward", "length_problem", "shapes_of"]
+__all__ = ["Outputs", "all_finite", "forward", "length_problem", "shapes_of"]
 
 RECORDED = ("logits", "expanded_labels", "expanded_input_ids", "audio_logits")
 
@@ -32,6 +32,11 @@ def forward(model: nn.Module, adapter: Adapter, batch: Batch, *, labels: bool = 
     with preserved(model), torch.no_grad():
         out = adapter.outputs(model, kwargs)
     return Outputs(**{name: getattr(out, name, None) for name in Outputs.__dataclass_fields__})
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether no value is NaN or infinite: their sum says so, and float64 where finite values overflow float32."""
+    return any(bool(torch.isfinite(values.detach().sum(dtype=dtype))) for dtype in (torch.float32, torch.float64))
 
 
 def shapes_of(outputs: Outputs) -> dict[str, list[int]]:

@@ -17,6 +17,7 @@ from alignment.recovery import Form, Reading, Values, silent_reading
 
 from .capture import Capture
 from .errors import UsageError
+from .forward import all_finite
 from .models.adapter import Adapter, Batch, Head, View
 from .placement import place_readings
 from .preserve import copy_of, cuda_devices
@@ -140,8 +141,9 @@ def _run_at(watched: Watched, batch: Batch, view: View, heads: Sequence[Head], a
     if not any(grad is not None for grad in grads.values()):
         detached = finding("LA605", "all", "the loss has a gradient, but none reaches the logits of any head")
         return Pass(nothing, capture, number, finite=True, problems=[detached])
-    problems = _not_finite(number, grads, capture, view)
-    readings, unplaced = place_readings(capture, grads, model, adapter, view)
+    read = [call.read(grads) for call in capture.calls]
+    problems = _not_finite(number, grads, capture, read, view)
+    readings, unplaced = place_readings(capture, read, model, adapter, view)
     return Pass(readings, capture, number, finite=not problems, unplaced=unplaced, problems=problems)
 
 
@@ -165,15 +167,20 @@ def _as_scalar(value: Any) -> tuple[Tensor | float, list[Finding]]:
     return value, []
 
 
-def _not_finite(loss: float, grads: dict[int, Tensor | None], capture: Capture, view: View) -> list[Finding]:
+def _not_finite(
+    loss: float, grads: dict[int, Tensor | None], capture: Capture, read: Sequence[Reading], view: View
+) -> list[Finding]:
     labelled = any(labels is not None and bool((labels >= 0).any()) for labels in view.labels)
     if not math.isfinite(loss):
         why = "" if labelled else ": the batch has no labelled token, and a mean over nothing is NaN"
         return [finding("LA501", "all", f"the loss is {loss}{why}")]
-    for call in capture.calls:
+    for call, reading in zip(capture.calls, read, strict=True):
         if not call.finite:
             return [finding("LA501", call.head.name, f"the logits of the {call.head.name} head are not finite")]
         grad = grads.get(id(call.leaf))
-        if grad is not None and not bool(torch.isfinite(grad.sum(dtype=torch.float64))):
+        broken = bool((reading.form == int(Form.NOT_FINITE)).any())
+        if grad is not None and (call.later is not None or call.rows is not None):  # read elsewhere, or in part
+            broken |= not all_finite(grad)
+        if broken:
             return [finding("LA501", call.head.name, f"the gradient at the {call.head.name} head is not finite")]
     return []

@@ -298,6 +298,10 @@ def pick_device(text: str, place: Place | None = None) -> torch.device:
             raise UsageError(f"--device {text}: there are {count} CUDA devices, the last is cuda:{count - 1}")
         if place is not None:
             text = _own_device(text, count, place)
+    else:
+        from ..allocator import keep_freed_memory
+
+        keep_freed_memory()
     return torch.device(text)
 
 
