@@ -6,22 +6,16 @@ launcher stops the ranks because one of them ended, rank 0 tells which one has l
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 import sys
-import threading
-import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import timedelta
-from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import CannotRunError, UsageError, ending
 from .exchange import MissingRanksError, RankExchange, told_ranks
+from .launcher import deaf, leave_reason, stoppable
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +31,9 @@ TOGETHER = 1.0
 #: What ranks leave for each other: marks of every rank; and of all the first failure, stop and exception of a loss.
 READY, REPORTS, OVER, VERDICT = "ready", "reports", "over", "verdict"
 FAILED, STOPPED, RAISED = "failed", "stopped", "raised"
+
+#: What stands in the exceptions of collectives.
+COLLECTIVES = ("gloo", "nccl", "c10d")
 
 
 class RunOverError(BaseException):
@@ -66,6 +63,15 @@ class Session:
         """
         if self.stopped or self.exchange.claimed(FAILED) or self.exchange.claimed(STOPPED):
             raise RunOverError
+
+    def stop(self) -> NoReturn:
+        """End this rank's work, as the launcher demands.
+
+        Raises:
+            RunOverError: always.
+        """
+        self.stopped = True
+        raise RunOverError
 
     def wait(self, name: str, what: str) -> None:
         """Wait until every rank has left something under a name; ``what`` is said of ranks that do not.
@@ -97,9 +103,13 @@ class Session:
         raise RunOverError from error
 
     def raised(self, error: Exception) -> None:
-        """Remember the first exception of the loss: what other ranks say later may only follow from it."""
+        """Remember the first exception of the loss: what other ranks say later may only follow from it.
+
+        That of a collective is none: it follows from another rank itself.
+        """
         message = " ".join(f"{type(error).__name__}: {error}".split())
-        self.exchange.claim(RAISED, {"by": self.exchange.rank, "message": message})
+        if not any(word in message.lower() for word in COLLECTIVES):
+            self.exchange.claim(RAISED, {"by": self.exchange.rank, "message": message})
 
     def begin(self, device: torch.device) -> None:
         """Wait until every rank has its model and batch, then join them in a process group.
@@ -150,7 +160,7 @@ def together(exchange: RankExchange, work: Callable[[Session], int], *, verbose:
         CannotRunError: on rank 0, whatever else ended the run.
     """
     session = Session(exchange)
-    with _stoppable(session):
+    with stoppable(session.stop):
         try:
             return _done(session, work, verbose=verbose)
         except RunOverError:
@@ -174,8 +184,8 @@ def _agreed(session: Session, code: int) -> int:
     """The exit code of rank 0, on every rank."""
     exchange = session.exchange
     if exchange.rank == 0:
-        _leave_error_file(code, "findings or failed checks: the report of rank 0 tells them")
-        _deaf()
+        leave_reason(code, "findings or failed checks: the report of rank 0 tells them")
+        deaf()
         exchange.put(VERDICT, {"exit_code": code})
         exchange.linger(VERDICT)
         return code
@@ -185,8 +195,8 @@ def _agreed(session: Session, code: int) -> int:
         (verdict,) = exchange.collect(VERDICT, ranks=[0], timeout=patience, watch=session.watch)
     except MissingRanksError as error:
         session.fail(error, "rank 0 made no report")
-    _deaf()
-    _leave_error_file(verdict["exit_code"], "findings or failed checks: the report of rank 0 tells them")
+    deaf()
+    leave_reason(verdict["exit_code"], "findings or failed checks: the report of rank 0 tells them")
     exchange.put(f"{VERDICT}/heard", {})
     return verdict["exit_code"]
 
@@ -194,24 +204,22 @@ def _agreed(session: Session, code: int) -> int:
 def _over(session: Session) -> int:
     """End a run that failed: rank 0 tells it; where rank 0 is silent, the rank that claimed the failure does."""
     exchange = session.exchange
-    _deaf()
+    deaf()
     try:
         exchange.put(OVER, {"cause": session.cause})
         if session.stopped:
             exchange.claim(STOPPED, {"by": exchange.rank})
-        failure = exchange.claimed(FAILED) or (_who_ended(session) if exchange.rank == 0 else None)
-        if failure is None:
-            return CannotRunError.exit_code
+        failure = exchange.claimed(FAILED) or _who_ended(session)
         told, code = _told(exchange, failure), failure["exit_code"]
     except CannotRunError as error:
         return _alone(session, error)
-    _leave_error_file(code, told)
+    leave_reason(code, told)
     if exchange.rank == 0:
         exchange.put(VERDICT, {"exit_code": code})
         exchange.linger(VERDICT)
         raise UsageError(told) if code == UsageError.exit_code else CannotRunError(told)
     try:
-        exchange.wait(VERDICT, ranks=[0], timeout=GRACE)
+        exchange.wait(VERDICT, ranks=[0], timeout=ANSWER if session.stopped else GRACE)
         exchange.put(f"{VERDICT}/heard", {})
     except CannotRunError:
         if failure["by"] == exchange.rank:
@@ -250,40 +258,6 @@ def _who_ended(session: Session) -> dict[str, Any]:
         message = f"{told_ranks(silent)} of {exchange.world} ended before handing in a report"
     else:
         message = "stopped by the launcher (SIGTERM) before every rank had handed in its report"
-    return {"by": exchange.rank, "own": False, "message": message, "exit_code": CannotRunError.exit_code}
-
-
-@contextmanager
-def _stoppable(session: Session) -> Iterator[None]:
-    """SIGTERM, by which a launcher stops the ranks when one has ended, ends the run from wherever it is."""
-
-    def stop(_number: int, _frame: FrameType | None) -> NoReturn:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        session.stopped = True
-        raise RunOverError
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        if signal.getsignal(signal.SIGTERM) is stop:
-            signal.signal(signal.SIGTERM, before)
-
-
-def _deaf() -> None:
-    """From here on the rank ends by itself: a launcher that stops it would only hide its exit code."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def _leave_error_file(code: int, told: str) -> None:
-    """What torchrun prints as the cause of a rank's exit code, in place of a traceback that there is not."""
-    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if not path or code == 0:
-        return
-    message = {"message": f"loss-align: {told}", "extraInfo": {"timestamp": str(int(time.time()))}}
-    with suppress(OSError):
-        Path(path).write_text(json.dumps({"message": message}), encoding="utf-8")
+    # without rank 0, the first of those that are left tells it
+    left = [rank for rank in range(exchange.world) if exchange.take(OVER, rank) is not None]
+    return {"by": left[0], "own": False, "message": message, "exit_code": CannotRunError.exit_code}

@@ -148,8 +148,9 @@ def test_standing_in_survives_a_loss_that_raises():
     assert outcomes(work, work) == [0, 0]
 
 
-def test_a_first_exception_is_remembered():
+def test_the_first_exception_that_follows_from_no_other_rank_is_remembered():
     part = Session(exchanges(1)[0])
+    part.raised(RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer"))
     part.raised(ValueError("first"))
     part.raised(KeyError("second"))
     with pytest.raises(session.RunOverError):
