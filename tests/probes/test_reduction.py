@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from families import FAMILIES, higgs_batch, higgs_model
 from fault_matrix import model_for, text_batch
 
 from probes import UsageError, check_loss
@@ -102,6 +103,33 @@ def test_a_step_counts_the_targets_after_the_shift():
     check_loss(model_for("llama"), batch, loss, grad_accum=3)
     assert int((batch["labels"][:, 1:] != IGNORE).sum()) in counts
     assert int((batch["labels"] != IGNORE).sum()) not in counts
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_loss_that_asks_is_told_the_targets_of_every_stream(family):
+    model, told = higgs_model(family, hidden=16, layers=1), []
+    batch = higgs_batch(model)
+
+    def loss(model, batch, num_items, num_items_in_batch):
+        told.append(({name: int(count) for name, count in num_items.items()}, int(num_items_in_batch)))
+        return model(**batch).logits.sum() * 0
+
+    check_loss(model, batch, loss)
+    wanted = {"text": 56, **{f"audio[{k}]": 22 for k in range(8)}}
+    assert told == [(wanted, 56)] * len(told)
+    assert told
+
+
+def test_a_batch_without_text_labels_has_no_count_as_in_the_trainer():
+    batch, told = text_batch(2), []
+    del batch["labels"]
+
+    def loss(model, batch, num_items_in_batch):
+        told.append(num_items_in_batch)
+        return model(**batch).logits.sum() * 0
+
+    check_loss(model_for("llama"), batch, loss)
+    assert set(told) == {None}
 
 
 @pytest.mark.parametrize(
