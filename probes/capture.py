@@ -60,7 +60,9 @@ class HeadCall:
     @property
     def count(self) -> int:
         """How many rows of logits the head gave, or would have given."""
-        return self.leaf.numel() // self.leaf.shape[-1] if self.rows is None else len(self.rows)
+        if self.rows is not None:
+            return len(self.rows)
+        return self.leaf.numel() // (self.head.books * self.head.vocabulary(self.leaf.shape[-1]))
 
     def read(self, grads: Mapping[int, Tensor | None]) -> Reading:
         """Rows of this call, codebooks interleaved as in the head's last dimension."""
@@ -70,9 +72,7 @@ class HeadCall:
         if self.later is not None and grads.get(id(self.later)) is not None:
             seen = self.later
         grad = grads.get(id(seen))
-        books, width = self.head.books, seen.shape[-1]
-        rows = seen.numel() // max(width, 1)
-        shape = (rows * books, width // books)
+        shape = (-1, self.head.vocabulary(seen.shape[-1]))
         return read(None if grad is None else grad.reshape(shape), seen.detach().reshape(shape))
 
     def _read_hidden(self, grad: Tensor | None, at: Tensor) -> Reading:
@@ -110,6 +110,7 @@ class Capture:
     _handles: list[RemovableHandle | ForwardPatch] = field(default_factory=list)
     _lent: ExitStack = field(default_factory=ExitStack)
     _stand_in: Tensor | None = None
+    _fed: dict[str, Tensor] = field(default_factory=dict)
     _suspended: bool = False
     _inside: bool = False
 
@@ -126,6 +127,8 @@ class Capture:
             add(body.register_forward_pre_hook(self._enter_body, with_kwargs=True))
             add(body.register_forward_hook(self._leave_body, always_call=True))
         for head in self.heads:
+            if head.fed is not None:
+                add(head.fed[0].register_forward_pre_hook(self._note_fed(head), with_kwargs=True))
             if head is self.alone:  # its gradient belongs to the leaf before it
                 add(head.module.register_forward_pre_hook(self._note_rows))
             else:
@@ -203,6 +206,17 @@ class Capture:
         self._suspended = False
         return _replace_first(output, stand_in)
 
+    def _note_fed(self, head: Head) -> Any:
+        """Keep the rows of the body that reach a head through layers of its own."""
+
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            assert head.fed is not None
+            given = bound_arguments(module, args, kwargs).get(head.fed[1])
+            if isinstance(given, Tensor):
+                self._fed[head.name] = given.detach()
+
+        return hook
+
     def _enter_head(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self._suspend()
 
@@ -217,7 +231,7 @@ class Capture:
                 )
             finite = bool(torch.isfinite(output.detach().sum(dtype=torch.float32)))
             stand_in = leaf(output, values=self.values, dtype=self.dtype or output.dtype)
-            inputs = args[0].detach() if args else None
+            inputs = self._fed.get(head.name, args[0].detach() if args else None)
             number = len(self.forwards) - 1
             self.calls.append(HeadCall(head, stand_in, inputs, number, finite=finite))
             self._resume()
