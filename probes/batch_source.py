@@ -16,6 +16,7 @@ from .batches_v2 import collate_for
 from .errors import UsageError
 from .memory import check_memory
 from .models import Adapter, Batch, HiggsAudioV2Adapter, is_higgs
+from .models.codebooks import CodebookAdapter
 from .plain_batch import barcoded_text, vocabulary_size
 
 __all__ = ["Source", "load_batch", "to_device"]
@@ -46,6 +47,8 @@ def load_batch(adapter: Adapter, model: nn.Module, args: argparse.Namespace) -> 
         source = _from_file(adapter, model, args) if args.data is not None else Source(_barcoded(adapter, model, args))
         source.batch = hand_labels(source.batch, args.labels, key=adapter.label_keys[0])
     else:
+        if isinstance(adapter, CodebookAdapter):
+            adapter.refuse()
         if args.data is not None:
             raise UsageError("--data reads ChatML for the Higgs model; other models take a barcoded batch")
         size, length = args.batch_size or DEFAULT_SIZE, args.length or PLAIN_LENGTH

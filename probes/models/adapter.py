@@ -100,7 +100,11 @@ class CannotDecodeError(Exception):
 
 
 class Adapter(Protocol):
-    """One family of models. Everything a probe asks of a model goes through here."""
+    """One family of models. Everything a probe asks of a model goes through here.
+
+    A loss is watched with what stands up to ``split``, but for ``outputs`` and ``dual``; the rest is asked by the
+    checks of the model itself.
+    """
 
     name: str
     #: Keyword arguments that carry labels into the innermost forward.

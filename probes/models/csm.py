@@ -1,7 +1,9 @@
 """CSM: ``CsmForConditionalGeneration``, a backbone that predicts the first codebook and a depth decoder for the rest.
 
-Codes are made inside the model from waveforms, and the labels expanded with them. The depth decoder is given the
-hidden state before each labelled frame: which rows it stands for is read off these.
+Codes are made inside the model from waveforms, and the labels expanded with them; a frame of audio whose label is
+-100 is trained all the same, since the expansion writes its codes over it (``_merge_input_ids_with_input_values`` in
+modeling_csm.py of transformers 5.23.0). The depth decoder is given the hidden state before each labelled frame: which
+rows it stands for is read off these.
 """
 
 from __future__ import annotations

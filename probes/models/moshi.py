@@ -1,8 +1,9 @@
 """Moshi: ``MoshiForConditionalGeneration``, a text head over the sequence and a depth decoder below each position.
 
-The text is shifted inside the model, the codes are not: the depth decoder is trained on the codes of the position
-whose hidden state it is given, and that hidden state has read them (modeling_moshi.py of transformers 5.23.0,
-``audio_labels`` in ``forward``, where the documentation says that they are shifted).
+The text is shifted inside the model, the codes are not: the depth decoder is trained on the codes labelled at the
+position whose hidden state it is given, all codebooks but the first delayed by one. With ``audio_labels`` a copy of
+``moshi_audio_codes``, as the documentation of ``forward`` offers it, that hidden state has read them
+(modeling_moshi.py of transformers 5.23.0). Codes that are delayed and moved one step by the caller are trained rightly.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from alignment import InputError, Stream, text_stream
+from alignment import IGNORE_INDEX, InputError, Stream, text_stream
 
 from .adapter import Batch, Head, View
 from .codebooks import CodebookAdapter, masked
@@ -51,9 +52,14 @@ class MoshiAdapter(CodebookAdapter):
         return given.transpose(1, 2)
 
     def targets(self, inner: Any, batch: Mapping[str, Any], codes: Tensor) -> Tensor | None:
-        """The labels of the codes; the padding is left out by the model itself."""
+        """The labels as the model lays them out: one later in all codebooks but the first, without padding."""
         labels = batch.get("audio_labels")
-        return None if labels is None else masked(labels, self.fillers(inner)).transpose(1, 2)
+        if labels is None:
+            return None
+        out = masked(labels, self.fillers(inner)).transpose(1, 2).clone()  # (B, T, K)
+        out[:, 1:, 1:] = out[:, :-1, 1:].clone()
+        out[:, 0, 1:] = IGNORE_INDEX
+        return out
 
     def text(self, inner: Any, batch: Mapping[str, Any]) -> tuple[Stream, Tensor | None] | None:
         """The text that stands beside the codes."""
@@ -90,5 +96,8 @@ class MoshiAdapter(CodebookAdapter):
         """Codes and labels as (B, K, T)."""
         out = {**batch, "moshi_audio_codes": codes.transpose(1, 2)}
         if labels is not None:
-            out["audio_labels"] = labels.transpose(1, 2)
+            sooner = labels.clone()
+            sooner[:, :-1, 1:] = labels[:, 1:, 1:]
+            sooner[:, -1, 1:] = IGNORE_INDEX  # the model drops it
+            out["audio_labels"] = sooner.transpose(1, 2)
         return out

@@ -2,7 +2,7 @@
 
 Its labels are documented as shifted inside the model, which they are not: with labels alone the decoder reads them
 one step later, and the pairing is right; with ids *and* labels, as the documentation offers it, every logit is
-trained on the code it has just read (modeling_musicgen.py, lines 711 and 729 to 750 of transformers 5.23.0).
+trained on the code it has just read (``MusicgenForCausalLM.forward`` in modeling_musicgen.py of transformers 5.23.0).
 """
 
 from __future__ import annotations
