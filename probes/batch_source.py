@@ -16,6 +16,7 @@ from .batches_v2 import collate_for
 from .errors import UsageError
 from .memory import check_memory
 from .models import Adapter, Batch, HiggsAudioV2Adapter, is_higgs
+from .models.codebooks import CodebookAdapter
 from .plain_batch import barcoded_text, vocabulary_size
 from .ranks import ALONE, Place
 
@@ -46,6 +47,8 @@ def load_batch(adapter: Adapter, model: nn.Module, args: argparse.Namespace, pla
         InputError: a batch that was made for another checkpoint.
     """
     device = next(model.parameters()).device
+    if isinstance(adapter, CodebookAdapter):
+        adapter.refuse()
     if args.data is None:
         source = Source(barcoded(adapter, model, args, args.seed + place.rank))
     elif is_higgs(adapter):

@@ -64,6 +64,7 @@ class Capture:
     _handles: list[RemovableHandle | ForwardPatch | SkippedProduct] = field(default_factory=list)
     _lent: ExitStack = field(default_factory=ExitStack)
     _stand_in: Tensor | None = None
+    _fed: dict[str, Tensor] = field(default_factory=dict)
     _suspended: bool = False
     _inside: bool = False
     _in_head: bool = False
@@ -81,6 +82,8 @@ class Capture:
             add(body.register_forward_pre_hook(self._enter_body, with_kwargs=True))
             add(body.register_forward_hook(self._leave_body, always_call=True))
         for head in self.heads:
+            if head.fed is not None:
+                add(head.fed[0].register_forward_pre_hook(self._note_fed(head), with_kwargs=True))
             if head is self.alone:  # its gradient belongs to the leaf before it
                 add(head.module.register_forward_pre_hook(self._note_rows))
             else:
@@ -162,6 +165,17 @@ class Capture:
         self._suspended = False
         return _replace_first(output, stand_in)
 
+    def _note_fed(self, head: Head) -> Any:
+        """Keep the rows of the body that reach a head through layers of its own."""
+
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            assert head.fed is not None
+            given = bound_arguments(module, args, kwargs).get(head.fed[1])
+            if isinstance(given, Tensor):
+                self._fed[head.name] = given.detach()
+
+        return hook
+
     def _enter_head(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self._suspend()
         self._in_head = True
@@ -183,7 +197,7 @@ class Capture:
             skipped = product is not None and output is product.placeholder
             finite = skipped or all_finite(output)
             stand_in = leaf(output, values=self.values, dtype=self.dtype or output.dtype)
-            inputs = args[0].detach() if args else None
+            inputs = self._fed.get(head.name, args[0].detach() if args else None)
             number = len(self.forwards) - 1
             period = NOISE_ROWS if self.values == "noise" else None
             self.calls.append(HeadCall(head, stand_in, inputs, number, finite=finite, period=period))

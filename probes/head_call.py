@@ -45,7 +45,9 @@ class HeadCall:
     @property
     def count(self) -> int:
         """How many rows of logits the head gave, or would have given."""
-        return self.leaf.numel() // self.leaf.shape[-1] if self.rows is None else len(self.rows)
+        if self.rows is not None:
+            return len(self.rows)
+        return self.leaf.numel() // (self.head.books * self.head.vocabulary(self.leaf.shape[-1]))
 
     def read(self, grads: Mapping[int, Tensor | None]) -> Reading:
         """Rows of this call, codebooks interleaved as in the head's last dimension."""
@@ -55,10 +57,9 @@ class HeadCall:
         if self.later is not None and grads.get(id(self.later)) is not None:
             seen = self.later
         grad = grads.get(id(seen))
-        books, width = self.head.books, seen.shape[-1]
-        rows = seen.numel() // max(width, 1)
-        shape = (rows * books, width // books)
-        period = None if self.period is None or seen is not self.leaf else self.period * books
+        width, vocab = seen.shape[-1], self.head.vocabulary(seen.shape[-1])
+        shape = (seen.numel() // max(vocab, 1), vocab)
+        period = None if self.period is None or seen is not self.leaf else self.period * (width // max(vocab, 1))
         return read(None if grad is None else grad.reshape(shape), seen.detach().reshape(shape), period=period)
 
     def _read_hidden(self, grad: Tensor | None, at: Tensor) -> Reading:

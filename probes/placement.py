@@ -31,7 +31,7 @@ def place_readings(
         if not bool((reading.form != int(Form.NONE)).any()):
             continue
         books = call.head.books
-        width, vocab = call.leaf.shape[-1] // books, view.streams[call.head.streams[0]].vocab
+        width, vocab = call.head.vocabulary(call.leaf.shape[-1]), view.streams[call.head.streams[0]].vocab
         if call.rows is None and width != vocab:
             raise UsageError(f"the {call.head.name} head gives {width} scores a row, its vocabulary has {vocab} ids")
         rows = places.rows_of(call)

@@ -121,6 +121,8 @@ def _targets(view: View, options: Options | None) -> dict[str, Tensor]:
 def _text_labels(adapter: Adapter, view: View, step: Batch, options: Options | None) -> Tensor | None:
     """The text targets, those of a model without a text head included: the Trainer does not know of heads."""
     labels, text = view.labels[0], view.streams[0]
+    if text.is_audio:  # a model without text: the labels of all its codebooks are what it calls labels
+        return None if labels is None else sum(_targets(view, options).values(), torch.zeros((), dtype=torch.long))
     if labels is None:
         labels = step.get(adapter.label_keys[0])
     if labels is None:

@@ -98,6 +98,7 @@ def _contract(args: argparse.Namespace) -> Contract:
     from ..fuzz import ALLOWED, Contract
     from ..loss_file import load_loss
     from ..models import adapter_for
+    from ..models.codebooks import CodebookAdapter
     from ..models.loading import load_model
     from ..preflight import CONVENTIONS
     from ..witness import Options
@@ -111,6 +112,8 @@ def _contract(args: argparse.Namespace) -> Contract:
     loss = None if args.loss is None else load_loss(args.loss)
     loaded = load_model(args.model, device=device, dtype=dtype, seed=args.seed)
     adapter = adapter_for(loaded.model, args.head)
+    if isinstance(adapter, CodebookAdapter):
+        adapter.refuse()
     reduction = args.reduction or ("token-mean" if args.grad_accum > 1 else None)
     return Contract(
         loaded.model,

@@ -22,17 +22,25 @@ Batch = dict[str, Any]
 class Head:
     """An output head: the module, and how many codebooks its last dimension holds.
 
-    ``streams`` are the numbers of the streams it predicts, one per codebook.
+    ``streams`` are the numbers of the streams it predicts, one per codebook. They share the last dimension, or lie on
+    the one before it (``stacked``, as a depth decoder gives them). ``fed`` is the module and the name of its argument
+    by which rows of the body reach the head, where layers of its own stand between.
     """
 
     name: str
     module: nn.Module
     streams: tuple[int, ...]
+    stacked: bool = False
+    fed: tuple[nn.Module, str] | None = None
 
     @property
     def books(self) -> int:
-        """How many codebooks the head's last dimension holds; 1 for text."""
+        """How many codebooks the head gives for a row; 1 for text."""
         return len(self.streams)
+
+    def vocabulary(self, width: int) -> int:
+        """How many ids one codebook scores, in an output whose last dimension is ``width``."""
+        return width if self.stacked else width // self.books
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,11 @@ class CannotDecodeError(Exception):
 
 
 class Adapter(Protocol):
-    """One family of models. Everything a probe asks of a model goes through here."""
+    """One family of models. Everything a probe asks of a model goes through here.
+
+    A loss is watched with what stands up to ``split``, but for ``outputs`` and ``dual``; the rest is asked by the
+    checks of the model itself.
+    """
 
     name: str
     #: Keyword arguments that carry labels into the innermost forward.

@@ -24,6 +24,7 @@ from alignment.streams import NO_TOKEN
 
 from ..errors import CannotRunError
 from .adapter import Batch, Head, View, find_instance
+from .codebooks import audio_segments, filling
 from .higgs import END_OF_TURN, FIRST_SPECIAL, SPECIAL_IDS
 from .higgs_batch import check_v2_batch
 from .higgs_v2_runs import HiggsAudioV2Runs
@@ -192,7 +193,7 @@ class HiggsAudioV2Adapter(HiggsAudioV2Runs):
             return ()
         config = inner.config
         codes = _laid_out(batch, "audio_input_ids", text, NO_TOKEN)  # (R, K)
-        segment = _audio_segments(text, config.audio_token_id)
+        segment = audio_segments(text, text.filler, config.audio_token_id)
         return tuple(
             Stream(
                 f"audio[{number}]",
@@ -201,7 +202,7 @@ class HiggsAudioV2Adapter(HiggsAudioV2Runs):
                 text.sample,
                 text.row,
                 config.codebook_size,
-                _filler(book, segment, config.audio_stream_bos_id, config.audio_stream_eos_id),
+                filling(book, segment, config.audio_stream_bos_id, config.audio_stream_eos_id),
                 (config.audio_stream_eos_id,),
             )
             for number, book in enumerate(codes.T.contiguous())
@@ -294,25 +295,3 @@ def _taken_in(batch: Mapping[str, Any], key: str, text: Stream, rows: Tensor) ->
     out = batch[key].clone()
     out[_valid(batch, key)] = rows[text.filler].to(out)
     return out
-
-
-def _audio_segments(text: Stream, begins: int) -> Tensor:
-    """(R,) int64: rows up to the end of one audio, then up to the end of the next; -1 at padding.
-
-    ``begins`` is the placeholder that audios begin with; their last frames have the other one.
-    """
-    frame, ids = text.filler, text.ids
-    ends = frame.clone()
-    ends[:-1] &= ~(frame[1:] & (text.segment[1:] == text.segment[:-1])) | (
-        (ids[1:] == begins) & (ids[:-1] != begins)  # one audio right behind another
-    )
-    before = ends.long().cumsum(0) - ends.long()
-    both = torch.unique(torch.stack([text.segment, before]), dim=1, return_inverse=True)[1]
-    return both.masked_fill(text.segment < 0, -1)
-
-
-def _filler(book: Tensor, segment: Tensor, bos: int, eos: int) -> Tensor:
-    """(R,) bool: the stream's bos and, after its first one in an audio, its eos: filling of the delay pattern."""
-    filler = book == bos
-    filler[1:] |= (book[1:] == eos) & (book[:-1] == eos) & (segment[1:] == segment[:-1])
-    return filler

@@ -269,8 +269,17 @@ def test_a_checkpoint_is_loaded_with_the_heads_that_it_has(tmp_path, head):
 # -- through the Trainer ----------------------------------------------------------------------------
 
 
+@pytest.fixture
+def fresh_accelerate():
+    """Accelerate keeps one state a process: what a Trainer sets, others would inherit."""
+    state = pytest.importorskip("accelerate.state")
+    yield
+    state.AcceleratorState._reset_state(reset_partial_state=True)
+    state.GradientState._reset_state()
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
 def test_the_trainer_itself_hands_on_a_count_of_text_alone(batch, tmp_path):
-    pytest.importorskip("accelerate")
     from transformers import Trainer, TrainingArguments
 
     model = higgs_model("higgs_v2", hidden=16, layers=1)
