@@ -34,7 +34,7 @@ FAMILIES: dict[str, Callable[[Size], Iterator[Figure]]] = {
     "logits": from_logits,
     "scaling": scaling,
     "startup": startup,
-    "fuzz": fuzzing,
+    "fuzz": fuzzing,  # last: it changes the allocator of this process
 }
 
 

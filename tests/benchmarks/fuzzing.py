@@ -9,6 +9,7 @@ from unittest.mock import patch
 import torch
 from measure import Figure, Size
 
+from probes.allocator import keep_freed_memory
 from probes.engine import default_loss
 from probes.fuzz import Contract, fuzz
 from probes.models import adapter_for
@@ -31,6 +32,8 @@ def _model(size: Size) -> tuple[str, torch.nn.Module]:
 
 def fuzzing(size: Size) -> Iterator[Figure]:
     """Examples a second, and the shares of the loss and its backward, the leaves, the reading and all the rest."""
+    if size.device.type == "cpu":
+        keep_freed_memory()  # as the command does
     name, model = _model(size)
     adapter = adapter_for(model)
     spent = dict.fromkeys(("forward and loss", "backward", "leaves", "reading"), 0.0)
