@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     """Measure, show, write; 1 if a figure misses its limit."""
     args = _parser().parse_args(argv)
     device = torch.device(args.device or ("cuda" if args.size == "full" and torch.cuda.is_available() else "cpu"))
-    size = Size(args.size, device, args.runs)
+    size = Size(args.size, device, args.runs, args.match)
     console, found = Console(width=150), []
     for family in args.only or FAMILIES:
         for figure in FAMILIES[family](size):
@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     sizes.add_argument("--tiny", dest="size", action="store_const", const="tiny", help="does it run at all")
     parser.set_defaults(size="quick")
     parser.add_argument("--only", nargs="+", choices=list(FAMILIES), help="these families")
+    parser.add_argument("--match", default="", metavar="TEXT", help="cells of models and losses that hold this text")
     parser.add_argument("--runs", type=int, default=5, help="of which the median counts (default 5)")
     parser.add_argument("--device", help="default: cpu; with --full cuda where there is one")
     parser.add_argument("--json", metavar="FILE", help="write the figures with their provenance")

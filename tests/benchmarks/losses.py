@@ -20,9 +20,11 @@ SHARES = (0.1, 0.5, 0.94)
 class Case:
     """Random hidden states, logits and labels, of which a share is valid, and every way to their loss."""
 
-    def __init__(self, vocab: int, hidden: int, length: int, share: float, dtype: torch.dtype, size: Size) -> None:
+    def __init__(
+        self, vocab: int, hidden: int, length: int, share: float, dtype: torch.dtype, size: Size, cell: str
+    ) -> None:
         generator = torch.Generator().manual_seed(0)
-        self.vocab, self.device = vocab, size.device
+        self.vocab, self.cell = vocab, cell
         self.hidden = torch.randn(1, length, hidden, generator=generator).to(size.device, dtype).requires_grad_()
         self.head = torch.nn.Linear(hidden, vocab, bias=False, device=size.device, dtype=dtype)
         with torch.no_grad():
@@ -32,7 +34,6 @@ class Case:
         valid = torch.rand(1, length, generator=generator).to(size.device) < share
         self.labels = self.ids.masked_fill(~valid, IGNORE_INDEX)
         self.batch = {"input_ids": self.ids, "label_ids": self.labels}
-        self.cell = f"V {vocab}, T {length}, {share:.0%} valid, {str(dtype).removeprefix('torch.')}"
 
     # -- of logits (B, T, V) -----------------------------------------------------------------------
 
@@ -88,7 +89,10 @@ class Case:
 def _cases(size: Size, hidden: int, length: int, dtypes: tuple[torch.dtype, ...]) -> Iterator[Case]:
     for dtype in dtypes:
         for share in size.pick((0.5,), SHARES, SHARES):
-            yield Case(size.pick(1 << 10, 128256, 128256), hidden, length, share, dtype, size)
+            vocab = size.pick(1 << 10, 128256, 128256)
+            cell = f"V {vocab}, T {length}, {share:.0%} valid, {str(dtype).removeprefix('torch.')}"
+            if size.wants(cell):
+                yield Case(vocab, hidden, length, share, dtype, size, cell)
 
 
 def from_logits(size: Size) -> Iterator[Figure]:

@@ -22,15 +22,23 @@ Run = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured: ``name`` is ``tiny`` (a test), ``quick`` (2 cores) or ``full`` (an accelerator)."""
+    """How much is measured: ``name`` is ``tiny`` (a test), ``quick`` (2 cores) or ``full`` (an accelerator).
+
+    ``match`` narrows it to the cells that hold this text.
+    """
 
     name: str
     device: torch.device
     runs: int
+    match: str = ""
 
     def pick(self, tiny: Any, quick: Any, full: Any) -> Any:
         """What belongs to this size."""
         return {"tiny": tiny, "quick": quick, "full": full}[self.name]
+
+    def wants(self, cell: str) -> bool:
+        """Whether a cell is to be measured."""
+        return self.match in cell
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,6 @@ class Setting:
         labels[:, : length // 16] = -100
         self.batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
         self.inputs = {key: value for key, value in self.batch.items() if key != "labels"}
-        self.cell = f"V {vocab}, H {hidden}, T {length}, {str(dtype).removeprefix('torch.')}"
 
     @staticmethod
     def loss(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -83,22 +82,27 @@ def verification(size: Size) -> Iterator[Figure]:
     )
     for hidden, length in cells:
         for dtype in size.pick([torch.float32], [torch.float32, torch.bfloat16], [torch.float32, torch.bfloat16]):
+            cell = f"V {vocab}, H {hidden}, T {length}, {str(dtype).removeprefix('torch.')}"
+            if not size.wants(cell):
+                continue
             setting = Setting(vocab, hidden, length, dtype, size.device)
             held = size.name != "tiny" and hidden == 1024 and length >= 1024 and dtype == torch.float32
             floor, bare, step = compared(setting.ours, [setting.floor, setting.bare, setting.training], size)
             limits = (1.15, None, 0.7) if held else (None,) * 3
             names = ("time / its floor", "time / floor without the head's product", "time / training step")
             for name, pair, limit in zip(names, (floor, bare, step), limits, strict=True):
-                yield Figure(FAMILY, name, setting.cell, pair.ratio, limit=limit, detail=str(pair))
+                yield Figure(FAMILY, name, cell, pair.ratio, limit=limit, detail=str(pair))
             ours, other = (peak_bytes(run, size.device) for run in (setting.ours, setting.floor))
             detail = f"{ours / 1e6:.0f} MB / {other / 1e6:.0f} MB"
-            yield Figure(FAMILY, "peak memory / its floor", setting.cell, ours / other, limit=1.05, detail=detail)
+            yield Figure(FAMILY, "peak memory / its floor", cell, ours / other, limit=1.05, detail=detail)
 
 
 def decoding(size: Size) -> Iterator[Figure]:
     """Extra memory of reading a gradient, as a share of the logits: at a glance, and every row in full."""
     vocab = size.pick(1 << 15, 128256, 128256)
     for length in size.pick([256], [256, 1024], [256, 2048, 16384]):
+        if not size.wants(f"V {vocab}, T {length}"):
+            continue
         logits = leaf(torch.zeros(1, 1, device=size.device).expand(length, vocab))
         labels = torch.randint(vocab, (length,), device=size.device)
         (grad,) = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, labels), logits)
