@@ -59,10 +59,10 @@ def glance(grad: Tensor, logits: Tensor, period: int) -> Glance | None:
     lows, highs = _extremes(grad, "amin"), _extremes(grad, "amax")  # (R, blocks)
     low, block = lows.min(-1)
     active = (low != 0) | (highs.amax(-1) != 0)  # NaN differs from 0
-    at = block[:, None] * BLOCK + torch.arange(BLOCK, device=grad.device)
-    near = grad.gather(1, at.clamp(max=vocab - 1)).masked_fill_(at >= vocab, 0)
+    first = (block * BLOCK).clamp(max=vocab - BLOCK)  # the last block reaches back into the one before it
+    near = grad.unfold(1, BLOCK, 1)[torch.arange(len(grad), device=grad.device), first]
     place = near.argmin(-1, keepdim=True)
-    target = at.gather(1, place)
+    target = first[:, None] + place
     # in units of the lowest entry: squares of tiny and of huge gradients leave the range of float32
     depth = -low.float()[:, None]
     reach = torch.maximum(lows.neg_(), highs).scatter_(1, block[:, None], 0).float().div_(depth)
