@@ -111,7 +111,8 @@ def decoder_ids(model: Any, batch: Mapping[str, Any]) -> Tensor:
 
     def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         arguments = inspect.signature(type(module).forward).bind_partial(module, *args, **kwargs).arguments
-        seen.append(arguments.get("input_ids"))
+        ids = arguments.get("input_ids", arguments.get("input_values"))  # SpeechT5: values that are ids
+        seen.append(None if isinstance(ids, Tensor) and ids.is_floating_point() else ids)
         raise _Seen
 
     handle = decoder.register_forward_pre_hook(stop, with_kwargs=True)
