@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .sharded import reshard
+
 __all__ = ["copy_of", "cuda_devices", "preserved"]
 
 
@@ -24,8 +26,9 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
     Random state of the CPU and of the model's devices, train or eval mode of every module, every
     ``requires_grad`` and ``.grad``, all buffers, gradient mode. Compiled modules run eagerly inside, because
-    compiled code does not see hooks that come later.
+    compiled code does not see hooks that come later. Parameters of FSDP2 are sharded before and after.
     """
+    reshard(model)
     modes = {module: module.training for module in model.modules()}
     params = [(param, param.grad, param.requires_grad) for param in model.parameters()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
@@ -39,6 +42,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
             yield
         finally:
             torch.set_grad_enabled(grad_mode)
+            reshard(model)
             for module, training in modes.items():
                 module.training = training
             for param, grad, requires_grad in params:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .models import Adapter, Batch, View
 from .preserve import copy_of, preserved
+from .sharded import local, unsynchronised
 from .witness import LossFunction
 
 __all__ = ["MasterAdam", "Steps", "borrowed_weights", "take_steps", "trainable_parameters"]
@@ -60,7 +61,7 @@ def borrowed_weights(
         with_kwargs=True,
     )
     try:
-        with preserved(model), torch.enable_grad():
+        with preserved(model), unsynchronised(model), torch.enable_grad():
             for param in model.parameters():
                 param.requires_grad_(requires_grad=False)
             for param in chosen:
@@ -83,9 +84,11 @@ class MasterAdam:
 
     def step(self, loss: Tensor) -> float:
         """One step against ``loss``; returns its value."""
-        gradients = torch.autograd.grad(loss, self.chosen, allow_unused=True)
-        for master, gradient in zip(self.masters, gradients, strict=True):
-            master.grad = None if gradient is None else gradient.float()
+        for param in self.chosen:
+            param.grad = None
+        loss.backward()  # torch.autograd.grad knows nothing of FSDP2, which makes the gradients of its shards here
+        for master, param in zip(self.masters, self.chosen, strict=True):
+            master.grad = None if param.grad is None else param.grad.float()
         self.adam.step()
         with torch.no_grad():
             for param, master in zip(self.chosen, self.masters, strict=True):
@@ -111,11 +114,13 @@ def take_steps(
     rather than adapters or heads; ``withhold`` names label keywords to keep from the innermost forward.
     """
     chosen = trainable_parameters(model, adapter, view, everything=everything)
-    first = [param.detach().double().sum() for param in chosen]
+    first = [local(param.detach()).double().sum() for param in chosen]
     with borrowed_weights(model, adapter, chosen, withhold):
         before = judge()
         optimizer = MasterAdam(chosen, LEARNING_RATE)
         losses = [optimizer.step(loss_fn(model, copy_of(batch))) for _ in range(steps)]
         after = judge()
-    restored = all(bool(param.detach().double().sum() == total) for param, total in zip(chosen, first, strict=True))
+    restored = all(
+        bool(local(param.detach()).double().sum() == total) for param, total in zip(chosen, first, strict=True)
+    )
     return Steps(tuple(losses), before, after, sum(param.numel() for param in chosen), restored)
