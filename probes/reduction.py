@@ -45,8 +45,9 @@ def check_reduction(
     """LA302 where the weights do not keep to the declared reduction.
 
     ``token-mean``: the targets of a stream weigh alike within a batch, their weights add up to the same for
-    every batch, and stay in proportion when one step is split into micro-batches. ``sequence-mean``: the same
-    for samples. ``sum``: every target weighs the same, whatever the batch.
+    every batch, and stay in proportion when one step is split into micro-batches; a loss that is given
+    ``num_items_in_batch`` keeps them as they are, for nobody divides by the number of micro-batches then.
+    ``sequence-mean``: the same for samples. ``sum``: every target weighs the same, whatever the batch.
 
     Raises:
         UsageError: an unknown reduction, or fewer samples than micro-batches.
@@ -68,7 +69,8 @@ def check_reduction(
     exact = EXACT if next(model.parameters()).dtype == torch.float32 else TOLERANCE
     findings = []
     for number, stream in enumerate(whole.view.streams):
-        weights = Weights(whole.actual[number], _weights(alone, stream.name), _weights(within, stream.name))
+        parts = _weights(alone, stream.name), _weights(within, stream.name)
+        weights = Weights(whole.actual[number], *parts, counted=_takes_count(loss_fn))
         wrong = _wrong(reduction, weights, exact)
         if wrong:
             message = f"{stream.name}: declared {reduction}, but {wrong}"
@@ -97,7 +99,7 @@ def counted_loss(
     loss_fn: Callable[..., Tensor], model: nn.Module, adapter: Adapter, step: Batch, options: Options | None = None
 ) -> LossFunction:
     """The loss, told how many text targets its whole step has if it takes ``num_items_in_batch``."""
-    if "num_items_in_batch" not in inspect.signature(loss_fn).parameters:
+    if not _takes_count(loss_fn):
         return loss_fn
     view = adapter.view(model, step)
     labels, stream = view.labels[0], view.streams[0]
@@ -107,6 +109,10 @@ def counted_loss(
     # counted after the shift: the first label of a sample pairs with no logit
     items = torch.zeros(()).long() if labels is None else expect(labels, stream, convention).trained.sum()
     return lambda inner_model, inner_batch: loss_fn(inner_model, inner_batch, num_items_in_batch=items)
+
+
+def _takes_count(loss_fn: Callable[..., Tensor]) -> bool:
+    return "num_items_in_batch" in inspect.signature(loss_fn).parameters
 
 
 def _watch(
@@ -129,11 +135,13 @@ class Weights:
         whole: the stream over the whole batch, as one step.
         alone: (n,) weights per part that trains any target, each part a step of its own.
         within: the same with each part a micro-batch of one step; empty without accumulation.
+        counted: whether the loss is told how many targets the whole step has.
     """
 
     whole: Supervision
     alone: list[Tensor]
     within: list[Tensor]
+    counted: bool = False
 
     @property
     def all(self) -> Tensor:
@@ -175,12 +183,28 @@ def _wrong(reduction: Reduction, weights: Weights, exact: float) -> str:
         return "its weights are constant inside a sample, segment or chunk and differ between them: a mean of means"
     if reduction == "sequence-mean" and spread(ratio) > exact:
         return "the samples of one batch weigh differently"
+    if reduction == "token-mean" and within and weights.counted:
+        dropped = _dropped_count(within, weights.ratio(within), exact)
+        if dropped:
+            return dropped
     if within and spread(weights.ratio(within)) > exact:
         return (
             f"targets weigh otherwise once the step is split into micro-batches ({_told(within)}): "
             "a mean of means; divide by the targets of the whole step"
         )
     return ""
+
+
+def _dropped_count(within: list[Tensor], ratio: Tensor, exact: float) -> str:
+    """What a loss makes of a count that it is given and does not divide by; empty if it does."""
+    if bool(((ratio - 1).abs() <= exact).all()):
+        return ""
+    least, most = ratio.aminmax()
+    times = f"{least:.4g}" if spread(ratio) <= exact else f"{least:.4g} to {most:.4g}"
+    return (
+        f"targets weigh {times} times as much once the step is split into micro-batches ({_told(within)}): "
+        "num_items_in_batch is given and not divided by, and Trainer divides by nothing else then"
+    )
 
 
 def _told(weights: list[Tensor]) -> str:
