@@ -109,10 +109,11 @@ def leaf(like: Tensor, *, values: Values = "noise", dtype: torch.dtype = torch.f
     rows = like.numel() // max(vocab, 1)
     generator = torch.Generator().manual_seed(seed)
     block = torch.randn(NOISE_ROWS, vocab, generator=generator).mul_(NOISE_SCALE).to(like.device, dtype)
-    out = torch.empty(rows, vocab, dtype=dtype, device=like.device)
+    out = torch.empty(like.shape, dtype=dtype, device=like.device)  # no view of another: FSDP2 warns of those
+    flat = out.view(rows, vocab)
     for first in range(0, rows, NOISE_ROWS):
-        out[first : first + NOISE_ROWS] = block[: min(NOISE_ROWS, rows - first)]
-    return out.view(like.shape).requires_grad_()
+        flat[first : first + NOISE_ROWS] = block[: min(NOISE_ROWS, rows - first)]
+    return out.requires_grad_()
 
 
 def read(grad: Tensor | None, logits: Tensor, *, period: int | None = None) -> Reading:

@@ -28,6 +28,7 @@ from .head_call import Forward, HeadCall
 from .hidden import hidden_leaf, lent_tables
 from .models.adapter import Adapter, Head
 from .rows import match_rows
+from .sharded import reshard
 from .skipped_product import SkippedProduct
 
 __all__ = ["Capture", "Forward", "HeadCall"]
@@ -72,6 +73,7 @@ class Capture:
     def __enter__(self) -> Capture:
         inner, body = self.adapter.inner(self.model), self.adapter.body(self.model)
         if self.alone is not None:
+            reshard(self.model)  # what is lent must be what is gathered
             self._lent.enter_context(lent_tables(self.heads, self.alone))
         add = self._handles.append
         if inner is not self.model:

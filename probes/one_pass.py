@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,10 +20,11 @@ from .capture import Capture
 from .errors import UsageError
 from .forward import all_finite
 from .models.adapter import Adapter, Batch, Head, View
+from .pace import LOSS, Pace
 from .placement import place_readings
 from .preserve import copy_of, cuda_devices
 
-__all__ = ["LossError", "LossFunction", "Options", "Pass", "Watched", "run_pass"]
+__all__ = ["LossError", "LossFunction", "Options", "Pass", "Watched", "run_along", "run_pass"]
 
 LossFunction = Callable[[nn.Module, Batch], Tensor]
 
@@ -52,6 +54,7 @@ class Watched:
     adapter: Adapter
     loss_fn: LossFunction
     options: Options
+    pace: Pace
 
 
 @dataclass
@@ -102,6 +105,16 @@ def run_pass(watched: Watched, batch: Batch, view: View) -> Pass:
     return seen
 
 
+def run_along(watched: Watched, batch: Batch, view: View, kind: int) -> None:
+    """Run a pass of a kind for its part in the forward of all processes; whatever it raises has been told."""
+    heads = watched.adapter.heads(watched.model, view)
+    with suppress(Exception):
+        if kind < LOSS:
+            watched.adapter.view(watched.model, batch)
+        else:
+            _run_at(watched, batch, view, heads, alone=heads[kind - LOSS - 1] if kind > LOSS else None)
+
+
 def _is_silent(reading: Reading, labels: Tensor | None) -> bool:
     """Whether a stream has labels and no gradient."""
     return labels is not None and bool((labels >= 0).any()) and not bool((reading.form != int(Form.NONE)).any())
@@ -109,6 +122,7 @@ def _is_silent(reading: Reading, labels: Tensor | None) -> bool:
 
 def _run_at(watched: Watched, batch: Batch, view: View, heads: Sequence[Head], alone: Head | None = None) -> Pass:
     model, adapter, options = watched.model, watched.adapter, watched.options
+    watched.pace.step(LOSS if alone is None else LOSS + 1 + heads.index(alone))
     withhold = adapter.label_keys if options.withhold else ()
     capture = Capture(
         model,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .forward_patch import ForwardPatch
+from .sharded import reshard
 
 __all__ = ["copy_of", "cuda_devices", "preserved"]
 
@@ -27,8 +28,9 @@ def preserved(model: nn.Module) -> Iterator[None]:
     Random state of the CPU and of the model's devices, train or eval mode of every module, every
     ``requires_grad`` and ``.grad``, all buffers, gradient mode. Compiled modules run eagerly inside, because
     compiled code does not see hooks that come later. DDP is stepped over: it would wait for the backward of every
-    forward, and for the other ranks, which may have no such forward.
+    forward, and for the other ranks, which may have no such forward. Parameters of FSDP2 are sharded before and after.
     """
+    reshard(model)
     modes = {module: module.training for module in model.modules()}
     params = [(param, param.grad, param.requires_grad) for param in model.parameters()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
@@ -45,6 +47,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
             yield
         finally:
             torch.set_grad_enabled(grad_mode)
+            reshard(model)
             for module, training in modes.items():
                 module.training = training
             for param, grad, requires_grad in params:

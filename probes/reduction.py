@@ -47,8 +47,9 @@ def check_reduction(
     """LA302 where the weights do not keep to the declared reduction.
 
     ``token-mean``: the targets of a stream weigh alike within a batch, their weights add up to the same for
-    every batch, and stay in proportion when one step is split into micro-batches. ``sequence-mean``: the same
-    for samples. ``sum``: every target weighs the same, whatever the batch.
+    every batch, and stay in proportion when one step is split into micro-batches; a loss that is given
+    ``num_items_in_batch`` keeps them as they are, for nobody divides by the number of micro-batches then.
+    ``sequence-mean``: the same for samples. ``sum``: every target weighs the same, whatever the batch.
 
     Raises:
         UsageError: an unknown reduction, or fewer samples than micro-batches.
@@ -70,7 +71,8 @@ def check_reduction(
     exact = EXACT if next(model.parameters()).dtype == torch.float32 else TOLERANCE
     findings = []
     for number, stream in enumerate(whole.view.streams):
-        weights = Weights(whole.actual[number], _weights(alone, stream.name), _weights(within, stream.name))
+        parts = _weights(alone, stream.name), _weights(within, stream.name)
+        weights = Weights(whole.actual[number], *parts, counted=bool(_asked_counts(loss_fn)))
         wrong = _wrong(reduction, weights, exact)
         if wrong:
             message = f"{stream.name}: declared {reduction}, but {wrong}"
@@ -104,7 +106,7 @@ def counted_loss(
     batch has none. ``num_items`` maps the name of every stream to the number of its targets:
     ``{"text": 240, "audio[0]": 50, ...}``. Both are counted after the shift: a sample's first label pairs with nothing.
     """
-    asked = inspect.signature(loss_fn).parameters.keys() & COUNTS
+    asked = _asked_counts(loss_fn)
     if not asked:
         return loss_fn
     view = adapter.view(model, step)
@@ -131,6 +133,11 @@ def _text_labels(adapter: Adapter, view: View, step: Batch, options: Options | N
     return _targets(view, options)[text.name]
 
 
+def _asked_counts(loss_fn: Callable[..., Tensor]) -> set[str]:
+    """Which counts of the whole step a loss asks for."""
+    return inspect.signature(loss_fn).parameters.keys() & COUNTS
+
+
 def _watch(
     model: nn.Module,
     adapter: Adapter,
@@ -151,11 +158,13 @@ class Weights:
         whole: the stream over the whole batch, as one step.
         alone: (n,) weights per part that trains any target, each part a step of its own.
         within: the same with each part a micro-batch of one step; empty without accumulation.
+        counted: whether the loss is told how many targets the whole step has.
     """
 
     whole: Supervision
     alone: list[Tensor]
     within: list[Tensor]
+    counted: bool = False
 
     @property
     def all(self) -> Tensor:
@@ -197,6 +206,10 @@ def _wrong(reduction: Reduction, weights: Weights, exact: float) -> str:
         return "its weights are constant inside a sample, segment or chunk and differ between them: a mean of means"
     if reduction == "sequence-mean" and spread(ratio) > exact:
         return "the samples of one batch weigh differently"
+    if reduction == "token-mean" and within and weights.counted:
+        dropped = _dropped_count(within, weights.ratio(within), exact)
+        if dropped:
+            return dropped
     if within and spread(weights.ratio(within)) > exact:
         return (
             f"targets weigh otherwise once the step is split into micro-batches ({told_sums(within)}): "
@@ -205,5 +218,18 @@ def _wrong(reduction: Reduction, weights: Weights, exact: float) -> str:
     return ""
 
 
+def _dropped_count(within: list[Tensor], ratio: Tensor, exact: float) -> str:
+    """What a loss makes of a count that it is given and does not divide by; empty if it does."""
+    if bool(((ratio - 1).abs() <= exact).all()):
+        return ""
+    least, most = ratio.aminmax()
+    times = f"{least:.4g}" if spread(ratio) <= exact else f"{least:.4g} to {most:.4g}"
+    return (
+        f"targets weigh {times} times as much once the step is split into micro-batches ({told_sums(within)}): "
+        "the count of the whole step is given and not divided by, and nobody divides by anything else then"
+    )
+
+
 def told_sums(weights: Sequence[Tensor]) -> str:
+    """How many targets every part has, and what their weights add up to."""
     return ", ".join(f"{len(weight)} targets add up to {float(weight.sum()):.4g}" for weight in weights)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .models import Adapter, Batch, View
 from .preserve import copy_of, preserved
+from .sharded import local
 from .witness import LossFunction
 
 __all__ = ["MasterAdam", "Steps", "borrowed_weights", "take_steps", "trainable_parameters"]
@@ -86,7 +87,10 @@ class MasterAdam:
 
     def step(self, loss: Tensor) -> float:
         """One step against ``loss``; returns its value."""
-        gradients = torch.autograd.grad(loss, self.chosen, allow_unused=True)
+        for param in self.chosen:
+            param.grad = None
+        loss.backward()  # torch.autograd.grad knows nothing of FSDP2, which makes the gradients of its shards here
+        gradients = [param.grad for param in self.chosen]
         self.steps += 1
         with torch.no_grad():
             for param, master, moments, gradient in zip(
@@ -124,12 +128,12 @@ def take_steps(
     rather than adapters or heads; ``withhold`` names label keywords to keep from the innermost forward.
     """
     chosen = trainable_parameters(model, adapter, view, everything=everything)
-    first = [param.detach().sum(dtype=torch.float64) for param in chosen]
+    first = [local(param.detach()).sum(dtype=torch.float64) for param in chosen]
     with borrowed_weights(model, adapter, chosen, withhold):
         before = judge()
         optimizer = MasterAdam(chosen, LEARNING_RATE)
         losses = [optimizer.step(loss_fn(model, copy_of(batch))) for _ in range(steps)]
         after = judge()
-    now = [param.detach().sum(dtype=torch.float64) for param in chosen]
+    now = [local(param.detach()).sum(dtype=torch.float64) for param in chosen]
     restored = all(bool(one == other) for one, other in zip(first, now, strict=True))
     return Steps(tuple(losses), before, after, sum(param.numel() for param in chosen), restored)

@@ -29,7 +29,8 @@ from .capture import Capture
 from .diagnose import explain_exception
 from .label_rules import label_findings
 from .models.adapter import Adapter, Batch, View
-from .one_pass import LossError, LossFunction, Options, Watched, run_pass
+from .one_pass import LossError, LossFunction, Options, Watched, run_along, run_pass
+from .pace import LOSS, Pace
 from .preserve import preserved
 from .proof import prove, retry_in_range
 
@@ -70,26 +71,35 @@ def witness(
         UsageError: the loss raises for another reason than lengths, or returns no scalar.
         InputError: a batch that does not fit the model.
     """
-    watched = Watched(model, adapter, loss_fn, options or Options())
-    options = watched.options
+    pace = Pace(model, lambda kind: run_along(watched, batch, view, kind))
+    watched = Watched(model, adapter, loss_fn, options or Options(), pace)
     view = adapter.view(model, batch)
-    expected, notes = expected_of(view, options)
-    of_labels = label_findings(view)
     with preserved(model):
         try:
-            first = run_pass(watched, batch, view)
-        except LossError as error:
-            found = explain_exception(model, adapter, batch, view, loss_fn, error.cause, options.withhold)
-            actual = ()
-            if found is None:
-                actual = retry_in_range(watched, batch, view, error)
-            findings = list(compare(expected, actual)) if found is None else [found]
-            return _told(view, expected, actual, (*of_labels, *findings), None, error.capture, notes)
-        actual = infer_sources(first.readings, view.streams)
-        findings = first.problems or list(compare(expected, actual))
-        if not first.problems and _needs_proof(findings, actual):
-            actual = prove(watched, batch, view, actual)
-            findings = list(compare(expected, actual))
+            return _watch(watched, batch, view)
+        finally:
+            pace.finish()
+
+
+def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
+    model, adapter, loss_fn, options = watched.model, watched.adapter, watched.loss_fn, watched.options
+    expected, notes = expected_of(view, options)
+    of_labels = label_findings(view)
+    try:
+        first = run_pass(watched, batch, view)
+    except LossError as error:
+        watched.pace.step(LOSS)
+        found = explain_exception(model, adapter, batch, view, loss_fn, error.cause, options.withhold)
+        actual = ()
+        if found is None:
+            actual = retry_in_range(watched, batch, view, error)
+        findings = list(compare(expected, actual)) if found is None else [found]
+        return _told(view, expected, actual, (*of_labels, *findings), None, error.capture, notes)
+    actual = infer_sources(first.readings, view.streams)
+    findings = first.problems or list(compare(expected, actual))
+    if not first.problems and _needs_proof(findings, actual):
+        actual = prove(watched, batch, view, actual)
+        findings = list(compare(expected, actual))
     findings += _labels_dropped(first.capture, adapter)
     notes += _unreadable(actual, first.unplaced)
     return _told(view, expected, actual, (*of_labels, *findings), first.loss, first.capture, notes)

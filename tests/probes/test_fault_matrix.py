@@ -2,6 +2,7 @@
 
 import copy
 import re
+import sys
 from dataclasses import replace
 
 import fault_matrix
@@ -184,6 +185,7 @@ def test_the_command_prints_the_table_and_exits_by_it(monkeypatch):
     monkeypatch.setattr(
         fault_matrix, "grid", lambda: [(case, 2, torch.float32, "barcoded") for case in (packed, right)]
     )
+    monkeypatch.setattr(sys, "argv", ["fault_matrix.py"])
     assert fault_matrix.main() == 0
     wrong = replace(packed, errors=("LA102 text",))
     monkeypatch.setattr(fault_matrix, "grid", lambda: [(wrong, 2, torch.float32, "barcoded")])

@@ -41,6 +41,10 @@ def of_the_step(model, batch, num_items_in_batch=1):
     return summed(model, batch) / num_items_in_batch
 
 
+def deaf_to_the_count(model, batch, num_items_in_batch=1):
+    return token_mean(model, batch)
+
+
 def one_too_many(model, batch):
     return summed(model, batch) / ((batch["labels"] != IGNORE).sum() + 1)
 
@@ -75,6 +79,8 @@ def weighted_of_the_step(model, batch, num_items_in_batch=1):
         (sequence_mean, "sequence-mean", 3, ""),
         (sequence_mean, "token-mean", 1, "a mean of means"),
         (of_the_step, "token-mean", 3, ""),
+        (deaf_to_the_count, "token-mean", 1, ""),
+        (deaf_to_the_count, "token-mean", 3, "num_items_in_batch is given and not divided by"),
         (one_too_many, "token-mean", 1, "add up differently"),
         (weighted_mean, "token-mean", 1, ""),
         (weighted_sum, "sum", 2, ""),
@@ -90,6 +96,18 @@ def test_a_declared_reduction(loss, reduction, accumulated, wrong):
 @pytest.mark.parametrize("loss", [token_mean, over_a_constant, one_too_many, of_the_step, weighted_sum])
 def test_nothing_is_held_to_what_nobody_declared(loss):
     assert check_loss(model_for("llama"), text_batch(3), loss).findings == []
+
+
+def test_a_count_that_is_dropped_shows_on_micro_batches_of_one_size():
+    """Their weights stay in proportion, and are as many times too large as the step has micro-batches."""
+    batch = {key: value[:1].repeat(3, 1) for key, value in text_batch(3).items()}
+    batch["input_ids"] = batch["input_ids"] + torch.arange(3)[:, None]
+    batch["labels"] = torch.where(batch["labels"] == IGNORE, IGNORE, batch["input_ids"])
+    assert check_loss(model_for("llama"), batch, token_mean, grad_accum=3).findings == []
+    assert check_loss(model_for("llama"), batch, of_the_step, grad_accum=3).findings == []
+    (found,) = check_loss(model_for("llama"), batch, deaf_to_the_count, grad_accum=3).findings
+    assert found.code == "LA302"
+    assert "targets weigh 3 times as much once the step is split" in found.message
 
 
 def test_a_step_counts_the_targets_after_the_shift():
