@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,12 +16,17 @@ from .expansion import expand, lengths_from_starts, placeholder_lengths
 from .pairing import Decision, Policy, choose, pair
 from .streams import IGNORE_INDEX, Stream, audio_streams, text_stream
 
-__all__ = ["DualLoss", "dual_loss", "join_streams", "mean_cross_entropy"]
+__all__ = ["DualLoss", "codebook_loss", "dual_loss", "join_streams", "mean_cross_entropy", "text_loss"]
 
 logger = logging.getLogger("alignment")
 
-#: Share of labelled rows under which they are gathered before the loss instead of ignored inside it.
-GATHER_BELOW = 0.6
+#: Share of labelled rows under which they are gathered before the loss instead of ignored inside it: gathering
+#: copies them once and spreads their gradient again, but nothing is computed for the others.
+GATHER_BELOW = 0.55
+#: The same where the loss needs a float32 copy of the logits, which gathering spares as well.
+GATHER_HALF_BELOW = 0.75
+
+Head = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -35,18 +40,23 @@ class DualLoss:
     audio_decision: Decision | None
 
 
-def mean_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy in nats over the labelled rows; a zero tied to the logits where there is none.
+def mean_cross_entropy(rows: Tensor, targets: Tensor, head: Head | None = None) -> Tensor:
+    """Mean cross-entropy in nats over the labelled rows; a zero tied to the rows where there is none.
+
+    Equivalent to ``F.cross_entropy(head(rows).float(), targets)``; the head sees labelled rows only.
 
     Args:
-        logits: (R, V) any float dtype; only labelled rows are raised to float32 where those are few.
+        rows: (R, V) logits of any float dtype, or (R, H) what ``head`` reads.
         targets: (R,) int64, ``IGNORE_INDEX`` where unlabelled.
+        head: (r, H) -> (r, V), a linear layer say; None where ``rows`` are the logits.
     """
-    rows = torch.nonzero(targets != IGNORE_INDEX).reshape(-1)
-    if rows.numel() == 0:
-        return logits[:0].float().sum()
-    if rows.numel() < GATHER_BELOW * targets.numel():
-        logits, targets = logits[rows], targets[rows]
+    labelled = torch.nonzero(targets != IGNORE_INDEX).reshape(-1)
+    if labelled.numel() == 0:
+        return (rows[:0] if head is None else head(rows[:0])).float().sum()
+    most = GATHER_BELOW if rows.dtype == torch.float32 else GATHER_HALF_BELOW
+    if labelled.numel() < (most if head is None else 1) * targets.numel():
+        rows, targets = rows.index_select(0, labelled), targets[labelled]
+    logits = rows if head is None else head(rows)
     return F.cross_entropy(logits.float(), targets, ignore_index=IGNORE_INDEX)
 
 
@@ -54,6 +64,8 @@ def dual_loss(
     outputs: Any,
     batch: Mapping[str, Any],
     *,
+    hidden: Tensor | None = None,
+    head: Head | None = None,
     policy: Policy = "evidence",
     audio_in_token: int = 128015,
     audio_out_token: int = 128016,
@@ -62,6 +74,10 @@ def dual_loss(
     audio_eos: int = 1025,
 ) -> DualLoss:
     """The loss of a Higgs-style model from its outputs and batch: each logit with the token after it.
+
+    Given ``hidden`` and ``head``, the text logits are computed here, for labelled positions alone: the same as
+    ``F.cross_entropy(head(hidden[:, :-1]).float().flatten(0, 1), labels[:, 1:].flatten())`` for labels at their own
+    token, without its (B, T, V) logits.
 
     Logs the path it took, the shapes and the number of valid tokens (logger ``alignment``, INFO).
     The default ids are those of the released Higgs Audio v2 checkpoint.
@@ -72,6 +88,8 @@ def dual_loss(
         batch: ``input_ids``, ``attention_mask`` and ``label_ids`` (B, T_raw); ``audio_in_ids``,
             ``audio_out_ids``, ``label_audio_ids`` (K, N) with ``audio_in_ids_start`` and
             ``audio_out_ids_start`` (S,).
+        hidden: (B, T, H) what the text head reads, in place of the outputs' logits.
+        head: (r, H) -> (r, V), the text head of ``hidden``: a linear layer, wrapped or not.
         policy: how both streams are paired; ``evidence`` decides by the ids.
         audio_in_token: the id of reference audio placeholders.
         audio_out_token: the id of target audio placeholders.
@@ -86,35 +104,50 @@ def dual_loss(
         AlignmentError: a stream whose logits and labels cannot be paired.
         InputError: a batch or outputs without what the loss needs.
     """
-    logits = _field(outputs, "logits")
-    if logits is None:
+    if (hidden is None) is not (head is None):
+        raise InputError("hidden and head go together: pass what the text head reads, and the head")
+    rows = _field(outputs, "logits") if hidden is None else hidden
+    if rows is None:
         raise InputError("outputs have no logits: pass what the model's forward returned")
-    ids, mask = _field(outputs, "expanded_input_ids"), _field(outputs, "attention_mask")
-    places = (audio_in_token, audio_out_token)
-    if ids is None and _unexpanded(batch.get("input_ids"), logits, places):
-        ids, mask = batch["input_ids"], batch.get("attention_mask")
-    stream = None
-    if ids is not None:
-        stream = text_stream(ids, logits.shape[-1], mask=mask, placeholders=places)
-    text_decision = None
-    text = logits[:0].float().sum()
-    labels, raw = _field(outputs, "expanded_labels"), batch.get("label_ids")
-    if labels is not None or raw is not None:
-        text_decision = choose(
-            logits,
-            labels,
-            stream=stream,
-            fallback=lambda: _expanded_raw_labels(logits, batch, audio_in_token, audio_out_token, pad_token),
-            policy=policy,
-        )
-        targets = pair(text_decision.labels, text_decision.pairing, stream)
-        text = mean_cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
-        _log_text(logits, text_decision, targets, text)
+    text, text_decision = _text_loss(rows, head, outputs, batch, policy, (audio_in_token, audio_out_token, pad_token))
     audio, audio_decision = _audio_loss(_field(outputs, "audio_logits"), batch, policy, audio_bos, audio_eos)
     total = text + audio
     if logger.isEnabledFor(logging.INFO):
         logger.info("✓ Total loss: %.4f", float(total.detach()))
     return DualLoss(text, audio if audio_decision else text.new_zeros(()), total, text_decision, audio_decision)
+
+
+def _text_loss(
+    rows: Tensor,
+    head: Head | None,
+    outputs: Any,
+    batch: Mapping[str, Any],
+    policy: Policy,
+    tokens: tuple[int, int, int],
+) -> tuple[Tensor, Decision | None]:
+    """The text loss of (B, T, V) logits, or of the (B, T, H) rows that ``head`` reads."""
+    flat = rows.reshape(-1, rows.shape[-1])
+    labels, raw = _field(outputs, "expanded_labels"), batch.get("label_ids")
+    if labels is None and raw is None:
+        return mean_cross_entropy(flat[:0], flat.new_zeros(0, dtype=torch.long), head), None
+    ids, mask = _field(outputs, "expanded_input_ids"), _field(outputs, "attention_mask")
+    if ids is None and _unexpanded(batch.get("input_ids"), rows, tokens[:2]):
+        ids, mask = batch["input_ids"], batch.get("attention_mask")
+    stream = None
+    if ids is not None:
+        vocab = rows.shape[-1] if head is None else head(flat[:0]).shape[-1]
+        stream = text_stream(ids, vocab, mask=mask, placeholders=tokens[:2])
+    decision = choose(
+        rows,
+        labels,
+        stream=stream,
+        fallback=lambda: _expanded_raw_labels(rows, batch, *tokens),
+        policy=policy,
+    )
+    targets = pair(decision.labels, decision.pairing, stream).reshape(-1).to(rows.device)
+    text = mean_cross_entropy(flat, targets, head)
+    _log_text(rows, head, decision, targets, text)
+    return text, decision
 
 
 def _field(outputs: Any, name: str) -> Any:
@@ -177,6 +210,23 @@ def _audio_loss(
     if codes is None or batch.get("audio_out_ids_start") is None:
         raise InputError("label_audio_ids without audio_out_ids and audio_out_ids_start: segment borders unknown")
     books = audio_streams(codes, batch["audio_out_ids_start"], logits.shape[-1], bos=bos, eos=eos)
+    return codebook_loss(logits, labels, books, policy)
+
+
+def codebook_loss(
+    logits: Tensor, labels: Tensor, books: tuple[Stream, ...], policy: Policy = "evidence"
+) -> tuple[Tensor, Decision]:
+    """The mean over codebooks of their mean cross-entropies, and the one decision that pairs them all.
+
+    Args:
+        logits: (R, K, C).
+        labels: (K, R) int64.
+        books: one stream per codebook.
+        policy: how they are paired; ``evidence`` decides by the ids.
+
+    Raises:
+        AlignmentError: labels that fit neither convention.
+    """
     whole = join_streams(books)
     decision = choose(logits.shape[0], labels, stream=whole, policy=policy, name="audio")
     targets = pair(decision.labels, decision.pairing, whole).to(logits.device)
@@ -186,6 +236,24 @@ def _audio_loss(
     audio = torch.stack(losses).mean() if losses else logits[:0].float().sum()
     _log_audio(logits, decision, targets, audio)
     return audio, decision
+
+
+def text_loss(logits: Tensor, labels: Tensor, stream: Stream, policy: Policy = "evidence") -> tuple[Tensor, Decision]:
+    """The mean cross-entropy of a text stream whose model leaves its ids as they are, and the decision behind it.
+
+    Args:
+        logits: (B, T, V).
+        labels: (B * T,) int64.
+        stream: the input side.
+        policy: how they are paired; ``evidence`` decides by the ids.
+
+    Raises:
+        AlignmentError: labels that fit neither convention.
+    """
+    fallback = labels.reshape(logits.shape[:2])
+    decision = choose(logits, None, stream=stream, fallback=fallback, policy=policy, name=stream.name)
+    targets = pair(decision.labels, decision.pairing, stream)
+    return mean_cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)), decision
 
 
 def join_streams(books: tuple[Stream, ...]) -> Stream:
@@ -203,12 +271,12 @@ def join_streams(books: tuple[Stream, ...]) -> Stream:
     )
 
 
-def _log_text(logits: Tensor, decision: Decision, targets: Tensor, loss: Tensor) -> None:
+def _log_text(rows: Tensor, head: Head | None, decision: Decision, targets: Tensor, loss: Tensor) -> None:
     for warning in decision.warnings:
         logger.warning("text: %s", warning)
     if not logger.isEnabledFor(logging.INFO):
         return  # no scalar is read off the device for a line that nobody sees
-    logger.info("Text logits shape: %s", tuple(logits.shape))
+    logger.info("Text %s shape: %s", "logits" if head is None else "hidden states", tuple(rows.shape))
     if decision.path == "expanded":
         logger.info("✓ Model expanded labels shape: %s (expanded path)", tuple(decision.labels.shape))
     elif decision.path == "fallback":

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
+from .glance import glance
 from .streams import IGNORE_INDEX
 
 __all__ = ["Form", "Reading", "leaf", "read", "read_hidden", "recover", "silent_reading"]
@@ -31,8 +32,11 @@ RIVAL_PULL = 0.1
 #: How many distinct noise rows a leaf is tiled from: a full randn of (T, 128256) costs a fifth of a forward.
 NOISE_ROWS = 16
 NOISE_SCALE = 0.01
-#: Rows are read in chunks of at most this many logits, so that reading adds no second logits-sized buffer.
+#: Rows are read in chunks of at most this many logits, and of this part of them all where they are more than a
+#: few, so that reading adds no second logits-sized buffer.
 CHUNK_ELEMENTS = 1 << 22
+CHUNK_SHARE = 160
+FEW_ELEMENTS = 1 << 16
 
 Values = Literal["noise", "real"]
 
@@ -105,22 +109,25 @@ def leaf(like: Tensor, *, values: Values = "noise", dtype: torch.dtype = torch.f
     rows = like.numel() // max(vocab, 1)
     generator = torch.Generator().manual_seed(seed)
     block = torch.randn(NOISE_ROWS, vocab, generator=generator).mul_(NOISE_SCALE).to(like.device, dtype)
-    out = torch.empty(rows, vocab, dtype=dtype, device=like.device)
+    out = torch.empty(like.shape, dtype=dtype, device=like.device)  # no view of another: FSDP2 warns of those
+    flat = out.view(rows, vocab)
     for first in range(0, rows, NOISE_ROWS):
-        out[first : first + NOISE_ROWS] = block[: min(NOISE_ROWS, rows - first)]
-    return out.view(like.shape).requires_grad_()
+        flat[first : first + NOISE_ROWS] = block[: min(NOISE_ROWS, rows - first)]
+    return out.requires_grad_()
 
 
-def read(grad: Tensor | None, logits: Tensor) -> Reading:
+def read(grad: Tensor | None, logits: Tensor, *, period: int | None = None) -> Reading:
     """Decode ``grad = d loss / d logits`` row by row.
 
     Each active row is explained by ``w * (softmax - onehot(y))`` twice, with y the most negative
     coordinate (w > 0) and the most positive one (w < 0); the second is taken only where it fits and
-    the first does not.
+    the first does not. Where the logits are noise that repeats, rows that are cross-entropy beyond doubt
+    are read off two passes (see :mod:`alignment.glance`); their residual is an upper bound.
 
     Args:
         grad: (..., V), or None if the loss does not reach the logits.
         logits: (..., V), the values the gradient was taken at.
+        period: after how many rows the logits repeat; None where they do not.
 
     Raises:
         InputError: shapes that differ, or an empty vocabulary.
@@ -129,42 +136,55 @@ def read(grad: Tensor | None, logits: Tensor) -> Reading:
     if vocab == 0:
         raise InputError(f"logits of shape {tuple(logits.shape)} have no vocabulary to read")
     rows = logits.numel() // vocab
+    reading = silent_reading(rows, logits.device)
     if grad is None:
-        return silent_reading(rows, logits.device)
+        return reading
     if grad.shape != logits.shape:
         raise InputError(f"gradient has shape {tuple(grad.shape)}, logits {tuple(logits.shape)}: they must agree")
     flat_grad, flat_logits = grad.detach().reshape(rows, vocab), logits.detach().reshape(rows, vocab)
-    step = max(1, CHUNK_ELEMENTS // vocab)
-    parts = [_read_chunk(*chunk) for chunk in zip(flat_grad.split(step), flat_logits.split(step), strict=True)]
-    return Reading(*(torch.cat([getattr(part, name) for part in parts]) for name in Reading.__dataclass_fields__))
+    step = max(1, min(CHUNK_ELEMENTS, max(logits.numel() // CHUNK_SHARE, FEW_ELEMENTS)) // vocab)
+    seen = None if period is None else glance(flat_grad, flat_logits, period)
+    if seen is None:
+        for first in range(0, rows, step):
+            part = slice(first, first + step)
+            _read_chunk(reading, torch.arange(rows, device=logits.device)[part], flat_grad[part], flat_logits[part])
+        return reading
+    clear = seen.residual <= PLAIN_RESIDUAL
+    sure = torch.nonzero(clear).reshape(-1)
+    form = torch.full_like(sure, int(Form.PLAIN))
+    _write(reading, sure, seen.target[sure], seen.weight[sure], seen.residual[sure], form)
+    for part in torch.nonzero(seen.active & ~clear).reshape(-1).split(step):
+        _read_chunk(reading, part, flat_grad[part], flat_logits[part])
+    return reading
 
 
-def _read_chunk(grad: Tensor, logits: Tensor) -> Reading:
-    reading = silent_reading(grad.shape[0], grad.device)
+def _read_chunk(reading: Reading, rows: Tensor, grad: Tensor, logits: Tensor) -> None:
+    """Decode ``rows`` in full, whose gradient and logits are (r, V) each."""
     low, least = grad.min(-1)
     high, most = grad.max(-1)
     active = torch.nonzero((low != 0) | (high != 0) | low.isnan() | high.isnan()).reshape(-1)
     if active.numel() == 0:
-        return reading
-    grad = grad[active].to(torch.promote_types(grad.dtype, torch.float32))
-    prob = torch.softmax(logits[active].to(grad.dtype), -1)
+        return
+    if active.numel() < len(rows):
+        rows, grad, logits, low, least, high, most = (t[active] for t in (rows, grad, logits, low, least, high, most))
+    grad = grad.to(torch.promote_types(grad.dtype, torch.float32))
+    prob = torch.softmax(logits.to(grad.dtype), -1)
     # a scale of its own per row, so that neither tiny nor huge weights leave the range of the norms
-    scale = torch.maximum(low[active].abs(), high[active].abs()).to(grad.dtype)
+    scale = torch.maximum(low.abs(), high.abs()).to(grad.dtype)
     grad = grad / scale[:, None]
-    pull_weight, pull_residual, rival = _fit(grad, prob, least[active])
-    push_weight, push_residual, _ = _fit(grad, prob, most[active])
+    pull_weight, pull_residual, rival = _fit(grad, prob, least)
+    push_weight, push_residual, _ = _fit(grad, prob, most)
     push = (push_weight < 0) & (push_residual <= PLAIN_RESIDUAL) & ~(pull_residual <= PLAIN_RESIDUAL)
     pulls = pull_weight > 0
     residual = torch.where(push, push_residual, pull_residual)
-    form = torch.full_like(active, int(Form.SOFT))
+    form = torch.full_like(rows, int(Form.SOFT))
     form[pulls & (pull_residual <= SOFT_RESIDUAL) & (rival <= RIVAL_PULL)] = int(Form.NOT_PLAIN)
     form[pulls & (pull_residual <= PLAIN_RESIDUAL)] = int(Form.PLAIN)
     form[push] = int(Form.PLAIN)
-    form[(form == int(Form.SOFT)) & (low[active] >= 0)] = int(Form.REGULARISER)
-    target = torch.where(push, most[active], least[active])
+    form[(form == int(Form.SOFT)) & (low >= 0)] = int(Form.REGULARISER)
+    target = torch.where(push, most, least)
     weight = torch.where(push, push_weight, pull_weight).double() * scale.double()
-    _write(reading, active, target, weight, residual, torch.where(scale.isfinite(), form, int(Form.NOT_FINITE)))
-    return reading
+    _write(reading, rows, target, weight, residual, torch.where(scale.isfinite(), form, int(Form.NOT_FINITE)))
 
 
 def _write(reading: Reading, rows: Tensor, target: Tensor, weight: Tensor, residual: Tensor, form: Tensor) -> None:
@@ -221,7 +241,7 @@ def recover(loss_fn: Callable[[Tensor], Tensor], logits: Tensor, *, values: Valu
         if not loss.requires_grad:
             raise InputError("the loss does not depend on the logits: it is a constant, or was detached")
         (grad,) = torch.autograd.grad(loss.reshape(()), stand_in, allow_unused=True)
-    return read(grad, stand_in)
+    return read(grad, stand_in, period=None if values == "real" else NOISE_ROWS)
 
 
 def read_hidden(grad: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Reading:

@@ -318,10 +318,11 @@ _CATALOGUE = (
         "ranks-disagree",
         "error",
         summary="Distributed ranks differ in decision, codes or normaliser.",
-        silent="Usually one rank logs, and its own numbers agree with each other. Measured on two ranks "
-        "with 34 and 36 targets: a token weighs 1.029 or 0.972 of its global weight.",
-        fix="Run the same data code and policy on every rank. Divide by the targets of all ranks and "
-        "multiply by the world size, which DDP divides by: `torch.distributed.all_reduce(num_targets)`.",
+        silent="Usually one rank logs, and its own numbers agree with each other; DDP takes the mean of all "
+        "gradients, by whatever rule each was made. Unequal targets alone are no finding, the check `ranks` states "
+        "them: with 34 and 36 of them on two ranks, a target weighs 1.029 or 0.972 of its global weight.",
+        fix="Run the same loss, data code, options and library versions on every rank. To divide alike, divide by the "
+        "targets of all ranks (`torch.distributed.all_reduce`) and multiply by the world size, which DDP divides by.",
         case=_NO_CASE,
     ),
     Rule(

@@ -70,6 +70,19 @@ class Stream:
         out[:-1] = (self.segment[1:] == self.segment[:-1]) & (self.segment[:-1] >= 0)
         return out
 
+    def places(self) -> Tensor:
+        """(R,) int64: the number of each row's token among the stream's own.
+
+        A row without a token (another modality stands there) is numbered back from the next token: the one before
+        it is where that token is predicted.
+        """
+        rows = torch.arange(len(self), device=self.ids.device)
+        tokens = torch.nonzero(self.ids != NO_TOKEN).reshape(-1)
+        if len(tokens) in (0, len(self)):
+            return rows
+        following = torch.searchsorted(tokens, rows).clamp(max=len(tokens) - 1)
+        return following - (tokens[following] - rows)
+
     def to(self, device: torch.device | str) -> Stream:
         """The same stream with its tensors on ``device``."""
         moved = {name: getattr(self, name).to(device) for name in ("ids", "segment", "sample", "row", "filler")}

@@ -48,8 +48,15 @@ class Supervision:
 
     @property
     def offset(self) -> Tensor:
-        """(R,) int64: source - row, meaningful where ``source`` is known and the origin is the own stream."""
-        return self.source - torch.arange(len(self.stream), device=self.source.device)
+        """(R,) int64: source - row in tokens of the stream, meaningful where the source is known and its own.
+
+        Rows that hold no token of the stream do not count (see ``Stream.places``).
+        """
+        places = self.stream.places()
+        if not len(places):
+            return places
+        at = self.source.clamp(min=0, max=len(places) - 1)
+        return torch.where(self.source >= 0, places[at], self.source) - places
 
 
 def expect(

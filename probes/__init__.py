@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     from .check import check_loss
     from .errors import CannotRunError, UsageError
     from .report import Report
+    from .trainer_callback import AlignmentCallback
 
 #: Tells our package from any other that is called ``probes``.
 __distribution__ = "loss-alignment"
 
 _HOME = {
+    "AlignmentCallback": "trainer_callback",
     "CannotRunError": "errors",
     "Report": "report",
     "UsageError": "errors",
@@ -22,7 +24,7 @@ _HOME = {
     "check_loss": "check",
 }
 
-__all__ = ["CannotRunError", "Report", "UsageError", "barcoded_batch", "check_loss"]
+__all__ = ["AlignmentCallback", "CannotRunError", "Report", "UsageError", "barcoded_batch", "check_loss"]
 
 
 def __getattr__(name: str) -> Any:

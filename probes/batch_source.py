@@ -11,14 +11,16 @@ from torch import Tensor, nn
 
 from alignment import Finding
 
-from .batches import FULL_LENGTH, barcoded_batch, hand_labels
+from .batches import FULL_LENGTH, barcoded_samples, hand_labels
+from .batches_v2 import collate_for
 from .errors import UsageError
 from .memory import check_memory
-from .models import Adapter, Batch
-from .models.higgs import HiggsAdapter
+from .models import Adapter, Batch, HiggsAudioV2Adapter, is_higgs
+from .models.codebooks import CodebookAdapter
 from .plain_batch import barcoded_text, vocabulary_size
+from .ranks import ALONE, Place
 
-__all__ = ["Source", "load_batch", "to_device"]
+__all__ = ["Source", "barcoded", "load_batch", "to_device"]
 
 DEFAULT_SIZE = 2
 PLAIN_LENGTH = 64
@@ -34,49 +36,83 @@ class Source:
     tokenizer: Any = None
 
 
-def load_batch(adapter: Adapter, model: nn.Module, args: argparse.Namespace) -> Source:
+def load_batch(adapter: Adapter, model: nn.Module, args: argparse.Namespace, place: Place = ALONE) -> Source:
     """The batch that ``--data``, ``--batch-size``, ``--length``, ``--labels`` and ``--seed`` ask for.
+
+    Every rank of a distributed run has its own: every world-th sample of the file, or a barcode of another seed.
 
     Raises:
         UsageError: a data file or sizes that cannot be used.
         CannotRunError: the data path's packages are missing, or the batch cannot fit into memory.
+        InputError: a batch that was made for another checkpoint.
     """
     device = next(model.parameters()).device
-    if isinstance(adapter, HiggsAdapter):
-        source = _from_file(adapter, model, args) if args.data is not None else Source(_barcoded(adapter, model, args))
-        source.batch = hand_labels(source.batch, args.labels)
+    if isinstance(adapter, CodebookAdapter):
+        adapter.refuse()
+    if args.data is None:
+        source = Source(barcoded(adapter, model, args, args.seed + place.rank))
+    elif is_higgs(adapter):
+        source = _from_file(adapter, model, args, place)
+        source.batch = to_device(hand_labels(source.batch, args.labels, key=adapter.label_keys[0]), device)
     else:
-        if args.data is not None:
-            raise UsageError("--data reads ChatML for the Higgs model; other models take a barcoded batch")
-        size, length = args.batch_size or DEFAULT_SIZE, args.length or PLAIN_LENGTH
-        check_memory(size * length, size * length * vocabulary_size(adapter, model), device)
-        source = Source(barcoded_text(adapter, model, size, length, args.seed, args.labels))
-    source.batch = to_device(source.batch, device)
+        raise UsageError("--data reads ChatML for the Higgs model; other models take a barcoded batch")
+    adapter.check_batch(model, source.batch)
     streams = adapter.view(model, source.batch).streams
     check_memory(len(streams[0]), sum(len(stream) * stream.vocab for stream in streams), device)
     return source
 
 
-def _barcoded(adapter: HiggsAdapter, model: nn.Module, args: argparse.Namespace) -> Batch:
-    config = adapter.inner(model).config
-    size, length = args.batch_size or DEFAULT_SIZE, args.length or FULL_LENGTH
-    # before a batch of that size is made at all
-    check_memory(size * length, size * length * config.text_config.vocab_size, next(model.parameters()).device)
-    return barcoded_batch(size, length=length, seed=args.seed, use_delay_pattern=config.use_delay_pattern)
+def barcoded(adapter: Adapter, model: nn.Module, args: argparse.Namespace, seed: int) -> Batch:
+    """The barcoded batch of that seed, on the model's device, labels handed as ``--labels`` says.
+
+    Raises:
+        UsageError: sizes that cannot hold one.
+        CannotRunError: it cannot fit into memory.
+    """
+    device, size = next(model.parameters()).device, args.batch_size or DEFAULT_SIZE
+    if is_higgs(adapter):
+        config, length = adapter.inner(model).config, args.length or FULL_LENGTH
+        # before a batch of that size is made at all
+        check_memory(size * length, size * length * config.get_text_config().vocab_size, device)
+        delayed = getattr(config, "use_delay_pattern", True)
+        samples = barcoded_samples(size, length=length, seed=seed, use_delay_pattern=delayed)
+        batch = collate_for(adapter, model, samples)
+        return to_device(hand_labels(batch, args.labels, key=adapter.label_keys[0]), device)
+    length = args.length or PLAIN_LENGTH
+    check_memory(size * length, size * length * vocabulary_size(adapter, model), device)
+    return to_device(barcoded_text(adapter, model, size, length, seed, args.labels), device)
 
 
-def _from_file(adapter: HiggsAdapter, model: nn.Module, args: argparse.Namespace) -> Source:
+def _from_file(adapter: Adapter, model: nn.Module, args: argparse.Namespace, place: Place) -> Source:
     """The real data path, its labels held against the roles of the conversations."""
+    if isinstance(adapter, HiggsAudioV2Adapter):
+        return _through_processor(adapter, model, args, place)
     from .chatml import byte_tokenizer, chatml_batch
-    from .chatml_file import read_chatml
+    from .chatml_file import read_chatml, shard_of
     from .chatml_rules import label_rule_findings
 
     config = adapter.inner(model).config
     own = _tokenizer(args.model)
-    batch, notes = chatml_batch(args.data, config, tokenizer=own, batch_size=args.batch_size)
+    batch, notes = chatml_batch(args.data, config, tokenizer=own, batch_size=args.batch_size, place=place)
     tokenizer = own or byte_tokenizer()
-    findings = label_rule_findings(batch, read_chatml(args.data), config, tokenizer=tokenizer)
+    records = shard_of(read_chatml(args.data), args.data, place)
+    findings = label_rule_findings(batch, records, config, tokenizer=tokenizer)
     return Source(batch, notes, findings, tokenizer)
+
+
+def _through_processor(
+    adapter: HiggsAudioV2Adapter, model: nn.Module, args: argparse.Namespace, place: Place
+) -> Source:
+    """The same through the processor of transformers."""
+    from .byte_tokenizer import byte_tokenizer
+    from .chatml_v2 import chatml_batch_v2
+    from .chatml_v2_rules import rule_findings_v2
+
+    config = adapter.inner(model).config
+    own = _tokenizer(args.model)
+    batch, notes, samples = chatml_batch_v2(args.data, config, tokenizer=own, batch_size=args.batch_size, place=place)
+    tokenizer = own or byte_tokenizer(adapter.special_ids)
+    return Source(batch, notes, rule_findings_v2(batch, samples, config, tokenizer), tokenizer)
 
 
 def _tokenizer(checkpoint: str | None) -> Any:

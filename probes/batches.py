@@ -20,7 +20,17 @@ from .errors import UsageError
 from .models.adapter import Batch
 from .models.higgs import SPECIAL_IDS
 
-__all__ = ["LabelsAs", "Sample", "barcoded_batch", "collate", "hand_labels"]
+__all__ = [
+    "LabelsAs",
+    "Sample",
+    "barcoded_batch",
+    "barcoded_samples",
+    "collate",
+    "framed",
+    "framed_labels",
+    "hand_labels",
+    "padded",
+]
 
 LabelsAs = Literal["position-aligned", "pre-shifted", "none"]
 
@@ -86,6 +96,18 @@ def barcoded_batch(
     Raises:
         UsageError: a batch or length that cannot hold the structure.
     """
+    samples = barcoded_samples(batch_size, length=length, seed=seed, use_delay_pattern=use_delay_pattern)
+    return collate(samples, use_delay_pattern=use_delay_pattern)
+
+
+def barcoded_samples(
+    batch_size: int = 2, *, length: int = FULL_LENGTH, seed: int = 0, use_delay_pattern: bool = True
+) -> list[Sample]:
+    """The samples of :func:`barcoded_batch`, before they are collated for a model.
+
+    Raises:
+        UsageError: a batch or length that cannot hold the structure.
+    """
     if batch_size < 1:
         raise UsageError(f"--batch-size must be at least 1, got {batch_size}")
     if length < SHORTEST or length % 8:
@@ -93,8 +115,7 @@ def barcoded_batch(
     generator = torch.Generator().manual_seed(seed)
     text = _unique(FIRST_TEXT_ID, batch_size * length, SPECIAL_IDS["<|begin_of_text|>"], generator)
     codes = _unique_codes(generator)
-    samples = [_sample(index, batch_size, length, text, codes, use_delay_pattern) for index in range(batch_size)]
-    return collate(samples, use_delay_pattern=use_delay_pattern)
+    return [_sample(index, batch_size, length, text, codes, use_delay_pattern) for index in range(batch_size)]
 
 
 def _sample(
@@ -153,36 +174,39 @@ def collate(samples: list[Sample], *, use_delay_pattern: bool = True, round_to: 
     references = [c for sample in samples for c in sample.reference]
     targets = [c for sample in samples for c in sample.target]
     trained = [t for sample in samples for t in sample.trained]
-    inputs = [_framed(codes, use_delay_pattern) for codes in targets]
+    inputs = [framed(codes, use_delay_pattern) for codes in targets]
     audio_labels = [
-        _framed_labels(codes, use_delay_pattern) if on else torch.full_like(framed, IGNORE_INDEX)
+        framed_labels(codes, use_delay_pattern) if on else torch.full_like(framed, IGNORE_INDEX)
         for codes, framed, on in zip(targets, inputs, trained, strict=True)
     ]
     owner = [index for index, sample in enumerate(samples) for _ in sample.target]
     return {
-        "input_ids": _padded([s.ids for s in samples], width, pad),
-        "attention_mask": _padded([[1] * len(s.ids) for s in samples], width, 0),
-        "audio_in_ids": _joined([_framed(codes, use_delay_pattern) for codes in references]),
-        "audio_in_ids_start": _starts([_framed(codes, use_delay_pattern) for codes in references]),
+        "input_ids": padded([s.ids for s in samples], width, pad),
+        "attention_mask": padded([[1] * len(s.ids) for s in samples], width, 0),
+        "audio_in_ids": _joined([framed(codes, use_delay_pattern) for codes in references]),
+        "audio_in_ids_start": _starts([framed(codes, use_delay_pattern) for codes in references]),
         "audio_out_ids": _joined(inputs),
         "audio_out_ids_start": _starts(inputs),
         "audio_out_ids_start_group_loc": torch.tensor(owner, dtype=torch.long),
-        "label_ids": _padded([s.labels for s in samples], width, IGNORE_INDEX),
+        "label_ids": padded([s.labels for s in samples], width, IGNORE_INDEX),
         "label_audio_ids": _joined(audio_labels),
     }
 
 
-def _framed(codes: Tensor, use_delay_pattern: bool) -> Tensor:
+def framed(codes: Tensor, use_delay_pattern: bool) -> Tensor:
+    """(K, F) int64: codes (K, L) as the model reads them, between bos and eos, delayed or not."""
     framed = wrap(codes, BOS, EOS)
     return delay(framed, BOS, EOS) if use_delay_pattern else framed
 
 
-def _framed_labels(codes: Tensor, use_delay_pattern: bool) -> Tensor:
+def framed_labels(codes: Tensor, use_delay_pattern: bool) -> Tensor:
+    """(K, F) int64: their labels, position-aligned: the codes, and the first eos of each codebook."""
     labels = wrap(codes, IGNORE_INDEX, EOS)
     return delay(labels, IGNORE_INDEX, IGNORE_INDEX) if use_delay_pattern else labels
 
 
-def _padded(rows: list[list[int]], width: int, value: int) -> Tensor:
+def padded(rows: list[list[int]], width: int, value: int) -> Tensor:
+    """(B, width) int64: rows filled up with ``value`` on the right."""
     return torch.tensor([row + [value] * (width - len(row)) for row in rows])
 
 

@@ -19,67 +19,22 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from alignment import InputError
-from alignment.recovery import Reading, Values, leaf, read, silent_reading
+from alignment.recovery import NOISE_ROWS, Values, leaf
 
 from .errors import UsageError
+from .forward import all_finite
 from .forward_patch import ForwardPatch, bound_arguments
-from .hidden import hidden_leaf, lent_tables, read_books
+from .head_call import Forward, HeadCall
+from .hidden import hidden_leaf, lent_tables
 from .models.adapter import Adapter, Head
 from .rows import match_rows
+from .sharded import reshard
+from .skipped_product import SkippedProduct
 
 __all__ = ["Capture", "Forward", "HeadCall"]
 
 #: Base of the numbers that hidden rows carry: bfloat16 holds whole numbers up to 256 exactly.
 DIGITS = 200
-
-
-@dataclass
-class Forward:
-    """One call of the innermost model: what it was given, and what it gave."""
-
-    received: dict[str, Any]
-    hidden: Tensor | None = None
-    outputs: Any = None
-
-
-@dataclass
-class HeadCall:
-    """One call of a head: the leaf in its place, the hidden rows it read, and where the loss saw it last.
-
-    ``rows`` are those of the leaf that the head reads, where it stands at the head's input.
-    """
-
-    head: Head
-    leaf: Tensor
-    inputs: Tensor | None
-    forward: int
-    later: Tensor | None = None
-    finite: bool = True
-    rows: Tensor | None = None
-
-    @property
-    def count(self) -> int:
-        """How many rows of logits the head gave, or would have given."""
-        return self.leaf.numel() // self.leaf.shape[-1] if self.rows is None else len(self.rows)
-
-    def read(self, grads: Mapping[int, Tensor | None]) -> Reading:
-        """Rows of this call, codebooks interleaved as in the head's last dimension."""
-        if self.rows is not None:
-            return self._read_hidden(grads.get(id(self.leaf)), self.rows)
-        seen = self.leaf
-        if self.later is not None and grads.get(id(self.later)) is not None:
-            seen = self.later
-        grad = grads.get(id(seen))
-        books, width = self.head.books, seen.shape[-1]
-        rows = seen.numel() // max(width, 1)
-        shape = (rows * books, width // books)
-        return read(None if grad is None else grad.reshape(shape), seen.detach().reshape(shape))
-
-    def _read_hidden(self, grad: Tensor | None, at: Tensor) -> Reading:
-        width = self.leaf.shape[-1]
-        if grad is None:
-            return silent_reading(len(at) * self.head.books, self.leaf.device)
-        return read_books(grad.reshape(-1, width)[at], self.leaf.detach().reshape(-1, width)[at], self.head)
 
 
 @dataclass
@@ -107,15 +62,18 @@ class Capture:
     calls: list[HeadCall] = field(default_factory=list)
     outer_labels: set[str] = field(default_factory=set)
     inner_labels: set[str] = field(default_factory=set)
-    _handles: list[RemovableHandle | ForwardPatch] = field(default_factory=list)
+    _handles: list[RemovableHandle | ForwardPatch | SkippedProduct] = field(default_factory=list)
     _lent: ExitStack = field(default_factory=ExitStack)
     _stand_in: Tensor | None = None
+    _fed: dict[str, Tensor] = field(default_factory=dict)
     _suspended: bool = False
     _inside: bool = False
+    _in_head: bool = False
 
     def __enter__(self) -> Capture:
         inner, body = self.adapter.inner(self.model), self.adapter.body(self.model)
         if self.alone is not None:
+            reshard(self.model)  # what is lent must be what is gathered
             self._lent.enter_context(lent_tables(self.heads, self.alone))
         add = self._handles.append
         if inner is not self.model:
@@ -126,11 +84,17 @@ class Capture:
             add(body.register_forward_pre_hook(self._enter_body, with_kwargs=True))
             add(body.register_forward_hook(self._leave_body, always_call=True))
         for head in self.heads:
+            if head.fed is not None:
+                add(head.fed[0].register_forward_pre_hook(self._note_fed(head), with_kwargs=True))
             if head is self.alone:  # its gradient belongs to the leaf before it
                 add(head.module.register_forward_pre_hook(self._note_rows))
             else:
+                product = None
+                if self.values == "noise" and SkippedProduct.fits(head.module):
+                    product = SkippedProduct(head.module, self._replaces)
+                    add(product)
                 add(head.module.register_forward_pre_hook(self._enter_head))
-                add(head.module.register_forward_hook(self._leave_head(head)))
+                add(head.module.register_forward_hook(self._leave_head(head, product)))
         return self
 
     def __exit__(
@@ -203,11 +167,28 @@ class Capture:
         self._suspended = False
         return _replace_first(output, stand_in)
 
+    def _note_fed(self, head: Head) -> Any:
+        """Keep the rows of the body that reach a head through layers of its own."""
+
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            assert head.fed is not None
+            given = bound_arguments(module, args, kwargs).get(head.fed[1])
+            if isinstance(given, Tensor):
+                self._fed[head.name] = given.detach()
+
+        return hook
+
     def _enter_head(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self._suspend()
+        self._in_head = True
 
-    def _leave_head(self, head: Head) -> Any:
+    def _replaces(self) -> bool:
+        """Whether a leaf will stand in for what the head gives in this call."""
+        return self._in_head and self._suspended
+
+    def _leave_head(self, head: Head, product: SkippedProduct | None) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+            self._in_head = False
             if not self._suspended:
                 return None  # the loss asked for no gradients here (a reference model, say)
             if not isinstance(output, Tensor):
@@ -215,11 +196,13 @@ class Capture:
                     f"the {head.name} head, a {type(module).__name__}, gives a {type(output).__name__} and no tensor "
                     "of logits: name the layer that gives them with --head"
                 )
-            finite = bool(torch.isfinite(output.detach().sum(dtype=torch.float32)))
+            skipped = product is not None and output is product.placeholder
+            finite = skipped or all_finite(output)
             stand_in = leaf(output, values=self.values, dtype=self.dtype or output.dtype)
-            inputs = args[0].detach() if args else None
+            inputs = self._fed.get(head.name, args[0].detach() if args else None)
             number = len(self.forwards) - 1
-            self.calls.append(HeadCall(head, stand_in, inputs, number, finite=finite))
+            period = NOISE_ROWS if self.values == "noise" else None
+            self.calls.append(HeadCall(head, stand_in, inputs, number, finite=finite, period=period))
             self._resume()
             return stand_in
 

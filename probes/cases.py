@@ -85,7 +85,11 @@ class Case:
         return " / ".join(" ".join(str(piece) for piece in sample) for sample in self.samples)
 
     def higgs_batch(self, *, use_delay_pattern: bool = True) -> Batch:
-        """Collated for the Higgs model; ids and codes count up, so that each stands for itself."""
+        """Collated for the released Higgs model."""
+        return collate(self.higgs_samples(), use_delay_pattern=use_delay_pattern)
+
+    def higgs_samples(self) -> list[Sample]:
+        """Samples of the Higgs models; ids and codes count up, so that each stands for itself."""
         ids, codes = count(FIRST_TEXT_ID), count()
         samples = []
         for pieces in self.samples:
@@ -93,7 +97,7 @@ class Case:
             for piece in pieces:
                 _add(sample, piece, ids, codes)
             samples.append(sample)
-        return collate(samples, use_delay_pattern=use_delay_pattern)
+        return samples
 
     def text_batch(self, usable: torch.Tensor) -> Batch:
         """Right-padded for a text model, from its ordinary ids; audios and ends of turn are left out."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from alignment import Finding
 from alignment.findings import finding
 
-from .forward import Outputs, forward
+from .forward import Outputs, all_finite, forward
 from .models import Adapter, Batch
 from .models.adapter import Layout
 from .perturbation import SAME_ORDER, Movement, perturbed, row_changes, stream_logits
@@ -86,7 +86,7 @@ def causality(
     logits = stream_logits(base, len(view.streams))
     if [len(rows) for rows in logits] != [len(stream) for stream in view.streams]:
         return Causality(problem="the model gives another number of logits than the batch has positions")
-    if not all(bool(torch.isfinite(rows.sum(dtype=torch.float64))) for rows in logits):
+    if not all(all_finite(rows) for rows in logits):
         return Causality(problem="the logits are not finite")
     movement = perturbed(model, adapter, batch, base)
     told = Causality(runs=list(_runs(seen, layout)), movement=movement)

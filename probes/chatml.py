@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import importlib
 import io
 from collections.abc import Sequence
@@ -13,16 +12,19 @@ from typing import Any, NamedTuple
 
 import torch
 
+from .byte_tokenizer import byte_tokenizer
 from .chatml_codes import CODEBOOK_SIZE, codes_of, stand_in_notes
-from .chatml_file import read_chatml, where_of
+from .chatml_file import read_chatml, shard_of, where_of
 from .errors import CannotRunError, UsageError
 from .models.adapter import Batch
-from .models.higgs import INSTALL, SPECIAL_IDS, why_unavailable
+from .models.higgs import INSTALL, why_unavailable
+from .ranks import ALONE, Place
 
 __all__ = [
     "byte_tokenizer",
     "chatml_batch",
     "chatml_samples",
+    "chosen_records",
     "collate_copies",
     "collate_released",
     "read_chatml",
@@ -34,6 +36,7 @@ DEFAULT_BATCH = 2
 PLACEHOLDERS = ("<|AUDIO|>", "<|AUDIO_OUT|>")
 #: Frames of an empty Whisper input: a model that has the tower calls it on every batch.
 WHISPER_FRAMES = 3000
+BY_BYTES = "text is tokenized by bytes; give the model's own tokenizer to see its tokens"
 
 
 class _Released(NamedTuple):
@@ -58,40 +61,6 @@ def _released() -> _Released:
         reason = f"the released data path does not import ({error}); it needs: {INSTALL_DATA} and: {INSTALL}"
         raise CannotRunError(reason) from error
     return _Released(dataset.prepare_chatml_sample, dataset.ChatMLDatasetSample, collator.HiggsAudioSampleCollator)
-
-
-# -- tokens -----------------------------------------------------------------------------------------
-
-
-@functools.cache
-def byte_tokenizer() -> Any:
-    """A tokenizer that needs no download: id b for the byte b, and the special tokens at their true ids.
-
-    It is made once; copy it before adding tokens to it.
-
-    Returns:
-        A ``PreTrainedTokenizerFast``.
-    """
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    visible = {*range(33, 127), *range(161, 173), *range(174, 256)}
-    hidden = [byte for byte in range(256) if byte not in visible]
-    vocab = {chr(256 + hidden.index(b) if b in hidden else b): b for b in range(256)}  # as GPT-2 spells bytes
-    # every copy of a vocabulary with holes prints all of them: fill those with tokens that no text has
-    special = {index: token for token, index in SPECIAL_IDS.items()}
-    vocab |= {special.get(index, f"<unused {index}>"): index for index in range(256, max(special) + 1)}
-    tokenizer = Tokenizer(models.BPE(vocab, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in SPECIAL_IDS])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<|begin_of_text|>",  # noqa: S106 - a token of text
-        eos_token="<|end_of_text|>",  # noqa: S106 - the same
-        pad_token="<|end_of_text|>",  # noqa: S106 - the same
-        clean_up_tokenization_spaces=False,
-    )
 
 
 # -- samples ----------------------------------------------------------------------------------------
@@ -225,7 +194,12 @@ def collate_copies(samples: Sequence[Any], config: Any) -> Batch:
 
 
 def chatml_batch(
-    path: str | Path, config: Any, *, tokenizer: Any = None, batch_size: int | None = None
+    path: str | Path,
+    config: Any,
+    *,
+    tokenizer: Any = None,
+    batch_size: int | None = None,
+    place: Place = ALONE,
 ) -> tuple[Batch, list[str]]:
     """The first samples of a ChatML file, as the released data path makes a batch of them.
 
@@ -234,6 +208,7 @@ def chatml_batch(
         config: the model's ``HiggsAudioConfig``.
         tokenizer: the model's own; without it :func:`byte_tokenizer`.
         batch_size: how many samples; without it two, or one where the file has no more.
+        place: of this rank; it gets its share of the samples.
 
     Returns:
         The keyword arguments of ``HiggsAudioModel.forward``, and notes: what stands in for what.
@@ -242,17 +217,10 @@ def chatml_batch(
         UsageError: a file, batch size or tokenizer that does not fit.
         CannotRunError: the released data path cannot be imported here.
     """
-    records = read_chatml(path)
-    size = min(DEFAULT_BATCH, len(records)) if batch_size is None else batch_size
-    if size < 1:
-        raise UsageError(f"--batch-size must be at least 1, got {size}")
-    if size > len(records):
-        raise UsageError(f"--batch-size is {size}, {path} has {len(records)} samples: give at most {len(records)}")
-    chosen = records[:size]
-    notes = [f"the first {size} of {len(records)} samples of {path}", *stand_in_notes(chosen)]
+    chosen, notes = chosen_records(path, batch_size, place)
     if tokenizer is None:
         tokenizer = byte_tokenizer()
-        notes.append("text is tokenized by bytes; give the model's own tokenizer to see its tokens")
+        notes.append(BY_BYTES)
     _check_tokenizer(tokenizer, config)
     samples = chatml_samples(
         chosen,
@@ -263,6 +231,27 @@ def chatml_batch(
     )
     _check_ids(samples, chosen, config)
     return collate_copies(samples, config), notes
+
+
+def chosen_records(
+    path: str | Path, batch_size: int | None, place: Place = ALONE
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The first samples of a ChatML file, or of a rank's share of it, and notes on them.
+
+    Raises:
+        UsageError: a file or batch size that does not fit.
+    """
+    records = shard_of(read_chatml(path), path, place)
+    size = min(DEFAULT_BATCH, len(records)) if batch_size is None else batch_size
+    if size < 1:
+        raise UsageError(f"--batch-size must be at least 1, got {size}")
+    whose = "" if place.world == 1 else f" that rank {place.rank} gets"
+    if size > len(records):
+        raise UsageError(
+            f"--batch-size is {size}, {path} has {len(records)} samples{whose}: give at most {len(records)}"
+        )
+    chosen = records[:size]
+    return chosen, [f"the first {size} of {len(records)} samples{whose} of {path}", *stand_in_notes(chosen)]
 
 
 def _check_tokenizer(tokenizer: Any, config: Any) -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .errors import UsageError
+from .ranks import Place
 
-__all__ = ["LONGEST_SECONDS", "Record", "is_audio", "parts_of", "read_chatml", "where_of"]
+__all__ = ["LONGEST_SECONDS", "Record", "is_audio", "parts_of", "read_chatml", "shard_of", "where_of"]
 
 #: A check needs a few samples; larger files are refused rather than read into memory.
 LARGEST_BYTES = 64 * 2**20
@@ -76,6 +77,17 @@ def read_chatml(path: str | Path) -> list[Record]:
     if not records:
         raise UsageError(f"{path} holds no sample: write one JSON object per line, {FORM}")
     return records
+
+
+def shard_of(records: list[Record], path: str | Path, place: Place) -> list[Record]:
+    """The samples of one rank: every world-th, from its own number on, as a DistributedSampler deals them.
+
+    Raises:
+        UsageError: fewer samples than ranks.
+    """
+    if len(records) < place.world:
+        raise UsageError(f"{path} has {len(records)} samples for {place.world} ranks: give at least one to each")
+    return records[place.rank :: place.world]
 
 
 def _text(path: Path) -> str:

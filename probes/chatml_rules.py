@@ -22,8 +22,10 @@ from .errors import UsageError
 from .models.adapter import Batch
 from .models.higgs import END_OF_TURN
 
-__all__ = ["label_rule_findings", "role_labels"]
+__all__ = ["REFERENCE", "TARGET", "label_rule_findings", "pieces", "role_labels", "text_findings", "untrained_audio"]
 
+#: How audio is written: what the model is to hear, and what it is to say.
+REFERENCE, TARGET = "<|audio_bos|><|AUDIO|><|audio_eos|>", "<|audio_out_bos|><|AUDIO_OUT|><|audio_eos|>"
 SHOWN = 4
 CAUSE = (
     "The released HiggsAudioSampleCollator edits its samples in place (`label_ids[audio_out_mask] = -100`) "
@@ -45,14 +47,14 @@ def role_labels(record: dict[str, Any], tokenizer: Any) -> tuple[list[int], list
     """
     ids: list[int] = []
     labels: list[int] = []
-    for text, trained in _pieces(record):
+    for text, trained in pieces(record):
         tokens = tokenizer.encode(text, add_special_tokens=False)
         ids += tokens
         labels += tokens if trained else [IGNORE_INDEX] * len(tokens)
     return ids, labels
 
 
-def _pieces(record: dict[str, Any]) -> Iterator[tuple[str, bool]]:
+def pieces(record: dict[str, Any], reference: str = REFERENCE) -> Iterator[tuple[str, bool]]:
     """The stretches of text that a sample is tokenized in, and whether each is trained."""
     messages, start = record["messages"], record.get("start_index") or 0
     followers = [message["role"] for message in messages[1:]] + [None]
@@ -65,8 +67,7 @@ def _pieces(record: dict[str, Any]) -> Iterator[tuple[str, bool]]:
             yield f"{message['recipient']}<|recipient|>", trained
         for part in parts_of(message["content"]):
             if is_audio(part):
-                target = "<|audio_out_bos|><|AUDIO_OUT|><|audio_eos|>"
-                yield target if answer else "<|audio_bos|><|AUDIO|><|audio_eos|>", trained
+                yield TARGET if answer else reference, trained
             else:
                 yield part["text"] if isinstance(part, dict) else part, trained
         yield "<|eom_id|>" if answer and follower == "assistant" else "<|eot_id|>", trained
@@ -95,7 +96,9 @@ def label_rule_findings(
         UsageError: the batch was not made of these records with this tokenizer.
     """
     expected = _expected(batch, records, tokenizer or byte_tokenizer())  # (B, T)
-    return [*_text_findings(batch, expected, config), *_audio_findings(batch, expected, config)]
+    ids, labels = batch["input_ids"].cpu(), batch.get("label_ids")
+    placeholder = (ids == config.audio_in_token_idx) | (ids == config.audio_out_token_idx)
+    return [*text_findings(ids, labels, expected, placeholder), *_audio_findings(batch, expected, config)]
 
 
 def _expected(batch: Batch, records: Sequence[dict[str, Any]], tokenizer: Any) -> Tensor:
@@ -120,12 +123,11 @@ def _expected(batch: Batch, records: Sequence[dict[str, Any]], tokenizer: Any) -
     return expected
 
 
-def _text_findings(batch: Batch, expected: Tensor, config: Any) -> Iterator[Finding]:
-    ids, labels = batch["input_ids"].cpu(), batch.get("label_ids")
+def text_findings(ids: Tensor, labels: Tensor | None, expected: Tensor, either: Tensor) -> Iterator[Finding]:
+    """LA202, LA203 and LA201 of text labels (B, T) against the expected ones; ``either`` may be labelled or not."""
     labels = torch.full_like(expected, IGNORE_INDEX) if labels is None else labels.cpu()
-    placeholder = (ids == config.audio_in_token_idx) | (ids == config.audio_out_token_idx)
-    wanted = (expected != IGNORE_INDEX) & ~placeholder
-    labelled = (labels != IGNORE_INDEX) & ~placeholder
+    wanted = (expected != IGNORE_INDEX) & ~either
+    labelled = (labels != IGNORE_INDEX) & ~either
     extra, missing = labelled & ~wanted, wanted & ~labelled
     if bool(extra.any()):
         what = "labels stand outside trained turns: on a prompt, header, padding or a turn before start_index"
@@ -164,13 +166,19 @@ def _audio_findings(batch: Batch, expected: Tensor, config: Any) -> Iterator[Fin
         raise UsageError(f"the batch has {len(lengths)} target audios for {len(trained)} placeholders: collate it anew")
     counts = [int((piece != IGNORE_INDEX).sum()) for piece in labels.split(lengths, dim=1)]
     silent = [n for n, (count, on) in enumerate(zip(counts, trained.tolist(), strict=True)) if on and not count]
-    extra = [n for n, (count, on) in enumerate(zip(counts, trained.tolist(), strict=True)) if count and not on]
     if silent:
         message = (
             f"audio: {len(silent)} of {int(trained.sum())} target audios of trained turns have no label in "
             f"any codebook, so none of their frames is trained. {CAUSE}"
         )
         yield finding("LA205", "audio", message, count=len(silent), fix=CLONE, basis=LABELS)
+    yield from untrained_audio(
+        counts, trained.tolist(), "target audios of turns before start_index, not to be trained,"
+    )
+
+
+def untrained_audio(counts: Sequence[int], trained: Sequence[bool], what: str) -> Iterator[Finding]:
+    """LA202: audios that are not to be trained, with so many labels each."""
+    extra = [count for count, on in zip(counts, trained, strict=True) if count and not on]
     if extra:
-        message = f"audio: {len(extra)} target audios of turns before start_index, not to be trained, have labels"
-        yield finding("LA202", "audio", message, count=sum(counts[n] for n in extra), basis=LABELS)
+        yield finding("LA202", "audio", f"audio: {len(extra)} {what} have labels", count=sum(extra), basis=LABELS)

@@ -52,8 +52,9 @@ def check_loss(
     Args:
         model: wrapped (PEFT, DDP, torch.compile) or not.
         batch: the mapping of the model's keyword arguments, labels included.
-        loss_fn: ``loss_fn(model, batch) -> scalar tensor``. If it takes ``num_items_in_batch``, it is given the
-            number of targets of the whole accumulated batch.
+        loss_fn: ``loss_fn(model, batch) -> scalar tensor``. If it takes ``num_items``, it is given the number of
+            targets of the whole accumulated batch by stream (``{"text": 240, "audio[0]": 50, ...}``); if it takes
+            ``num_items_in_batch``, what the Trainer of transformers hands on, which counts text labels alone.
         heads: names of head modules, where neither an adapter nor ``get_output_embeddings()`` tells.
         labels: the convention that the batch's labels are meant to follow, where the ids fit both.
         reduction: ``token-mean``, ``sequence-mean`` or ``sum``: declares what LA302 holds the weights to.
@@ -69,6 +70,7 @@ def check_loss(
     """
     adapter = adapter_for(model, heads)
     inputs: Batch = dict(batch)
+    adapter.check_batch(model, inputs)
     values = "real" if real_logits else "noise"
     options = Options(values=values, convention=Convention(labels))
     seen = witness(model, adapter, inputs, counted_loss(loss_fn, model, adapter, inputs, options), options)

@@ -34,6 +34,8 @@ def text_length(engine: Engine, findings: Sequence[Finding]) -> Check:
     problem = length_problem(engine.outputs, engine.view)
     if problem:
         return Check("text-length", title, "fail", problem)
+    if engine.outputs.logits is None:
+        return Check("text-length", title, "skip", "the model has no text head")
     shapes = [f"logits {list(engine.outputs.logits.shape)}"]
     if engine.outputs.expanded_labels is not None:
         shapes.append(f"expanded_labels {list(engine.outputs.expanded_labels.shape)}")

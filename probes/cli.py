@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from alignment import __version__
-from alignment.errors import AlignmentError, InputError
 
 from .commands import COMMANDS
 from .commands.run import own_words
-from .errors import CannotRunError, UsageError
+from .errors import UsageError, ending
+from .ranks.exchange import ALONE, Place, environment_place
 
 __all__ = ["build_parser", "run"]
 
@@ -53,30 +53,13 @@ def run(argv: Sequence[str]) -> int:
         args = _parsed(given)
         args.command_line = shlex.join(["loss-align", *given])
         return int(args.run(args))
-    except (UsageError, InputError, AlignmentError) as error:
-        return _fail(error, 2, argv, verbose=_verbose(args, argv))
-    except (CannotRunError, MemoryError) as error:
-        return _fail(error, 3, argv, verbose=_verbose(args, argv))
-    except KeyboardInterrupt:
-        if getattr(args, "script", None):
-            raise  # it has told so itself
-        return _fail(KeyboardInterrupt("interrupted"), 3, argv, verbose=False)
     except BrokenPipeError:
         sys.stderr.close()  # the reader has gone: nothing more to say to it
         return 0
-    except Exception as error:  # noqa: BLE001 - the edge: a crash of ours is exit 3, never 1, which means findings
-        return _fail(_explained(error), 3, argv, verbose=_verbose(args, argv))
-
-
-def _explained(error: Exception) -> CannotRunError:
-    """What to say of an exception that nobody foresaw."""
-    text = f"{type(error).__name__}: {error}"
-    if "memory" in str(error).lower():
-        told = CannotRunError(f"not enough memory ({text}): use a smaller --batch-size, --length or --dtype bfloat16")
-    else:
-        told = CannotRunError(f"stopped by an error of its own ({text}): run again with -v and report the traceback")
-    told.__cause__ = error
-    return told
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, KeyboardInterrupt) and getattr(args, "script", None):
+            raise  # a script that was run has told so itself
+        return _fail(error, argv, verbose=_verbose(args, argv) and not isinstance(error, KeyboardInterrupt))
 
 
 def _parsed(argv: Sequence[str]) -> argparse.Namespace:
@@ -90,12 +73,25 @@ def _verbose(args: Any, argv: Sequence[str]) -> bool:
     return bool(getattr(args, "verbose", False)) or "-v" in argv
 
 
-def _fail(error: BaseException, code: int, argv: Sequence[str], *, verbose: bool) -> int:
-    """Say what went wrong on standard error, and in every file that was asked for."""
+def _place() -> Place:
+    try:
+        return environment_place() or ALONE
+    except UsageError:
+        return ALONE
+
+
+def _fail(error: BaseException, argv: Sequence[str], *, verbose: bool) -> int:
+    """Say what went wrong on standard error, and in every file that was asked for.
+
+    Of several ranks that were given the same bad arguments, one a machine says so, and the first writes.
+    """
     from .outputs import write_error
 
-    message = " ".join(str(error).split()) or type(error).__name__
-    unwritten = write_error(argv, message, code)
+    message, code = ending(error)
+    place = _place()
+    if code == UsageError.exit_code and place.local > 0:
+        return code
+    unwritten = write_error(argv, message, code) if place.rank == 0 else ""
     if unwritten:
         message = f"{message} (and {unwritten})"
     if verbose:

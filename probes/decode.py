@@ -8,7 +8,7 @@ from torch import nn
 from alignment import Finding
 from alignment.findings import finding
 
-from .forward import forward
+from .forward import all_finite, forward
 from .models import Adapter, Batch
 from .models.adapter import CannotDecodeError
 from .perturbation import OTHER_ORDER, Movement, perturbed
@@ -39,7 +39,8 @@ def decode_check(
             forced = forward(model, adapter, sample)
         except Exception as error:  # noqa: BLE001 - the batch ran: a model that cannot run one of its samples is named
             return Check("decode", TITLE, "skip", f"the first sample alone raises {type(error).__name__}: {error}"), []
-        if not bool(torch.isfinite(forced.logits.sum(dtype=torch.float64))):
+        given = forced.audio_logits if forced.logits is None else forced.logits
+        if given is None or not all_finite(given):
             return Check("decode", TITLE, "fail", "the logits are not finite"), []
         movement = movement or perturbed(model, adapter, sample, forced)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ def versions() -> dict[str, str]:
     return {package: _version(package) for package in PACKAGES}
 
 
+@functools.cache
 def _version(package: str) -> str:
     try:
         return metadata.version(package)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["CannotRunError", "UsageError"]
+from alignment.errors import AlignmentError, InputError
+
+__all__ = ["CannotRunError", "UsageError", "ending"]
 
 
 class UsageError(ValueError):
@@ -15,3 +17,23 @@ class CannotRunError(RuntimeError):
     """The run could not take place: a package, device or model is not there. Exit code 3."""
 
     exit_code = 3
+
+
+def ending(error: BaseException) -> tuple[str, int]:
+    """The sentence and the exit code that a run ends with because of ``error``."""
+    if isinstance(error, (UsageError, InputError, AlignmentError)):
+        return _sentence(error), 2
+    if isinstance(error, (CannotRunError, MemoryError)):
+        return _sentence(error), 3
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", 3
+    text = f"{type(error).__name__}: {error}"  # nobody foresaw it: a crash of ours is never 1, which means findings
+    if "memory" in str(error).lower():
+        text = f"not enough memory ({text}): use a smaller --batch-size, --length or --dtype bfloat16"
+    else:
+        text = f"stopped by an error of its own ({text}): run again with -v and report the traceback"
+    return " ".join(text.split()), 3
+
+
+def _sentence(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

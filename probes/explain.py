@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -89,6 +89,7 @@ def _told(seen: Witness, number: int, rows: Sequence[int]) -> list[RowStory]:
     stream, expected = seen.view.streams[number], seen.expected[number]
     actual = seen.actual[number] if seen.actual else None
     words = _verdicts(number, expected, actual, seen.expected)
+    offsets = stream.row if actual is None else actual.offset
     stories = []
     for row in rows:
         known = actual is not None and int(actual.source[row]) >= 0 and int(actual.origin[row]) == number
@@ -100,7 +101,7 @@ def _told(seen: Witness, number: int, rows: Sequence[int]) -> list[RowStory]:
                 token=int(stream.ids[row]),
                 target=_token(actual, row),
                 expected=_token(expected, row),
-                offset=int(actual.source[row]) - row if actual is not None and known else None,
+                offset=int(offsets[row]) if known else None,
                 weight=0.0 if actual is None else float(actual.weight[row]),
                 verdict=words[row],
                 padding=bool(stream.segment[row] < 0),
@@ -132,7 +133,7 @@ def _verdicts(
     return words
 
 
-def token_namer(tokenizer: Any | None, special: dict[str, int]) -> Callable[[int], str]:
+def token_namer(tokenizer: Any | None, special: Mapping[str, int]) -> Callable[[int], str]:
     """How a token id is written: decoded where there is a tokenizer, special tokens by name, else the id."""
     names = {index: name for name, index in special.items()}
 

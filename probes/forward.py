@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from .models import Adapter, Batch, View
 from .preserve import preserved
 
-__all__ = ["Outputs", "forward", "length_problem", "shapes_of"]
+__all__ = ["Outputs", "all_finite", "forward", "length_problem", "shapes_of"]
 
 RECORDED = ("logits", "expanded_labels", "expanded_input_ids", "audio_logits")
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What one forward handed back, by name; ``None`` where it did not."""
+    """What one forward handed back, by name; ``None`` where it did not (a model without a text head has no logits)."""
 
-    logits: Tensor
+    logits: Tensor | None
     expanded_labels: Tensor | None
     expanded_input_ids: Tensor | None
     audio_logits: Tensor | None
@@ -30,8 +30,13 @@ def forward(model: nn.Module, adapter: Adapter, batch: Batch, *, labels: bool = 
     """Run the model on a batch without gradients, with or without its labels."""
     kwargs = dict(batch) if labels else adapter.without_labels(model, batch)
     with preserved(model), torch.no_grad():
-        out = model(**kwargs)
+        out = adapter.outputs(model, kwargs)
     return Outputs(**{name: getattr(out, name, None) for name in Outputs.__dataclass_fields__})
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether no value is NaN or infinite: their sum says so, and float64 where finite values overflow float32."""
+    return any(bool(torch.isfinite(values.detach().sum(dtype=dtype))) for dtype in (torch.float32, torch.float64))
 
 
 def shapes_of(outputs: Outputs) -> dict[str, list[int]]:
@@ -46,6 +51,8 @@ def length_problem(outputs: Outputs, view: View) -> str:
     Compared with our own reference expansion, element by element.
     """
     text = view.streams[0]
+    if outputs.logits is None:
+        return ""
     batch, length = outputs.logits.shape[:2]
     if batch * length != len(text):
         return f"logits {list(outputs.logits.shape)} have {batch * length} rows, the reference expansion {len(text)}"

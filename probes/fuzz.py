@@ -20,10 +20,10 @@ from alignment.supervision import Supervision
 
 from .batch_source import to_device
 from .batches import LabelsAs, hand_labels
+from .batches_v2 import collate_for
 from .cases import MASKS, Case, End, Reference, Target, Text
 from .errors import CannotRunError, UsageError
-from .models import Adapter, Batch
-from .models.higgs import HiggsAdapter
+from .models import Adapter, Batch, is_higgs
 from .reduction import Reduction, check_reduction, counted_loss, settled
 from .witness import LossFunction, Options, Witness, witness
 
@@ -51,7 +51,7 @@ class Contract:
         """Whether a batch with these expectations lies inside the contract."""
         text = any(bool((e.trained & ~e.lost).any()) for e in expected if not e.stream.is_audio)
         audio = any(bool(e.trained.any()) for e in expected if e.stream.is_audio)
-        if not isinstance(self.adapter, HiggsAdapter):
+        if not is_higgs(self.adapter):
             return text or "empty" in self.allow
         if text and audio:
             return True
@@ -106,9 +106,9 @@ def case_strategy(*, audio: bool) -> Any:
 def case_batch(contract: Contract, case: Case) -> Batch:
     """The batch of a case, on the model's device, with labels as the contract hands them."""
     adapter, model = contract.adapter, contract.model
-    if isinstance(adapter, HiggsAdapter):
-        delayed = bool(adapter.inner(model).config.use_delay_pattern)
-        batch = hand_labels(case.higgs_batch(use_delay_pattern=delayed), contract.labels)
+    if is_higgs(adapter):
+        batch = collate_for(adapter, model, case.higgs_samples())
+        batch = hand_labels(batch, contract.labels, key=adapter.label_keys[0])
     else:
         if not all(isinstance(piece, Text) for sample in case.samples for piece in sample):
             raise UsageError(f"--case {case}: this model reads text alone; use pieces tN with a letter")
@@ -155,7 +155,7 @@ def fuzz(
         How many cases were inside the contract, and the counterexamples, by code.
     """
     hypothesis = require_hypothesis()
-    strategy = case_strategy(audio=isinstance(contract.adapter, HiggsAdapter))
+    strategy = case_strategy(audio=is_higgs(contract.adapter))
     counted: dict[str, int] = {}
     first: dict[str, Case] = {}
     inside = 0

@@ -13,19 +13,20 @@ from torch import nn
 from alignment import IGNORE_INDEX, AlignmentError, expect, pair
 
 from .batch_source import to_device
-from .batches import BOS, CODEBOOKS, Sample, collate
+from .batches import BOS, CODEBOOKS, Sample
+from .batches_v2 import collate_for
 from .engine import quiet_engine
 from .environment import environment_of
 from .errors import UsageError
 from .forward import forward, length_problem, shapes_of
-from .models import Batch, adapter_for
-from .models.higgs import SPECIAL_IDS, HiggsAdapter
+from .models import Adapter, adapter_for, is_higgs
+from .models.higgs import SPECIAL_IDS
 from .models.loading import Loaded
 from .provenance import provenance
 from .record import Record
 from .report.progress import counting
 
-__all__ = ["QUICK", "Case", "case_batch", "default_grid", "grid_record"]
+__all__ = ["QUICK", "Case", "case_samples", "default_grid", "grid_record"]
 
 #: A quick grid is every fourth case.
 QUICK = 4
@@ -62,8 +63,8 @@ def default_grid() -> Iterator[Case]:
                         yield Case(batch_size, text, references, targets, labels)
 
 
-def case_batch(case: Case, *, seed: int = 0, use_delay_pattern: bool = True) -> Batch:
-    """The batch of one case: samples of unequal length, audios of different frame counts."""
+def case_samples(case: Case, *, seed: int = 0) -> list[Sample]:
+    """The samples of one case, of unequal length, audios of different frame counts."""
     generator = torch.Generator().manual_seed(seed)
     words = iter((torch.randperm(1000, generator=generator) + 10).tolist())
     samples = []
@@ -78,7 +79,7 @@ def case_batch(case: Case, *, seed: int = 0, use_delay_pattern: bool = True) -> 
             sample.add_target(_codes(FRAMES[(number + 2 * index + 1) % len(FRAMES)], generator), trained=True)
         sample.add(*(next(words) for _ in range(case.text)), SPECIAL_IDS["<|eot_id|>"], label=True)
         samples.append(sample)
-    return collate(samples, use_delay_pattern=use_delay_pattern)
+    return samples
 
 
 def _codes(frames: int, generator: torch.Generator) -> torch.Tensor:
@@ -92,11 +93,11 @@ def grid_record(loaded: Loaded, *, seed: int, quick: bool, console: Console, com
         The record, and a line for every case that is not as it must be.
 
     Raises:
-        UsageError: the model is not the released Higgs model.
+        UsageError: the model is none of the Higgs models.
     """
     adapter = adapter_for(loaded.model)
-    if not isinstance(adapter, HiggsAdapter):
-        raise UsageError("probe runs its grid on the released Higgs model; check other models with preflight")
+    if not is_higgs(adapter):
+        raise UsageError("probe runs its grid on the Higgs models; check other models with preflight")
     cases = list(default_grid())[:: QUICK if quick else 1]
     recorded, problems = {}, []
     with counting(console, "probing", len(cases)) as advance:
@@ -109,10 +110,9 @@ def grid_record(loaded: Loaded, *, seed: int, quick: bool, console: Console, com
     return Record("probe", provenance(adapter.inner(loaded.model), env, command), recorded), problems
 
 
-def _probe(case: Case, model: nn.Module, adapter: HiggsAdapter, seed: int) -> tuple[dict[str, Any], str]:
+def _probe(case: Case, model: nn.Module, adapter: Adapter, seed: int) -> tuple[dict[str, Any], str]:
     """Run one case: its record, and what is wrong with it (empty if nothing is)."""
-    config = adapter.inner(model).config
-    batch = case_batch(case, seed=seed, use_delay_pattern=config.use_delay_pattern)
+    batch = collate_for(adapter, model, case_samples(case, seed=seed))
     batch = to_device(batch, next(model.parameters()).device)
     view = adapter.view(model, batch)
     outputs = forward(model, adapter, batch, labels=case.labels)

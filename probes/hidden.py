@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from alignment.recovery import Form, Reading, Values, leaf, read_hidden, silent_reading
 
 from .models.adapter import Head
+from .sharded import whole, write
 
 __all__ = ["hidden_leaf", "lent_tables", "read_books"]
 
@@ -46,7 +47,7 @@ def lent_tables(heads: Sequence[Head], alone: Head) -> Iterator[None]:
     try:
         with torch.no_grad():
             for weight, value in lent.items():
-                weight.copy_(value)
+                write(weight, value)
         yield
     finally:
         with torch.no_grad():
@@ -72,7 +73,7 @@ def _split_table(weight: Tensor, books: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     for rows, columns in zip(table.tensor_split(books), _parts(weight.shape[-1], books), strict=True):
         rows[:, columns] = torch.randn(len(rows), columns.stop - columns.start, generator=generator)
-    return table.to(weight)
+    return table.to(weight.device, weight.dtype)
 
 
 def _parts(width: int, books: int) -> list[slice]:
@@ -89,8 +90,9 @@ def read_books(grad: Tensor, hidden: Tensor, head: Head) -> Reading:
         head: one codebook, or several whose weights were lent when the loss ran.
     """
     weight, bias = head.module.weight, getattr(head.module, "bias", None)
+    bias = None if bias is None else whole(bias)
     if head.books == 1:
-        return read_hidden(grad, hidden, weight, bias)
+        return read_hidden(grad, hidden, whole(weight), bias)
     if not _can_split(head):
         return _unreadable(grad, head.books)
     tables = _split_table(weight, head.books).tensor_split(head.books)

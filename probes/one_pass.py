@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,11 +18,13 @@ from alignment.recovery import Form, Reading, Values, silent_reading
 
 from .capture import Capture
 from .errors import UsageError
+from .forward import all_finite
 from .models.adapter import Adapter, Batch, Head, View
+from .pace import LOSS, Pace
 from .placement import place_readings
 from .preserve import copy_of, cuda_devices
 
-__all__ = ["LossError", "LossFunction", "Options", "Pass", "Watched", "run_pass"]
+__all__ = ["LossError", "LossFunction", "Options", "Pass", "Watched", "run_along", "run_pass"]
 
 LossFunction = Callable[[nn.Module, Batch], Tensor]
 
@@ -51,6 +54,7 @@ class Watched:
     adapter: Adapter
     loss_fn: LossFunction
     options: Options
+    pace: Pace
 
 
 @dataclass
@@ -101,6 +105,16 @@ def run_pass(watched: Watched, batch: Batch, view: View) -> Pass:
     return seen
 
 
+def run_along(watched: Watched, batch: Batch, view: View, kind: int) -> None:
+    """Run a pass of a kind for its part in the forward of all processes; whatever it raises has been told."""
+    heads = watched.adapter.heads(watched.model, view)
+    with suppress(Exception):
+        if kind < LOSS:
+            watched.adapter.view(watched.model, batch)
+        else:
+            _run_at(watched, batch, view, heads, alone=heads[kind - LOSS - 1] if kind > LOSS else None)
+
+
 def _is_silent(reading: Reading, labels: Tensor | None) -> bool:
     """Whether a stream has labels and no gradient."""
     return labels is not None and bool((labels >= 0).any()) and not bool((reading.form != int(Form.NONE)).any())
@@ -108,6 +122,7 @@ def _is_silent(reading: Reading, labels: Tensor | None) -> bool:
 
 def _run_at(watched: Watched, batch: Batch, view: View, heads: Sequence[Head], alone: Head | None = None) -> Pass:
     model, adapter, options = watched.model, watched.adapter, watched.options
+    watched.pace.step(LOSS if alone is None else LOSS + 1 + heads.index(alone))
     withhold = adapter.label_keys if options.withhold else ()
     capture = Capture(
         model,
@@ -140,8 +155,9 @@ def _run_at(watched: Watched, batch: Batch, view: View, heads: Sequence[Head], a
     if not any(grad is not None for grad in grads.values()):
         detached = finding("LA605", "all", "the loss has a gradient, but none reaches the logits of any head")
         return Pass(nothing, capture, number, finite=True, problems=[detached])
-    problems = _not_finite(number, grads, capture, view)
-    readings, unplaced = place_readings(capture, grads, model, adapter, view)
+    read = [call.read(grads) for call in capture.calls]
+    problems = _not_finite(number, grads, capture, read, view)
+    readings, unplaced = place_readings(capture, read, model, adapter, view)
     return Pass(readings, capture, number, finite=not problems, unplaced=unplaced, problems=problems)
 
 
@@ -165,15 +181,20 @@ def _as_scalar(value: Any) -> tuple[Tensor | float, list[Finding]]:
     return value, []
 
 
-def _not_finite(loss: float, grads: dict[int, Tensor | None], capture: Capture, view: View) -> list[Finding]:
+def _not_finite(
+    loss: float, grads: dict[int, Tensor | None], capture: Capture, read: Sequence[Reading], view: View
+) -> list[Finding]:
     labelled = any(labels is not None and bool((labels >= 0).any()) for labels in view.labels)
     if not math.isfinite(loss):
         why = "" if labelled else ": the batch has no labelled token, and a mean over nothing is NaN"
         return [finding("LA501", "all", f"the loss is {loss}{why}")]
-    for call in capture.calls:
+    for call, reading in zip(capture.calls, read, strict=True):
         if not call.finite:
             return [finding("LA501", call.head.name, f"the logits of the {call.head.name} head are not finite")]
         grad = grads.get(id(call.leaf))
-        if grad is not None and not bool(torch.isfinite(grad.sum(dtype=torch.float64))):
+        broken = bool((reading.form == int(Form.NOT_FINITE)).any())
+        if grad is not None and (call.later is not None or call.rows is not None):  # read elsewhere, or in part
+            broken |= not all_finite(grad)
+        if broken:
             return [finding("LA501", call.head.name, f"the gradient at the {call.head.name} head is not finite")]
     return []

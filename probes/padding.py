@@ -38,7 +38,8 @@ def padding_matters(
 def _real_rows(model: nn.Module, adapter: Adapter, batch: Batch, view: View) -> list[torch.Tensor]:
     """Per stream, the logits of its rows that are no padding, in order."""
     logits = stream_logits(forward(model, adapter, batch), len(view.streams))
-    return [rows[stream.segment >= 0] for rows, stream in zip(logits, view.streams, strict=True)]
+    real = [stream.segment >= 0 for stream in view.streams]
+    return [rows if bool(mask.all()) else rows[mask] for rows, mask in zip(logits, real, strict=True)]
 
 
 def _compare(

@@ -25,14 +25,15 @@ __all__ = ["OTHER_ORDER", "SAME_ORDER", "Movement", "perturbed", "row_changes", 
 SAME_ORDER = 2.0
 #: The same for runs of other shapes: one matrix product holds many roundings, a hook can add only one.
 OTHER_ORDER = 16.0
-CHUNK = 16
+#: Logits that are compared at once: as many as stay in a core's cache.
+CHUNK_ELEMENTS = 1 << 19
 
 
 @dataclass(frozen=True)
 class Movement:
     """How far one rounding in every layer moves a logit at most, per modality."""
 
-    text: float
+    text: float = 0.0
     audio: float = 0.0
 
     def allowed(self, stream: str, times: float) -> float:
@@ -49,15 +50,18 @@ def perturbed(model: nn.Module, adapter: Adapter, batch: Batch, base: Outputs) -
         one, other = getattr(base, name), getattr(moved, name)
         if one is not None and one.numel():
             eps = torch.finfo(one.dtype).eps
-            found[kind] = float(_distance(one, other).max()) + eps * float(one.detach().abs().max())
+            found[kind] = float(_distance(one, other).max()) + eps * _largest(one.detach())
     return Movement(**found)
 
 
 def stream_logits(outputs: Outputs, streams: int) -> list[Tensor]:
     """Per stream, (R, V): the logits of its rows."""
-    logits = [outputs.logits.reshape(-1, outputs.logits.shape[-1])]
-    if streams > 1 and outputs.audio_logits is not None:
-        logits += list(outputs.audio_logits.unbind(1))
+    text, audio = outputs.logits, outputs.audio_logits
+    if text is None:  # the text stream of a model without a text head: its rows have no logits that could move
+        text = torch.zeros(0, 1) if audio is None else audio.new_zeros((len(audio), 1))
+    logits = [text.reshape(-1, text.shape[-1])]
+    if streams > 1 and audio is not None:
+        logits += list(audio.unbind(1))
     return logits
 
 
@@ -69,9 +73,15 @@ def row_changes(one: Sequence[Tensor], other: Sequence[Tensor]) -> list[Tensor]:
 def _distance(one: Tensor, other: Tensor) -> Tensor:
     """Largest difference per row, a few rows at a time: the logits of a batch are large."""
     width = one.shape[-1]
-    pairs = zip(one.reshape(-1, width).split(CHUNK), other.reshape(-1, width).split(CHUNK), strict=True)
+    step = max(1, CHUNK_ELEMENTS // max(width, 1))
+    pairs = zip(one.reshape(-1, width).split(step), other.reshape(-1, width).split(step), strict=True)
     parts = [torch.sub(a.float(), b.float()).abs_().amax(-1) for a, b in pairs]
     return torch.cat(parts) if parts else one.new_zeros(0)
+
+
+def _largest(values: Tensor) -> float:
+    low, high = torch.aminmax(values)
+    return float(torch.maximum(-low, high))
 
 
 @contextmanager

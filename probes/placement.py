@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -17,19 +19,19 @@ __all__ = ["merged", "place_readings"]
 
 
 def place_readings(
-    capture: Capture, grads: dict[int, Tensor | None], model: nn.Module, adapter: Adapter, view: View
+    capture: Capture, read: Sequence[Reading], model: nn.Module, adapter: Adapter, view: View
 ) -> tuple[list[Reading], int]:
-    """Put the rows of every head call where they belong in the batch."""
+    """Put the rows of every head call where they belong in the batch; ``read`` holds one reading per call."""
     readings = [silent_reading(len(stream), stream.ids.device) for stream in view.streams]
     places = _Places(capture, model, adapter, view)
     unplaced = 0
     device = view.streams[0].ids.device  # the batch may lie elsewhere than the model
-    for call in capture.calls:
-        reading = call.read(grads).to(device)
+    for call, seen in zip(capture.calls, read, strict=True):
+        reading = seen.to(device)
         if not bool((reading.form != int(Form.NONE)).any()):
             continue
         books = call.head.books
-        width, vocab = call.leaf.shape[-1] // books, view.streams[call.head.streams[0]].vocab
+        width, vocab = call.head.vocabulary(call.leaf.shape[-1]), view.streams[call.head.streams[0]].vocab
         if call.rows is None and width != vocab:
             raise UsageError(f"the {call.head.name} head gives {width} scores a row, its vocabulary has {vocab} ids")
         rows = places.rows_of(call)

@@ -19,7 +19,6 @@ from .explain import token_namer
 from .forward import forward, shapes_of
 from .model_checks import model_checks
 from .models import Adapter, Batch
-from .models.higgs import SPECIAL_IDS, HiggsAdapter
 from .preserve import preserved
 from .reduction import Reduction, check_reduction, counted_loss, settled
 from .report.model import Report
@@ -87,10 +86,14 @@ class Plan:
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def options(self) -> Options:
+        """How the loss is watched."""
+        return Options(convention=CONVENTIONS[self.labels], withhold=self.labels == "none")
+
     def token_name(self, token: int) -> str:
         """How a text token is written."""
-        special = SPECIAL_IDS if isinstance(self.adapter, HiggsAdapter) else {}
-        return token_namer(self.tokenizer, special)(token)
+        return token_namer(self.tokenizer, self.adapter.special_ids)(token)
 
 
 def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> Report:
@@ -103,7 +106,7 @@ def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> R
     model, adapter, batch = plan.model, plan.adapter, plan.batch
     withheld = plan.labels == "none"
     named = plan.loss or default_loss(adapter, plan.policy)
-    options = Options(convention=CONVENTIONS[plan.labels], withhold=withheld)
+    options = plan.options
     progress("watching the loss")
     loss_fn = counted_loss(named, model, adapter, batch, options)
     seen = witness(model, adapter, batch, loss_fn, options)

@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .forward_patch import ForwardPatch
+from .sharded import reshard
+
 __all__ = ["copy_of", "cuda_devices", "preserved", "same_random_state"]
 
 
@@ -25,8 +28,10 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
     Random state of the CPU and of the model's devices, train or eval mode of every module, every
     ``requires_grad`` and ``.grad``, all buffers, gradient mode. Compiled modules run eagerly inside, because
-    compiled code does not see hooks that come later.
+    compiled code does not see hooks that come later. DDP is stepped over: it would wait for the backward of every
+    forward, and for the other ranks, which may have no such forward. Parameters of FSDP2 are sharded before and after.
     """
+    reshard(model)
     modes = {module: module.training for module in model.modules()}
     params = [(param, param.grad, param.requires_grad) for param in model.parameters()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
@@ -34,12 +39,16 @@ def preserved(model: nn.Module) -> Iterator[None]:
     grad_mode = torch.is_grad_enabled()
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=devices))
+        for module in modes:
+            if type(module).__name__ == "DistributedDataParallel":
+                stack.callback(ForwardPatch(module, _below).remove)
         if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         try:
             yield
         finally:
             torch.set_grad_enabled(grad_mode)
+            reshard(model)
             for module, training in modes.items():
                 module.training = training
             for param, grad, requires_grad in params:
@@ -62,6 +71,10 @@ def same_random_state() -> Iterator[None]:
         torch.set_rng_state(torchs)
         if numpy is not None:
             numpy.set_state(theirs)
+
+
+def _below(_forward: Any, wrapper: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return wrapper.module(*args, **kwargs)
 
 
 def copy_of(batch: Mapping[str, Any]) -> dict[str, Any]:

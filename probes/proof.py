@@ -17,6 +17,7 @@ from .errors import UsageError
 from .models.adapter import Batch, View
 from .models.modules import task_type_hint
 from .one_pass import LossError, Watched, run_pass
+from .pace import IDS
 
 __all__ = ["prove", "retry_in_range"]
 
@@ -29,6 +30,7 @@ def _passes(watched: Watched, batch: Batch, view: View) -> tuple[Barcode, list[l
     for digit in range(code.passes):
         ids = [code.codes(n, len(stream), digit).to(stream.ids.device) for n, stream in enumerate(view.streams)]
         relabelled = adapter.relabel(model, batch, view, ids, code.foreign(digit))
+        watched.pace.step(IDS)
         passes.append(run_pass(watched, relabelled, adapter.view(model, relabelled)).readings)
     return code, passes
 

@@ -15,20 +15,22 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from alignment import Convention, Finding, expect, infer_convention
+from alignment import Finding
 from alignment.comparison import merge_codebooks
 from alignment.findings import finding
 from alignment.supervision import Supervision
 from alignment.weights import TOLERANCE, spread, uneven_weights
 
 from .errors import UsageError
-from .models import Adapter, Batch
-from .witness import LossFunction, Options, Witness, witness
+from .models import Adapter, Batch, View
+from .witness import LossFunction, Options, Witness, expected_of, witness
 
-__all__ = ["Reduction", "check_reduction", "counted_loss", "settled"]
+__all__ = ["COUNTS", "Reduction", "check_reduction", "counted_loss", "settled"]
 
 Reduction = Literal["token-mean", "sequence-mean", "sum"]
 
+#: Parameters by which a loss asks for the targets of its whole step.
+COUNTS = frozenset(("num_items", "num_items_in_batch"))
 #: Relative difference of two sums of float32 weights that is more than rounding.
 EXACT = 1e-4
 
@@ -45,8 +47,9 @@ def check_reduction(
     """LA302 where the weights do not keep to the declared reduction.
 
     ``token-mean``: the targets of a stream weigh alike within a batch, their weights add up to the same for
-    every batch, and stay in proportion when one step is split into micro-batches. ``sequence-mean``: the same
-    for samples. ``sum``: every target weighs the same, whatever the batch.
+    every batch, and stay in proportion when one step is split into micro-batches; a loss that is given
+    ``num_items_in_batch`` keeps them as they are, for nobody divides by the number of micro-batches then.
+    ``sequence-mean``: the same for samples. ``sum``: every target weighs the same, whatever the batch.
 
     Raises:
         UsageError: an unknown reduction, or fewer samples than micro-batches.
@@ -68,7 +71,8 @@ def check_reduction(
     exact = EXACT if next(model.parameters()).dtype == torch.float32 else TOLERANCE
     findings = []
     for number, stream in enumerate(whole.view.streams):
-        weights = Weights(whole.actual[number], _weights(alone, stream.name), _weights(within, stream.name))
+        parts = _weights(alone, stream.name), _weights(within, stream.name)
+        weights = Weights(whole.actual[number], *parts, counted=bool(_asked_counts(loss_fn)))
         wrong = _wrong(reduction, weights, exact)
         if wrong:
             message = f"{stream.name}: declared {reduction}, but {wrong}"
@@ -96,17 +100,42 @@ def settled(findings: Sequence[Finding], wrong: Sequence[Finding], reduction: Re
 def counted_loss(
     loss_fn: Callable[..., Tensor], model: nn.Module, adapter: Adapter, step: Batch, options: Options | None = None
 ) -> LossFunction:
-    """The loss, told how many text targets its whole step has if it takes ``num_items_in_batch``."""
-    if "num_items_in_batch" not in inspect.signature(loss_fn).parameters:
+    """The loss, told how many targets its whole step has, if it asks for it by the name of a parameter.
+
+    ``num_items_in_batch`` is what the Trainer of transformers counts: the labels of the text alone, None where the
+    batch has none. ``num_items`` maps the name of every stream to the number of its targets:
+    ``{"text": 240, "audio[0]": 50, ...}``. Both are counted after the shift: a sample's first label pairs with nothing.
+    """
+    asked = _asked_counts(loss_fn)
+    if not asked:
         return loss_fn
     view = adapter.view(model, step)
-    labels, stream = view.labels[0], view.streams[0]
-    convention = Convention.NONE if labels is None else infer_convention(labels, stream).convention
-    if convention in {Convention.AMBIGUOUS, Convention.INCONSISTENT}:
-        convention = Convention.POSITION_ALIGNED if options is None else options.convention
-    # counted after the shift: the first label of a sample pairs with no logit
-    items = torch.zeros(()).long() if labels is None else expect(labels, stream, convention).trained.sum()
-    return lambda inner_model, inner_batch: loss_fn(inner_model, inner_batch, num_items_in_batch=items)
+    counts = {"num_items": _targets(view, options), "num_items_in_batch": _text_labels(adapter, view, step, options)}
+    told = {name: counts[name] for name in asked}
+    return lambda inner_model, inner_batch: loss_fn(inner_model, inner_batch, **told)
+
+
+def _targets(view: View, options: Options | None) -> dict[str, Tensor]:
+    expected, _ = expected_of(view, options or Options())
+    return {one.stream.name: (one.trained & ~one.lost).sum() for one in expected}
+
+
+def _text_labels(adapter: Adapter, view: View, step: Batch, options: Options | None) -> Tensor | None:
+    """The text targets, those of a model without a text head included: the Trainer does not know of heads."""
+    labels, text = view.labels[0], view.streams[0]
+    if text.is_audio:  # a model without text: the labels of all its codebooks are what it calls labels
+        return None if labels is None else sum(_targets(view, options).values(), torch.zeros((), dtype=torch.long))
+    if labels is None:
+        labels = step.get(adapter.label_keys[0])
+    if labels is None:
+        return None
+    view = View((text,), (labels.reshape(-1),), (None,))
+    return _targets(view, options)[text.name]
+
+
+def _asked_counts(loss_fn: Callable[..., Tensor]) -> set[str]:
+    """Which counts of the whole step a loss asks for."""
+    return inspect.signature(loss_fn).parameters.keys() & COUNTS
 
 
 def _watch(
@@ -129,11 +158,13 @@ class Weights:
         whole: the stream over the whole batch, as one step.
         alone: (n,) weights per part that trains any target, each part a step of its own.
         within: the same with each part a micro-batch of one step; empty without accumulation.
+        counted: whether the loss is told how many targets the whole step has.
     """
 
     whole: Supervision
     alone: list[Tensor]
     within: list[Tensor]
+    counted: bool = False
 
     @property
     def all(self) -> Tensor:
@@ -159,7 +190,7 @@ def _wrong(reduction: Reduction, weights: Weights, exact: float) -> str:
     ratio = weights.ratio(alone)
     if reduction == "sum":
         changes = spread(torch.cat([ratio, torch.ones_like(ratio[:1])])) > exact
-        return f"the weight of a target changes with the batch it is in ({_told(alone)})" if changes else ""
+        return f"the weight of a target changes with the batch it is in ({told_sums(alone)})" if changes else ""
     sums = torch.stack([weight.sum() for weight in alone])
     apart = spread(sums) > exact
     if apart and any(spread(weight) > TOLERANCE for weight in alone):
@@ -168,20 +199,37 @@ def _wrong(reduction: Reduction, weights: Weights, exact: float) -> str:
         apart = spread(ratio * counts if reduction == "token-mean" else ratio) > exact
     if apart:
         return (
-            f"the weights of a step add up differently from batch to batch ({_told(alone)}): "
+            f"the weights of a step add up differently from batch to batch ({told_sums(alone)}): "
             "the denominator counts other tokens"
         )
     if reduction == "token-mean" and any(uneven_weights(weights.whole)):
         return "its weights are constant inside a sample, segment or chunk and differ between them: a mean of means"
     if reduction == "sequence-mean" and spread(ratio) > exact:
         return "the samples of one batch weigh differently"
+    if reduction == "token-mean" and within and weights.counted:
+        dropped = _dropped_count(within, weights.ratio(within), exact)
+        if dropped:
+            return dropped
     if within and spread(weights.ratio(within)) > exact:
         return (
-            f"targets weigh otherwise once the step is split into micro-batches ({_told(within)}): "
+            f"targets weigh otherwise once the step is split into micro-batches ({told_sums(within)}): "
             "a mean of means; divide by the targets of the whole step"
         )
     return ""
 
 
-def _told(weights: list[Tensor]) -> str:
+def _dropped_count(within: list[Tensor], ratio: Tensor, exact: float) -> str:
+    """What a loss makes of a count that it is given and does not divide by; empty if it does."""
+    if bool(((ratio - 1).abs() <= exact).all()):
+        return ""
+    least, most = ratio.aminmax()
+    times = f"{least:.4g}" if spread(ratio) <= exact else f"{least:.4g} to {most:.4g}"
+    return (
+        f"targets weigh {times} times as much once the step is split into micro-batches ({told_sums(within)}): "
+        "the count of the whole step is given and not divided by, and nobody divides by anything else then"
+    )
+
+
+def told_sums(weights: Sequence[Tensor]) -> str:
+    """How many targets every part has, and what their weights add up to."""
     return ", ".join(f"{len(weight)} targets add up to {float(weight.sum()):.4g}" for weight in weights)

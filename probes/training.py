@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .models import Adapter, Batch, View
 from .preserve import copy_of, preserved
+from .sharded import local
 from .witness import LossFunction
 
 __all__ = ["MasterAdam", "Steps", "borrowed_weights", "take_steps", "trainable_parameters"]
@@ -74,23 +75,39 @@ def borrowed_weights(
 
 
 class MasterAdam:
-    """Adam on float32 copies: in half precision its second moments underflow and the step is not finite."""
+    """Adam on float32 copies: in half precision its second moments underflow and the step is not finite.
 
-    def __init__(self, chosen: Sequence[nn.Parameter], lr: float) -> None:
-        self.chosen = list(chosen)
-        self.masters = [param.detach().float().clone() for param in chosen]
-        self.adam = torch.optim.Adam(self.masters, lr=lr)
+    The update is that of ``torch.optim.Adam`` with its defaults, which would import torch's compiler for it.
+    """
+
+    def __init__(self, chosen: Sequence[nn.Parameter], lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
+        self.chosen, self.lr, self.betas, self.steps = list(chosen), lr, betas, 0
+        self.masters = [param.detach().float() for param in chosen]  # float32 parameters themselves
+        self.moments = [(torch.zeros_like(master), torch.zeros_like(master)) for master in self.masters]
 
     def step(self, loss: Tensor) -> float:
         """One step against ``loss``; returns its value."""
-        gradients = torch.autograd.grad(loss, self.chosen, allow_unused=True)
-        for master, gradient in zip(self.masters, gradients, strict=True):
-            master.grad = None if gradient is None else gradient.float()
-        self.adam.step()
+        for param in self.chosen:
+            param.grad = None
+        loss.backward()  # torch.autograd.grad knows nothing of FSDP2, which makes the gradients of its shards here
+        gradients = [param.grad for param in self.chosen]
+        self.steps += 1
         with torch.no_grad():
-            for param, master in zip(self.chosen, self.masters, strict=True):
-                param.copy_(master)
+            for param, master, moments, gradient in zip(
+                self.chosen, self.masters, self.moments, gradients, strict=True
+            ):
+                if gradient is not None:
+                    self._update(master, moments, gradient.float())
+                    if param.dtype != master.dtype:
+                        param.copy_(master)
         return float(loss.detach())
+
+    def _update(self, master: Tensor, moments: tuple[Tensor, Tensor], gradient: Tensor) -> None:
+        (first, second), (slow, slower) = moments, self.betas
+        first.lerp_(gradient, 1 - slow)
+        second.mul_(slower).addcmul_(gradient, gradient, value=1 - slower)
+        root = (1 - slower**self.steps) ** 0.5
+        master.addcdiv_(first, second.sqrt().add_(1e-8 * root), value=-self.lr * root / (1 - slow**self.steps))
 
 
 def take_steps(
@@ -111,11 +128,12 @@ def take_steps(
     rather than adapters or heads; ``withhold`` names label keywords to keep from the innermost forward.
     """
     chosen = trainable_parameters(model, adapter, view, everything=everything)
-    first = [param.detach().double().sum() for param in chosen]
+    first = [local(param.detach()).sum(dtype=torch.float64) for param in chosen]
     with borrowed_weights(model, adapter, chosen, withhold):
         before = judge()
         optimizer = MasterAdam(chosen, LEARNING_RATE)
         losses = [optimizer.step(loss_fn(model, copy_of(batch))) for _ in range(steps)]
         after = judge()
-    restored = all(bool(param.detach().double().sum() == total) for param, total in zip(chosen, first, strict=True))
+    now = [local(param.detach()).sum(dtype=torch.float64) for param in chosen]
+    restored = all(bool(one == other) for one, other in zip(first, now, strict=True))
     return Steps(tuple(losses), before, after, sum(param.numel() for param in chosen), restored)

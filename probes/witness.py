@@ -29,11 +29,12 @@ from .capture import Capture
 from .diagnose import explain_exception
 from .label_rules import label_findings
 from .models.adapter import Adapter, Batch, View
-from .one_pass import LossError, LossFunction, Options, Watched, run_pass
+from .one_pass import LossError, LossFunction, Options, Watched, run_along, run_pass
+from .pace import LOSS, Pace
 from .preserve import preserved
 from .proof import prove, retry_in_range
 
-__all__ = ["LossFunction", "Options", "Witness", "witness"]
+__all__ = ["LossFunction", "Options", "Witness", "expected_of", "witness"]
 
 
 @dataclass(frozen=True)
@@ -70,28 +71,38 @@ def witness(
         UsageError: the loss raises for another reason than lengths, or returns no scalar.
         InputError: a batch that does not fit the model.
     """
-    watched = Watched(model, adapter, loss_fn, options or Options())
-    options = watched.options
+    pace = Pace(model, lambda kind: run_along(watched, batch, view, kind))
+    watched = Watched(model, adapter, loss_fn, options or Options(), pace)
     view = adapter.view(model, batch)
-    expected, label_findings, notes = _expectations(view, options)
     with preserved(model):
         try:
-            first = run_pass(watched, batch, view)
-        except LossError as error:
-            found = explain_exception(model, adapter, batch, view, loss_fn, error.cause, options.withhold)
-            actual = ()
-            if found is None:
-                actual = retry_in_range(watched, batch, view, error)
-            findings = list(compare(expected, actual)) if found is None else [found]
-            return _told(view, expected, actual, (*label_findings, *findings), None, error.capture, notes)
-        actual = infer_sources(first.readings, view.streams)
-        findings = first.problems or list(compare(expected, actual))
-        if not first.problems and _needs_proof(findings, actual):
-            actual = prove(watched, batch, view, actual)
-            findings = list(compare(expected, actual))
+            return _watch(watched, batch, view)
+        finally:
+            pace.finish()
+
+
+def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
+    model, adapter, loss_fn, options = watched.model, watched.adapter, watched.loss_fn, watched.options
+    expected, notes = expected_of(view, options)
+    of_labels = label_findings(view)
+    try:
+        first = run_pass(watched, batch, view)
+    except LossError as error:
+        watched.pace.step(LOSS)
+        found = explain_exception(model, adapter, batch, view, loss_fn, error.cause, options.withhold)
+        actual = ()
+        if found is None:
+            actual = retry_in_range(watched, batch, view, error)
+        findings = list(compare(expected, actual)) if found is None else [found]
+        return _told(view, expected, actual, (*of_labels, *findings), None, error.capture, notes)
+    actual = infer_sources(first.readings, view.streams)
+    findings = first.problems or list(compare(expected, actual))
+    if not first.problems and _needs_proof(findings, actual):
+        actual = prove(watched, batch, view, actual)
+        findings = list(compare(expected, actual))
     findings += _labels_dropped(first.capture, adapter)
     notes += _unreadable(actual, first.unplaced)
-    return _told(view, expected, actual, (*label_findings, *findings), first.loss, first.capture, notes)
+    return _told(view, expected, actual, (*of_labels, *findings), first.loss, first.capture, notes)
 
 
 def _told(
@@ -113,8 +124,9 @@ def _needs_proof(findings: Sequence[Finding], actual: Sequence[Supervision]) -> 
     return bool(about_sources) or any(f.code == "LA202" for f in findings) or any(is_ambiguous(a) for a in actual)
 
 
-def _expectations(view: View, options: Options) -> tuple[tuple[Supervision, ...], list[Finding], list[str]]:
-    expected, notes = [], []
+def expected_of(view: View, options: Options) -> tuple[tuple[Supervision, ...], list[str]]:
+    """What the labels of a batch demand of every stream, and what was taken as declared."""
+    expected, notes = [], list(view.notes)
     for number, (stream, labels, carried) in enumerate(zip(view.streams, view.labels, view.carried, strict=True)):
         given = torch.full_like(stream.ids, IGNORE_INDEX) if labels is None else labels
         convention = infer_convention(given, stream).convention
@@ -124,7 +136,7 @@ def _expectations(view: View, options: Options) -> tuple[tuple[Supervision, ...]
         if convention is Convention.INCONSISTENT:
             convention = Convention.POSITION_ALIGNED if stream.is_audio else options.convention
         expected.append(expect(given, stream, convention, number=number, carried=carried))
-    return tuple(expected), label_findings(view), notes
+    return tuple(expected), notes
 
 
 def _labels_dropped(capture: Capture, adapter: Adapter) -> list[Finding]:

@@ -24,13 +24,16 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 def pytest_collection_modifyitems(items):
-    """Skip what needs the released Higgs model where it cannot be imported, and say how to install it."""
-    marked = [item for item in items if item.get_closest_marker("higgs")]
-    if not marked:
-        return
-    from probes.models.higgs import why_unavailable
+    """Skip what needs a Higgs model that is not here, and say how to install it."""
+    for family in ("higgs", "higgs_v2"):
+        marked = [item for item in items if item.get_closest_marker(family)]
+        reason = why_unavailable(family) if marked else None
+        if reason is not None:
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=reason))
 
-    reason = why_unavailable()
-    if reason is not None:
-        for item in marked:
-            item.add_marker(pytest.mark.skip(reason=reason))
+
+def why_unavailable(family):
+    from probes.models import higgs, higgs_v2
+
+    return {"higgs": higgs, "higgs_v2": higgs_v2}[family].why_unavailable()

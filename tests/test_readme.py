@@ -19,7 +19,8 @@ def blocks(language):
 
 
 @pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.strip().splitlines()[0])
-def test_python_blocks_run(code):
+def test_python_blocks_run(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})  # noqa: S102 - our own document
 
 
@@ -28,8 +29,8 @@ def commands():
     found = []
     for line in lines:
         words = shlex.split(line, comments=True)
-        if words[:1] == ["loss-align"]:
-            found.append(words[1:])
+        if words[:1] in (["loss-align"], ["torchrun"]):
+            found.append(words[words.index("loss-align") + 1 :])
         if "preflight" in words and "--" in words:
             found.append(["preflight", *words[words.index("--") + 1 :]])
     return found

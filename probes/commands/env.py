@@ -38,11 +38,12 @@ def _devices() -> dict[str, str]:
     cuda = (
         [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     )
-    from ..models.higgs import why_unavailable
+    from ..models import higgs, higgs_v2
 
     return {
         "cuda": torch.version.cuda or "cpu build",
         "devices": ", ".join(cuda) or "cpu",
         "threads": str(torch.get_num_threads()),
-        "released Higgs model": why_unavailable() or "importable",
+        "released Higgs model": higgs.why_unavailable() or "importable",
+        "transformers' Higgs model": higgs_v2.why_unavailable() or "importable",
     }

@@ -98,6 +98,7 @@ def _contract(args: argparse.Namespace) -> Contract:
     from ..fuzz import ALLOWED, Contract
     from ..loss_file import load_loss
     from ..models import adapter_for
+    from ..models.codebooks import CodebookAdapter
     from ..models.loading import load_model
     from ..preflight import CONVENTIONS
     from ..witness import Options
@@ -111,6 +112,8 @@ def _contract(args: argparse.Namespace) -> Contract:
     loss = None if args.loss is None else load_loss(args.loss)
     loaded = load_model(args.model, device=device, dtype=dtype, seed=args.seed)
     adapter = adapter_for(loaded.model, args.head)
+    if isinstance(adapter, CodebookAdapter):
+        adapter.refuse()
     reduction = args.reduction or ("token-mean" if args.grad_accum > 1 else None)
     return Contract(
         loaded.model,
@@ -141,7 +144,6 @@ def _show(one: Counterexample, contract: Contract, console: Any, args: argparse.
     """One counterexample: its finding, a small picture, and the command that runs it again."""
     from ..explain import row_stories, token_namer
     from ..fuzz import run_case
-    from ..models.higgs import SPECIAL_IDS, HiggsAdapter
     from ..report.terminal import show_finding
     from ..report.tokens import show_grid, show_rows
 
@@ -152,7 +154,7 @@ def _show(one: Counterexample, contract: Contract, console: Any, args: argparse.
         if finding.code == one.code:
             show_finding(finding, console)
     samples = {example.sample for f in findings if f.code == one.code for example in f.examples} or {0}
-    name = token_namer(None, SPECIAL_IDS if isinstance(contract.adapter, HiggsAdapter) else {})
+    name = token_namer(None, contract.adapter.special_ids)
     for sample in sorted(samples)[:2]:
         console.print(f"  sample {sample} of the smallest case, seen in {one.seen} cases:")
         show_rows(row_stories(seen, 0, sample), name, console)

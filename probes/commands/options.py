@@ -11,11 +11,14 @@ from alignment.rules import lookup
 
 from ..errors import CannotRunError, UsageError
 from ..outputs import FORMS
+from ..ranks.exchange import DEFAULT_TIMEOUT
 
 if TYPE_CHECKING:
     import torch
 
     from alignment.findings import Finding
+
+    from ..ranks import Place
 
 __all__ = [
     "add_baseline",
@@ -23,6 +26,7 @@ __all__ = [
     "add_loss_options",
     "add_model_options",
     "add_outputs",
+    "add_rank_options",
     "add_report_options",
     "add_trainer_options",
     "codes",
@@ -32,6 +36,7 @@ __all__ = [
     "pick_device",
     "pick_dtype",
     "positive",
+    "seconds",
     "seed",
     "spelled",
     "strict_findings",
@@ -39,6 +44,8 @@ __all__ = [
 
 #: Flags of a training command line that mean nothing here (``--grad_accum`` declares no reduction).
 TRAINER_FLAGS = ("--lr", "--epochs", "--grad_accum", "--output_dir")
+#: Seconds that ranks may be told to wait for each other: a day.
+LONGEST = 86400
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -72,6 +79,17 @@ def dropout(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 0 and below 1")
+    return value
+
+
+def seconds(text: str) -> float:
+    """A time of more than 0 s, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 < value <= LONGEST:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most {LONGEST}")
     return value
 
 
@@ -124,6 +142,18 @@ def add_lora_options(parser: argparse.ArgumentParser) -> None:
         "--lora_target",
         metavar="NAME,...",
         help="layers to adapt, or all-linear; default: the attention projections and the audio feed-forward layers",
+    )
+
+
+def add_rank_options(parser: argparse.ArgumentParser) -> None:
+    """--rank-timeout."""
+    group = parser.add_argument_group("several ranks", "under torchrun every rank checks its own shard; rank 0 reports")
+    group.add_argument(
+        "--rank-timeout",
+        type=seconds,
+        default=DEFAULT_TIMEOUT,
+        metavar="SECONDS",
+        help=f"how long ranks wait for each other (default {DEFAULT_TIMEOUT:g})",
     )
 
 
@@ -244,17 +274,17 @@ def strict_findings(findings: Sequence[Finding], strict: str | None) -> list[Fin
     ]
 
 
-def pick_device(text: str) -> torch.device:
-    """The device that ``--device`` names.
+def pick_device(text: str, place: Place | None = None) -> torch.device:
+    """The device that ``--device`` names; each rank of a launcher has one of its own.
 
     Raises:
-        UsageError: no such kind of device.
+        UsageError: no such kind of device, or one for several ranks.
         CannotRunError: it is not there.
     """
     import torch
 
     if text == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        text = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = text.partition(":")
     if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
         raise UsageError(f"unknown --device {text!r}: use auto, cpu, cuda or cuda:N")
@@ -266,7 +296,26 @@ def pick_device(text: str) -> torch.device:
             )
         if index and int(index) >= count:
             raise UsageError(f"--device {text}: there are {count} CUDA devices, the last is cuda:{count - 1}")
+        if place is not None:
+            text = _own_device(text, count, place)
+    else:
+        from ..allocator import keep_freed_memory
+
+        keep_freed_memory()
     return torch.device(text)
+
+
+def _own_device(text: str, count: int, place: Place) -> str:
+    """The device of one rank: that of its number on its machine, or the only one that its launcher lets it see."""
+    if text != "cuda":
+        if place.world > 1:
+            raise UsageError(f"--device {text} is one device for {place.world} ranks: use --device cuda")
+        return text
+    if count > 1 and place.local >= count:
+        raise UsageError(
+            f"local rank {place.local}, but there are {count} CUDA devices: start at most one rank for each"
+        )
+    return f"cuda:{place.local if count > 1 else 0}"
 
 
 def pick_dtype(name: str | None) -> Any:

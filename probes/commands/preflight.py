@@ -11,6 +11,7 @@ from .options import (
     add_baseline,
     add_loss_options,
     add_model_options,
+    add_rank_options,
     add_report_options,
     add_trainer_options,
     finding_filter,
@@ -22,7 +23,12 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..check import Keep
     from ..preflight import Plan
+    from ..ranks import Place
+    from ..ranks.part import Part
     from ..report.model import Report
 
 NAME = "preflight"
@@ -39,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_loss_options(parser)
     add_report_options(parser, "html")
     add_baseline(parser)
+    add_rank_options(parser)
     add_trainer_options(parser)
     parser.add_argument(
         "--floor",
@@ -48,7 +55,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the checklist, show it, write it; returns the exit code."""
+    """Run the checklist, show it, write it; returns the exit code, which is the same on all ranks of a launcher."""
+    from ..ranks import RankExchange
+
+    exchange = RankExchange.from_environment(args.rank_timeout)
+    if exchange is None:
+        return _reported(args)
+    from ..ranks.part import Part
+    from ..ranks.session import together
+
+    work = _reported if exchange.rank == 0 else _handed_in
+    return together(exchange, lambda session: work(args, Part(session)), verbose=args.verbose)
+
+
+def _handed_in(args: argparse.Namespace, part: Part) -> int:
+    """The work of any rank but the first, which shows and writes nothing."""
+    return _checked(args, finding_filter(args), lambda _: None, part)[1].exit_code
+
+
+def _reported(args: argparse.Namespace, part: Part | None = None) -> int:
     from ..baseline import add_comparison, read_baseline
     from ..outputs import checked_outputs, standard_output, write_outputs
     from ..provenance import provenance
@@ -60,10 +85,7 @@ def run(args: argparse.Namespace) -> int:
     keep = finding_filter(args)
     baseline = None if args.baseline is None else read_baseline(args.baseline, "preflight", _recording(args))
     with status_line(console) as progress:
-        progress("loading")
-        plan = make_plan(args)
-        plan.keep = keep
-        report = _checked(plan, args, progress)
+        plan, report = _checked(args, keep, progress, part)
     report.notes += ignored_flags(args)
     if baseline is not None:
         origin = provenance(plan.adapter.inner(plan.model), report.environment, args.command_line)
@@ -80,31 +102,51 @@ def _recording(args: argparse.Namespace) -> str:
     return f"loss-align record --out {shlex.quote(args.baseline)}{given}"
 
 
-def _checked(plan: Plan, args: argparse.Namespace, progress: object) -> Report:
+def _checked(
+    args: argparse.Namespace, keep: Keep, progress: Callable[[str], None], part: Part | None = None
+) -> tuple[Plan, Report]:
+    """Run every check; with ``part``, as one of several ranks."""
+    from ..batch_source import barcoded
     from ..preflight import preflight
 
-    report = preflight(plan, progress)  # type: ignore[arg-type]
+    progress = progress if part is None else part.watching(progress)
+    progress("loading")
+    plan = make_plan(args) if part is None else make_plan(args, part.place)
+    plan.keep = keep
+    if part is not None:
+        progress("comparing the ranks")
+        part.begin(plan, lambda: barcoded(plan.adapter, plan.model, args, args.seed))
+    report = preflight(plan, progress)
     if args.floor:
-        from ..floor import floor_finding
-
-        found = floor_finding(plan, progress)  # type: ignore[arg-type]
-        report.notes.append(found.note)
-        known = any(f.code == "LA102" for f in report.findings)
-        if found.finding is not None and not known and (plan.keep is None or plan.keep(found.finding)):
-            report.findings.append(found.finding)
-    return report
+        _add_floor(plan, report, progress)
+    if part is not None:
+        report.findings = strict_findings(report.findings, args.strict)
+        progress("waiting for the other ranks")
+        part.finish(plan, report)
+    return plan, report
 
 
-def make_plan(args: argparse.Namespace) -> Plan:
-    """Load the model, the batch and the loss that the options name."""
+def _add_floor(plan: Plan, report: Report, progress: Callable[[str], None]) -> None:
+    from ..floor import floor_finding
+
+    found = floor_finding(plan, progress)
+    report.notes.append(found.note)
+    known = any(f.code == "LA102" for f in report.findings)
+    if found.finding is not None and not known and (plan.keep is None or plan.keep(found.finding)):
+        report.findings.append(found.finding)
+
+
+def make_plan(args: argparse.Namespace, place: Place | None = None) -> Plan:
+    """Load the model, the batch and the loss that the options name; with ``place``, those of one rank."""
     import inspect
 
     from ..loss_file import load_loss
     from ..models import adapter_for
     from ..models.loading import load_model
     from ..preflight import Plan
+    from ..reduction import COUNTS
 
-    device, dtype = pick_device(args.device), pick_dtype(args.dtype)
+    device, dtype = pick_device(args.device, place), pick_dtype(args.dtype)
     if args.data is not None and args.length is not None:
         raise UsageError("--length shapes the barcoded batch: it cannot be used with --data")
     loss = None if args.loss is None else load_loss(args.loss)
@@ -112,8 +154,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
         raise UsageError("--policy is about the engine's own loss: it cannot be used with --loss")
     if loss is not None:
         try:
-            extra = {"num_items_in_batch": None} if "num_items_in_batch" in inspect.signature(loss).parameters else {}
-            inspect.signature(loss).bind(None, None, **extra)
+            signature = inspect.signature(loss)
+            signature.bind(None, None, **dict.fromkeys(signature.parameters.keys() & COUNTS))
         except (TypeError, ValueError) as error:
             raise UsageError(f"--loss {args.loss}: must be callable as FUNC(model, batch): {error}") from error
     loaded = load_model(args.model, device=device, dtype=dtype, seed=args.seed)
@@ -131,8 +173,9 @@ def make_plan(args: argparse.Namespace) -> Plan:
         grad_accum=args.grad_accum,
     )
     from ..batch_source import load_batch
+    from ..ranks import ALONE
 
-    source = load_batch(plan.adapter, plan.model, args)
+    source = load_batch(plan.adapter, plan.model, args, place or ALONE)
     plan.batch, plan.notes, plan.findings = source.batch, source.notes, source.findings
     plan.tokenizer = source.tokenizer
     _add_lora(plan, args)

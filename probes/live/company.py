@@ -6,17 +6,22 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from alignment.findings import finding
+from alignment.findings import Finding, finding
 
+from ..check import Keep
 from ..errors import CannotRunError, UsageError
 from ..ranks import MissingRanksError, RankExchange, told_ranks
-from ..ranks.exchange import environment_rank
-from ..report.model import Check, Report
+from ..ranks.exchange import environment_place
+from ..ranks.same_batch import BASIS
+from ..ranks.shards import join_shards, rank_payload
+from ..report.model import Report
 
 __all__ = ["Company"]
 
 #: Seconds that ranks wait for each other: they keep step with each other anyway.
 PATIENCE = 60.0
+#: What the code makes of a batch, whatever is in it.
+OF_CODE = frozenset(("LA101", "LA102", "LA103", "LA104", "LA106", "LA107", "LA206", "LA605"))
 
 
 class Company:
@@ -26,18 +31,19 @@ class Company:
 
     Args:
         environ: the environment in which the run was started.
+        keep: which findings count.
     """
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
+    def __init__(self, environ: Mapping[str, str], keep: Keep) -> None:
+        self._environ, self._keep = environ, keep
         self._agreed: int | None = None
 
     @cached_property
     def _found(self) -> tuple[RankExchange | None, str]:
         """The exchange, if there are other ranks; and why it cannot be had."""
         try:
-            ranks = environment_rank(self._environ)
-            if ranks is None or ranks[1] < 2:
+            place = environment_place(self._environ)
+            if place is None or place.world < 2:
                 return None, ""
             return RankExchange.from_environment(PATIENCE, room="run", environ=self._environ), ""
         except (CannotRunError, UsageError) as error:
@@ -51,19 +57,18 @@ class Company:
     def joined(self, report: Report) -> Report:
         """The report with what the other ranks have found, on the first; elsewhere the rank's own."""
         exchange, problem = self._found
+        if exchange is not None:
+            missing = ""
+            try:
+                said = exchange.gather({**rank_payload(report, exchange.rank), "error": report.error})
+            except MissingRanksError as error:
+                said, missing = [error.received[rank] for rank in sorted(error.received)], str(error)
+            except CannotRunError as error:
+                said, problem = None, str(error)
+            if said is not None:
+                _join(report, said, missing, self._keep)
         if problem:
             report.notes.append(f"ranks were not compared: {problem}")
-        if exchange is None:
-            return report
-        try:
-            said = exchange.gather(_payload(report))
-        except MissingRanksError as error:
-            said = [error.received.get(rank, {"error": str(error)}) for rank in range(exchange.world)]
-        except CannotRunError as error:
-            report.notes.append(f"ranks were not compared: {error}")
-            return report
-        if said is not None:
-            _compare(report, said)
         return report
 
     def agreed(self, code: int) -> int:
@@ -77,34 +82,23 @@ class Company:
         return self._agreed
 
 
-def _payload(report: Report) -> dict[str, Any]:
-    findings = [one.as_dict() for one in report.findings]
-    return {"error": report.error, "verdict": report.verdict, "findings": findings}
+def _join(report: Report, said: Sequence[dict[str, Any]], missing: str, keep: Keep) -> None:
+    """Add what other ranks have found to the first one's report, and that their code differs (LA603)."""
+    read = [one for one in said if not one["error"]]
+    unread = [f"rank {one['rank']}: {one['error']}" for one in said if one["error"]]
+    if missing or unread:
+        report.notes.append(f"not all ranks were compared: {'; '.join([*unread, missing]).rstrip('; ')}")
+    if not report.error and len(read) > 1:
+        join_shards(report, read, [found for found in _apart(read) if keep(found)])
 
 
-def _compare(report: Report, said: Sequence[Mapping[str, Any]]) -> None:
-    """Add what other ranks have found to the first one's report, and that they differ (LA603)."""
-    own = {_key(one) for one in said[0].get("findings", ()) if one["severity"] == "error"}
-    apart, reasons = [], []
-    for rank, one in enumerate(said):
-        if one.get("error"):
-            reasons.append(f"rank {rank}: {one['error']}")
-        errors = {_key(found) for found in one.get("findings", ()) if found["severity"] == "error"}
-        if not one.get("error") and errors != own:
-            apart.append(rank)
-            new = ", ".join(sorted(errors - own)) or "nothing"
-            gone = ", ".join(sorted(own - errors))
-            reasons.append(f"rank {rank} finds {new}{f' and not {gone}' if gone else ''}, which differs from rank 0")
-    title = "All ranks find the same"
-    if apart:
-        message = f"{told_ranks(apart)} of {len(said)} train otherwise than rank 0: {'; '.join(reasons)}"
-        report.findings.append(finding("LA603", "all", message, count=len(apart)))
-        report.checks.append(Check("ranks", title, "fail", f"LA603: {'; '.join(reasons)}"))
-    elif reasons:
-        report.checks.append(Check("ranks", title, "skip", "; ".join(reasons)))
-    else:
-        report.checks.append(Check("ranks", title, "pass", f"{len(said)} ranks"))
-
-
-def _key(found: Mapping[str, Any]) -> str:
-    return f"{found['code']} on {found['stream']}"
+def _apart(said: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    """LA603 where ranks do otherwise with their own batches than the first, as no data explains."""
+    found = [{f"{f['code']} on {f['stream']}" for f in one["findings"] if f["code"] in OF_CODE} for one in said]
+    odd = [(one["rank"], mine) for one, mine in zip(said, found, strict=True) if mine != found[0]]
+    if not odd:
+        return []
+    first = ", ".join(sorted(found[0])) or "nothing of the kind"
+    told = "; ".join(f"rank {rank} has {', '.join(sorted(mine)) or 'nothing of the kind'}" for rank, mine in odd)
+    message = f"{told_ranks([rank for rank, _ in odd])} of {len(said)} train otherwise than rank 0 ({first}): {told}"
+    return [finding("LA603", "all", message, count=len(odd), basis=BASIS)]

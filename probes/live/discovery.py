@@ -38,12 +38,12 @@ class Discovery:
 
     Attributes:
         heads: names of head modules (``--head``).
-        compiled: name of a compiled module that was met: its hooks do not run.
+        unwatchable: why a module that was met cannot be watched; empty if none was.
     """
 
     def __init__(self, heads: Sequence[str] = ()) -> None:
         self.heads = tuple(heads)
-        self.compiled = ""
+        self.unwatchable = ""
         self._seen: WeakSet[nn.Module] = WeakSet()
         self._reasons: list[tuple[int, str]] = []
 
@@ -57,8 +57,8 @@ class Discovery:
         if module in self._seen or not any(parameter.requires_grad for parameter in module.parameters()):
             return None  # what is frozen now may be trained later
         self._seen.add(module)
-        if _is_compiled(module):
-            self.compiled = type(module).__name__
+        self.unwatchable = _unwatchable(module)
+        if self.unwatchable:
             return None
         adapter = self._adapter(module)
         if adapter is not None:
@@ -85,9 +85,17 @@ class Discovery:
         return adapter if trained else None  # a frozen encoder with a head of its own, beside the model that is trained
 
 
-def _is_compiled(module: nn.Module) -> bool:
-    compiled = type(module).__name__ == "OptimizedModule"
-    return compiled or any(getattr(m, "_compiled_call_impl", None) is not None for m in module.modules())
+def _unwatchable(module: nn.Module) -> str:
+    """Why hooks would not see what a module does, or would change it; empty if they see it."""
+    name = type(module).__name__
+    if name == "OptimizedModule" or any(getattr(m, "_compiled_call_impl", None) is not None for m in module.modules()):
+        return (
+            f"the model is compiled ({name}), which hides its gradients from hooks: run it once with "
+            "TORCH_COMPILE_DISABLE=1, or check the loss with loss-align preflight"
+        )
+    if name == "DataParallel" and len(getattr(module, "device_ids", ())) > 1:
+        return "DataParallel copies the model at every step: run it on one device, or under torchrun"
+    return ""
 
 
 def _enclosing(frame: FrameType | None) -> Iterator[nn.Module]:

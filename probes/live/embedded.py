@@ -28,6 +28,8 @@ def embedded_ids(inner: Any, embeddings: Tensor) -> Tensor | None:
         table = inner.get_input_embeddings().weight.detach()
     except (AttributeError, NotImplementedError):
         return None
+    if hasattr(table, "full_tensor"):  # sharded over processes: to gather it, all would have to take part
+        return None
     if embeddings.dim() != 3 or table.dim() != 2 or embeddings.shape[-1] != table.shape[-1]:
         return None
     known, order = row_keys(table.to(embeddings)).sort(stable=True)

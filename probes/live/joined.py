@@ -66,7 +66,8 @@ def join(parts: Sequence[Part]) -> Joined:
             base[stream.name] += len(stream)
         sample += max((int(stream.sample.max()) + 1 for stream in streams if len(stream)), default=0)
         segment += max((int(stream.segment.max()) + 1 for stream in streams if len(stream)), default=0)
-    return _together([pieces[name] for name in names])
+    notes = dict.fromkeys(note for part in parts for note in part.view.notes)
+    return _together([pieces[name] for name in names], tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def _followed(one: Supervision, stream: Stream, own: Tensor, bases: Tensor) -> S
     return replace(one, stream=stream, source=source, origin=torch.where(known, own[origin], one.origin))
 
 
-def _together(streams: Sequence[Sequence[_Piece]]) -> Joined:
+def _together(streams: Sequence[Sequence[_Piece]], notes: tuple[str, ...]) -> Joined:
     joined, labels, carried, actual, unlabelled, part = [], [], [], [], [], []
     for pieces in streams:
         stream = _one([piece.stream for piece in pieces])
@@ -106,7 +107,7 @@ def _together(streams: Sequence[Sequence[_Piece]]) -> Joined:
         actual.append(_whole([piece.actual for piece in pieces], stream))
         unlabelled.append(~torch.tensor(seen).repeat_interleave(lengths))
         part.append(torch.tensor([piece.part for piece in pieces]).repeat_interleave(lengths))
-    view = View(tuple(joined), tuple(labels), tuple(carried))
+    view = View(tuple(joined), tuple(labels), tuple(carried), notes)
     return Joined(view, tuple(actual), tuple(unlabelled), tuple(part))
 
 

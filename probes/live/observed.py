@@ -14,10 +14,10 @@ from alignment.findings import finding
 from ..label_rules import label_findings
 from ..models.modules import unwrapped
 from ..witness import Witness
-from .micro_batches import MicroBatch, accumulation
 from .expected import Expectation, expectations
 from .forwards import Forward
 from .joined import Joined, Part, join
+from .micro_batches import MicroBatch, accumulation
 
 __all__ = ["Nothing", "Observed", "observe"]
 

@@ -67,7 +67,7 @@ class Session:
             from .company import Company
             from .watcher import Watcher
 
-            self._company = Company(self._environ)
+            self._company = Company(self._environ, self.settings.keep)
             self._watcher = Watcher(self.settings.steps, self.settings.heads, self._done)
             self._watcher.start()
         except Exception:  # noqa: BLE001 - the script is in the middle of importing torch

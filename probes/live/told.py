@@ -110,7 +110,7 @@ def _notes(observed: Observed) -> list[str]:
     notes = [f"watched {steps} optimizer steps, {read} forward passes; sources are inferred from the ids"]
     if lost:
         notes.append(f"{lost} more forward passes could not be read: {observed.problems[0]}")
-    notes += [one.note for one in observed.expected if one.note]
+    notes += [*observed.witness.view.notes, *(one.note for one in observed.expected if one.note)]
     for actual in observed.witness.actual:
         count = int(actual.soft.sum())
         if count:

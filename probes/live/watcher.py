@@ -159,11 +159,8 @@ class Watcher:
             return
         with torch.enable_grad():
             found = self.discovery.consider(module)
-        if self.discovery.compiled:
-            self.finish(
-                f"the model is compiled ({self.discovery.compiled}), which hides its gradients from hooks: "
-                "run it once with TORCH_COMPILE_DISABLE=1, or check the loss with loss-align preflight"
-            )
+        if self.discovery.unwatchable:
+            self.finish(self.discovery.unwatchable)
         if found is None or not self.active:
             return
         self.found, self._late = found, found.begun
@@ -292,6 +289,8 @@ class Watcher:
             if called or len(forward.heads) != 1 or forward.heads[0].books != 1:
                 return
             head = forward.heads[0]
+            if hasattr(head.module.weight, "full_tensor"):  # sharded: to gather it, every process would have to do so
+                return
             call = Call(head, torch.arange(hidden.numel() // hidden.shape[-1]))
             call.take("head", grade_hidden(grad, hidden, head, self.boundaries.scale))
             forward.calls.append(call)
@@ -315,7 +314,7 @@ class Watcher:
             return
         if optimizer is not None and not self._trains(optimizer):
             return
-        step = [forward for forward in self.open if forward.training]
+        step = [forward for forward in self.open if forward.training or forward.graded] or self.open
         self.open = []
         if self._late:  # its first forward had begun before anyone looked
             self._late = False

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
 from ..errors import UsageError
 from .adapter import Adapter, Batch, Head, View
 from .higgs import HiggsAdapter
+from .higgs_v2 import HiggsAudioV2Adapter
 
-__all__ = ["Adapter", "Batch", "Head", "View", "adapter_for"]
+__all__ = ["Adapter", "Batch", "Head", "HiggsAdapter", "HiggsAudioV2Adapter", "View", "adapter_for", "is_higgs"]
+
+
+def is_higgs(adapter: Adapter) -> bool:
+    """Whether a model reads conversations of text and audio: one of the two Higgs models."""
+    return isinstance(adapter, (HiggsAdapter, HiggsAudioV2Adapter))
+
+
+def codebook_families() -> tuple[Any, ...]:
+    """Adapters of audio models with several codebooks, of which a loss is watched and no more."""
+    from .csm import CsmAdapter
+    from .dia import DiaAdapter
+    from .moshi import MoshiAdapter
+    from .musicgen import MusicgenAdapter
+
+    return (CsmAdapter, DiaAdapter, MoshiAdapter, MusicgenAdapter)
 
 
 def adapter_for(model: nn.Module, heads: Sequence[str] = ()) -> Adapter:
@@ -23,10 +40,15 @@ def adapter_for(model: nn.Module, heads: Sequence[str] = ()) -> Adapter:
     Raises:
         UsageError: no adapter knows the model.
     """
-    if HiggsAdapter.fits(model):
-        if heads:
-            raise UsageError("--head: the heads of the Higgs model are known; the option is for other models")
-        return HiggsAdapter()
+    for family in (HiggsAdapter, HiggsAudioV2Adapter):
+        if family.fits(model):
+            if heads:
+                raise UsageError("--head: the heads of the Higgs model are known; the option is for other models")
+            return family()
     from .causal_lm import CausalLMAdapter
 
+    if not heads:
+        for family in codebook_families():
+            if family.fits(model):
+                return family()
     return CausalLMAdapter(model, heads)

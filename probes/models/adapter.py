@@ -22,17 +22,25 @@ Batch = dict[str, Any]
 class Head:
     """An output head: the module, and how many codebooks its last dimension holds.
 
-    ``streams`` are the numbers of the streams it predicts, one per codebook.
+    ``streams`` are the numbers of the streams it predicts, one per codebook. They share the last dimension, or lie on
+    the one before it (``stacked``, as a depth decoder gives them). ``fed`` is the module and the name of its argument
+    by which rows of the body reach the head, where layers of its own stand between.
     """
 
     name: str
     module: nn.Module
     streams: tuple[int, ...]
+    stacked: bool = False
+    fed: tuple[nn.Module, str] | None = None
 
     @property
     def books(self) -> int:
-        """How many codebooks the head's last dimension holds; 1 for text."""
+        """How many codebooks the head gives for a row; 1 for text."""
         return len(self.streams)
+
+    def vocabulary(self, width: int) -> int:
+        """How many ids one codebook scores, in an output whose last dimension is ``width``."""
+        return width if self.stacked else width // self.books
 
 
 @dataclass(frozen=True)
@@ -43,11 +51,13 @@ class View:
         streams: every stream of the batch, audio ones in the order of their codebooks.
         labels: (R,) int64 per stream, in the batch's own convention; None without labels.
         carried: per stream, labels that sat on placeholders (see ``alignment.Expansion.carried``).
+        notes: what a reader should know of the batch on this model.
     """
 
     streams: tuple[Stream, ...]
     labels: tuple[Tensor | None, ...]
     carried: tuple[Tensor | None, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,11 +100,17 @@ class CannotDecodeError(Exception):
 
 
 class Adapter(Protocol):
-    """One family of models. Everything a probe asks of a model goes through here."""
+    """One family of models. Everything a probe asks of a model goes through here.
+
+    A loss is watched with what stands up to ``split``, but for ``outputs`` and ``dual``; the rest is asked by the
+    checks of the model itself.
+    """
 
     name: str
     #: Keyword arguments that carry labels into the innermost forward.
     label_keys: tuple[str, ...]
+    #: How its special tokens are written.
+    special_ids: Mapping[str, int]
 
     def inner(self, model: nn.Module) -> nn.Module:
         """The innermost model below wrappers (PEFT, DDP, torch.compile)."""
@@ -106,6 +122,18 @@ class Adapter(Protocol):
 
     def heads(self, model: nn.Module, view: View) -> tuple[Head, ...]:
         """The head modules, with the streams each predicts."""
+        ...
+
+    def outputs(self, model: nn.Module, kwargs: Mapping[str, Any]) -> Any:
+        """A forward, with ``logits`` (B, T, V) and ``audio_logits`` (N, K, C) by these names."""
+        ...
+
+    def check_batch(self, model: nn.Module, batch: Mapping[str, Any]) -> None:
+        """Refuse a batch that was made for another checkpoint, before anything runs.
+
+        Raises:
+            InputError: what the batch holds and the model's configuration does not know.
+        """
         ...
 
     def view(self, model: nn.Module, batch: Mapping[str, Any]) -> View:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from alignment import IGNORE_INDEX, DualLoss, InputError, Stream, choose, pair, text_stream
-from alignment.loss import mean_cross_entropy
+from alignment import DualLoss, InputError, text_stream
+from alignment.loss import text_loss
 from alignment.pairing import Policy
 
 from ..errors import UsageError
@@ -28,13 +29,11 @@ from .modules import (
     widest_layers,
 )
 from .reading import decoder_ids, document_numbers, is_encoder_decoder, padding_mask
+from .renaming import labels_follow, one_sample
 from .text_runs import TextRuns
 from .token_ids import end_ids, placeholder_ids, special_ids
 
 __all__ = ["CausalLMAdapter", "load_causal_lm"]
-
-#: Offsets at which a label may find the token it names, for renaming labels with their ids.
-LABEL_OFFSETS = (0, 1, 2, -1, 3, -2)
 
 
 class CausalLMAdapter(TextRuns):
@@ -56,6 +55,7 @@ class CausalLMAdapter(TextRuns):
     label_keys: tuple[str, ...] = ("labels", "shift_labels")
     #: Keyword arguments that say which ids a forward reads.
     id_keys: tuple[str, ...] = ("input_ids",)
+    special_ids: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, model: nn.Module, heads: Sequence[str] = ()) -> None:
         self._names = tuple(heads)
@@ -111,7 +111,28 @@ class CausalLMAdapter(TextRuns):
             raise UsageError(f"{type(inner).__name__} has {len(head)} output heads: name one ({listed})")
         return [("text", head)]
 
+    def outputs(self, model: nn.Module, kwargs: Mapping[str, Any]) -> Any:
+        """A forward."""
+        return model(**kwargs)
+
     # -- the batch -------------------------------------------------------------------------------
+
+    def check_batch(self, model: nn.Module, batch: Mapping[str, Any]) -> None:
+        """Refuse ids beyond the model's input embeddings, special ids of its configuration excepted.
+
+        Raises:
+            InputError: the first such id.
+        """
+        inner = self.inner(model)
+        ids, rows = batch.get("input_ids"), embedding_rows(inner)
+        if rows is None or not isinstance(ids, Tensor) or ids.is_floating_point():
+            return
+        beyond = sorted(set(ids[ids >= rows].tolist()) - special_ids(inner))
+        if beyond:
+            raise InputError(
+                f"the batch was made for another checkpoint: input_ids hold {beyond[0]}, {self.name} reads the ids "
+                f"below {rows}; use the checkpoint's own tokenizer"
+            )
 
     def view(self, model: nn.Module, batch: Mapping[str, Any]) -> View:
         """The text stream of a batch, or of the keyword arguments that a forward was given.
@@ -160,10 +181,7 @@ class CausalLMAdapter(TextRuns):
             raise InputError(
                 f"{self.name} gives {list(logits.shape)} logits for {len(stream)} ids: one row per id is needed"
             )
-        shape = logits.shape[:2]
-        decision = choose(logits, None, stream=stream, fallback=labels.reshape(shape), policy=policy)
-        targets = pair(decision.labels, decision.pairing, stream)
-        text = mean_cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
+        text, decision = text_loss(logits, labels, stream, policy)
         return DualLoss(text, text.new_zeros(()), text, decision, None)
 
     def relabel(
@@ -182,7 +200,7 @@ class CausalLMAdapter(TextRuns):
         for key in self.label_keys:
             labels = batch.get(key)
             if labels is not None:
-                renamed = _follow(labels.reshape(-1).long(), stream, fresh, foreign)
+                renamed = labels_follow(labels.reshape(-1).long(), stream, fresh, foreign)
                 out[key] = renamed.reshape(labels.shape).to(labels)
         id_keys = self.id_keys[:1] if self._encoder_decoder else self.id_keys
         for key in id_keys:
@@ -210,29 +228,4 @@ class CausalLMAdapter(TextRuns):
         size = self._ids(self.inner(model), batch).shape[0]
         if size == 1:
             return [dict(batch)]
-        return [{key: _sample(value, index, size) for key, value in batch.items()} for index in range(size)]
-
-
-def _follow(labels: Tensor, stream: Stream, fresh: Tensor, foreign: int) -> Tensor:
-    """Labels renamed with the ids they name, by the offset that explains most of them first."""
-    labelled = labels != IGNORE_INDEX
-    out = torch.where(labelled, torch.full_like(labels, foreign), labels)
-    rows = torch.arange(len(labels), device=labels.device)
-    hits = {}
-    for offset in LABEL_OFFSETS:
-        at = (rows + offset).clamp(0, len(rows) - 1)
-        inside = (rows + offset == at) & (stream.sample[at] == stream.sample)
-        hits[offset] = labelled & inside & (stream.ids[at] == labels)
-    left = labelled
-    for offset in sorted(hits, key=lambda o: -int(hits[o].sum())):
-        found = hits[offset] & left
-        out[found] = fresh[rows[found] + offset]
-        left = left & ~found
-    return out
-
-
-def _sample(value: Any, index: int, size: int) -> Any:
-    if isinstance(value, Tensor) and value.dim() == 3 and value.shape[0] != size and value.shape[1] == size:
-        return value[:, index : index + 1]  # position ids of three axes, (3, B, T)
-    sized = isinstance(value, (list, tuple)) or (isinstance(value, Tensor) and value.dim() > 0)
-    return value[index : index + 1] if sized and len(value) == size else value
+        return [{key: one_sample(value, index, size) for key, value in batch.items()} for index in range(size)]

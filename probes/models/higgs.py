@@ -26,6 +26,7 @@ from alignment.pairing import Policy
 
 from ..errors import CannotRunError
 from .adapter import Batch, Head, View, find_instance
+from .higgs_batch import check_released_batch
 from .higgs_runs import HiggsRuns
 
 __all__ = ["SPECIAL_IDS", "HiggsAdapter", "small_model", "why_unavailable"]
@@ -143,6 +144,7 @@ class HiggsAdapter(HiggsRuns):
 
     name = "boson_multimodal.HiggsAudioModel"
     label_keys = ("label_ids",)
+    special_ids: Mapping[str, int] = SPECIAL_IDS
 
     @staticmethod
     def fits(model: nn.Module) -> bool:
@@ -166,6 +168,10 @@ class HiggsAdapter(HiggsRuns):
         text = Head("text", projector.text_lm_head, (0,))
         books = tuple(range(1, len(view.streams)))
         return (text, Head("audio", projector.audio_lm_head, books)) if books else (text,)
+
+    def outputs(self, model: nn.Module, kwargs: Mapping[str, Any]) -> Any:
+        """A forward."""
+        return model(**kwargs)
 
     def expansion(self, model: nn.Module, batch: Mapping[str, Any]) -> Expansion:
         """Our own reference expansion of a batch (never the model's merge).
@@ -206,6 +212,10 @@ class HiggsAdapter(HiggsRuns):
             lengths = whisper if lengths is None else lengths + whisper
         return lengths
 
+    def check_batch(self, model: nn.Module, batch: Mapping[str, Any]) -> None:
+        """Refuse a batch whose vocabulary, codebooks, special ids or delay pattern are not the checkpoint's."""
+        check_released_batch(self.inner(model).config, batch)
+
     def view(self, model: nn.Module, batch: Mapping[str, Any]) -> View:
         """The text stream over the expanded positions, one stream per codebook over the target frames."""
         config = self.inner(model).config
@@ -220,11 +230,6 @@ class HiggsAdapter(HiggsRuns):
         streams, labels, carried = [text], [_flat(expansion.labels)], [_flat(expansion.carried)]
         codes = batch.get("audio_out_ids")
         if codes is not None and codes.shape[-1] > 0:
-            if codes.shape[0] != config.audio_num_codebooks:
-                raise InputError(
-                    f"audio_out_ids have {codes.shape[0]} codebooks, the model has {config.audio_num_codebooks}: "
-                    "collate with the model's audio_num_codebooks"
-                )
             owners = torch.nonzero(batch["input_ids"] == config.audio_out_token_idx)[:, 0]
             books = audio_streams(
                 codes,

@@ -10,12 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import UsageError
-from . import higgs
+from ..errors import CannotRunError, UsageError
+from . import higgs, higgs_v2
 
 __all__ = ["Loaded", "load_model"]
-
-DEFAULT_NAME = "HiggsAudioModel (small, random weights)"
 
 
 @dataclass(frozen=True)
@@ -28,15 +26,16 @@ class Loaded:
 
 
 def load_model(name: str | None, *, device: torch.device, dtype: torch.dtype | None, seed: int) -> Loaded:
-    """The small random Higgs model, or a checkpoint: safetensors only, no remote code.
+    """A small random Higgs model, or a checkpoint: safetensors only, no remote code.
 
     Raises:
         UsageError: an unknown name, or a folder that holds no loadable model.
         CannotRunError: its package cannot be imported here.
     """
     if name is None:
-        model = higgs.small_model(seed=seed)
-        return Loaded(model.to(device=device, dtype=dtype or torch.float32), DEFAULT_NAME, random_init=True)
+        model = _small_model(seed)
+        called = f"{type(model).__name__} (small, random weights)"
+        return Loaded(model.to(device=device, dtype=dtype or torch.float32), called, random_init=True)
     path = Path(name)
     if path.exists() and not path.is_dir():
         raise UsageError(f"--model {name}: is a file; name the folder that holds config.json")
@@ -49,6 +48,8 @@ def load_model(name: str | None, *, device: torch.device, dtype: torch.dtype | N
     try:
         if kind == "higgs_audio":
             model = higgs.load(name)
+        elif kind == "higgs_audio_v2":
+            model = higgs_v2.load(name, dtype)
         else:
             from .causal_lm import load_causal_lm
 
@@ -58,6 +59,18 @@ def load_model(name: str | None, *, device: torch.device, dtype: torch.dtype | N
     except (OSError, ValueError) as error:
         raise UsageError(f"--model {name}: cannot be loaded: {_first_line(error)}") from error
     return Loaded(model.to(device=device, dtype=dtype), name, random_init=False)
+
+
+def _small_model(seed: int) -> nn.Module:
+    """The released model where it is installed, else transformers' own; they cannot share an environment.
+
+    Raises:
+        CannotRunError: neither can be imported here.
+    """
+    reasons = [family.why_unavailable() for family in (higgs, higgs_v2)]
+    if all(reasons):
+        raise CannotRunError("; or ".join(map(str, reasons)))
+    return (higgs if reasons[0] is None else higgs_v2).small_model(seed=seed)
 
 
 def _model_type(name: str) -> str:

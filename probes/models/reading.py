@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from alignment import InputError
 
 from ..preserve import preserved
+from ..sharded import must_finish
 
 __all__ = ["decoder_ids", "decoder_of", "document_numbers", "is_encoder_decoder", "padding_mask"]
 
@@ -108,11 +109,14 @@ def decoder_ids(model: Any, batch: Mapping[str, Any]) -> Tensor:
     if decoder is None:
         raise InputError(f"{type(model).__name__} has no decoder that reads ids of its own")
     seen: list[Any] = []
+    onwards = must_finish(model)
 
     def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         arguments = inspect.signature(type(module).forward).bind_partial(module, *args, **kwargs).arguments
-        seen.append(arguments.get("input_ids"))
-        raise _Seen
+        ids = arguments.get("input_ids", arguments.get("input_values"))  # SpeechT5: values that are ids
+        seen.append(None if isinstance(ids, Tensor) and ids.is_floating_point() else ids)
+        if not onwards:
+            raise _Seen
 
     handle = decoder.register_forward_pre_hook(stop, with_kwargs=True)
     try:

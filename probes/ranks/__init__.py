@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .exchange import MissingRanksError, RankExchange, told_ranks
+from .exchange import ALONE, MissingRanksError, Place, RankExchange, told_ranks
 
-__all__ = ["MissingRanksError", "RankExchange", "told_ranks"]
+__all__ = ["ALONE", "MissingRanksError", "Place", "RankExchange", "told_ranks"]

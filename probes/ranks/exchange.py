@@ -11,14 +11,15 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from ..errors import CannotRunError, UsageError
 
-__all__ = ["DEFAULT_TIMEOUT", "MissingRanksError", "RankExchange", "environment_rank", "told_ranks"]
+__all__ = ["ALONE", "DEFAULT_TIMEOUT", "MissingRanksError", "Place", "RankExchange", "environment_place", "told_ranks"]
 
 #: Seconds that ranks wait for each other where nobody says otherwise.
 DEFAULT_TIMEOUT = 600.0
@@ -28,6 +29,19 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 PAUSE = 0.05
 #: Seconds that a rank which serves the store waits for the others to have heard its last word.
 LINGER = 10.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """The number of a process among all, how many there are, and its number on its machine."""
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+
+
+#: A process that no launcher has put beside others.
+ALONE = Place()
 
 
 class MissingRanksError(CannotRunError):
@@ -51,16 +65,25 @@ class RankExchange:
     one it hears from. Payloads are mappings of JSON values, of at most a few MiB.
 
     Attributes:
-        rank: of this process, from 0.
-        world: how many ranks there are.
-        local: the rank's number on its machine.
+        place: of this process.
         timeout: seconds to wait for a rank.
+        store: of all ranks, for a group of our own.
     """
 
-    def __init__(self, rank: int, world: int, local: int, timeout: float, store: Any, *, serves: bool) -> None:
-        self.rank, self.world, self.local, self.timeout = rank, world, local, timeout
-        self._store, self._serves = store, serves
+    def __init__(self, place: Place, timeout: float, store: Any, *, serves: bool) -> None:
+        self.place, self.timeout, self.store = place, timeout, store
+        self._serves = serves
         self._rounds = 0
+
+    @property
+    def rank(self) -> int:
+        """The number of this process, from 0."""
+        return self.place.rank
+
+    @property
+    def world(self) -> int:
+        """How many ranks there are."""
+        return self.place.world
 
     @classmethod
     def from_environment(
@@ -82,16 +105,15 @@ class RankExchange:
             CannotRunError: the store does not answer.
         """
         environ = os.environ if environ is None else environ
-        found = environment_rank(environ)
-        if found is None:
+        place = environment_place(environ)
+        if place is None:
             return None
-        rank, world, local = found
         address, port = environ["MASTER_ADDR"], _number(environ, "MASTER_PORT")
         # torchrun serves the store itself; elsewhere the first rank does, and shares it with a group made later
-        serves = rank == 0 and environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True)
-        from torch.distributed import PrefixStore, TCPStore
-
+        serves = place.rank == 0 and environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True)
         try:
+            from torch.distributed import PrefixStore, TCPStore
+
             store = TCPStore(
                 address,
                 port,
@@ -101,14 +123,14 @@ class RankExchange:
                 wait_for_workers=False,
                 multi_tenant=True,
             )
-        except (RuntimeError, ValueError) as error:
+        except (ImportError, RuntimeError, ValueError) as error:
             raise CannotRunError(
-                f"rank {rank} on {socket.gethostname()} cannot reach the other ranks at {address}:{port} "
+                f"rank {place.rank} on {socket.gethostname()} cannot reach the other ranks at {address}:{port} "
                 f"(MASTER_ADDR, MASTER_PORT): {_first_line(error)}"
             ) from error
         attempt = environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # a restarted run must not read what the last one left
         prefixed = PrefixStore(f"loss-alignment/{room}/{attempt}", store)
-        return cls(rank, world, local, timeout, prefixed, serves=serves)
+        return cls(place, timeout, prefixed, serves=serves)
 
     def gather(self, payload: Mapping[str, Any], timeout: float | None = None) -> list[dict[str, Any]] | None:
         """Hand in a payload; on rank 0 the payloads of all ranks, in their order, elsewhere None at once.
@@ -135,39 +157,57 @@ class RankExchange:
             self.put(name, payload or {})
         said = self.collect(name, ranks=[0], timeout=timeout)[0]
         self.put(f"{name}/heard", {})
-        if self._serves:  # the store ends with this process, which may be its next step
-            with suppress(MissingRanksError):
-                self.collect(f"{name}/heard", timeout=min(self.timeout, LINGER))
+        self.linger(name)
         return said
+
+    def linger(self, name: str) -> None:
+        """Where the store ends with this process: wait until the others have heard what it said under a name."""
+        if self._serves:
+            with suppress(MissingRanksError):
+                others = [rank for rank in range(self.world) if rank != self.rank]
+                self.wait(f"{name}/heard", ranks=others, timeout=min(self.timeout, LINGER))
 
     # -- the same by name, for protocols of one's own ------------------------------------------------------
 
     def put(self, name: str, payload: Mapping[str, Any]) -> None:
         """Leave a payload under a name."""
         text = json.dumps(dict(payload))
-        self._asked(lambda: self._store.set(f"{name}/{self.rank}", text))
-        self._asked(lambda: self._store.add(f"{name}/{self.rank}/there", 1))
-        self._asked(lambda: self._store.add(f"{name}/there", 1))
+        self._asked(lambda: self.store.set(f"{name}/{self.rank}", text))
+        self._asked(lambda: self.store.add(f"{name}/{self.rank}/there", 1))
+        self._asked(lambda: self.store.add(f"{name}/there", 1))
 
     def take(self, name: str, rank: int) -> dict[str, Any] | None:
         """What a rank left under a name; None if nothing yet. Never waits."""
         if not self._left(name, rank):
             return None
-        return json.loads(self._asked(lambda: self._store.get(f"{name}/{rank}")))
+        return json.loads(self._asked(lambda: self.store.get(f"{name}/{rank}")))
 
     def complete(self, name: str) -> bool:
         """Whether every rank has left a payload under a name. Never waits."""
-        return self._asked(lambda: self._store.add(f"{name}/there", 0)) >= self.world
+        return self._asked(lambda: self.store.add(f"{name}/there", 0)) >= self.world
 
-    def collect(
+    def claim(self, name: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """Leave a payload under a name unless a rank has before; what the first one left."""
+        text = json.dumps(dict(payload))
+        first = self._asked(lambda: self.store.compare_set(name, "", text))
+        self._asked(lambda: self.store.add(f"{name}/there", 1))
+        return json.loads(first)
+
+    def claimed(self, name: str) -> dict[str, Any] | None:
+        """What the first rank to claim a name left; None if none has. Never waits."""
+        if self._asked(lambda: self.store.add(f"{name}/there", 0)) == 0:
+            return None
+        return json.loads(self._asked(lambda: self.store.get(name)))
+
+    def wait(
         self,
         name: str,
         *,
-        ranks: Iterable[int] | None = None,
+        ranks: Sequence[int] | None = None,
         timeout: float | None = None,
         watch: Callable[[], None] = lambda: None,
-    ) -> list[dict[str, Any]]:
-        """What ``ranks`` (default: all) left under a name, in that order; waits for them.
+    ) -> None:
+        """Wait until ``ranks`` (default: all) have left something under a name.
 
         ``watch`` is called while it waits, and may raise.
 
@@ -175,26 +215,32 @@ class RankExchange:
             MissingRanksError: names the ranks that left nothing in time.
             CannotRunError: the store is gone.
         """
-        wanted = list(range(self.world) if ranks is None else ranks)
+        wanted = range(self.world) if ranks is None else ranks
         limit = self.timeout if timeout is None else timeout
         deadline = time.monotonic() + limit
-        while time.monotonic() < deadline:
-            if self.complete(name) if ranks is None else all(self._left(name, rank) for rank in wanted):
-                break
+        while not (self.complete(name) if ranks is None else all(self._left(name, rank) for rank in wanted)):
+            if time.monotonic() > deadline:
+                missing = [rank for rank in wanted if not self._left(name, rank)]
+                received = {rank: found for rank in wanted if (found := self.take(name, rank)) is not None}
+                told = f"{told_ranks(missing)} of {self.world} handed in nothing within {limit:g} s: ended or hangs"
+                raise MissingRanksError(told, missing, received)
             watch()
             time.sleep(PAUSE)
-        found = {rank: payload for rank in wanted if (payload := self.take(name, rank)) is not None}
-        missing = [rank for rank in wanted if rank not in found]
-        if missing:
-            raise MissingRanksError(
-                f"{told_ranks(missing)} of {self.world} handed in nothing within {limit:g} s: ended or hangs",
-                missing,
-                found,
-            )
-        return [found[rank] for rank in wanted]
+
+    def collect(
+        self,
+        name: str,
+        *,
+        ranks: Sequence[int] | None = None,
+        timeout: float | None = None,
+        watch: Callable[[], None] = lambda: None,
+    ) -> list[dict[str, Any]]:
+        """What ``ranks`` (default: all) left under a name, in that order; waits for them as ``wait`` does."""
+        self.wait(name, ranks=ranks, timeout=timeout, watch=watch)
+        return [found for rank in ranks or range(self.world) if (found := self.take(name, rank)) is not None]
 
     def _left(self, name: str, rank: int) -> bool:
-        return self._asked(lambda: self._store.add(f"{name}/{rank}/there", 0)) > 0
+        return self._asked(lambda: self.store.add(f"{name}/{rank}/there", 0)) > 0
 
     def _round(self, kind: str) -> str:
         self._rounds += 1
@@ -208,19 +254,19 @@ class RankExchange:
             raise CannotRunError(f"rank {self.rank} lost the other ranks' store: {_first_line(error)}") from error
 
 
-def environment_rank(environ: Mapping[str, str] | None = None) -> tuple[int, int, int] | None:
-    """Rank, world size and local rank that a launcher set; None without a launcher.
+def environment_place(environ: Mapping[str, str] | None = None) -> Place | None:
+    """Where a launcher has put this process; None without a launcher.
 
     Raises:
-        UsageError: they are no numbers, or contradict each other.
+        UsageError: its variables are no numbers, or contradict each other.
     """
     environ = os.environ if environ is None else environ
     if not all(environ.get(name) for name in VARIABLES):
         return None
-    rank, world, local = (_number(environ, name) for name in VARIABLES[:3])
-    if rank >= world:
-        raise UsageError(f"RANK={rank} is not below WORLD_SIZE={world}: start the run with torchrun")
-    return rank, world, local
+    place = Place(*(_number(environ, name) for name in VARIABLES[:3]))
+    if place.rank >= place.world:
+        raise UsageError(f"RANK={place.rank} is not below WORLD_SIZE={place.world}: start the run with torchrun")
+    return place
 
 
 def told_ranks(ranks: Sequence[int]) -> str:

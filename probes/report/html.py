@@ -22,6 +22,7 @@ from .cuts import cuts_table
 from .histogram import streams_table
 from .model import Report
 from .picture import STYLE, picture
+from .ranks import ranks_table
 
 __all__ = ["render"]
 
@@ -39,6 +40,7 @@ def render(report: Report) -> str:
         _findings(report),
         _checks(report),
         streams_table(report.streams),
+        ranks_table(report.ranks),
         cuts_table(report.causality),
         _notes(report),
     ]

@@ -10,6 +10,7 @@ from typing import Any
 from alignment.findings import Finding
 
 from .model import Check, Report, told_example, told_offset
+from .ranks import rank_rows
 from .terminal import grouped
 
 __all__ = ["render"]
@@ -30,6 +31,7 @@ def render(report: Report) -> str:
         _table(("", "check", "detail"), map(_check, report.checks)),
         *map(_finding, report.findings),
         _table(("stream", *COLUMNS, "offsets", "weights"), _streams(report.streams)),
+        _ranks(report),
         "\n".join(f"- {shown(note)}" for note in report.notes),
         _environment(report.environment),
     ]
@@ -68,6 +70,11 @@ def _streams(streams: dict[str, dict[str, Any]]) -> Iterator[tuple[str, ...]]:
         numbers = (str(entry.get(key, "?")) for key in COLUMNS)
         weights = f"{entry['weight_sum']:.4g}" if "weight_sum" in entry else "?"
         yield shown(name), *numbers, shown(offsets), weights
+
+
+def _ranks(report: Report) -> str:
+    rows = [[shown(cell) for cell in row] for row in rank_rows(report.ranks)]
+    return _table(rows[0], rows[1:]) if rows else ""
 
 
 def _environment(environment: dict[str, Any]) -> str:

@@ -49,6 +49,7 @@ class Report:
         shapes: of logits, expanded_labels and audio_logits.
         losses: text, audio and total in nats.
         causality: the stretches of each sample, and which rows moved at which cut; empty if it was not run.
+        ranks: per rank of a distributed run: device, verdict, targets, weights; empty where there is one process.
         environment: device, dtype, versions, model, seed.
         notes: what a reader should know and no check fails on.
         rows: makes the rows themselves, for renderers that show them; not in the JSON.
@@ -64,6 +65,7 @@ class Report:
     shapes: dict[str, list[int]] = field(default_factory=dict)
     losses: dict[str, float] = field(default_factory=dict)
     causality: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    ranks: list[dict[str, Any]] = field(default_factory=list)
     environment: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     rows: Callable[[], Sequence[RowStory]] = field(default=tuple, repr=False, compare=False)
@@ -95,11 +97,15 @@ class Report:
         Raises:
             LossAlignmentError: names every failed check and every error finding.
         """
-        if self.verdict == "pass":
-            return
+        if self.verdict != "pass":
+            raise LossAlignmentError(self.in_short())
+
+    def in_short(self) -> str:
+        """A line per failed check and finding; warnings where nothing else was found."""
+        passed = self.verdict == "pass"
         lines = [f"{c.id}: {c.status}: {c.detail}" for c in self.checks if c.status in ("fail", "error")]
-        lines += [f"{f.code} {f.name} [{f.stream}]: {f.message}" for f in self.findings if f.is_error]
-        raise LossAlignmentError("\n".join(["loss alignment check failed", *lines]))
+        lines += [f"{f.code} {f.name} [{f.stream}]: {f.message}" for f in self.findings if passed or f.is_error]
+        return "\n".join([f"loss alignment check {'passed' if passed else 'failed'}", *lines])
 
     def as_dict(self) -> dict[str, Any]:
         """The report in its JSON schema; numbers that JSON has no word for are written as strings."""
@@ -113,6 +119,7 @@ class Report:
             "shapes": self.shapes,
             "losses": _plain(self.losses),
             "causality": self.causality,
+            **({"ranks": _plain(self.ranks)} if self.ranks else {}),
             "environment": self.environment,
             "notes": self.notes,
             **({"error": self.error, "exit_code": self.exit_code} if self.error else {}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .model import Report, told_example, told_offset
+from .ranks import rank_rows
 from .strips import show_strips
 
 __all__ = ["console_for", "grouped", "show", "show_finding", "status_line"]
@@ -46,6 +47,9 @@ def show(report: Report, console: Console, *, verbose: bool = False) -> None:
     if report.streams:
         console.print()
         console.print(_streams(report, verbose=verbose))
+    if rows := rank_rows(report.ranks):
+        console.print()
+        console.print(_plain_table(rows))
     _show_decisions(report, console)
     if verbose or any(finding.code == "LA401" for finding in report.findings):
         show_strips(report.causality, console)
@@ -99,6 +103,13 @@ def _streams(report: Report, *, verbose: bool) -> Table:
         if entry.get("weight_spread", 0) > 1e-2:
             weights += f" ±{entry['weight_spread']:.0%}"
         table.add_row(names, *numbers, offsets, weights)
+    return table
+
+
+def _plain_table(rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(*rows[0], box=None, padding=(0, 2, 0, 0))
+    for row in rows[1:]:
+        table.add_row(*map(Text, row))
     return table
 
 

@@ -283,3 +283,31 @@ def test_faults_of_several_codes_are_merged_apart():
         ("LA201", "audio[0]", 1, "error"),
         ("LA202", "audio[2]", 1, "warning"),
     ]
+
+
+# -- streams whose tokens stand among those of another modality ---------------------------------------
+
+#: Two audios with text before, between and behind them; the row before an audio belongs to it.
+APART = plain_stream(
+    [-1, 60, 61, 62, -1, -1, 63, 64, 65, -1],
+    name="audio[0]",
+    segment=[0, 0, 0, 0, 1, 1, 1, 1, 1, 2],
+    vocab=VOCAB,
+)
+DUE = expect(torch.tensor([__, __, 61, 62, __, __, __, 64, 65, __]), APART)
+
+
+@pytest.mark.parametrize(
+    ("targets", "codes"),
+    [
+        (DUE.target.tolist(), []),
+        ([__, 60, 61, 62, __, __, 63, 64, 65, __], ["LA102"]),
+        ([__, 62, __, __, __, __, 65, __, __, __], ["LA103"]),
+        ([__, 62, __, 64, __, __, 65, __, __, __], ["LA103"]),  # gathered frames, shifted twice in one piece
+        ([__, 61, 62, 63, __, __, 64, 65, __, __], ["LA204"]),  # gathered frames, shifted once in one piece
+        ([60, 61, 62, __, __, __, 64, 65, __, __], ["LA202"]),  # the first frame, by the row before it
+    ],
+    ids=["right", "copy", "double shift", "double shift across", "border", "first frame"],
+)
+def test_offsets_of_scattered_tokens_are_those_of_their_own_sequence(targets, codes):
+    assert [f.code for f in compare([DUE], trained([torch.tensor(targets)], [APART]))] == codes

@@ -243,6 +243,27 @@ def test_mean_cross_entropy_is_the_same_gathered_or_not(labelled):
     assert torch.equal(mean_cross_entropy(logits, targets), F.cross_entropy(logits[:labelled], targets[:labelled]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("labelled", [0, 1, 10, 12, 14, 16, 20])
+def test_gathered_or_not_gradients_are_those_of_plain_cross_entropy(labelled, dtype):
+    logits = torch.randn(20, 7, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+    targets = torch.arange(20) % 7
+    targets[labelled:] = __
+    (ours,) = torch.autograd.grad(mean_cross_entropy(logits, targets), logits)
+    plain = F.cross_entropy(logits.float(), targets, reduction="sum") / max(labelled, 1)
+    assert torch.allclose(ours, torch.autograd.grad(plain, logits)[0], rtol=torch.finfo(dtype).eps * 2, atol=1e-9)
+
+
+def test_the_loss_of_half_precision_logits_is_not_rounded_to_it():
+    """As the seed's snippet does it, the loss itself comes back in bfloat16: to three digits."""
+    setting = Setting(EXAMPLE, torch.bfloat16)
+    truth, _ = plain_values(setting, torch.float64)
+    seed = F.cross_entropy(setting.logits.flatten(0, 1), setting.shifted().flatten())
+    assert seed.dtype == torch.bfloat16
+    assert abs(float(setting.loss().text) - float(truth)) <= 1e-6 * float(truth)
+    assert not abs(float(seed) - float(truth)) <= 1e-6 * float(truth)
+
+
 # -- the log ------------------------------------------------------------------------------------------
 
 

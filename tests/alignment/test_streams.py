@@ -142,3 +142,16 @@ def test_frames_of_a_collated_batch_follow_inside_their_audio_only(case):
 
 def test_a_hand_written_stream_is_its_own_one_segment():
     assert plain_stream([1, 2, 3]).follows().tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("ids", "places"),
+    [
+        ([5, 6, 7], [0, 1, 2]),
+        ([-1, -1, -1], [0, 1, 2]),
+        ([-1, -1, 5, 6, -1, -1, 7, -1], [-2, -1, 0, 1, 0, 1, 2, 3]),
+    ],
+    ids=["tokens", "none", "gaps"],
+)
+def test_tokens_are_counted_and_the_row_before_one_predicts_it(ids, places):
+    assert plain_stream(ids).places().tolist() == places

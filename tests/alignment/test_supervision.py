@@ -1,5 +1,7 @@
 """What must be trained, from labels and their convention."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -96,3 +98,17 @@ def test_every_source_holds_its_target_in_the_same_segment(batch):
 def test_only_a_named_convention_says_what_is_expected(convention):
     with pytest.raises(ValueError, match=f"labels of text are {convention}: name the convention"):
         expect(torch.tensor([1, 2]), plain_stream([1, 2]), convention)
+
+
+def test_an_offset_counts_the_tokens_of_the_stream_and_not_what_stands_between_them():
+    stream = plain_stream([3, 4, -1, -1, 5, 6])
+    expected = expect(torch.tensor([__, 4, __, __, 5, 6]), stream)
+    assert expected.target.tolist() == [4, __, __, 5, 6, __]
+    assert expected.offset[expected.trained].tolist() == [1, 1, 1]
+    skipped = replace(expected, source=torch.tensor([4, 4, 5, 5, 5, -1]))
+    assert skipped.offset.tolist()[:5] == [2, 1, 3, 2, 1]
+
+
+def test_an_unknown_source_has_no_offset_that_could_be_taken_for_one():
+    unknown = expect(torch.tensor([__, 9]), plain_stream([3, 4]))
+    assert unknown.offset.tolist() == [-1, -2]

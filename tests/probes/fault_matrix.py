@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fault_cases import CORRECT, FAULTS, TITLES, Case
+from as_released import as_released, v2_of
+from fault_cases import CORRECT, FAULTS, TITLES, V2, Case
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -89,13 +90,13 @@ def _make(kind: str) -> nn.Module:
 
         sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
         return LlamaForCausalLM(LlamaConfig(vocab_size=512, num_attention_heads=4, **sizes))
-    from probes.models.higgs import small_model
+    from probes.models import higgs, higgs_v2
 
     if kind != "lora":
-        return small_model()
+        return higgs.small_model() if kind == "higgs" else higgs_v2.small_model(hidden=32, layers=1)
     from peft import LoraConfig, get_peft_model
 
-    return get_peft_model(small_model(), LoraConfig(target_modules=["q_proj", "v_proj"]))
+    return get_peft_model(higgs.small_model(), LoraConfig(target_modules=["q_proj", "v_proj"]))
 
 
 def text_batch(size: int, length: int = 40) -> Batch:
@@ -158,10 +159,16 @@ def batch_of(case: Case, size: int, source: str = "barcoded") -> Batch:
     if case.prepare == "packed":
         return packed_batch(size)
     batch = text_batch(size) if case.model == "llama" else SOURCES[source](size)
-    if not case.prepare:
-        return batch
-    where = case.prepare if ":" in case.prepare else f"{case.file}:{case.prepare}"
-    return load(where)(batch)
+    if case.prepare:
+        where = case.prepare if ":" in case.prepare else f"{case.file}:{case.prepare}"
+        batch = load(where)(batch)
+    return v2_of(batch) if case.model == "higgs_v2" else batch
+
+
+def loss_of(case: Case) -> Any:
+    """The loss of a case, as its model is called."""
+    loss = load(case.loss)
+    return as_released(loss) if case.model == "higgs_v2" and case.file != "higgs_v2" else loss
 
 
 @functools.cache
@@ -169,6 +176,15 @@ def load(where: str) -> Any:
     """A function of a sample trainer, by ``file:function``."""
     file, _, name = where.partition(":")
     return load_loss(f"{FIXTURES / 'trainers' / file}.py:{name}")
+
+
+def missing_model(case: Case) -> str | None:
+    """Why the model of a case is not here; None if it is."""
+    from probes.models import higgs, higgs_v2
+
+    if case.model == "llama":
+        return None
+    return (higgs_v2 if case.model == "higgs_v2" else higgs).why_unavailable()
 
 
 # -- running ----------------------------------------------------------------------------------------
@@ -182,7 +198,7 @@ def run(case: Case, size: int = 2, dtype: torch.dtype = torch.float32, source: s
         batch, findings = collated(case, size, model)
     else:
         batch = batch_of(case, size, source)
-    findings = [*findings, *check_loss(model, batch, load(case.loss), **case.options).findings]
+    findings = [*findings, *check_loss(model, batch, loss_of(case), **case.options).findings]
     said = {
         severity: sorted({short(f) for f in findings if f.severity == severity}) for severity in ("error", "warning")
     }
@@ -210,7 +226,7 @@ def collated(case: Case, size: int, model: Any) -> tuple[Batch, list[Any]]:
 Run = tuple[Case, int, torch.dtype, str]
 
 
-def grid(cases: Iterable[Case] = (*FAULTS, *CORRECT)) -> Iterator[Run]:
+def grid(cases: Iterable[Case] = (*FAULTS, *CORRECT, *V2)) -> Iterator[Run]:
     """Every case at every batch size and once in bfloat16; then on batches of the other sources, in both dtypes."""
     for case in cases:
         for size in case.sizes:
@@ -250,10 +266,13 @@ def main() -> int:
     quick = parser.parse_args().quick
     logging.disable()  # the sample trainers log what they swallow
     console = Console()
-    runs = [one for one in grid() if not quick or one[1:] == (2, torch.float32, "barcoded")]
+    every = [one for one in grid() if not quick or one[1:] == (2, torch.float32, "barcoded")]
+    runs = [one for one in every if not missing_model(one[0])]
     outcomes = [run(*one) for one in track(runs, description="fault matrix", console=console, transient=True)]
     table, good = table_of(outcomes)
     console.print(table)
+    for reason, count in Counter(filter(None, (missing_model(one[0]) for one in every))).items():
+        console.print(f"{count} runs left out: {reason}", highlight=False)
     verdicts = Counter(outcome.verdict for outcome in outcomes)
     console.print(", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()), highlight=False)
     for outcome, (case, size, dtype, source) in zip(outcomes, runs, strict=True):

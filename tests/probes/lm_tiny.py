@@ -7,11 +7,13 @@ import inspect
 import torch
 import transformers
 
-__all__ = ["BATCH", "HIDDEN", "LENGTH", "OLD", "VOCAB", "tiny_model"]
+__all__ = ["BATCH", "HIDDEN", "LENGTH", "OLD", "VERSION", "VOCAB", "tiny_model"]
 
 VOCAB, HIDDEN, BATCH, LENGTH = 96, 32, 2, 24
 BOS, EOS, PAD = 1, 2, 0
-OLD = int(transformers.__version__.split(".")[0]) < 5
+VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+#: Older than configurations that say which parts they have.
+OLD = VERSION < (4, 47)
 
 
 def _each(names, value):
@@ -19,7 +21,7 @@ def _each(names, value):
 
 
 #: Refuse to build more than this many parameters: a size that was not found by its name.
-LARGEST = 8_000_000
+LARGEST = 100_000_000
 
 SIZES = {
     # widths
@@ -66,6 +68,10 @@ SIZES = {
     "eos_token_id": EOS,
     "sep_token_id": EOS,
     "decoder_start_token_id": BOS,
+    **_each("image_token_id image_token_index", 3),
+    **_each("audio_token_id audio_token_index", 4),
+    **_each("video_token_id video_token_index", 5),
+    **_each("vision_start_token_id vision_end_token_id", 6),
     # switches
     "use_cache": False,
     "is_decoder": True,
@@ -73,14 +79,15 @@ SIZES = {
 
 _START = {"decoder_start_token_id": PAD}
 _IDS = {"pad_token_id": PAD, "decoder_start_token_id": BOS}
-_CROSS = {"add_cross_attention": True}
+_CROSS = {"add_cross_attention": True, "is_decoder": True}
 _SECTIONS = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
-_ROPE = {"rope_parameters": _SECTIONS}
-_GLM_ROPE = {"rope_parameters": {**_SECTIONS, "partial_rotary_factor": 1.0}}
+_ROPE_KEY = "rope_scaling" if VERSION < (5,) else "rope_parameters"
+_ROPE = {_ROPE_KEY: _SECTIONS}
+_GLM_ROPE = {_ROPE_KEY: {**_SECTIONS, "partial_rotary_factor": 1.0}, "partial_rotary_factor": 1.0}
 
 #: Further arguments, by configuration class.
 SPECIAL = {
-    "Blip2Config": {"image_token_index": 3, "num_query_tokens": 2},
+    **_each("Blip2Config InstructBlipConfig InstructBlipVideoConfig", {"num_query_tokens": 2}),
     "DbrxConfig": {
         "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8},
         "ffn_config": {"ffn_hidden_size": HIDDEN, "moe_num_experts": 4, "moe_top_k": 2},
@@ -101,33 +108,41 @@ SPECIAL = {
         "window_size": 2,
     },
     "Gemma2Config": {"use_cache": OLD},  # transformers 4.46 fails to log that its cache is off
+    "GraniteMoeHybridConfig": {"layer_types": ["mamba", "attention"]},
+    "Gemma3Config": {"mm_tokens_per_image": 4},
     "GPTNeoConfig": {"attention_types": [[["global", "local"], 1]]},
     "FalconH1Config": {"mamba_d_ssm": 64},
     "Kosmos2Config": {"latent_query_num": 4},
-    "LlavaConfig": {"image_token_index": 3, "image_seq_length": 4},
+    "LlavaConfig": {"image_seq_length": 4},
     "Pix2StructVisionConfig": {"patch_embed_hidden_size": HIDDEN},
     "Step3p7TextConfig": {"sliding_window": 8},
-    "VoxtralConfig": {"audio_token_id": 4},
     "Wav2Vec2Config": {"apply_spec_augment": False},
-    "ZambaConfig": {"num_hidden_layers": 3, "attn_layer_period": 2, "attn_layer_offset": 1},
+    "ZambaConfig": {"num_hidden_layers": 3, "attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
     "Glm4vTextConfig": _GLM_ROPE,
     "Glm4vMoeTextConfig": _GLM_ROPE,
     "Glm46VTextConfig": _GLM_ROPE,
     "GlmOcrTextConfig": _GLM_ROPE,
     "JambaConfig": {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
     "Lfm2MoeConfig": {"layer_types": ["conv", "full_attention"]},
+    "KyutaiSpeechToTextConfig": {"num_codebooks": 2, "codebook_vocab_size": 32, "audio_pad_token_id": 8, "ffn_dim": 64},
+    "Llama4TextConfig": {"intermediate_size_mlp": HIDDEN, "no_rope_layers": [1, 0]},
     "LongT5Config": _START,
     "LongcatFlashConfig": {"qk_head_dim": 16},
     "Mamba2Config": {"num_heads": 8, "n_groups": 2, "chunk_size": 8},
+    "MimiConfig": {"upsample_groups": HIDDEN},
+    "MllamaTextConfig": {_ROPE_KEY: {"rope_type": "default", "rope_theta": 1e4}, "cross_attention_layers": [1]},
+    "MoonshineConfig": {"pad_token_id": PAD},
+    "MoonshineStreamingConfig": {"num_attention_heads": 4, "num_key_value_heads": 4},
     "MoshiConfig": {"ffn_dim": 64, "num_codebooks": 2, "audio_vocab_size": VOCAB},
     "MoshiDepthConfig": {"ffn_dim": 64, "num_codebooks": 2, "input_size": HIDDEN, "audio_vocab_size": VOCAB},
+    **_each("MusicgenDecoderConfig MusicgenMelodyDecoderConfig", {"num_codebooks": 1}),
     "PaddleOCRTextConfig": _ROPE,
     "Pop2PianoConfig": _START,
     **_each("ProphetNetConfig XLMProphetNetConfig", {"ngram": 1}),
-    "Qwen2AudioConfig": {"audio_token_index": 4},
     "Qwen2AudioEncoderConfig": {"max_source_positions": 16},
-    "Qwen2VLTextConfig": _ROPE,
-    "Qwen2_5_VLTextConfig": _ROPE,
+    **_each("Qwen2VLTextConfig Qwen2_5_VLTextConfig Qwen3VLTextConfig Qwen3VLMoeTextConfig", _ROPE),
+    **_each("Qwen2_5OmniTextConfig Qwen3OmniMoeTextConfig", _ROPE),
+    **_each("Qwen2_5OmniThinkerConfig Qwen3OmniMoeThinkerConfig", {"vision_start_token_id": 6}),
     "ReformerConfig": {
         "axial_pos_embds": False,
         "attn_layers": ["local", "local"],
@@ -139,7 +154,9 @@ SPECIAL = {
     "RoCBertConfig": {"pronunciation_vocab_size": 8, "shape_vocab_size": 8, "pronunciation_embed_dim": 8},
     "SwitchTransformersConfig": _START,
     "T5Config": _START,
+    "TransfoXLConfig": {"cutoffs": [32], "d_embed": HIDDEN, "d_inner": HIDDEN, "d_head": 8},
     "UdopConfig": _START,
+    "VipLlavaConfig": {"vision_feature_layers": [-1, -2]},
     "VoxtralEncoderConfig": {"max_source_positions": 16, "intermediate_size": 4 * HIDDEN, "num_mel_bins": 8},
     "WhisperConfig": {"num_mel_bins": 8},
     "XLMConfig": {"causal": True},
@@ -182,12 +199,20 @@ def tiny_config(config_class, **extra):
     return config_class(**{**chosen, **extra})
 
 
+def _size(model_class, config):
+    try:
+        with torch.device("meta"):
+            model = model_class(config)
+    except NotImplementedError:  # it reads a value while it is built
+        model = model_class(config)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def tiny_model(name, **extra):
     """A small random instance of a transformers class, in train mode; the global random state stays."""
     model_class = getattr(transformers, name)
     config = tiny_config(model_class.config_class, **extra)
-    with torch.device("meta"):
-        size = sum(parameter.numel() for parameter in model_class(config).parameters())
+    size = _size(model_class, config)
     if size > LARGEST:
         raise MemoryError(f"{name} would have {size} parameters: a size is missing in SIZES or SPECIAL")
     with torch.random.fork_rng(devices=[]):

@@ -65,14 +65,16 @@ def _rows() -> list[Row]:
         Row("ddp", loss, due=("LA206 all",) if loss == "swallowed" else DUE[loss], quick=loss == "correct", ranks=2)
         for loss in DUE
     ]
-    rows.append(Row("ddp", "copy", ("--on_rank", "1"), ("LA603 all",), ranks=2))
+    rows.append(Row("ddp", "copy", ("--on_rank", "1"), ("LA102 text", "LA603 all"), ranks=2))
     for options in (
         ("--accumulate", "3"),
         ("--amp", "bf16", "--accumulate", "2"),
         ("--amp", "scaler", "--accumulate", "2"),
     ):
         rows += [Row("text_loop", loss, options, DUE[loss]) for loss in DUE]
-    rows.remove(Row("text_loop", "swallowed", ("--amp", "scaler", "--accumulate", "2"), DUE["swallowed"]))  # a scaler refuses
+    rows.remove(
+        Row("text_loop", "swallowed", ("--amp", "scaler", "--accumulate", "2"), DUE["swallowed"])
+    )  # a scaler refuses
     rows += [Row("text_loop", loss, ("--checkpoint", "--workers", "2"), DUE[loss]) for loss in ("correct", "copy")]
     return rows
 

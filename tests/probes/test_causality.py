@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from families import FAMILIES, higgs_batch, higgs_model, parts
 from lm_batches import text_batch
 from lm_tiny import tiny_model
 
@@ -27,7 +28,7 @@ def look(model, batch=None, loss=own_loss):
 
 def look_higgs(model, batch=None, loss=None):
     adapter = adapter_for(model)
-    batch = barcoded_batch(2, length=96) if batch is None else batch
+    batch = higgs_batch(model) if batch is None else batch
     return look(model, batch, loss or default_loss(adapter, "evidence"))
 
 
@@ -130,8 +131,8 @@ def test_the_model_is_afterwards_as_before():
 # -- padding ----------------------------------------------------------------------------------------------
 
 
-def pad(model):
-    batch, adapter = text_batch(), adapter_for(model)
+def pad(model, batch=None):
+    batch, adapter = text_batch() if batch is None else batch, adapter_for(model)
     seen = witness(model, adapter, batch, own_loss)
     told = causality(model, adapter, batch, seen, seed=0)
     return padding_matters(model, adapter, batch, seen.view, told.movement)
@@ -159,7 +160,7 @@ def test_a_mask_that_is_forgotten():
     assert [f.code for f in findings] == ["LA402"]
 
 
-# -- the released Higgs model -----------------------------------------------------------------------------
+# -- the Higgs models -----------------------------------------------------------------------------
 
 
 def lone_sample(model):
@@ -169,34 +170,46 @@ def lone_sample(model):
     return {**batch, **{key: batch[key][:, real].clone() for key in ("input_ids", "attention_mask", "label_ids")}}
 
 
-@pytest.mark.higgs
-def test_higgs_is_causal():
-    told = look_higgs(small_model())
+KINDS = {
+    "higgs": {"inside text", "inside reference audio", "inside target audio", "from text to target audio"},
+    "higgs_v2": {"inside text", "inside audio", "from text to audio", "from audio to text"},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_higgs_is_causal(family):
+    told = look_higgs(higgs_model(family))
     assert told.findings == []
-    what = {cut.what for cut in told.cuts}
-    assert {"inside text", "inside reference audio", "inside target audio", "from text to target audio"} <= what
+    assert KINDS[family] <= {cut.what for cut in told.cuts}
     assert all(cut.leaking == 0 < cut.moved for cut in told.cuts)
 
 
-@pytest.mark.higgs
-def test_higgs_with_a_look_ahead_of_one():
-    model = small_model()
-    model.norm.register_forward_hook(sees_next)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_higgs_with_a_look_ahead_of_one(family):
+    model = higgs_model(family)
+    parts(family, model).norm.register_forward_hook(sees_next)
     assert codes(look_higgs(model)) == [("LA401", "text"), ("LA401", "audio")]
 
 
-@pytest.mark.higgs
-def test_higgs_whose_audio_alone_looks_ahead():
-    model = small_model()
-    model.audio_decoder_proj.audio_lm_head.register_forward_hook(lambda _m, _a, out: out + 0.1 * out.roll(-1, dims=0))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_higgs_whose_audio_alone_looks_ahead(family):
+    model = higgs_model(family)
+    parts(family, model).audio_head.register_forward_hook(lambda _m, _a, out: out + 0.1 * out.roll(-1, dims=-2))
     assert codes(look_higgs(model)) == [("LA401", "audio")]
 
 
-@pytest.mark.higgs
-def test_higgs_with_a_bidirectional_layer():
-    model = small_model()
-    model.layers[1].self_attn.register_forward_pre_hook(sees_everything, with_kwargs=True)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_higgs_with_a_bidirectional_layer(family):
+    model = higgs_model(family)
+    parts(family, model).layers[1].self_attn.register_forward_pre_hook(sees_everything, with_kwargs=True)
     assert ("LA401", "text") in codes(look_higgs(model))
+
+
+@pytest.mark.higgs_v2
+def test_higgs_v2_without_a_text_head_is_causal_by_its_audio():
+    told = look_higgs(higgs_model("higgs_v2", use_text_head=False))
+    assert (told.findings, told.problem) == ([], "")
+    assert all(cut.leaking == 0 < cut.moved for cut in told.cuts)
 
 
 @pytest.mark.higgs
@@ -214,6 +227,17 @@ def test_higgs_trains_the_padding_before_a_lone_sample():
     told = look_higgs(model, batch, loss)
     assert codes(told) == [("LA401", "text")]
     assert "1 of them are padding" in told.findings[0].message
+
+
+@pytest.mark.higgs_v2
+def test_higgs_v2_padding_does_not_matter():
+    model = higgs_model("higgs_v2")
+    assert pad(model, higgs_batch(model)) == ("padding does not matter", [])
+    parts("higgs_v2", model).layers[0].register_forward_pre_hook(
+        lambda _m, args, kwargs: (args, {**kwargs, "attention_mask": None}), with_kwargs=True
+    )
+    _, findings = pad(model, higgs_batch(model))
+    assert [f.code for f in findings] == ["LA402"]
 
 
 @pytest.mark.higgs

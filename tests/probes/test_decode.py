@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from families import FAMILIES, higgs_batch, higgs_model
 from lm_batches import batch_for, text_batch
 from lm_tiny import OLD, tiny_model
 
@@ -82,10 +83,11 @@ def test_a_crash_while_decoding_is_no_pass():
     assert (check.status, check.detail) == ("skip", "decoding raises RuntimeError: planted")
 
 
-@pytest.mark.higgs
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("samples", [1, 2])
-def test_higgs_decodes_text_and_audio_as_it_is_trained(samples):
-    check, findings = decode(small_model(), barcoded_batch(samples, length=128))
+def test_higgs_decodes_text_and_audio_as_it_is_trained(samples, family):
+    model = higgs_model(family)
+    check, findings = decode(model, higgs_batch(model, samples, length=128))
     assert (check.status, findings) == ("pass", [])
     assert "audio rows within" in check.detail
 
@@ -98,3 +100,20 @@ def test_higgs_whose_audio_mask_is_forgotten():
     check, findings = decode(model, barcoded_batch(2, length=128))
     assert check.status == "fail"
     assert ("LA604", "text") in findings or ("LA604", "audio") in findings
+
+
+@pytest.mark.higgs_v2
+def test_higgs_v2_whose_decoded_frames_lose_their_place(monkeypatch):
+    """A frame that stands at position 0 at every step: what a lost position of the cache does."""
+    model = higgs_model("higgs_v2")
+    forward = model.forward
+
+    def misplaced(**kwargs):
+        if "input_ids" not in kwargs:
+            kwargs["position_ids"] = torch.zeros((1, 1), dtype=torch.long)
+        return forward(**kwargs)
+
+    monkeypatch.setattr(model, "forward", misplaced)
+    check, findings = decode(model, higgs_batch(model, 2, length=128))
+    assert check.status == "fail"
+    assert ("LA604", "audio") in findings

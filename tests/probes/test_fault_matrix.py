@@ -2,6 +2,7 @@
 
 import copy
 import re
+import sys
 from dataclasses import replace
 
 import fault_matrix
@@ -15,6 +16,7 @@ from rich.console import Console
 from probes import barcoded_batch, check_loss
 
 FIRST = {id(next(case for case in FAULTS if case.fault == fault)) for fault in TITLES}
+MARKS = {"llama": [], "higgs_v2": [pytest.mark.higgs_v2]}
 #: Correct code that reads rows and weights in ways of its own, beside the plain one.
 OWN_WAYS = ("correct:loss", "prepare", "class_weights", "linear_cross_entropy", "micro_batches", "z_loss")
 
@@ -32,7 +34,7 @@ def params(*, deep):
             stands = id(case) in FIRST and size == 3 and dtype is torch.float32
         if (plain or stands) is not deep:
             name = f"{case}-{source}-{size}-{str(dtype).removeprefix('torch.')}"
-            marks = [] if case.model == "llama" else [pytest.mark.higgs]
+            marks = MARKS.get(case.model, [pytest.mark.higgs])
             out.append(pytest.param(case, size, dtype, source, id=name, marks=marks))
     return out
 
@@ -56,7 +58,7 @@ def test_at_every_size_and_dtype(case, size, dtype, source):
 
 @pytest.mark.deep
 @pytest.mark.higgs
-@pytest.mark.parametrize("case", [c for c in (*FAULTS, *CORRECT) if c.model != "llama"], ids=str)
+@pytest.mark.parametrize("case", [c for c in (*FAULTS, *CORRECT) if c.model not in MARKS], ids=str)
 def test_at_the_length_of_the_seed_document(case):
     outcome = run(case, source="seed document")
     assert outcome.verdict == ("named" if case.fault else "silent"), told(outcome)
@@ -177,11 +179,13 @@ def test_the_verdict(case, errors, warnings, verdict):
 def test_the_command_prints_the_table_and_exits_by_it(monkeypatch):
     console = Console(width=120, record=True)
     monkeypatch.setattr(fault_matrix, "Console", lambda: console)
+    monkeypatch.setattr("sys.argv", ["fault_matrix"])
     packed = next(case for case in FAULTS if case.fault == 20)
     right = next(case for case in CORRECT if case.model == "llama")
     monkeypatch.setattr(
         fault_matrix, "grid", lambda: [(case, 2, torch.float32, "barcoded") for case in (packed, right)]
     )
+    monkeypatch.setattr(sys, "argv", ["fault_matrix.py"])
     assert fault_matrix.main() == 0
     wrong = replace(packed, errors=("LA102 text",))
     monkeypatch.setattr(fault_matrix, "grid", lambda: [(wrong, 2, torch.float32, "barcoded")])

@@ -49,7 +49,6 @@ def fuzz(tmp_path, *options):
     return code, json.loads(path.read_text())
 
 
-@pytest.mark.higgs
 def test_a_correct_loss_has_no_counterexample(tmp_path):
     code, told = fuzz(tmp_path, "--examples", "15")
     assert (code, told["verdict"], told["counterexamples"]) == (0, "pass", [])
@@ -71,7 +70,6 @@ def test_a_fault_is_shrunk_and_its_command_shows_it_again(tmp_path, capsys):
     assert (code, right["counterexamples"]) == (0, [])
 
 
-@pytest.mark.higgs
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -86,7 +84,6 @@ def test_bad_calls(options, message, capsys):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.higgs
 def test_allowed_batches_are_drawn(tmp_path):
     code, _ = fuzz(tmp_path, "--case", "t3a", "--allow", "text-only")
     assert code == 0

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from families import FAMILIES, higgs_batch, higgs_model
 from lm_batches import text_batch
 from lm_tiny import tiny_model
 
@@ -129,13 +130,17 @@ def test_bad_targets_and_a_missing_peft(monkeypatch):
         lora.require_peft()
 
 
-# -- the released Higgs model -----------------------------------------------------------------------------
+# -- the Higgs models -----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def higgs():
-    bare = small_model()
-    return wrapped(bare, HiggsAdapter(), Lora(r=2, dropout=0.1), 0)
+@pytest.fixture(scope="module", params=FAMILIES)
+def higgs(request):
+    bare = higgs_model(request.param)
+    return wrapped(bare, adapter_for(bare), Lora(r=2, dropout=0.1), 0)
+
+
+def default_of(model):
+    return default_loss(adapter_for(model), "evidence")
 
 
 @pytest.mark.higgs
@@ -155,48 +160,55 @@ def test_task_types_that_break_the_released_model():
     assert check_loss(outer, batch, lambda model, batch: past(model.base_model, batch)).verdict == "pass"
 
 
-@pytest.mark.higgs
+@pytest.mark.higgs_v2
+def test_no_task_type_breaks_transformers_own_model():
+    model = higgs_model("higgs_v2")
+    assert broken_task_types(model, adapter_for(model), higgs_batch(model)) == {}
+
+
 def test_higgs_adapters_sit_in_the_attention_and_the_audio_path(higgs):
     adapted = {name.partition(".lora_")[0] for name, _ in higgs.named_parameters() if ".lora_" in name}
-    assert len(adapted) == 11
-    assert any("audio_mlp" in name for name in adapted)
-    loss = default_loss(HiggsAdapter(), "evidence")
-    check, found = judge(higgs, barcoded_batch(2, length=96), loss)
+    audio = {name for name in adapted if "audio_mlp" in name}
+    attention = {name for name in adapted if "self_attn" in name}
+    assert (len(attention), len(audio) % 3) == (8, 0)
+    assert audio
+    assert attention | audio == adapted
+    check, found = judge(higgs, higgs_batch(higgs), default_of(higgs))
     assert (check.status, found) == ("pass", []), check.detail
 
 
-@pytest.mark.higgs
 def test_a_wrapper_that_drops_the_labels(higgs, monkeypatch):
-    forward = type(higgs).forward
+    forward, adapter = type(higgs).forward, adapter_for(higgs)
 
-    def without(self, *args, label_ids=None, **kwargs):
-        return forward(self, *args, **kwargs)
+    def without(self, *args, **kwargs):
+        return forward(self, *args, **{**kwargs, adapter.label_keys[0]: None})
 
     monkeypatch.setattr(type(higgs), "forward", without)
-    loss = default_loss(HiggsAdapter(), "evidence")
-    batch = barcoded_batch(2, length=96)
-    seen = witness(higgs, HiggsAdapter(), batch, loss)
+    batch, loss = higgs_batch(higgs), default_of(higgs)
+    seen = witness(higgs, adapter, batch, loss)
     assert "LA601" in [f.code for f in seen.findings]
-    check, _ = lora_check(higgs, HiggsAdapter(), batch, loss, seen, Options(), None, {})
+    check, _ = lora_check(higgs, adapter, batch, loss, seen, Options(), None, {})
     assert check.status == "fail"
     assert "LA601" in check.detail
 
 
-@pytest.mark.higgs
-def test_adapters_on_both_heads():
-    model = wrapped(small_model(), HiggsAdapter(), Lora(r=2, target=("all-linear",)), 0)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_adapters_on_both_heads(family):
+    bare = higgs_model(family)
+    model = wrapped(bare, adapter_for(bare), Lora(r=2, target=("all-linear",)), 0)
     assert any("audio_lm_head.lora_A" in name for name, _ in model.named_parameters())
-    check, found = judge(model, barcoded_batch(2, length=96), default_loss(HiggsAdapter(), "evidence"))
+    check, found = judge(model, higgs_batch(model), default_of(model))
     assert (check.status, found) == ("pass", []), check.detail
 
 
-@pytest.mark.higgs
 def test_preflight_runs_on_the_wrapped_model(tmp_path):
     path = tmp_path / "report.json"
     options = ("--length", "96", "--lora-r", "16", "--lora-alpha", "32", "--lora-dropout", "0.05")
     assert main(["preflight", *options, "--json", str(path)]) == 0
     report = json.loads(path.read_text())
     status = {check["id"]: check["status"] for check in report["checks"]}
+    expands = "expanded_labels" in report["shapes"]
+    assert status.pop("fallback-path") == ("pass" if expands else "skip")
     assert set(status.values()) == {"pass"}
     assert {"peft", "causality", "decode"} <= set(status)
     assert all(cut["leaking"] == 0 for cut in report["causality"]["cuts"])

@@ -495,3 +495,52 @@ def test_copies_of_a_watched_model_are_its_own():
         with torch.no_grad():
             one.lm_head.weight.zero_()
             assert not one(**batches(1)[0]).logits.any()
+
+
+def test_the_higgs_model_of_transformers_is_read_on_every_stream():
+    from probes.models import higgs_v2
+
+    reason = higgs_v2.why_unavailable()
+    if reason is not None:
+        pytest.skip(reason)
+    from probes.batches import barcoded_samples
+    from probes.batches_v2 import collate_v2
+
+    data = [collate_v2(barcoded_samples(2, length=96, seed=seed)) for seed in range(2)]
+    model = higgs_v2.small_model().train()
+    report, _ = run(lambda model, batch: model(**batch).loss, data, model=model)
+    assert (report.error, codes(report)) == ("", [])
+    assert [report.check(name).status for name in ("pairing-text", "pairing-audio", "coverage")] == ["pass"] * 3
+
+    def copied(model, batch):
+        hidden = model.model(**{key: value for key, value in batch.items() if "labels" not in key}).last_hidden_state
+        return F.cross_entropy(model.text_lm_head(hidden).flatten(0, 1), batch["labels"].flatten())
+
+    report, _ = run(copied, data, model=model)
+    assert codes(report) == ["LA102 error"]
+
+
+@pytest.mark.higgs
+def test_the_released_higgs_model_is_read_on_every_stream():
+    from probes import barcoded_batch
+    from probes.models.higgs import small_model
+
+    def loss(model, batch, text=1, audio=1):
+        out = model(**batch)
+        labels = batch["label_audio_ids"]
+        books = sum(F.cross_entropy(out.audio_logits[:-1, k], labels[k, 1:]) for k in range(8)) / 8
+        if audio == 0:
+            books = F.cross_entropy(out.audio_logits.permute(1, 2, 0), labels)
+        return mean(out.logits, out.expanded_labels, text) + books
+
+    data = [barcoded_batch(2, length=96, seed=seed) for seed in range(2)]
+    report, _ = run(loss, data, model=small_model())
+    assert (report.error, codes(report)) == ("", [])
+    assert [report.check(name).status for name in ("pairing-text", "pairing-audio", "coverage")] == ["pass"] * 3
+    report, _ = run(lambda model, batch: loss(model, batch, audio=0), data, model=small_model())
+    assert [(found.code, found.stream) for found in report.findings] == [("LA102", "audio")]
+    silent = [{key: value for key, value in batch.items() if key != "label_ids"} for batch in data]
+    report, _ = run(
+        lambda model, batch: model(**batch).audio_logits.logsumexp(-1).sum() * 0, silent, model=small_model()
+    )
+    assert codes(report) == ["LA206 error"]

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -10,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from rank_pairs import exchanges, free_port, launched
 
 from probes.errors import CannotRunError, UsageError
 from probes.ranks import MissingRanksError, RankExchange, told_ranks
@@ -17,22 +17,14 @@ from probes.ranks import MissingRanksError, RankExchange, told_ranks
 TORCHRUN = Path(sys.executable).with_name("torchrun")
 
 
-def launched(rank, world, port, **more):
-    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
-    return {name: str(value) for name, value in numbers.items()} | {"MASTER_ADDR": "127.0.0.1"} | more
-
-
 @pytest.fixture
 def port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    return free_port()
 
 
 @pytest.fixture
-def pair(port):
-    """Two ranks of a run that no agent serves: the first one serves the store."""
-    return [RankExchange.from_environment(5, environ=launched(rank, 2, port)) for rank in (0, 1)]
+def pair():
+    return exchanges()
 
 
 def test_payloads_arrive_in_the_order_of_the_ranks_and_the_verdict_on_all(pair):
@@ -54,14 +46,30 @@ def test_rounds_do_not_mix(pair):
     assert [first.gather({"turn": turn})[1]["turn"] for turn in range(3)] == [0, 1, 2]
 
 
+def test_the_first_claim_stands(pair):
+    first, second = pair
+    assert first.claimed("failed") is None
+    assert second.claim("failed", {"rank": 1}) == {"rank": 1}
+    assert first.claim("failed", {"rank": 0}) == {"rank": 1}
+    assert first.claimed("failed") == second.claimed("failed") == {"rank": 1}
+
+
+def test_whoever_waits_can_be_called_away(pair):
+    def watch():
+        raise KeyError("another rank failed")
+
+    with pytest.raises(KeyError):
+        pair[0].wait("nothing", watch=watch)
+
+
 def test_a_payload_of_several_mebibytes_arrives(pair):
     first, second = pair
     second.gather({"text": "x" * (4 << 20)})
     assert len(first.gather({})[1]["text"]) == 4 << 20
 
 
-def test_a_rank_that_hands_in_nothing_is_named_in_time(port):
-    ranks = [RankExchange.from_environment(0.3, environ=launched(rank, 3, port)) for rank in (0, 1)]
+def test_a_rank_that_hands_in_nothing_is_named_in_time():
+    ranks = exchanges(3, timeout=0.3, come=2)
     ranks[1].gather({"rank": 1})
     began = time.monotonic()
     with pytest.raises(MissingRanksError, match=r"rank 2 of 3 handed in nothing within 0\.3 s") as caught:
@@ -71,12 +79,10 @@ def test_a_rank_that_hands_in_nothing_is_named_in_time(port):
     assert caught.value.received == {0: {"rank": 0}, 1: {"rank": 1}}
 
 
-def test_a_first_rank_that_says_nothing_is_named_on_the_others(port):
-    first = RankExchange.from_environment(0.3, environ=launched(0, 2, port))
-    second = RankExchange.from_environment(0.3, environ=launched(1, 2, port))
+def test_a_first_rank_that_says_nothing_is_named_on_the_others():
+    _first, second = exchanges(timeout=0.3)
     with pytest.raises(MissingRanksError, match="rank 0 of 2"):
         second.share()
-    assert first is not None  # it serves the store
 
 
 def test_a_late_rank_is_waited_for(pair):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from families import FAMILIES, higgs_batch, higgs_model
 from fault_matrix import model_for, text_batch
 
 from probes import UsageError, check_loss
@@ -40,6 +41,10 @@ def of_the_step(model, batch, num_items_in_batch=1):
     return summed(model, batch) / num_items_in_batch
 
 
+def deaf_to_the_count(model, batch, num_items_in_batch=1):
+    return token_mean(model, batch)
+
+
 def one_too_many(model, batch):
     return summed(model, batch) / ((batch["labels"] != IGNORE).sum() + 1)
 
@@ -74,6 +79,8 @@ def weighted_of_the_step(model, batch, num_items_in_batch=1):
         (sequence_mean, "sequence-mean", 3, ""),
         (sequence_mean, "token-mean", 1, "a mean of means"),
         (of_the_step, "token-mean", 3, ""),
+        (deaf_to_the_count, "token-mean", 1, ""),
+        (deaf_to_the_count, "token-mean", 3, "num_items_in_batch is given and not divided by"),
         (one_too_many, "token-mean", 1, "add up differently"),
         (weighted_mean, "token-mean", 1, ""),
         (weighted_sum, "sum", 2, ""),
@@ -91,6 +98,18 @@ def test_nothing_is_held_to_what_nobody_declared(loss):
     assert check_loss(model_for("llama"), text_batch(3), loss).findings == []
 
 
+def test_a_count_that_is_dropped_shows_on_micro_batches_of_one_size():
+    """Their weights stay in proportion, and are as many times too large as the step has micro-batches."""
+    batch = {key: value[:1].repeat(3, 1) for key, value in text_batch(3).items()}
+    batch["input_ids"] = batch["input_ids"] + torch.arange(3)[:, None]
+    batch["labels"] = torch.where(batch["labels"] == IGNORE, IGNORE, batch["input_ids"])
+    assert check_loss(model_for("llama"), batch, token_mean, grad_accum=3).findings == []
+    assert check_loss(model_for("llama"), batch, of_the_step, grad_accum=3).findings == []
+    (found,) = check_loss(model_for("llama"), batch, deaf_to_the_count, grad_accum=3).findings
+    assert found.code == "LA302"
+    assert "targets weigh 3 times as much once the step is split" in found.message
+
+
 def test_a_step_counts_the_targets_after_the_shift():
     batch, counts = text_batch(3), set()
     batch["labels"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORE)
@@ -102,6 +121,33 @@ def test_a_step_counts_the_targets_after_the_shift():
     check_loss(model_for("llama"), batch, loss, grad_accum=3)
     assert int((batch["labels"][:, 1:] != IGNORE).sum()) in counts
     assert int((batch["labels"] != IGNORE).sum()) not in counts
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_loss_that_asks_is_told_the_targets_of_every_stream(family):
+    model, told = higgs_model(family, hidden=16, layers=1), []
+    batch = higgs_batch(model)
+
+    def loss(model, batch, num_items, num_items_in_batch):
+        told.append(({name: int(count) for name, count in num_items.items()}, int(num_items_in_batch)))
+        return model(**batch).logits.sum() * 0
+
+    check_loss(model, batch, loss)
+    wanted = {"text": 56, **{f"audio[{k}]": 22 for k in range(8)}}
+    assert told == [(wanted, 56)] * len(told)
+    assert told
+
+
+def test_a_batch_without_text_labels_has_no_count_as_in_the_trainer():
+    batch, told = text_batch(2), []
+    del batch["labels"]
+
+    def loss(model, batch, num_items_in_batch):
+        told.append(num_items_in_batch)
+        return model(**batch).logits.sum() * 0
+
+    check_loss(model_for("llama"), batch, loss)
+    assert set(told) == {None}
 
 
 @pytest.mark.parametrize(

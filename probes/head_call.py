@@ -1,0 +1,69 @@
+"""What a capture keeps: every call of the innermost model, and every call of a head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from alignment.recovery import Reading, read, silent_reading
+
+from .hidden import read_books
+from .models.adapter import Head
+
+__all__ = ["Forward", "HeadCall"]
+
+
+@dataclass
+class Forward:
+    """One call of the innermost model: what it was given, and what it gave."""
+
+    received: dict[str, Any]
+    hidden: Tensor | None = None
+    outputs: Any = None
+
+
+@dataclass
+class HeadCall:
+    """One call of a head: the leaf in its place, the hidden rows it read, and where the loss saw it last.
+
+    ``rows`` are those of the leaf that the head reads, where it stands at the head's input. ``period`` is after how
+    many rows the leaf repeats.
+    """
+
+    head: Head
+    leaf: Tensor
+    inputs: Tensor | None
+    forward: int
+    later: Tensor | None = None
+    finite: bool = True
+    rows: Tensor | None = None
+    period: int | None = None
+
+    @property
+    def count(self) -> int:
+        """How many rows of logits the head gave, or would have given."""
+        if self.rows is not None:
+            return len(self.rows)
+        return self.leaf.numel() // (self.head.books * self.head.vocabulary(self.leaf.shape[-1]))
+
+    def read(self, grads: Mapping[int, Tensor | None]) -> Reading:
+        """Rows of this call, codebooks interleaved as in the head's last dimension."""
+        if self.rows is not None:
+            return self._read_hidden(grads.get(id(self.leaf)), self.rows)
+        seen = self.leaf
+        if self.later is not None and grads.get(id(self.later)) is not None:
+            seen = self.later
+        grad = grads.get(id(seen))
+        width, vocab = seen.shape[-1], self.head.vocabulary(seen.shape[-1])
+        shape = (seen.numel() // max(vocab, 1), vocab)
+        period = None if self.period is None or seen is not self.leaf else self.period * (width // max(vocab, 1))
+        return read(None if grad is None else grad.reshape(shape), seen.detach().reshape(shape), period=period)
+
+    def _read_hidden(self, grad: Tensor | None, at: Tensor) -> Reading:
+        width = self.leaf.shape[-1]
+        if grad is None:
+            return silent_reading(len(at) * self.head.books, self.leaf.device)
+        return read_books(grad.reshape(-1, width)[at], self.leaf.detach().reshape(-1, width)[at], self.head)

@@ -1,0 +1,238 @@
+"""Audio models with one stream per codebook: what ``check_loss`` asks of them, but for what differs by family.
+
+Codes, labels and masks are brought to (B, T, K), so that every codebook has the rows of the sequence, text beside
+them or not. The checks of a whole model (preflight) make no batch for these: only a loss is watched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from alignment import IGNORE_INDEX, InputError, Stream, text_stream
+from alignment.streams import NO_TOKEN
+
+from ..errors import UsageError
+from .adapter import Batch, View, find_instance
+from .renaming import labels_follow, one_sample
+
+__all__ = ["CodebookAdapter", "audio_segments", "by_codebook", "filling", "masked"]
+
+
+class CodebookAdapter:
+    """What the families share; ``codes`` and ``targets`` are theirs."""
+
+    name = ""
+    #: Classes of transformers, the outermost first.
+    classes: tuple[str, ...] = ()
+    label_keys: tuple[str, ...] = ("labels",)
+    id_keys: tuple[str, ...] = ("input_ids",)
+    special_ids: Mapping[str, int] = MappingProxyType({})
+    #: Keys of the batch that hold (B * K, T): one sample is K of their rows.
+    flat_keys: tuple[str, ...] = ()
+
+    @classmethod
+    def fits(cls, model: nn.Module) -> bool:
+        """Whether ``model`` is, or wraps, one of the classes."""
+        return any(find_instance(model, name, "transformers") is not None for name in cls.classes)
+
+    def inner(self, model: nn.Module) -> Any:
+        """The outermost model of the classes, below any wrapper."""
+        for name in self.classes:
+            inner = find_instance(model, name, "transformers")
+            if inner is not None:
+                return inner
+        raise InputError(f"{type(model).__name__} holds no {' or '.join(self.classes)}")
+
+    # -- by family -------------------------------------------------------------------------------
+
+    def codes(self, inner: Any, batch: Mapping[str, Any]) -> Tensor:
+        """(B, T, K) int64: the code of each codebook that every position has read; ``NO_TOKEN`` where none."""
+        raise NotImplementedError
+
+    def targets(self, inner: Any, batch: Mapping[str, Any], codes: Tensor) -> Tensor | None:
+        """(B, T, K) int64: the labels as the batch hands them, -100 where none; None without labels."""
+        raise NotImplementedError
+
+    def vocabulary(self, inner: Any) -> int:
+        """How many codes a head scores."""
+        raise NotImplementedError
+
+    def fillers(self, inner: Any) -> tuple[int, ...]:
+        """Codes that begin or fill a stream and are never a target."""
+        return ()
+
+    def ends(self, inner: Any) -> tuple[int, ...]:
+        """Codes that end a stream."""
+        return ()
+
+    def mask(self, inner: Any, batch: Mapping[str, Any]) -> Tensor | None:
+        """(B, T): zero at padding."""
+        return batch.get("decoder_attention_mask")
+
+    def segments(self, inner: Any, batch: Mapping[str, Any], rows: Stream) -> Tensor:
+        """(R,) int64: which rows follow each other."""
+        return rows.segment
+
+    def text(self, inner: Any, batch: Mapping[str, Any]) -> tuple[Stream, Tensor | None] | None:
+        """The text stream and its labels, where the model has a text head."""
+        return None
+
+    # -- the batch -------------------------------------------------------------------------------
+
+    def view(self, model: nn.Module, batch: Mapping[str, Any]) -> View:
+        """The text stream, where there is one, and one stream per codebook over the same rows.
+
+        Raises:
+            InputError: a batch without ids, or of shapes that do not fit each other.
+        """
+        inner = self.inner(model)
+        codes = self.codes(inner, batch)
+        text = self.text(inner, batch)
+        labels = self.targets(inner, batch, codes)
+        if labels is not None and labels.shape != codes.shape:
+            raise InputError(
+                f"labels are {tuple(labels.shape)} as (samples, frames, codebooks), codes {tuple(codes.shape)}: "
+                "they must agree"
+            )
+        books = self._books(inner, batch, codes)
+        wanted = [None] * len(books) if labels is None else list(labels.reshape(-1, len(books)).T.contiguous())
+        if text is None:
+            return View(books, tuple(wanted), (None,) * len(books))
+        return View((text[0], *books), (text[1], *wanted), (None,) * (1 + len(books)))
+
+    def _books(self, inner: Any, batch: Mapping[str, Any], codes: Tensor) -> tuple[Stream, ...]:
+        mask, vocab = self.mask(inner, batch), self.vocabulary(inner)
+        if mask is not None and mask.shape != codes.shape[:2]:
+            mask = None  # of another sequence: the encoder's, or one with the encoder's in front
+        streams = []
+        for number, book in enumerate(codes.unbind(-1)):
+            rows = text_stream(book, vocab, mask=mask, placeholders=self.fillers(inner), end_ids=self.ends(inner))
+            segment = self.segments(inner, batch, rows)
+            streams.append(
+                Stream(
+                    f"audio[{number}]",
+                    rows.ids,
+                    segment,
+                    rows.sample,
+                    rows.row,
+                    vocab,
+                    rows.filler | _again(rows.ids, segment, rows.end_ids),
+                    rows.end_ids,
+                )
+            )
+        return tuple(streams)
+
+    def usable_ids(self, model: nn.Module, view: View) -> Tensor:
+        """Ids that every head may see as an ordinary code."""
+        inner = self.inner(model)
+        free = torch.ones(min(stream.vocab for stream in view.streams), dtype=torch.bool)
+        free[[code for code in (*self.fillers(inner), *self.ends(inner)) if 0 <= code < len(free)]] = False
+        return torch.nonzero(free).reshape(-1)
+
+    def relabel(self, model: nn.Module, batch: Batch, view: View, ids: Sequence[Tensor], foreign: int) -> Batch:
+        """The same batch with other codes, labels following."""
+        books = [n for n, stream in enumerate(view.streams) if stream.is_audio]
+        shape = (int(view.streams[0].sample.max()) + 1, -1, len(books))
+        fixed = torch.tensor([NO_TOKEN, *self.fillers(self.inner(model))])
+        fresh, renamed = [], []
+        for number in books:
+            stream = view.streams[number]
+            held = (stream.segment < 0) | torch.isin(stream.ids, fixed.to(stream.ids))
+            fresh.append(torch.where(held, stream.ids, ids[number].to(stream.ids)))
+            labels = view.labels[number]
+            if labels is not None:
+                renamed.append(labels_follow(labels, stream, fresh[-1], foreign))
+        codes = torch.stack(fresh, dim=-1).reshape(shape)
+        labels = torch.stack(renamed, dim=-1).reshape(shape) if renamed else None
+        return self.rewritten(self.inner(model), batch, codes, labels)
+
+    def rewritten(self, inner: Any, batch: Batch, codes: Tensor, labels: Tensor | None) -> Batch:
+        """The batch with these codes and labels (B, T, K) in place of its own."""
+        raise NotImplementedError
+
+    def without_labels(self, model: nn.Module, batch: Batch) -> Batch:
+        """The batch without labels."""
+        return {key: value for key, value in batch.items() if key not in self.label_keys}
+
+    def split(self, model: nn.Module, batch: Batch) -> list[Batch]:
+        """One batch per sample."""
+        codes = self.codes(self.inner(model), batch)
+        size, _, books = codes.shape
+        return [
+            {
+                key: value[index * books : (index + 1) * books]
+                if key in self.flat_keys and isinstance(value, Tensor) and len(value) == size * books
+                else one_sample(value, index, size)
+                for key, value in batch.items()
+            }
+            for index in range(size)
+        ]
+
+    def check_batch(self, model: nn.Module, batch: Mapping[str, Any]) -> None:
+        """Refuse codes of another shape or number of codebooks, as the view does.
+
+        Raises:
+            InputError: codes that the streams cannot be made of.
+        """
+        self.view(model, batch)
+
+    def refuse(self) -> NoReturn:
+        """No batch is made for these models.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(
+            f"no batch is made for {self.name}: watch its loss on a batch of your own with "
+            "probes.check_loss(model, batch, loss)"
+        )
+
+
+def by_codebook(codes: Tensor, books: int, name: str) -> Tensor:
+    """(B, T, K) of codes that are given as (B * K, T) or as (B, K, T).
+
+    Raises:
+        InputError: another shape.
+    """
+    if codes.dim() == 2 and codes.shape[0] % books == 0:
+        return codes.reshape(-1, books, codes.shape[1]).transpose(1, 2)
+    if codes.dim() == 3 and codes.shape[1] == books:
+        return codes.transpose(1, 2)
+    raise InputError(f"{name} have shape {tuple(codes.shape)}: they must be ({books} * samples, frames)")
+
+
+def audio_segments(text: Stream, frame: Tensor, begins: int) -> Tensor:
+    """(R,) int64: rows up to the end of one audio, then up to the end of the next; -1 at padding.
+
+    The row before an audio belongs to it: it predicts the first frame. ``frame`` (R,) says where frames stand,
+    ``begins`` is the placeholder that audios begin with; their last frames have another one.
+    """
+    ids, ends = text.ids, frame.clone()
+    ends[:-1] &= ~(frame[1:] & (text.segment[1:] == text.segment[:-1])) | (
+        (ids[1:] == begins) & (ids[:-1] != begins)  # one audio right behind another
+    )
+    before = ends.long().cumsum(0) - ends.long()
+    both = torch.unique(torch.stack([text.segment, before]), dim=1, return_inverse=True)[1]
+    return both.masked_fill(text.segment < 0, -1)
+
+
+def filling(book: Tensor, segment: Tensor, bos: int, eos: int) -> Tensor:
+    """(R,) bool: the stream's bos and, after its first one in an audio, its eos: filling of the delay pattern."""
+    return (book == bos) | _again(book, segment, (eos,))
+
+
+def _again(book: Tensor, segment: Tensor, ends: Sequence[int]) -> Tensor:
+    """(R,) bool: an end code right behind itself."""
+    again = torch.zeros_like(book, dtype=torch.bool)
+    again[1:] = (book[1:] == book[:-1]) & (segment[1:] == segment[:-1])
+    return again & torch.isin(book, torch.tensor(ends, dtype=book.dtype, device=book.device))
+
+
+def masked(labels: Tensor, fillers: Sequence[int]) -> Tensor:
+    """Labels without those that the model's loss leaves out itself."""
+    return labels.masked_fill(torch.isin(labels, torch.tensor(fillers).to(labels)), IGNORE_INDEX)

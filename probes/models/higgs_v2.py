@@ -1,0 +1,297 @@
+"""transformers' own Higgs Audio v2 (``HiggsAudioV2ForConditionalGeneration``, 5.x): heads, streams, loading.
+
+Every audio frame stands at a position of its own, so text and audio have the same rows: all positions of the
+batch. The model computes its loss itself: it lays the labels of the frames over the positions and shifts them as
+it shifts those of the text (modeling_higgs_audio_v2.py, lines 739 to 759 of transformers 5.23.0).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alignment import IGNORE_INDEX, DualLoss, InputError, Stream, text_stream
+from alignment.loss import codebook_loss, text_loss
+from alignment.pairing import Policy
+from alignment.streams import NO_TOKEN
+
+from ..errors import CannotRunError
+from .adapter import Batch, Head, View, find_instance
+from .codebooks import audio_segments, filling
+from .higgs import END_OF_TURN, FIRST_SPECIAL, SPECIAL_IDS
+from .higgs_batch import check_v2_batch
+from .higgs_v2_runs import HiggsAudioV2Runs
+from .reading import document_numbers, padding_mask
+from .renaming import labels_follow, one_sample
+
+__all__ = ["SPECIAL_IDS_V2", "HiggsAudioV2Adapter", "load", "small_model", "why_unavailable"]
+
+CLASS = "HiggsAudioV2ForConditionalGeneration"
+#: As the published tokenizer names them; frames that the delay pattern appends have a placeholder of their own.
+SPECIAL_IDS_V2 = {
+    **{name: index for name, index in SPECIAL_IDS.items() if name != "<|recipient|>"},
+    "<|reserved_special_token_6|>": 128014,
+}
+INSTALL = "pip install 'transformers>=5.23'"
+HEADLESS = "the model has no text head (use_text_head=False): text labels train nothing"
+
+
+def why_unavailable() -> str | None:
+    """Why the model cannot be used here, with the line that installs it; None if it can."""
+    if importlib.util.find_spec("transformers.models.higgs_audio_v2") is None:
+        return f"this transformers has no {CLASS}: {INSTALL}"
+    return None
+
+
+def small_model(*, seed: int = 0, hidden: int = 64, layers: int = 2, use_text_head: bool = True) -> nn.Module:
+    """A small randomly initialised instance with the true vocabulary, special ids and codebooks, in train mode.
+
+    Raises:
+        CannotRunError: this transformers does not have the model.
+    """
+    package = _require()
+    config = package.HiggsAudioV2Config(
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=hidden // 4,
+        max_position_embeddings=4096,
+        codebook_size=1026,  # as the published checkpoint: 1024 codes, bos and eos
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return package.HiggsAudioV2ForConditionalGeneration(config, use_text_head=use_text_head).train()
+
+
+def load(path: str | Path, dtype: torch.dtype | None = None) -> nn.Module:
+    """Load a checkpoint, with its text head where it holds one: safetensors only, no remote code.
+
+    Raises:
+        CannotRunError: this transformers does not have the model.
+        OSError: no such checkpoint, or it has no safetensors.
+    """
+    family = _require().HiggsAudioV2ForConditionalGeneration
+    wanted: dict[str, Any] = {"use_safetensors": True, "dtype": "auto" if dtype is None else dtype}
+    model, told = family.from_pretrained(str(path), use_text_head=True, output_loading_info=True, **wanted)
+    if any(name.startswith("text_lm_head") for name in told["missing_keys"]):
+        model = family.from_pretrained(str(path), use_text_head=False, **wanted)
+    return model.train()
+
+
+def _require() -> Any:
+    reason = why_unavailable()
+    if reason is not None:
+        raise CannotRunError(reason)
+    return importlib.import_module("transformers")
+
+
+class HiggsAudioV2Adapter(HiggsAudioV2Runs):
+    """A text head (where there is one) and an audio head, both over all positions.
+
+    Codebook k's row at a position has read the code of the frame that stands there, if one does. A segment of an
+    audio stream reaches from the end of one audio to the end of the next: the row before the first frame belongs
+    to it, as it is that row which predicts the frame.
+    """
+
+    name = f"transformers.{CLASS}"
+    label_keys = ("labels", "audio_labels", "shift_labels")
+    special_ids: Mapping[str, int] = SPECIAL_IDS_V2
+
+    @staticmethod
+    def fits(model: nn.Module) -> bool:
+        """Whether ``model`` is, or wraps, transformers' own Higgs v2."""
+        return find_instance(model, CLASS, "transformers") is not None
+
+    def inner(self, model: nn.Module) -> Any:
+        """The ``HiggsAudioV2ForConditionalGeneration`` below any wrapper."""
+        inner = find_instance(model, CLASS, "transformers")
+        if inner is None:
+            raise InputError(f"{type(model).__name__} holds no {CLASS}")
+        return inner
+
+    def body(self, model: nn.Module) -> nn.Module | None:
+        """The base model: both heads read its output."""
+        return self.inner(model).model
+
+    def heads(self, model: nn.Module, view: View) -> tuple[Head, ...]:
+        """The heads that exist, LoRA-wrapped or not."""
+        inner = self.inner(model)
+        books = tuple(range(1, len(view.streams)))
+        heads = [Head("text", inner.text_lm_head, (0,))] if inner.text_lm_head is not None else []
+        return (*heads, Head("audio", inner.audio_lm_head, books)) if books else tuple(heads)
+
+    def outputs(self, model: nn.Module, kwargs: Mapping[str, Any]) -> Any:
+        """A forward with the logits of both heads: the model hands back those of its audio head alone."""
+        inner, seen = self.inner(model), []
+        handle = inner.model.register_forward_hook(lambda _m, _a, out: seen.append(out))
+        try:
+            out = model(**kwargs)
+        finally:
+            handle.remove()
+        config, hidden = inner.config, seen[-1].last_hidden_state
+        return SimpleNamespace(
+            loss=out.loss,
+            logits=None if inner.text_lm_head is None else inner.text_lm_head(hidden),  # (B, T, V)
+            audio_logits=out.logits.reshape(-1, config.num_codebooks, config.codebook_size),  # (B * T, K, C)
+            past_key_values=out.past_key_values,
+        )
+
+    # -- the batch -------------------------------------------------------------------------------
+
+    def check_batch(self, model: nn.Module, batch: Mapping[str, Any]) -> None:
+        """Refuse a batch whose vocabulary, codebooks, special ids or delay pattern are not the checkpoint's."""
+        valid = None if batch.get("audio_input_ids") is None else _valid(batch, "audio_input_ids")
+        check_v2_batch(self.inner(model).config, batch, valid)
+
+    def view(self, model: nn.Module, batch: Mapping[str, Any]) -> View:
+        """The text stream over all positions, and one stream per codebook over the same rows.
+
+        Raises:
+            InputError: no ids, or frames and placeholders that do not fit each other.
+        """
+        inner = self.inner(model)
+        ids = batch.get("input_ids")
+        if not isinstance(ids, Tensor) or ids.dim() != 2:
+            raise InputError(f"the batch has no input_ids of shape (B, T): it has {', '.join(batch) or 'nothing'}")
+        text = text_stream(
+            ids,
+            inner.config.vocab_size,
+            mask=padding_mask(batch.get("attention_mask"), ids),
+            documents=document_numbers(batch, ids),
+            placeholders=self._placeholders(inner),
+            end_ids=END_OF_TURN,
+        )
+        labels = next((batch[key] for key in ("labels", "shift_labels") if batch.get(key) is not None), None)
+        if labels is not None and labels.shape != ids.shape:
+            raise InputError(f"labels have shape {tuple(labels.shape)}, ids {tuple(ids.shape)}: they must agree")
+        heard = inner.text_lm_head is not None
+        notes = () if heard or labels is None else (HEADLESS,)
+        books = self._books(inner, text, batch)
+        return View(
+            (text, *books),
+            (labels.reshape(-1) if labels is not None and heard else None, *self._audio_labels(books, text, batch)),
+            (None,) * (1 + len(books)),
+            notes,
+        )
+
+    @staticmethod
+    def _placeholders(inner: Any) -> tuple[int, int]:
+        return (inner.config.audio_token_id, inner.config.audio_delay_token_id)
+
+    def _books(self, inner: Any, text: Stream, batch: Mapping[str, Any]) -> tuple[Stream, ...]:
+        """One stream per codebook, with the codes of every frame where it stands."""
+        if batch.get("audio_input_ids") is None:
+            return ()
+        config = inner.config
+        codes = _laid_out(batch, "audio_input_ids", text, NO_TOKEN)  # (R, K)
+        segment = audio_segments(text, text.filler, config.audio_token_id)
+        return tuple(
+            Stream(
+                f"audio[{number}]",
+                book,
+                segment,
+                text.sample,
+                text.row,
+                config.codebook_size,
+                filling(book, segment, config.audio_stream_bos_id, config.audio_stream_eos_id),
+                (config.audio_stream_eos_id,),
+            )
+            for number, book in enumerate(codes.T.contiguous())
+        )
+
+    @staticmethod
+    def _audio_labels(books: Sequence[Stream], text: Stream, batch: Mapping[str, Any]) -> tuple[Tensor | None, ...]:
+        if not books or batch.get("audio_labels") is None:
+            return (None,) * len(books)
+        return tuple(_laid_out(batch, "audio_labels", text, IGNORE_INDEX).T.contiguous())
+
+    def dual(self, model: nn.Module, outputs: Any, batch: Batch, policy: Policy) -> DualLoss:
+        """The engine's own loss: text and audio, each a mean over its targets, paired by evidence."""
+        view = self.view(model, batch)
+        audio_logits, decisions = outputs.audio_logits, [None, None]
+        text = audio = audio_logits[:0].float().sum()
+        if view.labels[0] is not None:
+            text, decisions[0] = text_loss(outputs.logits, view.labels[0], view.streams[0], policy)
+        if len(view.streams) > 1 and view.labels[1] is not None:
+            labels = torch.stack(list(view.labels[1:]))  # (K, R)
+            audio, decisions[1] = codebook_loss(audio_logits, labels, view.streams[1:], policy)
+        return DualLoss(text, audio, text + audio, *decisions)
+
+    def usable_ids(self, model: nn.Module, view: View) -> Tensor:
+        """Ordinary ids of both heads: text ids below the reserved ones, codes below bos and eos."""
+        config = self.inner(model).config
+        limit = min(FIRST_SPECIAL, config.vocab_size)
+        if len(view.streams) > 1:
+            limit = min(limit, config.audio_stream_bos_id, config.audio_stream_eos_id)
+        return torch.arange(limit)
+
+    def relabel(self, model: nn.Module, batch: Batch, view: View, ids: Sequence[Tensor], foreign: int) -> Batch:
+        """The same batch with ``ids`` at every ordinary position and frame; placeholders and padding stay."""
+        text = view.streams[0]
+        shape = batch["input_ids"].shape
+        fresh = torch.where(text.filler | (text.segment < 0), text.ids, ids[0].to(text.ids))
+        out = dict(batch, input_ids=fresh.reshape(shape).to(batch["input_ids"]))
+        for key in ("labels", "shift_labels"):
+            if batch.get(key) is not None:
+                renamed = labels_follow(batch[key].reshape(-1).long(), text, fresh, foreign)
+                out[key] = renamed.reshape(shape).to(batch[key])
+        if len(view.streams) == 1:
+            return out
+        codes = torch.stack([code.to(text.ids) for code in ids[1:]], dim=1)  # (R, K)
+        out["audio_input_ids"] = _taken_in(batch, "audio_input_ids", text, codes)
+        if batch.get("audio_labels") is not None:
+            pairs = zip(view.streams[1:], _laid_out(batch, "audio_labels", text, IGNORE_INDEX).T, codes.T, strict=True)
+            renamed = torch.stack([labels_follow(labels, book, code, foreign) for book, labels, code in pairs], dim=1)
+            out["audio_labels"] = _taken_in(batch, "audio_labels", text, renamed)
+        return out
+
+    def without_labels(self, model: nn.Module, batch: Batch) -> Batch:
+        """The batch without any labels."""
+        return {key: value for key, value in batch.items() if key not in self.label_keys}
+
+    def split(self, model: nn.Module, batch: Batch) -> list[Batch]:
+        """One batch per sample, its frames with it."""
+        size = batch["input_ids"].shape[0]
+        return [{key: one_sample(value, index, size) for key, value in batch.items()} for index in range(size)]
+
+
+def _valid(batch: Mapping[str, Any], key: str) -> Tensor:
+    """(B, F) bool: the frames of ``key`` that are no padding."""
+    frames, mask = batch[key], batch.get("audio_input_ids_mask")
+    if frames.dim() != 3 or (mask is not None and mask.shape != frames.shape[:2]):
+        beside = "" if mask is None else f", audio_input_ids_mask {tuple(mask.shape)}"
+        raise InputError(f"{key} has shape {tuple(frames.shape)}{beside}: they must be (B, F, K) and (B, F)")
+    return torch.ones_like(frames[..., 0], dtype=torch.bool) if mask is None else mask.bool()
+
+
+def _laid_out(batch: Mapping[str, Any], key: str, text: Stream, fill: int) -> Tensor:
+    """(R, K) int64: what ``key`` (B, F, K) holds of each frame, at the position where the frame stands.
+
+    Raises:
+        InputError: more or fewer frames than placeholders.
+    """
+    valid, frame = _valid(batch, key), text.filler
+    if int(valid.sum()) != int(frame.sum()):
+        raise InputError(
+            f"{key} has {int(valid.sum())} frames for {int(frame.sum())} audio placeholders in input_ids: "
+            "the processor writes one placeholder per frame"
+        )
+    out = text.ids.new_full((len(text), batch[key].shape[-1]), fill)
+    out[frame] = batch[key][valid].to(out)
+    return out
+
+
+def _taken_in(batch: Mapping[str, Any], key: str, text: Stream, rows: Tensor) -> Tensor:
+    """``key`` (B, F, K) with its valid frames replaced by the rows (R, K) of their positions."""
+    out = batch[key].clone()
+    out[_valid(batch, key)] = rows[text.filler].to(out)
+    return out

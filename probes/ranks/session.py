@@ -1,0 +1,263 @@
+"""A run of several ranks: they start together, hear of each other's failures, and end with one exit code.
+
+A rank that fails claims the failure of the run; the others stop at their next step. Rank 0 tells it. Where the
+launcher stops the ranks because one of them ended, rank 0 tells which one has left nothing behind.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ..errors import CannotRunError, UsageError, ending
+from .exchange import MissingRanksError, RankExchange, told_ranks
+from .launcher import deaf, leave_reason, stoppable
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["RunOverError", "Session", "together"]
+
+#: Seconds that a failure has to reach rank 0.
+GRACE = 10.0
+#: Seconds that a rank has to answer once the launcher stops all of them; it kills them after 30.
+ANSWER = 5.0
+#: Seconds to see which ranks fail for the same reason.
+TOGETHER = 1.0
+#: What ranks leave for each other: marks of every rank; and of all the first failure, stop and exception of a loss.
+READY, REPORTS, OVER, VERDICT = "ready", "reports", "over", "verdict"
+FAILED, STOPPED, RAISED = "failed", "stopped", "raised"
+
+#: What stands in the exceptions of collectives.
+COLLECTIVES = ("gloo", "nccl", "c10d")
+
+
+class RunOverError(BaseException):
+    """The run is over, whatever this rank was doing. No code under test may take it for an error of its own."""
+
+
+class Session:
+    """One rank's part in the run.
+
+    Attributes:
+        exchange: with the other ranks.
+        stopped: whether the launcher has told this rank to stop.
+        cause: what this rank failed for by itself; empty if it has not.
+    """
+
+    def __init__(self, exchange: RankExchange) -> None:
+        self.exchange = exchange
+        self.stopped = False
+        self.cause = ""
+        self._own_group = False
+
+    def watch(self) -> None:
+        """Stop here if another rank has failed or was stopped.
+
+        Raises:
+            RunOverError: it has.
+        """
+        if self.stopped or self.exchange.claimed(FAILED) or self.exchange.claimed(STOPPED):
+            raise RunOverError
+
+    def stop(self) -> NoReturn:
+        """End this rank's work, as the launcher demands.
+
+        Raises:
+            RunOverError: always.
+        """
+        self.stopped = True
+        raise RunOverError
+
+    def wait(self, name: str, what: str) -> None:
+        """Wait until every rank has left something under a name; ``what`` is said of ranks that do not.
+
+        Raises:
+            RunOverError: another rank has failed, or does not come: the run's failure is claimed then.
+        """
+        try:
+            self.exchange.wait(name, watch=self.watch)
+        except MissingRanksError as error:
+            self.fail(error, f"{told_ranks(error.missing)} did not {what} within {self.exchange.timeout:g} s")
+
+    def fail(self, error: BaseException, told: str = "") -> NoReturn:
+        """End the run because of ``error``, unless another rank has already; ``told`` is said instead of it.
+
+        Raises:
+            RunOverError: always.
+        """
+        message, code = ending(error)
+        if told:
+            message = f"{told}: ended or hangs"
+        else:
+            self.cause = message
+        before = self.exchange.claimed(RAISED)
+        if before and before["message"] not in message:  # others may have waited for a collective that never came
+            message += f"; before that the loss of rank {before['by']} raised {before['message']}"
+        failure = {"by": self.exchange.rank, "own": not told, "message": message, "exit_code": code}
+        self.exchange.claim(FAILED, failure)
+        raise RunOverError from error
+
+    def raised(self, error: Exception) -> None:
+        """Remember the first exception of the loss: what other ranks say later may only follow from it.
+
+        That of a collective is none: it follows from another rank itself.
+        """
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        if not any(word in message.lower() for word in COLLECTIVES):
+            self.exchange.claim(RAISED, {"by": self.exchange.rank, "message": message})
+
+    def begin(self, device: torch.device) -> None:
+        """Wait until every rank has its model and batch, then join them in a process group.
+
+        A group that the user's code has made already is left as it is.
+
+        Raises:
+            RunOverError: another rank could not come so far.
+            CannotRunError: the group cannot be made.
+        """
+        import torch
+        import torch.distributed as dist
+
+        exchange = self.exchange
+        exchange.put(READY, {})
+        self.wait(READY, "load its model and batch")
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        if dist.is_initialized():
+            return
+        try:
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+                store=dist.PrefixStore("group", exchange.store),
+                rank=exchange.rank,
+                world_size=exchange.world,
+                timeout=timedelta(seconds=exchange.timeout),
+            )
+        except (RuntimeError, ValueError) as error:
+            raise CannotRunError(f"the ranks cannot be joined in a process group: {error}") from error
+        self._own_group = True
+
+    def end(self) -> None:
+        """Leave the process group that ``begin`` made."""
+        import torch.distributed as dist
+
+        if self._own_group and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def together(exchange: RankExchange, work: Callable[[Session], int], *, verbose: bool = False) -> int:
+    """Do ``work`` on every rank; the exit code of rank 0 is that of all.
+
+    ``work`` returns an exit code on rank 0, where it shows and writes; elsewhere what it returns is not looked at.
+
+    Raises:
+        UsageError: on rank 0, a rank's bad usage or input, with its number.
+        CannotRunError: on rank 0, whatever else ended the run.
+    """
+    session = Session(exchange)
+    with stoppable(session.stop):
+        try:
+            return _done(session, work, verbose=verbose)
+        except RunOverError:
+            return _over(session)
+        except CannotRunError as error:
+            return _alone(session, error)
+
+
+def _done(session: Session, work: Callable[[Session], int], *, verbose: bool) -> int:
+    try:
+        code = _agreed(session, work(session))
+        session.end()
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever ends a rank ends the run
+        if verbose:
+            traceback.print_exception(error, file=sys.stderr)
+        session.fail(error)
+    return code
+
+
+def _agreed(session: Session, code: int) -> int:
+    """The exit code of rank 0, on every rank."""
+    exchange = session.exchange
+    if exchange.rank == 0:
+        leave_reason(code, "findings or failed checks: the report of rank 0 tells them")
+        deaf()
+        exchange.put(VERDICT, {"exit_code": code})
+        exchange.linger(VERDICT)
+        return code
+    try:
+        # rank 0 may have been slower by one time limit, and wait for another rank for one more
+        patience = 2 * exchange.timeout + GRACE
+        (verdict,) = exchange.collect(VERDICT, ranks=[0], timeout=patience, watch=session.watch)
+    except MissingRanksError as error:
+        session.fail(error, "rank 0 made no report")
+    deaf()
+    leave_reason(verdict["exit_code"], "findings or failed checks: the report of rank 0 tells them")
+    exchange.put(f"{VERDICT}/heard", {})
+    return verdict["exit_code"]
+
+
+def _over(session: Session) -> int:
+    """End a run that failed: rank 0 tells it; where rank 0 is silent, the rank that claimed the failure does."""
+    exchange = session.exchange
+    deaf()
+    try:
+        exchange.put(OVER, {"cause": session.cause})
+        if session.stopped:
+            exchange.claim(STOPPED, {"by": exchange.rank})
+        failure = exchange.claimed(FAILED) or _who_ended(session)
+        told, code = _told(exchange, failure), failure["exit_code"]
+    except CannotRunError as error:
+        return _alone(session, error)
+    leave_reason(code, told)
+    if exchange.rank == 0:
+        exchange.put(VERDICT, {"exit_code": code})
+        exchange.linger(VERDICT)
+        raise UsageError(told) if code == UsageError.exit_code else CannotRunError(told)
+    try:
+        exchange.wait(VERDICT, ranks=[0], timeout=ANSWER if session.stopped else GRACE)
+        exchange.put(f"{VERDICT}/heard", {})
+    except CannotRunError:
+        if failure["by"] == exchange.rank:
+            print(f"loss-align: {told}", file=sys.stderr)
+    return code
+
+
+def _told(exchange: RankExchange, failure: Mapping[str, Any]) -> str:
+    """The failure with the ranks that it happened to, where it did not happen to the run as a whole."""
+    if not failure["own"]:
+        return failure["message"]
+    with suppress(MissingRanksError):
+        exchange.wait(OVER, timeout=TOGETHER)
+    ends = {rank: exchange.take(OVER, rank) for rank in range(exchange.world)}
+    same = {rank for rank, end in ends.items() if end and end["cause"] == failure["message"]}
+    return f"{told_ranks(sorted({failure['by'], *same}))}: {failure['message']}"
+
+
+def _alone(session: Session, error: CannotRunError) -> int:
+    """The store is gone, and with it the other ranks: each one that is left says so itself."""
+    if session.exchange.rank == 0:
+        raise error
+    print(f"loss-align: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+def _who_ended(session: Session) -> dict[str, Any]:
+    """Why a launcher stopped the run: the ranks that have neither handed in a report nor been stopped themselves."""
+    exchange = session.exchange
+    try:
+        exchange.wait(OVER, timeout=ANSWER if session.stopped else exchange.timeout)
+        silent: list[int] = []
+    except MissingRanksError as error:
+        silent = [rank for rank in error.missing if exchange.take(REPORTS, rank) is None]
+    if silent:
+        message = f"{told_ranks(silent)} of {exchange.world} ended before handing in a report"
+    else:
+        message = "stopped by the launcher (SIGTERM) before every rank had handed in its report"
+    # without rank 0, the first of those that are left tells it
+    left = [rank for rank in range(exchange.world) if exchange.take(OVER, rank) is not None]
+    return {"by": left[0], "own": False, "message": message, "exit_code": CannotRunError.exit_code}

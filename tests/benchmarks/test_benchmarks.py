@@ -1,0 +1,79 @@
+"""The benchmarks run, and the figures that do not depend on the machine are held."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from figures import FAMILIES, main
+from measure import Figure, Size, compared, peak_bytes, slope
+from startup import LIGHT
+from verification import Setting, decoding
+
+ROOT = Path(__file__).parents[2]
+TINY = Size("tiny", torch.device("cpu"), 1)
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "startup"])
+def test_every_family_is_measured(family, tmp_path, capsys):
+    path = tmp_path / "figures.json"
+    assert main(["--tiny", "--runs", "1", "--only", family, "--json", str(path)]) == 0
+    record = json.loads(path.read_text())
+    assert record["figures"]
+    assert all(one["met"] for one in record["figures"])
+    assert record["provenance"]["torch"] == torch.__version__
+    assert record["provenance"]["command"].startswith("python tests/benchmarks/figures.py --tiny")
+    assert record["figures"][0]["cell"] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", LIGHT.values(), ids=LIGHT)
+def test_light_commands_load_no_torch(words):
+    code = (
+        "import sys, loss_align\n"
+        "try: code = loss_align.main(sys.argv[1:])\n"
+        "except SystemExit as error: code = error.code or 0\n"
+        "heavy = {'torch', 'transformers', 'numpy'} & set(sys.modules)\n"
+        "sys.exit(f'{code}: {heavy}' if code or heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_pass_needs_no_more_memory_than_its_floor():
+    setting = Setting(1 << 15, 64, 256, torch.float32, TINY.device)
+    ours, floor = (peak_bytes(run, TINY.device) for run in (setting.ours, setting.floor))
+    logits = 4 * 256 << 15
+    assert floor > 2 * logits  # the logits themselves, and what their loss keeps
+    assert ours <= 1.05 * floor
+
+
+def test_reading_adds_no_second_buffer():
+    assert all(figure.met for figure in decoding(TINY))
+
+
+def test_bytes_are_counted_with_those_that_come_and_go():
+    def run():
+        kept = torch.empty(1 << 20)
+        torch.empty(1 << 21)
+        return kept
+
+    assert peak_bytes(run, TINY.device) == 4 * (3 << 20)
+
+
+def test_ratios_are_taken_pair_by_pair():
+    order = []
+    pairs = compared(lambda: order.append("a"), [lambda: order.append("b"), lambda: order.append("c")], TINY)
+    assert order == list("abcabc")
+    assert len(pairs) == 2
+
+
+def test_the_exponent_of_a_power_law_is_found():
+    assert slope([1, 10, 100], [2, 200, 20000]) == pytest.approx(2)
+
+
+def test_a_figure_that_is_nan_or_too_large_is_not_met():
+    assert Figure("f", "n", "c", 1.0, limit=1.0).met
+    assert not Figure("f", "n", "c", 1.1, limit=1.0).met
+    assert not Figure("f", "n", "c", float("nan"), limit=1.0).met
