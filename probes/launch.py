@@ -18,6 +18,7 @@ from .errors import UsageError
 __all__ = ["Ended", "Program", "foreign_names", "module_program", "run_program", "script_program"]
 
 
+HERE = Path(__file__).parent
 #: Names that are taken in a process of ours.
 OURS = ("alignment", "probes")
 
@@ -144,15 +145,31 @@ def _executed(code: CodeType, namespace: dict[str, Any]) -> Ended:
     except SystemExit as error:
         return Ended(_exit_code(error))
     except BaseException as error:  # noqa: BLE001 - whatever ends a program
-        error.__traceback__ = _own_frames(error.__traceback__)
+        _without_ours(error)
         sys.excepthook(type(error), error, error.__traceback__)
         return Ended(1, interrupted=type(error) is KeyboardInterrupt)
     return Ended(0)
 
 
+def _without_ours(error: BaseException | None) -> None:
+    """Take our frames out of the tracebacks of an exception and of those that it came from."""
+    known = set()
+    while error is not None and id(error) not in known:
+        known.add(id(error))
+        error.__traceback__ = _own_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
 def _own_frames(trace: TracebackType | None) -> TracebackType | None:
-    """The traceback from the program's first frame on."""
-    return None if trace is None else trace.tb_next
+    """The traceback without the frames of this package."""
+    frames = []
+    while trace is not None:
+        if not Path(trace.tb_frame.f_code.co_filename).is_relative_to(HERE):
+            frames.append(trace)
+        trace = trace.tb_next
+    for frame in reversed(frames):
+        trace = TracebackType(trace, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
+    return trace
 
 
 def _exit_code(error: SystemExit) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alignment import InputError
+from alignment import IGNORE_INDEX, InputError
 from alignment.recovery import Form, Reading, read_hidden, silent_reading
 from alignment.sketch import Sketch, read_sketched
 
@@ -18,18 +18,19 @@ from ..errors import UsageError
 from ..models.adapter import Adapter, Batch, Head, View
 from ..models.reading import is_encoder_decoder
 from ..placement import merged
-from ..rows import head_rows
+from ..rows import head_rows, match_rows
 
 __all__ = ["Call", "Forward", "grade", "grade_hidden", "kept", "label_entries"]
 
 
 @dataclass
 class Call:
-    """One call of a head; a head that was never called, but whose input has a gradient, counts as called once.
+    """One call of a head; a head that is read at its input counts as called once.
 
     Attributes:
         head: that was called.
         rows: (r,) int64, the received row of each row of the call; None where they cannot be placed.
+        hidden: (r,) int64, the row of the body's output that each row of the call has read; None where unknown.
         output: identity and address of the tensor that it gave.
         finite: whether its logits are.
         readings: what each backward said, at the head's output (``head``) or where the model handed it on
@@ -38,6 +39,7 @@ class Call:
 
     head: Head
     rows: Tensor | None
+    hidden: Tensor | None = None
     output: tuple[int, int, int] = (0, 0, 0)
     finite: bool = True
     readings: dict[str, list[Reading]] = field(default_factory=dict)
@@ -45,6 +47,14 @@ class Call:
     def take(self, place: str, reading: Reading) -> None:
         """What one backward said."""
         self.readings.setdefault(place, []).append(reading.to("cpu"))
+
+    def explains(self, count: int) -> Tensor:
+        """(count,) bool: rows of the body's output whose gradient comes, in part at least, from this call."""
+        out = torch.zeros(count, dtype=torch.bool)
+        if self.reading is not None and self.hidden is not None:
+            active = (self.reading.form != int(Form.NONE)).view(-1, self.head.books).any(1)
+            out[self.hidden[active]] = True
+        return out
 
     @property
     def reading(self) -> Reading | None:
@@ -73,6 +83,7 @@ class Forward:
         graded: when the first gradient arrived; 0 before.
         hidden: what the body gave, until the backward has passed.
         problem: why its rows cannot be read; empty if they can.
+        fused: whether something other than the heads gave the body's output a gradient, which nobody could read.
         half: whether a gradient was in half precision.
     """
 
@@ -87,6 +98,7 @@ class Forward:
     graded: int = 0
     hidden: Tensor | None = None
     problem: str = ""
+    fused: bool = False
     half: bool = False
     _heads: tuple[Head, ...] | None = None
     _streams: View | None = None
@@ -140,10 +152,48 @@ class Forward:
         if width != vocab:
             self.problem = f"the {head.name} head gives {width} scores a row, its vocabulary has {vocab} ids"
             return None
-        rows = self._rows(head, inputs, output.numel() // output.shape[-1])
-        call = Call(head, rows, (id(output), output.data_ptr(), output.numel()))
+        count = output.numel() // output.shape[-1]
+        rows = self._rows(head, inputs, count)
+        read = None
+        if inputs is not None and self.hidden is not None and inputs.shape[-1] == self.hidden.shape[-1]:
+            with suppress(InputError):  # a head behind layers of its own
+                read = match_rows(inputs.detach(), self.hidden).cpu()
+        call = Call(head, rows, read if read is not None and len(read) == count else None, _signature(output))
         self.calls.append(call)
         return call
+
+    def read_past_heads(self, grad: Tensor, hidden: Tensor, scale: float) -> None:
+        """Read what the loss makes of the body's output without a head: the logits of a fused loss never exist.
+
+        Rows that no head explains are read by the one head of a single codebook that has no gradient. Those that it
+        does not explain either make the streams of all other silent heads unreadable.
+        """
+        width = hidden.shape[-1]
+        flat = grad.reshape(-1, width)
+        active = ((flat != 0).any(-1) | flat.isnan().any(-1)).cpu()
+        read = [call for call in self.calls if call.reading is not None]
+        if any(call.hidden is None for call in read):
+            return
+        for call in read:
+            active &= ~call.explains(len(active))
+        heard = {call.head.name for call in read}
+        silent = [head for head in self.heads if head.name not in heard and head.books == 1]
+        rows = torch.nonzero(active).reshape(-1)
+        weight = getattr(silent[0].module, "weight", None) if len(silent) == 1 else None
+        # of a sharded head every process would have to gather its part
+        if len(rows) and isinstance(weight, Tensor) and not hasattr(weight, "full_tensor"):
+            at = rows.to(grad.device)
+            reading = grade_hidden(flat[at], hidden.reshape(-1, width)[at], silent[0], scale).to("cpu")
+            hard = reading.target != IGNORE_INDEX
+            if bool(hard.any()):
+                assert self._streams is not None
+                fits = len(active) == len(self._streams.streams[silent[0].streams[0]])
+                call = Call(silent[0], rows if fits else None, rows)
+                call.take("head", reading)
+                self.calls.append(call)
+                self.problem = self.problem or ("" if fits else "a fused loss reads rows that are none of the ids")
+                active[rows[hard]] = False
+        self.fused |= bool(active.any())
 
     def _rows(self, head: Head, inputs: Tensor | None, count: int) -> Tensor | None:
         assert self._streams is not None
@@ -166,8 +216,11 @@ class Forward:
             InputError: rows that cannot be placed.
         """
         if self.graded and not any(call.reading is not None for call in self.calls):
-            fused = "the loss never shows its logits (fused), and several heads share the gradient at their input"
-            raise InputError(self.problem or fused)
+            raise InputError(
+                self.problem
+                or "the loss never shows its logits (fused), and its gradient at the "
+                "input of the output heads is not that of a cross-entropy of one of them"
+            )
         view = self.view
         readings = [silent_reading(len(stream)) for stream in view.streams]
         for call in self.calls:
@@ -180,7 +233,14 @@ class Forward:
             for offset, number in enumerate(call.head.streams):
                 part = reading.select(torch.arange(offset, len(reading.target), books))
                 readings[number] = merged(readings[number], part, call.rows)
+        for reading in readings if self.fused else ():
+            if not bool((reading.form != int(Form.NONE)).any()):
+                reading.form[:] = int(Form.SOFT)  # it may be what could not be read
         return view, readings
+
+
+def _signature(output: Tensor) -> tuple[int, int, int]:
+    return id(output), output.data_ptr(), output.numel()
 
 
 def grade(grad: Tensor, kept_rows: Sketch, scale: float) -> Reading:

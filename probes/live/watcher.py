@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 from torch.optim.optimizer import Optimizer
 
 from alignment.sketch import sketch
@@ -26,7 +25,8 @@ from ..models.reading import decoder_of, is_encoder_decoder
 from .boundaries import Boundaries
 from .discovery import Discovery, Found
 from .embedded import embedded_ids
-from .forwards import Call, Forward, grade, grade_hidden, kept, label_entries
+from .forwards import Call, Forward, grade, kept, label_entries
+from .hooks import AfterModules, BeforeModules
 
 __all__ = ["ENDED", "Step", "Watcher"]
 
@@ -48,18 +48,6 @@ class _Parts:
     inner: nn.Module
     body: nn.Module | None
     decoder: nn.Module | None
-
-
-class _GlobalHook:
-    """A hook on the forward of every module: none is in a module itself, so that its copies have none."""
-
-    def __init__(self, hook: Callable[..., None]) -> None:
-        self._handle = torch_module.register_module_forward_hook(hook, with_kwargs=True)
-
-    def remove(self) -> None:
-        """Leave nothing, what torch forgets to take away included."""
-        self._handle.remove()
-        getattr(torch_module, "_global_forward_hooks_with_kwargs", {}).pop(self._handle.id, None)
 
 
 class Watcher:
@@ -90,26 +78,16 @@ class Watcher:
         self._late = False
         self._parts: Any = None
         self._handles: list[Any] = []
-        self._own_call: Any = None
 
     @property
     def graded(self) -> Step:
-        """The forwards since the last step that have gradients."""
+        """The open ones that have gradients."""
         return [forward for forward in self.open if forward.graded]
 
     def start(self) -> None:
         """Begin to watch."""
         self.active = True
-        self._own_call = own = nn.Module.__call__
-        look_at = self._safely(self._look_at)
-
-        @functools.wraps(own)
-        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            if torch.is_grad_enabled():
-                look_at(module)
-            return own(module, *args, **kwargs)
-
-        self._our_call = nn.Module.__call__ = call
+        self._handles.append(BeforeModules(self._with_gradients(self._look_at)))
         self.boundaries.watch()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._leave)  # workers are not watched
@@ -124,16 +102,13 @@ class Watcher:
 
     def _leave(self) -> None:
         self.active = False
-        self._forget_call()
         self.boundaries.leave()
+        self._remove_hooks()
+
+    def _remove_hooks(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-
-    def _forget_call(self) -> None:
-        if self._own_call is not None and nn.Module.__call__ is self._our_call:
-            nn.Module.__call__ = self._own_call
-        self._own_call = None
 
     def _safely(self, hook: Callable[..., None]) -> Callable[..., None]:
         """The hook without a graph, and without an exception that the script would see."""
@@ -151,6 +126,16 @@ class Watcher:
 
         return guarded
 
+    def _with_gradients(self, hook: Callable[..., None]) -> Callable[..., None]:
+        """The hook, safely, where the script has gradients on."""
+        safe = self._safely(hook)
+
+        def asked(*args: Any) -> None:
+            if torch.is_grad_enabled():
+                safe(*args)
+
+        return asked
+
     # -- the model -------------------------------------------------------------------------------
 
     def _look_at(self, module: nn.Module) -> None:
@@ -164,21 +149,12 @@ class Watcher:
         if found is None or not self.active:
             return
         self.found, self._late = found, found.begun
-        self._forget_call()
-        inner = found.adapter.inner(found.root)
-        self._parts = _Parts(
-            inner, found.adapter.body(found.root), decoder_of(inner) if is_encoder_decoder(inner) else None
-        )
-        after = self._safely(self._after)
-
-        def left(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            if torch.is_grad_enabled():
-                after(module, args, kwargs, output)
-
-        self._handles += [
-            ForwardPatch(inner, self._around_inner),
-            _GlobalHook(left),
-        ]
+        inner, decoder = found.adapter.inner(found.root), None
+        if is_encoder_decoder(inner):
+            decoder = decoder_of(inner)
+        self._parts = _Parts(inner, found.adapter.body(found.root), decoder)
+        self._remove_hooks()
+        self._handles += [ForwardPatch(inner, self._around_inner), AfterModules(self._with_gradients(self._after))]
 
     # -- its forwards ----------------------------------------------------------------------------
 
@@ -278,22 +254,15 @@ class Watcher:
 
         def seen(grad: Tensor) -> None:
             self._grade(forward, grad)
-            call.take(place, grade(grad, rows, self.boundaries.scale))
+            if place == "later" or not call.readings.get("later"):  # nearer to the loss is more exact
+                call.take(place, grade(grad, rows, self.boundaries.scale))
 
         logits.register_hook(self._safely(seen))
 
     def _on_hidden(self, forward: Forward, hidden: Tensor) -> Callable[[Tensor], None]:
         def seen(grad: Tensor) -> None:
             self._grade(forward, grad)
-            called = any(call.readings for call in forward.calls)
-            if called or len(forward.heads) != 1 or forward.heads[0].books != 1:
-                return
-            head = forward.heads[0]
-            if hasattr(head.module.weight, "full_tensor"):  # sharded: to gather it, every process would have to do so
-                return
-            call = Call(head, torch.arange(hidden.numel() // hidden.shape[-1]))
-            call.take("head", grade_hidden(grad, hidden, head, self.boundaries.scale))
-            forward.calls.append(call)
+            forward.read_past_heads(grad, hidden, self.boundaries.scale)
 
         return self._safely(seen)
 

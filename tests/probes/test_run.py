@@ -89,7 +89,18 @@ def test_the_scripts_own_exit_code_goes_first(ending, code, tmp_path, capsys):
     err = capsys.readouterr().err
     assert "LA102" in err
     assert ("ValueError: late" in err) is ("raise" in ending)
-    assert "probes/launch.py" not in err
+    assert "/probes/" not in err
+
+
+def test_a_traceback_through_the_watched_model_shows_no_frame_of_ours(tmp_path, capsys):
+    path = script(tmp_path, "")
+    text = Path(path).read_text(encoding="utf-8").replace("(2, 12))", "(2, 12)) + 64")
+    Path(path).write_text(text, encoding="utf-8")
+    assert main(["run", path]) == 1
+    err = capsys.readouterr().err
+    assert "IndexError" in err
+    assert "modeling_llama.py" in err
+    assert "/probes/" not in err
 
 
 @pytest.mark.parametrize(
