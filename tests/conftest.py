@@ -37,3 +37,12 @@ def why_unavailable(family):
     from probes.models import higgs, higgs_v2
 
     return {"higgs": higgs, "higgs_v2": higgs_v2}[family].why_unavailable()
+
+
+@pytest.fixture
+def fresh_accelerate():
+    """Accelerate keeps one state a process: what a Trainer sets, others would inherit."""
+    state = pytest.importorskip("accelerate.state")
+    yield
+    state.AcceleratorState._reset_state(reset_partial_state=True)
+    state.GradientState._reset_state()

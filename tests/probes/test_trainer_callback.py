@@ -12,6 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArgumen
 from probes import AlignmentCallback, UsageError, barcoded_batch
 from probes.report import LossAlignmentError
 
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
 LENGTH = 20
 
 
