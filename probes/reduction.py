@@ -8,6 +8,7 @@ larger step, and the weights are compared.
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -208,4 +209,5 @@ def _dropped_count(within: list[Tensor], ratio: Tensor, exact: float) -> str:
 
 
 def _told(weights: list[Tensor]) -> str:
-    return ", ".join(f"{len(weight)} targets add up to {float(weight.sum()):.4g}" for weight in weights)
+    told = Counter(f"{len(weight)} targets add up to {float(weight.sum()):.4g}" for weight in weights)
+    return ", ".join(f"{count} times {what}" if count > 1 else what for what, count in told.items())
