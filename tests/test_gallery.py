@@ -24,7 +24,8 @@ APART = "--trainer"
 
 def examples():
     for version, command, text in BLOCK.findall(GALLERY):
-        marks = [pytest.mark.deep] if APART in command else []
+        slow = APART in command or command.startswith("loss-align")
+        marks = [pytest.mark.deep] if slow else []
         if version != transformers.__version__:
             marks.append(pytest.mark.skip(reason=f"transformers {version} is not installed"))
         yield pytest.param(command, text, marks=marks, id=f"{version} {command}")
