@@ -1,4 +1,4 @@
-"""docs/gallery.md: every command prints what stands below it, and what is said of other places is what the tests hold."""
+"""docs/gallery.md: every command prints what stands below it, and what is said of others is what the tests hold."""
 
 import json
 import re
