@@ -8,6 +8,7 @@ larger step, and the weights are compared.
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -232,4 +233,5 @@ def _dropped_count(counted: str, within: list[Tensor], ratio: Tensor, exact: flo
 
 def told_sums(weights: Sequence[Tensor]) -> str:
     """How many targets every part has, and what their weights add up to."""
-    return ", ".join(f"{len(weight)} targets add up to {float(weight.sum()):.4g}" for weight in weights)
+    told = Counter(f"{len(weight)} targets add up to {float(weight.sum()):.4g}" for weight in weights)
+    return ", ".join(f"{count} times {what}" if count > 1 else what for what, count in told.items())
