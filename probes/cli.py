@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from alignment import __version__
 
 from .commands import COMMANDS
+from .commands.run import own_words
 from .errors import UsageError, ending
 from .ranks.exchange import ALONE, Place, environment_place
 
@@ -47,14 +48,17 @@ def build_parser() -> argparse.ArgumentParser:
 def run(argv: Sequence[str]) -> int:
     """Run one command; returns its exit code: 0 pass, 1 findings, 2 bad usage or input, 3 could not run."""
     args: argparse.Namespace | None = None
+    given, argv = argv, own_words(argv)  # what belongs to a script that is run is none of our options
     try:
-        args = _parsed(argv)
-        args.command_line = shlex.join(["loss-align", *argv])
+        args = _parsed(given)
+        args.command_line = shlex.join(["loss-align", *given])
         return int(args.run(args))
     except BrokenPipeError:
         sys.stderr.close()  # the reader has gone: nothing more to say to it
         return 0
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the edge
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, KeyboardInterrupt) and getattr(args, "script", None):
+            raise  # a script that was run has told so itself
         return _fail(error, argv, verbose=_verbose(args, argv) and not isinstance(error, KeyboardInterrupt))
 
 

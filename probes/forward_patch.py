@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable
@@ -20,20 +21,37 @@ class ForwardPatch:
 
     def __init__(self, module: nn.Module, around: Callable[..., Any]) -> None:
         self.module, self.own = module, module.__dict__.get("forward")  # accelerate puts one on the instance
-        forward = module.forward
-
-        @functools.wraps(forward)
-        def patched(*args: Any, **kwargs: Any) -> Any:
-            return around(forward, module, args, kwargs)
-
-        module.forward = patched
+        self.patched = module.forward = _Patched(module, module.forward, around)
 
     def remove(self) -> None:
-        """Put the module's own forward back."""
+        """Put the module's own forward back; where another has been put around ours, let it through."""
+        self.patched.around = None
+        if self.module.__dict__.get("forward") is not self.patched:
+            return
         if self.own is None:
             del self.module.forward
         else:
             self.module.forward = self.own
+
+
+class _Patched:
+    """A forward with somebody around it. Copies of the module, pickled ones too, have the forward of their class."""
+
+    def __init__(self, module: nn.Module, forward: Callable[..., Any], around: Callable[..., Any] | None) -> None:
+        functools.update_wrapper(self, forward)
+        self.module, self.forward, self.around = module, forward, around
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.around is None:
+            return self.forward(*args, **kwargs)
+        return self.around(self.forward, self.module, args, kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copied = memo.get(id(self.module))
+        return copy.deepcopy(self.forward, memo) if copied is None else type(copied).forward.__get__(copied)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (self.module, "forward")
 
 
 def bound_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

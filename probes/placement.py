@@ -15,7 +15,7 @@ from .errors import UsageError
 from .models.adapter import Adapter, View
 from .rows import align_streams, head_rows
 
-__all__ = ["place_readings"]
+__all__ = ["merged", "place_readings"]
 
 
 def place_readings(
@@ -38,7 +38,7 @@ def place_readings(
         for offset, number in enumerate(call.head.streams):
             part = reading.select(torch.arange(offset, len(reading.target), books, device=reading.target.device))
             unplaced += int(((rows < 0) & (part.form != int(Form.NONE))).sum())
-            readings[number] = _merged(readings[number], part, rows)
+            readings[number] = merged(readings[number], part, rows)
     return readings, unplaced
 
 
@@ -94,7 +94,7 @@ def _id_keys(adapter: Adapter) -> tuple[str, ...]:
     return getattr(adapter, "id_keys", ("input_ids",))
 
 
-def _merged(into: Reading, part: Reading, rows: Tensor) -> Reading:
+def merged(into: Reading, part: Reading, rows: Tensor) -> Reading:
     """Write the active rows of ``part`` to ``rows``.
 
     A row trained twice on one token adds up; one trained on two different tokens has no hard target.

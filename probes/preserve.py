@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from .forward_patch import ForwardPatch
 from .sharded import reshard
 
-__all__ = ["copy_of", "cuda_devices", "preserved"]
+__all__ = ["copy_of", "cuda_devices", "preserved", "same_random_state"]
 
 
 def cuda_devices(model: nn.Module) -> list[int]:
@@ -56,6 +57,20 @@ def preserved(model: nn.Module) -> Iterator[None]:
             with torch.no_grad():
                 for buffer, value in buffers:
                     buffer.copy_(value)
+
+
+@contextmanager
+def same_random_state() -> Iterator[None]:
+    """Restore the random state of Python, NumPy and torch's CPU: imports and libraries draw from them unasked."""
+    numpy = getattr(sys.modules.get("numpy"), "random", None)
+    mine, theirs, torchs = random.getstate(), None if numpy is None else numpy.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(mine)
+        torch.set_rng_state(torchs)
+        if numpy is not None:
+            numpy.set_state(theirs)
 
 
 def _below(_forward: Any, wrapper: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

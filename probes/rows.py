@@ -14,7 +14,7 @@ from torch import Tensor
 
 from alignment import InputError, Stream
 
-__all__ = ["align_streams", "head_rows", "match_rows"]
+__all__ = ["align_streams", "head_rows", "match_rows", "row_keys"]
 
 #: Rows are numbered in pieces of at most this many elements.
 KEY_ELEMENTS = 1 << 22
@@ -33,10 +33,10 @@ def match_rows(inputs: Tensor, hidden: Tensor) -> Tensor:
     if flat.shape == pool.shape and torch.equal(flat, pool):
         return torch.arange(len(flat), device=flat.device)
     places: dict[int, list[int]] = {}
-    for index, key in enumerate(_keys(pool)):
+    for index, key in enumerate(row_keys(pool).tolist()):
         places.setdefault(key, []).append(index)
     out, last = [], -1
-    for key in _keys(flat):
+    for key in row_keys(flat).tolist():
         if key not in places:
             raise InputError(
                 "the head was called on rows that are not the body's output: name the module that feeds it"
@@ -47,14 +47,14 @@ def match_rows(inputs: Tensor, hidden: Tensor) -> Tensor:
     return torch.tensor(out, dtype=torch.long, device=flat.device)
 
 
-def _keys(rows: Tensor) -> list[int]:
-    """One whole number per row of (R, H), the same for the same bits: sorting wide rows would take seconds."""
+def row_keys(rows: Tensor) -> Tensor:
+    """(R,) int64: one number per row of (R, H), the same for the same bits: sorting wide rows would take seconds."""
     bits = rows.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[rows.element_size()])
     generator = torch.Generator().manual_seed(0)
     weights = torch.randint(-(2**62), 2**62, (rows.shape[-1],), generator=generator).to(rows.device)
     step = max(1, KEY_ELEMENTS // rows.shape[-1])
     parts = [(part.long() * weights).sum(-1) for part in bits.split(step)]  # wraps around, in any order alike
-    return torch.cat(parts).tolist() if parts else []
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long, device=rows.device)
 
 
 def head_rows(inputs: Tensor, hidden: Tensor, count: int, received: int) -> Tensor:

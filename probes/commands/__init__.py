@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from . import diff, env, explain, fuzz, preflight, probe, record, rules
+from . import diff, env, explain, fuzz, preflight, probe, record, rules, run
 
 __all__ = ["COMMANDS"]
 
-COMMANDS = (preflight, probe, explain, record, diff, fuzz, rules, env)
+COMMANDS = (preflight, run, probe, explain, record, diff, fuzz, rules, env)

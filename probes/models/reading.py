@@ -14,7 +14,7 @@ from alignment import InputError
 from ..preserve import preserved
 from ..sharded import must_finish
 
-__all__ = ["decoder_ids", "document_numbers", "is_encoder_decoder", "padding_mask"]
+__all__ = ["decoder_ids", "decoder_of", "document_numbers", "is_encoder_decoder", "padding_mask"]
 
 #: Boundaries of packed documents over the flattened batch, as attention kernels take them.
 BOUNDARIES = ("cu_seq_lens_q", "cu_seq_lens", "cu_seqlens_q", "cu_seqlens")
@@ -90,7 +90,7 @@ def _restarts(positions: Tensor, ids: Tensor) -> Tensor | None:
 
 def is_encoder_decoder(model: Any) -> bool:
     """Whether labels belong to a decoder of its own, which is not the module that reads ``input_ids``."""
-    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False)) and _decoder(model) is not None
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False)) and decoder_of(model) is not None
 
 
 def decoder_ids(model: Any, batch: Mapping[str, Any]) -> Tensor:
@@ -105,7 +105,7 @@ def decoder_ids(model: Any, batch: Mapping[str, Any]) -> Tensor:
     given = batch.get("decoder_input_ids")
     if isinstance(given, Tensor):
         return given
-    decoder = _decoder(model)
+    decoder = decoder_of(model)
     if decoder is None:
         raise InputError(f"{type(model).__name__} has no decoder that reads ids of its own")
     seen: list[Any] = []
@@ -142,7 +142,7 @@ class _Seen(BaseException):
     """The decoder has been reached: nothing more needs to be run."""
 
 
-def _decoder(model: Any) -> nn.Module | None:
+def decoder_of(model: Any) -> nn.Module | None:
     """The module that reads the decoder's ids: the decoder of the decoder, where it has one."""
     found = None
     below = model

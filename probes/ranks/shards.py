@@ -15,7 +15,7 @@ from ..report.model import Check, Report
 from .exchange import told_ranks
 from .same_batch import BASIS, rank_findings
 
-__all__ = ["join_ranks", "rank_payload"]
+__all__ = ["join_ranks", "join_shards", "rank_payload"]
 
 TITLE = "The ranks agree"
 #: More ranks than these are told by their range.
@@ -24,8 +24,8 @@ LISTED = 4
 SAME = 1e-3
 
 
-def rank_payload(report: Report, rank: int, same: Mapping[str, Any]) -> dict[str, Any]:
-    """What a rank hands in: an entry of the report's ``ranks``, and its findings."""
+def rank_payload(report: Report, rank: int, same: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a rank hands in: an entry of the report's ``ranks``, and its findings; ``same`` is of ``watched``."""
     told = report.as_dict()
     targets: dict[str, int] = {}
     weights: dict[str, float] = {}
@@ -44,7 +44,7 @@ def rank_payload(report: Report, rank: int, same: Mapping[str, Any]) -> dict[str
         "weight_sum": weights,
         "decision": told["decision"],
         "losses": told["losses"],
-        "same_batch": dict(same),
+        **({} if same is None else {"same_batch": dict(same)}),
         "findings": told["findings"],
         "failed": [check for check in told["checks"] if check["status"] in ("fail", "error")],
     }
@@ -56,20 +56,29 @@ def join_ranks(report: Report, payloads: Sequence[dict[str, Any]], keep: Keep | 
         [payload["same_batch"] for payload in payloads], str(report.environment.get("dtype"))
     )
     kept = [f for f in odd if keep is None or keep(f)]
+    join_shards(report, payloads, kept, [f for f in odd if f not in kept])
+
+
+def join_shards(
+    report: Report, payloads: Sequence[dict[str, Any]], odd: Sequence[Finding], ignored: Sequence[Finding] = ()
+) -> None:
+    """Add to the report of rank 0 what is found apart from a batch that all ranks share; ``odd`` is LA603."""
     own = {(f.code, f.stream) for f in report.findings} | {check.id for check in report.checks if _bad(check)}
-    report.findings = [*kept, *_merged(report.findings, payloads)]
+    report.findings = [*odd, *_merged(report.findings, payloads)]
     shares = _token_weights(payloads)
     for payload, share in zip(payloads, shares, strict=True):
         payload["token_weight"] = share
     elsewhere = [*_failed_elsewhere(payloads, own)]
-    report.checks.append(_check(payloads, kept, [f for f in odd if f not in kept], elsewhere))
+    report.checks.append(_check(payloads, odd, ignored, elsewhere))
     report.ranks = [_entry(payload) for payload in payloads]
 
 
 def _entry(payload: Mapping[str, Any]) -> dict[str, Any]:
     """A payload as the report shows it."""
     shown = {key: value for key, value in payload.items() if key not in ("findings", "failed", "same_batch")}
-    same = payload["same_batch"]
+    same = payload.get("same_batch")
+    if same is None:
+        return shown
     weights = {name: entry.get("weight_sum", 0.0) for name, entry in same["streams"].items()}
     return {**shown, "same_batch": {"codes": same["codes"], "weight_sum": weights, "raised": same["raised"]}}
 
@@ -90,8 +99,13 @@ def _check(
         return Check("ranks", TITLE, "skip", f"ignored: {named(ignored)}")
     if len(payloads) == 1:
         return Check("ranks", TITLE, "skip", "one rank: none to compare it with")
+    same = payloads[0].get("same_batch")
+    if same is None:
+        return Check(
+            "ranks", TITLE, "pass", "; ".join([f"{len(payloads)} ranks find the same", *_told_weights(payloads)])
+        )
     parts = [f"{len(payloads)} ranks do the same with the same batch", *_told_weights(payloads)]
-    raised = payloads[0]["same_batch"]["raised"]
+    raised = same["raised"]
     if raised:  # the loss needs what a barcoded batch does not have: their own shards are all there is to compare
         return Check("ranks", TITLE, "skip", "; ".join([f"the loss runs on no barcoded batch ({raised})", *parts[1:]]))
     return Check("ranks", TITLE, "pass", "; ".join(parts))

@@ -55,7 +55,7 @@ class Report:
         rows: makes the rows themselves, for renderers that show them; not in the JSON.
         token_name: how such a renderer writes a text token.
         error: why no report could be made; empty if one was.
-        stopped: the exit code that such a run ended with.
+        stopped: the exit code that such a run ended with; None if a report was made.
     """
 
     checks: list[Check] = field(default_factory=list)
@@ -71,7 +71,7 @@ class Report:
     rows: Callable[[], Sequence[RowStory]] = field(default=tuple, repr=False, compare=False)
     token_name: Callable[[int], str] = field(default=str, repr=False, compare=False)
     error: str = ""
-    stopped: int = 0
+    stopped: int | None = None
 
     @property
     def verdict(self) -> str:
@@ -85,7 +85,7 @@ class Report:
     @property
     def exit_code(self) -> int:
         """0 pass, 1 findings, 3 a check could not run; 2 or 3 where no report could be made."""
-        return self.stopped or {"pass": 0, "fail": 1, "error": 3}[self.verdict]
+        return {"pass": 0, "fail": 1, "error": 3}[self.verdict] if self.stopped is None else self.stopped
 
     def check(self, check_id: str) -> Check:
         """The check of that id."""

@@ -1,0 +1,247 @@
+"""Sketches: read a gradient taken at real logits, which are gone by the time it arrives.
+
+A run that is only watched cannot be given noise in place of its logits, and most trainers have dropped
+them before the backward comes. The likeliest tokens of each row are enough: for cross-entropy
+d loss / d logits = weight * (softmax - onehot(target)), so the gradient there, in proportion to their
+probabilities, gives the weight, and the one token that breaks the proportion is the target.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .recovery import CHUNK_ELEMENTS, PLAIN_RESIDUAL, RIVAL_PULL, SOFT_RESIDUAL, Form, Reading, silent_reading
+from .streams import IGNORE_INDEX
+
+__all__ = ["Sketch", "read_sketched", "sketch"]
+
+#: How many of the likeliest tokens of a row are kept.
+KEPT = 16
+#: A token that is pulled by less than this much of what the others are pushed with is no hard target.
+LEAST_PULL = 0.5
+#: From this probability on, a fit is judged by the other tokens alone: the target's own entry hides them.
+LIKELY = 0.5
+#: Relative slack for tokens outside the sketch, which are no likelier than the last one in it.
+SLACK = 2e-2
+#: Rows whose largest entry is less than this many times what can be written are rounding.
+FAINT = 16
+TINY = torch.finfo(torch.float64).tiny
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """The likeliest tokens of R rows of logits.
+
+    Attributes:
+        token: (R, k) int64, likeliest first.
+        log_prob: (R, k) float32, their log-probabilities.
+        vocab: V, the size of the vocabulary.
+    """
+
+    token: Tensor
+    log_prob: Tensor
+    vocab: int
+
+    @property
+    def finite(self) -> bool:
+        """Whether no row holds a NaN or +inf (a masked-out token, -inf, is none of a row's likeliest)."""
+        return not bool(self.log_prob[:, :1].isnan().any())
+
+
+def sketch(logits: Tensor) -> Sketch:
+    """The sketch of (..., V) logits: (R, 16) numbers instead of (R, V), in chunks, without a graph.
+
+    Raises:
+        InputError: an empty vocabulary.
+    """
+    vocab = logits.shape[-1] if logits.dim() else 0
+    if vocab == 0:
+        raise InputError(f"logits of shape {tuple(logits.shape)} have no vocabulary to read")
+    flat = logits.detach().reshape(-1, vocab)
+    tokens, log_probs = [], []
+    for part in flat.split(max(1, CHUNK_ELEMENTS // vocab)):
+        exact = part.float()
+        value, token = exact.topk(min(KEPT, vocab), -1)
+        tokens.append(token)
+        log_probs.append(value - torch.logsumexp(exact, -1, keepdim=True))
+    return Sketch(torch.cat(tokens), torch.cat(log_probs), vocab)
+
+
+def read_sketched(grad: Tensor, kept: Sketch) -> Reading:
+    """Decode ``grad = d loss / d logits`` by the sketch of the logits it was taken at.
+
+    Rows are read as by :func:`alignment.recovery.read`. A row whose gradient may have underflowed, so that
+    nothing tells a target from none, has the form SOFT: it is unreadable, not unsupervised.
+
+    Args:
+        grad: (R, V).
+        kept: of the R rows.
+
+    Raises:
+        InputError: another number of rows or ids.
+    """
+    if grad.shape != (len(kept.token), kept.vocab):
+        wanted = (len(kept.token), kept.vocab)
+        raise InputError(f"gradient has shape {tuple(grad.shape)}, the sketched logits {wanted}: they must agree")
+    step = max(1, CHUNK_ELEMENTS // kept.vocab)
+    parts = zip(grad.detach().split(step), kept.token.split(step), kept.log_prob.split(step), strict=True)
+    chunks = [_read_chunk(*part) for part in parts]
+    if not chunks:
+        return silent_reading(0, grad.device)
+    reading = Reading(*(torch.cat([getattr(chunk, name) for chunk in chunks]) for name in Reading.__dataclass_fields__))
+    reading.form[_underflown(reading, kept, grad.dtype)] = int(Form.SOFT)
+    return reading
+
+
+def _underflown(reading: Reading, kept: Sketch, dtype: torch.dtype) -> Tensor:
+    """(R,) bool: rows without a gradient, of which a target's own might have been too small to be written.
+
+    Whatever the target, the gradient has an entry of at least the second likeliest token's probability.
+    """
+    silent = reading.form == int(Form.NONE)
+    if kept.token.shape[1] < 2:
+        return torch.zeros_like(silent)
+    sizes = reading.weight[(reading.target >= 0) & (reading.weight != 0)].abs()
+    weight = float(sizes.min()) if sizes.numel() else 1 / max(len(silent), 1)
+    return silent & (kept.log_prob[:, 1].double().exp() * weight < smallest(dtype))
+
+
+def _read_chunk(grad: Tensor, token: Tensor, log_prob: Tensor) -> Reading:
+    reading = silent_reading(len(grad), grad.device)
+    low, high = grad.amin(-1), grad.amax(-1)
+    active = torch.nonzero((low != 0) | (high != 0) | low.isnan() | high.isnan()).reshape(-1)
+    if active.numel() == 0:
+        return reading
+    rows = _Rows.of(grad[active], token[active], log_prob[active])
+    best = _best_fit(rows)
+    form = torch.where(rows.scale.isfinite(), best.form, int(Form.NOT_FINITE))
+    hard = (form == int(Form.PLAIN)) | (form == int(Form.NOT_PLAIN))
+    nothing = torch.zeros_like(rows.scale).masked_fill_(form == int(Form.NOT_FINITE), torch.nan)
+    reading.target[active] = best.token.masked_fill(~hard, IGNORE_INDEX)
+    reading.weight[active] = torch.where(hard, best.weight * rows.scale, nothing)
+    reading.residual[active] = best.residual
+    reading.form[active] = form
+    return reading
+
+
+def _best_fit(rows: _Rows) -> _Fit:
+    """The first explanation of each row that is plain: a token pulled, one pushed, the likeliest one pulled.
+
+    The likeliest token may be a target that has been learnt, whose own entry is zero or, with label smoothing,
+    positive. It may also be one that is pushed away, which looks as if the second likeliest were pulled.
+    """
+    pulled = _Fit.of(rows, rows.grad.argmin(-1), 1)
+    sure, likely = rows.token[:, 0], rows.prob[:, 0] > LIKELY
+    left = torch.nonzero((pulled.form != int(Form.PLAIN)) | (likely & (pulled.token != sure))).reshape(-1)
+    if left.numel():
+        pulled = pulled.replaced(left, _second_look(rows.select(left), pulled.select(left)))
+    faint = rows.least * FAINT > 1
+    return replace(pulled, form=pulled.form.masked_fill(faint, int(Form.SOFT)))
+
+
+def _second_look(rows: _Rows, pulled: _Fit) -> _Fit:
+    """The best explanation of rows that a pulled token does not explain, or not alone."""
+    sure, likely = rows.token[:, 0], rows.prob[:, 0] > LIKELY
+    pushed = _Fit.of(rows, torch.where(rows.grad.amax(-1) > 0, rows.grad.argmax(-1), sure), -1)
+    learnt = _Fit.of(rows, sure, 1)
+    best = learnt.better_than(pushed.better_than(pulled, only_plain=True))
+    form = best.form.clone()
+    # nothing is pulled, and the likeliest token is pushed with the others: it is no target that has been learnt
+    together = rows.known[:, 0] > LEAST_PULL * learnt.weight * rows.prob[:, 0]
+    alone = (form == int(Form.SOFT)) & (rows.grad.amin(-1) >= 0) & together & (rows.exact | ~likely)
+    form[alone] = int(Form.REGULARISER)
+    both = (pulled.form == int(Form.PLAIN)) & (pushed.form == int(Form.PLAIN)) & likely & (pulled.token != sure)
+    form[both] = int(Form.SOFT)
+    return replace(best, form=form)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Active rows: the gradient over its largest entry, and what the sketch says of them."""
+
+    grad: Tensor  # (r, V) float32
+    token: Tensor  # (r, k)
+    prob: Tensor  # (r, k) float64
+    known: Tensor  # (r, k) float64, the gradient at the sketched tokens
+    scale: Tensor  # (r,) float64, its largest entry
+    least: Tensor  # (r,) float64, what is too small to be written, over the largest entry
+    exact: Tensor  # (r,) bool, no half precision that lets small entries vanish
+
+    @classmethod
+    def of(cls, grad: Tensor, token: Tensor, log_prob: Tensor) -> _Rows:
+        scale = grad.abs().amax(-1).double()
+        even = (grad.double() / scale[:, None]).float()
+        known = even.gather(1, token).double()
+        exact = torch.full_like(scale, grad.dtype != torch.float16, dtype=torch.bool)
+        return cls(even, token, log_prob.double().exp(), known, scale, smallest(grad.dtype) / scale, exact)
+
+    def select(self, rows: Tensor) -> _Rows:
+        return _Rows(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """How far ``weight * (softmax - onehot(token))`` explains each row, the weight read off the other tokens."""
+
+    token: Tensor
+    weight: Tensor
+    residual: Tensor
+    form: Tensor
+
+    @classmethod
+    def of(cls, rows: _Rows, token: Tensor, sign: int) -> _Fit:
+        """Fit ``token``, pulled (``sign`` 1) or pushed (-1)."""
+        at = token[:, None]
+        other = rows.token != at
+        prob, known = rows.prob * other, rows.known * other
+        own = (rows.prob * ~other).sum(-1)  # 0 where the token is none of the sketch
+        entry = rows.grad.gather(1, at)[:, 0].double()
+        size = prob.amax(-1).clamp(min=TINY)
+        shape = prob / size[:, None]
+        weight = (known * shape).sum(-1) / shape.square().sum(-1) / size
+        alone = entry / (own - 1).clamp(max=-1e-6)
+        # only the token's own entry is there, and the others would be too small to be written
+        gone = (known == 0).all(-1) & (entry != 0) & (alone.abs() * size < 2 * rows.least)
+        weight = torch.where(gone, alone, weight)
+        rest = (rows.grad * sign).scatter_(1, torch.cat([at, rows.token], 1), 0)
+        bound = (weight * sign * rows.prob[:, -1] * (1 + SLACK)).clamp(min=0).float()
+        rival = torch.maximum(-rest.amin(-1).double(), (-known * sign).amax(-1))
+        others = torch.hypot(_norm(known), _norm(rest))
+        whole = torch.hypot(others, entry)
+        astray = torch.maximum(rest - bound[:, None], rest.neg_()).clamp_(min=0)  # above what it may be, or below 0
+        wrong = torch.hypot(_norm((known - weight[:, None] * prob).masked_fill(gone[:, None], 0)), _norm(astray))
+        judged = torch.where((own > LIKELY) & ~gone, others, whole)
+        residual = wrong / judged.clamp(min=TINY)
+        pulled = (weight * own - entry) * sign
+        holds = (weight * sign > 0) & (pulled > LEAST_PULL * weight.abs())
+        form = torch.full_like(token, int(Form.SOFT))
+        form[holds & (residual <= SOFT_RESIDUAL) & (rival <= RIVAL_PULL)] = int(Form.NOT_PLAIN)
+        form[holds & (residual <= PLAIN_RESIDUAL)] = int(Form.PLAIN)
+        return cls(token, weight, residual, form)
+
+    def select(self, rows: Tensor) -> _Fit:
+        return _Fit(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+    def replaced(self, rows: Tensor, by: _Fit) -> _Fit:
+        return _Fit(*(getattr(self, name).index_copy(0, rows, getattr(by, name)) for name in self.__dataclass_fields__))
+
+    def better_than(self, other: _Fit, *, only_plain: bool = False) -> _Fit:
+        """This fit where it is plain and the other is not, or where it has a hard target and the other has none."""
+        mine = (self.form == int(Form.PLAIN)) & (other.form != int(Form.PLAIN))
+        if not only_plain:
+            mine |= (self.form != int(Form.SOFT)) & (other.form == int(Form.SOFT))
+        return _Fit(*(torch.where(mine, getattr(self, n), getattr(other, n)) for n in self.__dataclass_fields__))
+
+
+def _norm(rows: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(rows, dim=-1).double()
+
+
+def smallest(dtype: torch.dtype) -> float:
+    """The smallest number that a gradient of this dtype is sure to hold; subnormal numbers count in half precision."""
+    info = torch.finfo(dtype)
+    return info.smallest_normal * (info.eps if dtype == torch.float16 else 1)

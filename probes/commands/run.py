@@ -1,0 +1,83 @@
+"""``loss-align run``: check a training script without changing a line of it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ..errors import UsageError
+from .options import add_report_options, codes, finding_filter, positive, strict_findings
+
+NAME = "run"
+HELP = "watch an unchanged training script: what its first steps train"
+DESCRIPTION = (
+    "Runs a training script as python would, and says what the loss of its first steps trains on its own batches, "
+    "read off their own gradients. Training is not changed, and goes on afterwards. Options of ours stand before the "
+    "script, its own after it."
+)
+#: Options that take a value, so that it is not mistaken for the script.
+VALUED = frozenset(("--steps", "--head", "--json", "--junit", "--markdown", "--html", "--select", "--ignore"))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """--steps, --stop, --head, -m, report options, and the script with its own arguments."""
+    parser.add_argument("--steps", type=positive, default=2, metavar="N", help="optimizer steps to watch (default 2)")
+    parser.add_argument("--stop", action="store_true", help="end the run after them: exit 1 on findings, else 0")
+    parser.add_argument("--head", action="append", default=[], metavar="NAME", help="an output head, by module name")
+    parser.add_argument("-m", "--module", action="store_true", help="SCRIPT is a module, as after python -m")
+    add_report_options(parser, "html")
+    parser.add_argument(
+        "script",
+        nargs=argparse.REMAINDER,
+        metavar="SCRIPT ARGS...",
+        help="the script and its own arguments, as they follow python",
+    )
+
+
+def own_words(argv: Sequence[str]) -> list[str]:
+    """The part of a command line that is ours: all but a script to run, and its arguments."""
+    words = list(argv)
+    if words[:1] != [NAME]:
+        return words
+    for index, word in enumerate(words):
+        if word == "--" or (not word.startswith("-") and index and words[index - 1] not in VALUED):
+            return words[:index]
+    return words
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the script, tell what its steps train; returns its exit code, or 1 on findings."""
+    from ..launch import Ended, module_program, run_program, script_program
+    from ..live.arrival import when_imported
+    from ..live.session import Session, Settings
+    from ..outputs import checked_outputs
+
+    if args.strict is not None and args.strict != "all":
+        codes(args.strict, "--strict (write --strict=CODE, or -- before the script)")
+    words = args.script[1:] if args.script[:1] == ["--"] else args.script
+    if not words:
+        raise UsageError("name the script to run: loss-align run SCRIPT ARGS...")
+    settings = Settings(
+        steps=args.steps,
+        heads=args.head,
+        stop=args.stop,
+        outputs=checked_outputs(args),
+        keep=finding_filter(args),
+        strict=lambda findings: strict_findings(findings, args.strict),
+        verbose=args.verbose,
+    )
+    session = Session(settings)
+    with when_imported("torch", session.begin):
+        try:
+            make = module_program if args.module else script_program
+            program = make(words[0], words[1:])
+        except SyntaxError as error:
+            sys.excepthook(type(error), error.with_traceback(None), None)
+            return session.end(Ended(1))
+        ended = run_program(program)
+    code = session.end(ended)
+    if ended.interrupted:
+        sys.excepthook = lambda *_: None  # it has been shown; python ends by the signal, as it would have
+        raise KeyboardInterrupt
+    return code

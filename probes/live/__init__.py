@@ -1,0 +1,1 @@
+"""Watching an unchanged training run: what its own steps train, read off their own gradients."""

@@ -1,0 +1,104 @@
+"""The other ranks of a distributed run: each watches itself, and the first tells what all have seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from alignment.findings import Finding, finding
+
+from ..check import Keep
+from ..errors import CannotRunError, UsageError
+from ..ranks import MissingRanksError, RankExchange, told_ranks
+from ..ranks.exchange import environment_place
+from ..ranks.same_batch import BASIS
+from ..ranks.shards import join_shards, rank_payload
+from ..report.model import Report
+
+__all__ = ["Company"]
+
+#: Seconds that ranks wait for each other: they keep step with each other anyway.
+PATIENCE = 60.0
+#: What the code makes of a batch, whatever is in it.
+OF_CODE = frozenset(("LA101", "LA102", "LA103", "LA104", "LA106", "LA107", "LA206", "LA605"))
+
+
+class Company:
+    """All ranks of this run, through the launcher's store; this process alone where there is no launcher.
+
+    Nothing is asked of the store before there is something to say.
+
+    Args:
+        environ: the environment in which the run was started.
+        keep: which findings count.
+    """
+
+    def __init__(self, environ: Mapping[str, str], keep: Keep) -> None:
+        self._environ, self._keep = environ, keep
+        self._agreed: int | None = None
+
+    @cached_property
+    def _found(self) -> tuple[RankExchange | None, str]:
+        """The exchange, if there are other ranks; and why it cannot be had."""
+        try:
+            place = environment_place(self._environ)
+            if place is None or place.world < 2:
+                return None, ""
+            return RankExchange.from_environment(PATIENCE, room="run", environ=self._environ), ""
+        except (CannotRunError, UsageError) as error:
+            return None, str(error)
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this rank tells what was found."""
+        return self._found[0] is None or self._found[0].rank == 0
+
+    def joined(self, report: Report) -> Report:
+        """The report with what the other ranks have found, on the first; elsewhere the rank's own."""
+        exchange, problem = self._found
+        if exchange is not None:
+            missing = ""
+            try:
+                said = exchange.gather({**rank_payload(report, exchange.rank), "error": report.error})
+            except MissingRanksError as error:
+                said, missing = [error.received[rank] for rank in sorted(error.received)], str(error)
+            except CannotRunError as error:
+                said, problem = None, str(error)
+            if said is not None:
+                _join(report, said, missing, self._keep)
+        if problem:
+            report.notes.append(f"ranks were not compared: {problem}")
+        return report
+
+    def agreed(self, code: int) -> int:
+        """The exit code of all ranks: that of the first."""
+        exchange, _ = self._found
+        if self._agreed is None:
+            try:
+                self._agreed = code if exchange is None else int(exchange.share({"code": code})["code"])
+            except CannotRunError:
+                self._agreed = code
+        return self._agreed
+
+
+def _join(report: Report, said: Sequence[dict[str, Any]], missing: str, keep: Keep) -> None:
+    """Add what other ranks have found to the first one's report, and that their code differs (LA603)."""
+    read = [one for one in said if not one["error"]]
+    unread = [f"rank {one['rank']}: {one['error']}" for one in said if one["error"]]
+    if missing or unread:
+        report.notes.append(f"not all ranks were compared: {'; '.join([*unread, missing]).rstrip('; ')}")
+    if not report.error and len(read) > 1:
+        join_shards(report, read, [found for found in _apart(read) if keep(found)])
+
+
+def _apart(said: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    """LA603 where ranks do otherwise with their own batches than the first, as no data explains."""
+    found = [{f"{f['code']} on {f['stream']}" for f in one["findings"] if f["code"] in OF_CODE} for one in said]
+    odd = [(one["rank"], mine) for one, mine in zip(said, found, strict=True) if mine != found[0]]
+    if not odd:
+        return []
+    first = ", ".join(sorted(found[0])) or "nothing of the kind"
+    told = "; ".join(f"rank {rank} has {', '.join(sorted(mine)) or 'nothing of the kind'}" for rank, mine in odd)
+    message = f"{told_ranks([rank for rank, _ in odd])} of {len(said)} train otherwise than rank 0 ({first}): {told}"
+    return [finding("LA603", "all", message, count=len(odd), basis=BASIS)]

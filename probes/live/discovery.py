@@ -1,0 +1,115 @@
+"""Which model does a script train? Found at the first forward of a module that holds one with an output head."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+from weakref import WeakSet
+
+from torch import nn
+
+from ..errors import UsageError
+from ..models import Adapter, adapter_for
+
+__all__ = ["Discovery", "Found"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model that is trained.
+
+    Attributes:
+        root: the module that the script calls.
+        adapter: of the model in it.
+        begun: whether its forward had already begun: then the first forward is not seen whole.
+    """
+
+    root: nn.Module
+    adapter: Adapter
+    begun: bool
+
+
+class Discovery:
+    """Looks at modules as they are called, each once.
+
+    Attributes:
+        heads: names of head modules (``--head``).
+        unwatchable: why a module that was met cannot be watched; empty if none was.
+    """
+
+    def __init__(self, heads: Sequence[str] = ()) -> None:
+        self.heads = tuple(heads)
+        self.unwatchable = ""
+        self._seen: WeakSet[nn.Module] = WeakSet()
+        self._reasons: list[tuple[int, str]] = []
+
+    @property
+    def reason(self) -> str:
+        """Why the largest module that was called is none; empty if no module was called."""
+        return max(self._reasons)[1] if self._reasons else ""
+
+    def consider(self, module: nn.Module) -> Found | None:
+        """What a module that is being called shows."""
+        if module in self._seen or not any(parameter.requires_grad for parameter in module.parameters()):
+            return None  # what is frozen now may be trained later
+        self._seen.add(module)
+        self.unwatchable = _unwatchable(module)
+        if self.unwatchable:
+            return None
+        adapter = self._adapter(module)
+        if adapter is not None:
+            return Found(module, adapter, begun=False)
+        enclosing = list(_enclosing(sys._getframe(2)))  # noqa: SLF001 - forwards that were called by their name
+        for around in enclosing or _owners(module):
+            if around not in self._seen:
+                self._seen.add(around)
+                adapter = self._adapter(around)
+                if adapter is not None:
+                    return Found(around, adapter, begun=bool(enclosing))
+        return None
+
+    def _adapter(self, module: nn.Module) -> Adapter | None:
+        """The adapter of a module, if it holds a model whose head is known and of which anything is trained."""
+        size = sum(parameter.numel() for parameter in module.parameters())
+        try:
+            adapter = adapter_for(module, self.heads)
+            inner = adapter.inner(module)
+        except UsageError as error:
+            self._reasons.append((size, str(error)))
+            return None
+        trained = any(parameter.requires_grad for parameter in inner.parameters())
+        return adapter if trained else None  # a frozen encoder with a head of its own, beside the model that is trained
+
+
+def _unwatchable(module: nn.Module) -> str:
+    """Why hooks would not see what a module does, or would change it; empty if they see it."""
+    name = type(module).__name__
+    if name == "OptimizedModule" or any(getattr(m, "_compiled_call_impl", None) is not None for m in module.modules()):
+        return (
+            f"the model is compiled ({name}), which hides its gradients from hooks: run it once with "
+            "TORCH_COMPILE_DISABLE=1, or check the loss with loss-align preflight"
+        )
+    if name == "DataParallel" and len(getattr(module, "device_ids", ())) > 1:
+        return "DataParallel copies the model at every step: run it on one device, or under torchrun"
+    return ""
+
+
+def _enclosing(frame: FrameType | None) -> Iterator[nn.Module]:
+    """The modules whose ``forward`` is on the stack, outermost first."""
+    owners: list[Any] = []
+    while frame is not None:
+        if frame.f_code.co_name == "forward":
+            owners.append(frame.f_locals.get("self"))
+        frame = frame.f_back
+    return (owner for owner in reversed(owners) if isinstance(owner, nn.Module))
+
+
+def _owners(module: nn.Module) -> list[nn.Module]:
+    """Live modules that hold a module which was called by itself, as trainers call a model's body; smallest first."""
+    live = [one for one in gc.get_objects() if issubclass(type(one), nn.Module) and one is not module]
+    holding = [(len(list(one.modules())), one) for one in live if any(part is module for part in one.modules())]
+    return [one for _, one in sorted(holding, key=lambda pair: pair[0])]

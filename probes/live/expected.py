@@ -1,0 +1,135 @@
+"""What a run must train, where its labels were seen; and what can be said where they were not.
+
+A loop that takes the labels out of its batch before it calls the model shows the targets only by what it
+trains. Then each row is held to the token after it, and whether all rows that should be trained are, is not said.
+Targets that are no shifted inputs at all (masked language models, pseudo-labels) are not judged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from alignment import IGNORE_INDEX, Convention, Stream, Supervision, expect, infer_convention
+from alignment.labels import Evidence
+
+from .joined import Joined
+
+__all__ = ["Expectation", "expectations"]
+
+#: Rows at one wrong place are only accused together: so many, and this share of the stream's trained rows.
+LEAST_ROWS, LEAST_SHARE = 3, 0.1
+#: Targets are shifted inputs if this share of them is explained by offsets that rows share.
+SHIFTED = 0.5
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What one stream must train.
+
+    Attributes:
+        supervision: per row.
+        known: whether labels say so, for every row that could be trained.
+        why: why they do not, or that nothing can be said; empty if known.
+        judged: whether any row can be judged.
+        note: a convention that was taken as declared; empty if the ids told.
+    """
+
+    supervision: Supervision
+    known: bool
+    why: str = ""
+    judged: bool = True
+    note: str = ""
+
+
+def expectations(joined: Joined) -> tuple[Expectation, ...]:
+    """The expectation of every stream."""
+    return tuple(_expected(number, joined) for number in range(len(joined.view.streams)))
+
+
+def _expected(number: int, joined: Joined) -> Expectation:
+    stream, labels = joined.view.streams[number], joined.view.labels[number]
+    actual, hidden = joined.actual[number], joined.unlabelled[number]
+    name = stream.name
+    if labels is None:
+        why = f"the model was not given the labels of {name}"
+        return _granted(number, actual, torch.ones_like(hidden), _nothing(actual), why)
+    evidence = infer_convention(labels, stream)
+    if evidence.convention is Convention.INCONSISTENT:
+        why = f"the labels of {name} are neither its ids nor the ids after them ({evidence})"
+        return _granted(number, actual, torch.ones_like(hidden), _nothing(actual), why)
+    told, note = _told(number, joined, evidence)
+    if bool((hidden & actual.trained).any()):
+        why = f"the model was not always given the labels of {name}"
+        return replace(_granted(number, actual, hidden, told, why), note=note)
+    return Expectation(told, known=True, note=note)
+
+
+def _told(number: int, joined: Joined, evidence: Evidence) -> tuple[Supervision, str]:
+    """What the labels say; where the ids fit both conventions, the one that fits what is trained."""
+    stream, labels, carried = (part[number] for part in (joined.view.streams, joined.view.labels, joined.view.carried))
+    assert labels is not None
+
+    def by(convention: Convention) -> Supervision:
+        return expect(labels, stream, convention, number=number, carried=carried)
+
+    if evidence.convention is not Convention.AMBIGUOUS:
+        return by(evidence.convention), ""
+    for convention in (Convention.POSITION_ALIGNED, Convention.PRE_SHIFTED):
+        wanted = by(convention)
+        trained = joined.actual[number].trained
+        if torch.equal(wanted.target.masked_fill(~trained, 0), joined.actual[number].target.masked_fill(~trained, 0)):
+            break
+    else:
+        convention, wanted = Convention.POSITION_ALIGNED, by(Convention.POSITION_ALIGNED)
+    return wanted, f"{stream.name}: the ids fit both label conventions; {convention} fits what is trained"
+
+
+def _nothing(actual: Supervision) -> Supervision:
+    """No target anywhere."""
+    return expect(torch.full_like(actual.target, IGNORE_INDEX), actual.stream, Convention.NONE)
+
+
+def _granted(number: int, actual: Supervision, rows: Tensor, told: Supervision, why: str) -> Expectation:
+    """What is trained at ``rows`` taken as what is meant, but where it stands at a wrong place that rows share."""
+    stream, trained = actual.stream, actual.trained & rows
+    place, follows = torch.arange(len(stream)), stream.follows()
+    after = torch.where(follows, place + 1, place)
+    next_one = trained & follows & (stream.ids[after] == actual.target)
+    step = trained & ~follows & (actual.origin == number) & (actual.offset == 1)
+    padded = _before_padding(stream)  # which may have the id of the end that was cut off
+    wrong = (_shared(number, actual, trained & ~next_one) & ~(step & padded)) | (step & ~padded)
+    judged = int((next_one | wrong).sum()) >= SHIFTED * int(trained.sum())
+    if not judged:
+        wrong = torch.zeros_like(wrong)
+        why = f"most targets of {stream.name} are no shifted inputs (masked, made otherwise, or too few to tell)"
+    target = torch.where(rows, actual.target.masked_fill(~trained, IGNORE_INDEX), told.target)
+    target = torch.where(wrong, torch.where(follows, stream.ids[after], IGNORE_INDEX), target)
+    mine = rows & (target != IGNORE_INDEX)
+    source = torch.where(mine, torch.where(wrong, after, actual.source), told.source)
+    origin = torch.where(mine, torch.where(wrong, number, actual.origin), told.origin)
+    weight = (target != IGNORE_INDEX).double()
+    supervision = replace(told, target=target, source=source, origin=origin, weight=weight)
+    return Expectation(supervision, known=False, why=why, judged=judged)
+
+
+def _shared(number: int, actual: Supervision, rows: Tensor) -> Tensor:
+    """(R,) bool: rows that take their target from a place that enough others share: one offset, one other stream."""
+    rows = rows & (actual.source >= 0)
+    key = torch.stack([actual.origin, torch.where(actual.origin == number, actual.offset, 0)])
+    out = torch.zeros_like(rows)
+    least = max(LEAST_ROWS, LEAST_SHARE * int(actual.trained.sum()))
+    for group in torch.unique(key[:, rows], dim=1).T:
+        mine = rows & (key == group[:, None]).all(0)
+        if int(mine.sum()) >= least:
+            out |= mine
+    return out
+
+
+def _before_padding(stream: Stream) -> Tensor:
+    """(R,) bool: whether the next row is padding, or there is none."""
+    following = torch.ones(len(stream), dtype=torch.bool)
+    following[:-1] = stream.segment[1:] < 0
+    return following

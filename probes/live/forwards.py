@@ -1,0 +1,215 @@
+"""One forward of the watched model: what it was given, which heads it called, and what their gradients say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alignment import InputError
+from alignment.recovery import Form, Reading, read_hidden, silent_reading
+from alignment.sketch import Sketch, read_sketched
+
+from ..errors import UsageError
+from ..models.adapter import Adapter, Batch, Head, View
+from ..models.reading import is_encoder_decoder
+from ..placement import merged
+from ..rows import head_rows
+
+__all__ = ["Call", "Forward", "grade", "grade_hidden", "kept", "label_entries"]
+
+
+@dataclass
+class Call:
+    """One call of a head; a head that was never called, but whose input has a gradient, counts as called once.
+
+    Attributes:
+        head: that was called.
+        rows: (r,) int64, the received row of each row of the call; None where they cannot be placed.
+        output: identity and address of the tensor that it gave.
+        finite: whether its logits are.
+        readings: what each backward said, at the head's output (``head``) or where the model handed it on
+            (``later``); codebooks interleaved.
+    """
+
+    head: Head
+    rows: Tensor | None
+    output: tuple[int, int, int] = (0, 0, 0)
+    finite: bool = True
+    readings: dict[str, list[Reading]] = field(default_factory=dict)
+
+    def take(self, place: str, reading: Reading) -> None:
+        """What one backward said."""
+        self.readings.setdefault(place, []).append(reading.to("cpu"))
+
+    @property
+    def reading(self) -> Reading | None:
+        """All backwards together, as close to the loss as they were seen; None before the first."""
+        found = self.readings.get("later") or self.readings.get("head") or []
+        total = found[0] if found else None
+        for one in found[1:]:
+            assert total is not None
+            total = merged(total, one, torch.arange(len(one.target)))
+        return total
+
+
+@dataclass
+class Forward:
+    """One forward with gradients on.
+
+    Attributes:
+        model: as the script calls it.
+        adapter: of the model.
+        received: arguments of the innermost forward, small ones only, on the CPU.
+        training: whether the model was in train mode.
+        begun: when, in the watcher's count of events.
+        inner_seen: whether the innermost forward was seen, and not only its body.
+        outer: the labels among the arguments of its wrapper; None where no wrapper was called.
+        calls: of its heads.
+        graded: when the first gradient arrived; 0 before.
+        hidden: what the body gave, until the backward has passed.
+        problem: why its rows cannot be read; empty if they can.
+        half: whether a gradient was in half precision.
+    """
+
+    model: nn.Module
+    adapter: Adapter
+    received: Batch
+    training: bool
+    begun: int
+    inner_seen: bool = True
+    outer: Batch | None = None
+    calls: list[Call] = field(default_factory=list)
+    graded: int = 0
+    hidden: Tensor | None = None
+    problem: str = ""
+    half: bool = False
+    _heads: tuple[Head, ...] | None = None
+    _streams: View | None = None
+
+    @property
+    def view(self) -> View:
+        """Streams and labels: those that the innermost forward received, else those that its wrapper was given.
+
+        Raises:
+            InputError: no ids, or ids and labels that do not fit each other.
+        """
+        missing = {key: value for key, value in (self.outer or {}).items() if self.received.get(key) is None}
+        if missing:
+            with suppress(InputError):  # labels of a wrapper may be of another length, or of another task
+                return self._view({**self.received, **missing})
+        return self._view(self.received)
+
+    def _view(self, given: Batch) -> View:
+        inner = self.adapter.inner(self.model)
+        if is_encoder_decoder(inner) and not isinstance(given.get("decoder_input_ids"), Tensor):
+            raise InputError(f"the ids that the decoder of {type(inner).__name__} reads were not seen")
+        try:
+            return self.adapter.view(self.model, given)
+        except (UsageError, KeyError) as error:
+            raise InputError(f"the model's inputs cannot be read: {error}") from error
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The heads that predict the streams of what was received; none where that cannot be read."""
+        if self._heads is None:
+            self._heads = ()
+            try:
+                self._streams = self._view(self.received)
+                self._heads = self.adapter.heads(self.model, self._streams)
+            except InputError as error:
+                self.problem = str(error)
+        return self._heads
+
+    def head_of(self, module: nn.Module) -> Head | None:
+        """The head that a module is."""
+        return next((head for head in self.heads if head.module is module), None)
+
+    def vocab(self, head: Head) -> int:
+        """The size of a head's vocabulary."""
+        assert self._streams is not None
+        return self._streams.streams[head.streams[0]].vocab
+
+    def note_call(self, head: Head, inputs: Tensor | None, output: Tensor) -> Call | None:
+        """A head was called on ``inputs`` and gave ``output``; None where its rows make no sense."""
+        width, vocab = output.shape[-1] // head.books, self.vocab(head)
+        if width != vocab:
+            self.problem = f"the {head.name} head gives {width} scores a row, its vocabulary has {vocab} ids"
+            return None
+        rows = self._rows(head, inputs, output.numel() // output.shape[-1])
+        call = Call(head, rows, (id(output), output.data_ptr(), output.numel()))
+        self.calls.append(call)
+        return call
+
+    def _rows(self, head: Head, inputs: Tensor | None, count: int) -> Tensor | None:
+        assert self._streams is not None
+        received = len(self._streams.streams[head.streams[0]])
+        if inputs is None or self.hidden is None:
+            if count == received:
+                return torch.arange(count)
+            self.problem = f"the {head.name} head gave {count} rows for {received} ids, and what feeds it was not seen"
+            return None
+        try:
+            return head_rows(inputs.detach(), self.hidden, count, received).cpu()
+        except InputError as error:
+            self.problem = str(error)
+            return None
+
+    def place(self) -> tuple[View, list[Reading]]:
+        """What the gradients say of every row of what was received.
+
+        Raises:
+            InputError: rows that cannot be placed.
+        """
+        if self.graded and not any(call.reading is not None for call in self.calls):
+            fused = "the loss never shows its logits (fused), and several heads share the gradient at their input"
+            raise InputError(self.problem or fused)
+        view = self.view
+        readings = [silent_reading(len(stream)) for stream in view.streams]
+        for call in self.calls:
+            reading = call.reading
+            if reading is None:
+                continue
+            if call.rows is None:
+                raise InputError(self.problem)
+            books = call.head.books
+            for offset, number in enumerate(call.head.streams):
+                part = reading.select(torch.arange(offset, len(reading.target), books))
+                readings[number] = merged(readings[number], part, call.rows)
+        return view, readings
+
+
+def grade(grad: Tensor, kept_rows: Sketch, scale: float) -> Reading:
+    """The reading of one head's gradient, a loss scale divided out; what a scaler made overflow is unreadable."""
+    reading = read_sketched(grad.reshape(len(kept_rows.token), kept_rows.vocab), kept_rows)
+    if scale == 1.0:
+        return reading
+    broken = reading.form == int(Form.NOT_FINITE)  # the scaler skips this step, and tries a smaller scale
+    form = reading.form.masked_fill(broken, int(Form.SOFT))
+    return Reading(reading.target, (reading.weight / scale).masked_fill(broken, 0), reading.residual, form)
+
+
+def grade_hidden(grad: Tensor, hidden: Tensor, head: Head, scale: float) -> Reading:
+    """The same where the logits never were a tensor: at the head's input."""
+    width = hidden.shape[-1]
+    bias = getattr(head.module, "bias", None)
+    reading = read_hidden(grad.reshape(-1, width), hidden.reshape(-1, width), head.module.weight, bias)
+    return reading.scaled(1 / scale)
+
+
+def kept(value: Any) -> Any:
+    """An argument as it was: ids, labels and masks are copied, what is large is left out."""
+    if not isinstance(value, Tensor):
+        return value if isinstance(value, (int, float, bool, str)) else None
+    if value.dim() > (2 if value.is_floating_point() else 3):
+        return None
+    return value.detach().to("cpu", copy=True)
+
+
+def label_entries(given: Mapping[Any, Any]) -> Batch:
+    """What is called a label among the arguments of a wrapper."""
+    return {str(key): kept(value) for key, value in given.items() if "label" in str(key) and isinstance(value, Tensor)}

@@ -1,0 +1,128 @@
+"""Several forwards as one batch: their streams, labels and supervisions one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from alignment import IGNORE_INDEX, Stream, Supervision
+from alignment.recovery import Reading
+from alignment.sources import infer_sources
+
+from ..models.adapter import View
+
+__all__ = ["Joined", "Part", "join"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one forward read: its own view, and what its gradients say of every row."""
+
+    view: View
+    readings: Sequence[Reading]
+
+    @property
+    def actual(self) -> tuple[Supervision, ...]:
+        """Per stream; sources are inferred from the forward's own ids, which no barcode made unique."""
+        return tuple(replace(one, exact=False) for one in infer_sources(self.readings, self.view.streams))
+
+
+@dataclass(frozen=True)
+class Joined:
+    """All parts as one batch.
+
+    Attributes:
+        view: streams by name, in the order in which they first appear.
+        actual: per stream.
+        unlabelled: (R,) bool per stream, rows of forwards whose labels of that stream were not seen.
+        part: (R,) int64 per stream, the number of the part that a row belongs to.
+    """
+
+    view: View
+    actual: tuple[Supervision, ...]
+    unlabelled: tuple[Tensor, ...]
+    part: tuple[Tensor, ...]
+
+
+def join(parts: Sequence[Part]) -> Joined:
+    """Put parts together; samples and segments are numbered on, sources and origins follow."""
+    names = list(dict.fromkeys(stream.name for part in parts for stream in part.view.streams))
+    pieces: dict[str, list[_Piece]] = {name: [] for name in names}
+    base = dict.fromkeys(names, 0)
+    sample = segment = 0
+    for number, part in enumerate(parts):
+        streams = part.view.streams
+        own = [names.index(stream.name) for stream in streams]
+        bases = torch.tensor([base[stream.name] for stream in streams])
+        for index, supervision in enumerate(part.actual):
+            stream = _moved(streams[index], sample, segment)
+            labels = part.view.labels[index]
+            carried = part.view.carried[index]
+            moved = _followed(supervision, stream, torch.tensor(own), bases)
+            pieces[stream.name].append(_Piece(stream, labels, carried, moved, number))
+            base[stream.name] += len(stream)
+        sample += max((int(stream.sample.max()) + 1 for stream in streams if len(stream)), default=0)
+        segment += max((int(stream.segment.max()) + 1 for stream in streams if len(stream)), default=0)
+    notes = dict.fromkeys(note for part in parts for note in part.view.notes)
+    return _together([pieces[name] for name in names], tuple(notes))
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """One stream of one part, numbered as in the whole."""
+
+    stream: Stream
+    labels: Tensor | None
+    carried: Tensor | None
+    actual: Supervision
+    part: int
+
+
+def _moved(stream: Stream, sample: int, segment: int) -> Stream:
+    numbered = torch.where(stream.segment >= 0, stream.segment + segment, stream.segment)
+    return replace(stream, sample=stream.sample + sample, segment=numbered)
+
+
+def _followed(one: Supervision, stream: Stream, own: Tensor, bases: Tensor) -> Supervision:
+    """A supervision whose sources and origins count in the whole."""
+    known = one.source >= 0
+    origin = one.origin.clamp(min=0)
+    source = torch.where(known, one.source + bases[origin], one.source)
+    return replace(one, stream=stream, source=source, origin=torch.where(known, own[origin], one.origin))
+
+
+def _together(streams: Sequence[Sequence[_Piece]], notes: tuple[str, ...]) -> Joined:
+    joined, labels, carried, actual, unlabelled, part = [], [], [], [], [], []
+    for pieces in streams:
+        stream = _one([piece.stream for piece in pieces])
+        joined.append(stream)
+        seen = [piece.labels is not None for piece in pieces]
+        lengths = torch.tensor([len(piece.stream) for piece in pieces])
+        given = torch.cat([_labels(piece.labels, len(piece.stream)) for piece in pieces])
+        labels.append(given if any(seen) else None)
+        carried.append(torch.cat([_labels(piece.carried, len(piece.stream)) for piece in pieces]))
+        actual.append(_whole([piece.actual for piece in pieces], stream))
+        unlabelled.append(~torch.tensor(seen).repeat_interleave(lengths))
+        part.append(torch.tensor([piece.part for piece in pieces]).repeat_interleave(lengths))
+    view = View(tuple(joined), tuple(labels), tuple(carried), notes)
+    return Joined(view, tuple(actual), tuple(unlabelled), tuple(part))
+
+
+def _labels(labels: Tensor | None, length: int) -> Tensor:
+    """Labels of a piece; what is negative is ignored by a loss that has run."""
+    if labels is None:
+        return torch.full((length,), IGNORE_INDEX)
+    return labels.reshape(-1).long().masked_fill(labels.reshape(-1) < 0, IGNORE_INDEX)
+
+
+def _one(streams: Sequence[Stream]) -> Stream:
+    fields = ("ids", "segment", "sample", "row", "filler")
+    return replace(streams[0], **{name: torch.cat([getattr(s, name) for s in streams]) for name in fields})
+
+
+def _whole(parts: Sequence[Supervision], stream: Stream) -> Supervision:
+    fields = ("target", "weight", "source", "origin", "lost", "soft")
+    return Supervision(stream, *(torch.cat([getattr(p, name) for p in parts]) for name in fields), exact=False)

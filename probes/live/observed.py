@@ -1,0 +1,203 @@
+"""What the watched steps showed: the forwards that could be read as one witness, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from alignment import Finding, InputError, Supervision, compare
+from alignment.findings import finding
+
+from ..label_rules import label_findings
+from ..models.modules import unwrapped
+from ..witness import Witness
+from .expected import Expectation, expectations
+from .forwards import Forward
+from .joined import Joined, Part, join
+from .micro_batches import MicroBatch, accumulation
+
+__all__ = ["Nothing", "Observed", "observe"]
+
+
+Read = list[list[tuple[Forward, Part]]]
+
+
+class Nothing(Exception):  # noqa: N818 - not an error: there is nothing to tell
+    """Nothing of the run could be read; the message says why."""
+
+
+@dataclass
+class Observed:
+    """What the watched steps showed.
+
+    Attributes:
+        witness: of all forwards that could be read, as one batch.
+        expected: what each of its streams must train, and whether labels say so.
+        parts: what each forward read.
+        steps: how many steps were watched.
+        even: why their micro-batches cannot be compared; empty if they were, and weigh alike.
+        problems: why forwards could not be read.
+    """
+
+    witness: Witness
+    expected: Sequence[Expectation]
+    parts: Sequence[Part]
+    steps: int
+    even: str = ""
+    problems: Sequence[str] = ()
+
+
+def observe(steps: Sequence[Sequence[Forward]], *, stepped: bool = True) -> Observed:
+    """Judge what the steps trained.
+
+    Args:
+        steps: the forwards of every step.
+        stepped: whether an optimizer was seen to make them steps.
+
+    Raises:
+        Nothing: no forward, no gradient, or none that can be placed.
+    """
+    graded = any(one.graded for step in steps for one in step)
+    read, problems = _read(steps, graded=graded)
+    if not any(read):
+        raise Nothing(problems[0] if problems else "no gradient reached the model's output head")
+    joined = join([part for step in read for _, part in step])
+    expected = expectations(joined)
+    supervisions = tuple(one.supervision for one in expected)
+    forwards = [forward for step in read for forward, _ in step]
+    findings = _swallowed(steps)
+    if graded:
+        findings += _not_finite(forwards) or [
+            *_label_findings(joined, expected),
+            *compare(supervisions, _evened(joined)),
+        ]
+    books = sum(stream.is_audio for stream in joined.view.streams)
+    unequal, even = accumulation(_micro_batches(read) if graded and stepped else [], books)
+    findings += [*unequal, *_labels_dropped(forwards)]
+    inner = frozenset(key for one in forwards for key in one.adapter.label_keys if one.received.get(key) is not None)
+    outer = frozenset(key for one in forwards for key in one.outer or {})
+    actual = joined.actual if graded else ()
+    witness = Witness(joined.view, supervisions, actual, tuple(findings), None, outer, inner)
+    parts = [part for step in read for _, part in step]
+    return Observed(witness, expected, parts, len(steps), even, problems)
+
+
+def _read(steps: Sequence[Sequence[Forward]], *, graded: bool) -> tuple[Read, list[str]]:
+    """Per step the forwards that have gradients (or have none), as far as they can be placed; why others cannot."""
+    read: Read = []
+    problems = []
+    for step in steps:
+        mine = []
+        for forward in step:
+            if bool(forward.graded) is not graded:
+                continue
+            try:
+                mine.append((forward, Part(*forward.place())))
+            except InputError as error:
+                problems.append(str(error))
+        read.append(mine)
+    return read, problems
+
+
+# -- findings ---------------------------------------------------------------------------------------
+
+
+def _swallowed(steps: Sequence[Sequence[Forward]]) -> list[Finding]:
+    """LA605: the optimizer stepped, and no gradient had reached the logits of any forward of the step."""
+    empty = [step for step in steps if not any(one.graded for one in step)]
+    if empty:
+        message = (
+            f"in {len(empty)} of {len(steps)} watched steps the optimizer stepped and no gradient had reached the "
+            f"model's logits ({sum(map(len, empty))} forward passes): the loss was a constant, or was cut off from them"
+        )
+        return [finding("LA605", "all", message, count=len(empty))]
+    silent = [
+        one for step in steps for one in step if not one.graded and _is_labelled(one) and not _repeated(one, step)
+    ]
+    total = sum(map(len, steps))
+    if not silent:
+        return []
+    message = (
+        f"{len(silent)} of {total} forward passes in train mode had labelled targets and no gradient: "
+        "their loss was dropped, or was a constant"
+    )
+    return [finding("LA605", "all", message, count=len(silent), severity="warning")]
+
+
+def _repeated(forward: Forward, step: Sequence[Forward]) -> bool:
+    """Whether the same ids went through the model once more, and that time were trained (a forward for the log)."""
+
+    def ids(one: Forward) -> list[Tensor]:
+        return [value for value in one.received.values() if isinstance(value, Tensor)]
+
+    mine = ids(forward)
+    return any(one.graded and len(ids(one)) == len(mine) and all(map(torch.equal, ids(one), mine)) for one in step)
+
+
+def _is_labelled(forward: Forward) -> bool:
+    try:
+        return any(labels is not None and bool((labels >= 0).any()) for labels in forward.view.labels)
+    except InputError:
+        return False
+
+
+def _not_finite(forwards: Sequence[Forward]) -> list[Finding]:
+    broken = [call.head.name for one in forwards for call in one.calls if not call.finite]
+    if not broken:
+        return []
+    return [finding("LA501", broken[0], f"the logits of the {broken[0]} head are not finite", count=len(broken))]
+
+
+def _label_findings(joined: Joined, expected: Sequence[Expectation]) -> list[Finding]:
+    """What the labels show by themselves, where they follow a convention at all."""
+    labels = tuple(given if one.judged else None for given, one in zip(joined.view.labels, expected, strict=True))
+    return [
+        found
+        for found in label_findings(replace(joined.view, labels=labels))
+        if found.code in ("LA203", "LA502")  # what the loss makes of labels out of place shows in what it trains
+    ]
+
+
+def _labels_dropped(forwards: Sequence[Forward]) -> list[Finding]:
+    """LA601: a wrapper of PEFT or torch was given labels, and the innermost forward was not."""
+    for one in forwards:
+        keys = set(one.adapter.label_keys)
+        given = {key for key, value in one.received.items() if value is not None}
+        dropped = sorted((set(one.outer or {}) & keys) - given)
+        if dropped and one.inner_seen and unwrapped(one.model) is one.adapter.inner(one.model):
+            message = f"{', '.join(dropped)} was given to the outermost model and did not reach the innermost forward"
+            return [finding("LA601", "text", message, count=len(dropped))]
+    return []
+
+
+def _evened(joined: Joined) -> tuple[Supervision, ...]:
+    """Weights over their mean in each forward, text and audio apart: forwards are compared by ``accumulation``."""
+    out = list(joined.actual)
+    for kind in (False, True):
+        mine = [n for n, stream in enumerate(joined.view.streams) if stream.is_audio is kind]
+        if not mine:
+            continue
+        total = max(int(joined.part[n].max()) for n in mine if len(joined.part[n])) + 1
+        sums, counts = torch.zeros(total, dtype=torch.float64), torch.zeros(total, dtype=torch.float64)
+        for n in mine:
+            weight = joined.actual[n].weight.abs()
+            used = joined.actual[n].trained & weight.isfinite()
+            sums.index_add_(0, joined.part[n][used], weight[used])
+            counts.index_add_(0, joined.part[n][used], torch.ones_like(weight[used]))
+        mean = torch.where(sums > 0, sums / counts.clamp(min=1), 1)
+        for n in mine:
+            out[n] = replace(out[n], weight=out[n].weight / mean[joined.part[n]])
+    return tuple(out)
+
+
+def _micro_batches(read: Read) -> list[list[MicroBatch]]:
+    """Per step the forwards whose backward had come before the next forward began; several in one are one loss."""
+    steps = []
+    for step in read:
+        begun = [forward.begun for forward, _ in step[1:]] + [float("inf")]
+        apart = all(forward.graded < later for (forward, _), later in zip(step, begun, strict=True))
+        steps.append([MicroBatch(part, forward.half) for forward, part in step] if apart else [])
+    return steps

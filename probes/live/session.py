@@ -1,0 +1,160 @@
+"""One watched run: from the first import of torch to the exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError
+from ..launch import Ended
+from ..outputs import write_outputs
+from ..report.model import Report, error_report
+
+if TYPE_CHECKING:
+    from alignment.findings import Finding
+
+    from .company import Company
+    from .watcher import Watcher
+
+__all__ = ["Session", "Settings"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run is watched and told.
+
+    Attributes:
+        steps: optimizer steps to watch.
+        heads: names of head modules (``--head``).
+        stop: end the run after them.
+        outputs: path of every form of the report that is written.
+        keep: which findings count.
+        strict: raises warnings to errors.
+        verbose: more detail, tracebacks of errors of ours.
+    """
+
+    steps: int
+    heads: Sequence[str]
+    stop: bool
+    outputs: Mapping[str, str]
+    keep: Callable[[Finding], bool]
+    strict: Callable[[Sequence[Finding]], list[Finding]]
+    verbose: bool = False
+
+
+class Session:
+    """Watches one script, tells what its steps train as soon as they are done, and knows the exit code.
+
+    Attributes:
+        report: what was told; None before.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.report: Report | None = None
+        self._watcher: Watcher | None = None
+        self._company: Company | None = None
+        self._process, self._environ = os.getpid(), dict(os.environ)
+        self._own_error = self._over = False
+
+    def begin(self) -> None:
+        """Torch is there: watch."""
+        try:
+            from .company import Company
+            from .watcher import Watcher
+
+            self._company = Company(self._environ, self.settings.keep)
+            self._watcher = Watcher(self.settings.steps, self.settings.heads, self._done)
+            self._watcher.start()
+        except Exception:  # noqa: BLE001 - the script is in the middle of importing torch
+            self._tell(self._broken(traceback.format_exc()))
+
+    def end(self, ended: Ended) -> int:
+        """The script has ended: tell what has not been told; the code to exit with."""
+        if os.getpid() != self._process:
+            return ended.code  # a child that the script has forked, and that came to the script's end
+        self._over = True
+        if self._watcher is None and self.report is None:
+            self._tell(error_report("nothing was read: the script never imported torch", ended.code))
+        elif self._watcher is not None and self.report is None:
+            from .watcher import ENDED
+
+            self._watcher.finish(ENDED)
+        report = self.report
+        if report is not None and report.error and not self._own_error and report.stopped != ended.code:
+            report.stopped = ended.code
+            self._write(report)
+        return ended.code or self._code()
+
+    def _code(self) -> int:
+        """What the report makes of a script that itself ended well; the same on every rank."""
+        if self._own_error:
+            return 3
+        own = 0 if self.report is None else self.report.exit_code
+        return own if self._company is None else self._company.agreed(own)
+
+    # -- telling -------------------------------------------------------------------------------------
+
+    def _done(self, watcher: Watcher) -> None:
+        """The watched steps are over, or nothing more will be seen."""
+        from ..preserve import same_random_state
+
+        try:
+            with same_random_state():
+                report = self._judged(watcher)
+                assert self._company is not None
+                self.report = self._company.joined(report)
+                if self._company.speaks:
+                    self._tell(self.report)
+        except Exception:  # noqa: BLE001 - the script must go on, whatever is wrong with us
+            self._tell(self._broken(traceback.format_exc()))
+        if self.settings.stop and not self._over:
+            report = self.report
+            raise SystemExit(3 if report is not None and report.error else self._code())
+
+    def _judged(self, watcher: Watcher) -> Report:
+        from .observed import Nothing, observe
+        from .told import circumstances, nothing_seen, report_on
+
+        if watcher.failed:
+            return self._broken(watcher.failed)
+        try:
+            steps = watcher.steps or ([watcher.graded] if watcher.graded else [])
+            if watcher.found is None or not steps:
+                return error_report(f"nothing was read: {nothing_seen(watcher)}", 0)
+            observed = observe(steps, stepped=bool(watcher.steps))
+        except Nothing as reason:
+            return error_report(f"nothing was read: {reason}", 0)
+        report = report_on(observed, watcher.found.root, watcher.found.adapter, self.settings.keep)
+        report.notes += circumstances(watcher)
+        report.findings = self.settings.strict(report.findings)
+        return report
+
+    def _broken(self, trace: str) -> Report:
+        """An exception of ours: the watcher is off, the script goes on."""
+        self._own_error = True
+        if self.settings.verbose:
+            print(trace, file=sys.stderr)
+        last = trace.strip().splitlines()[-1]
+        return error_report(f"watching stopped by an error of its own ({last}): run again with -v", 3)
+
+    def _tell(self, report: Report) -> None:
+        from ..report.terminal import console_for, show
+
+        self.report = report
+        if report.error:
+            print(f"loss-align: {report.error}", file=sys.stderr, flush=True)
+        else:
+            show(report, console_for("-"), verbose=self.settings.verbose)  # standard output is the script's
+        self._write(report)
+
+    def _write(self, report: Report) -> None:
+        try:
+            write_outputs(self.settings.outputs, report)
+        except (OSError, UsageError) as error:
+            self._own_error = True
+            print(f"loss-align: {error}", file=sys.stderr, flush=True)

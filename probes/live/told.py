@@ -1,0 +1,121 @@
+"""The report of a watched run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from alignment import IGNORE_INDEX, Finding
+from alignment.weights import spread
+
+from ..check import Keep, report_of
+from ..report.model import Check, Report
+from .expected import Expectation
+from .observed import Observed
+from .watcher import ENDED, Watcher
+
+__all__ = ["circumstances", "nothing_seen", "report_on"]
+
+
+def nothing_seen(watcher: Watcher) -> str:
+    """Why nothing could be judged."""
+    if watcher.cause != ENDED:
+        return watcher.cause
+    if watcher.found is None:
+        reason = watcher.discovery.reason
+        return f"no model whose output head is known was trained{f' ({reason})' if reason else ''}"
+    name = type(watcher.found.adapter.inner(watcher.found.root)).__name__
+    if not watcher.open:
+        return f"{name} was called, but no forward with gradients was seen from its beginning to an optimizer step"
+    return f"{name} ran {len(watcher.open)} forward passes, and no backward pass reached its logits"
+
+
+def circumstances(watcher: Watcher) -> list[str]:
+    """What a reader should know of how the run was watched."""
+    notes = []
+    if not watcher.steps:
+        notes.append("no optimizer step was seen: all forward passes are taken as one step")
+    elif len(watcher.steps) < watcher.wanted:
+        notes.append(f"the run ended after {len(watcher.steps)} of the {watcher.wanted} steps to be watched")
+    scales = sorted(watcher.scales - {1.0})
+    if scales:
+        notes.append(f"a loss scale of {' and '.join(f'{scale:g}' for scale in scales)} was divided out")
+    return notes
+
+
+def report_on(observed: Observed, model: Any, adapter: Any, keep: Keep | None) -> Report:
+    """The report of what was observed."""
+    seen = observed.witness
+    report = report_of(model, adapter, dict.fromkeys(seen.outer_labels | seen.inner_labels, True), seen, keep=keep)
+    report.notes += _notes(observed)
+    report.environment.pop("seed", None)  # the script's own
+    _weigh(report, observed)
+    unknown = {one.supervision.stream.name: one for one in observed.expected if not one.known}
+    for stream in unknown:
+        for key in ("expected", "missing", "unexpected"):
+            report.streams[stream].pop(key, None)
+    report.checks = [_honest(check, unknown) for check in report.checks]
+    report.checks.append(_accumulation_check(observed, seen.findings, report.findings))
+    return report
+
+
+def _weigh(report: Report, observed: Observed) -> None:
+    """Weights of one step instead of all; their spread inside a forward, not between forwards."""
+    for actual in observed.witness.actual:
+        entry = report.streams[actual.stream.name]
+        entry["weight_sum"] = entry["weight_sum"] / observed.steps
+        entry["weight_spread"] = max(
+            spread(reading.weight[reading.target != IGNORE_INDEX])
+            for part in observed.parts
+            for stream, reading in zip(part.view.streams, part.readings, strict=True)
+            if stream.name == actual.stream.name
+        )
+
+
+def _honest(check: Check, unknown: Mapping[str, Expectation]) -> Check:
+    """A check that would rest on labels that were not seen is skipped, with the reason."""
+    if check.status != "pass" or not unknown:
+        return check
+    if check.id == "coverage":
+        return Check(check.id, check.title, "skip", "; ".join(dict.fromkeys(_why(unknown))))
+    kind = check.id.removeprefix("pairing-")
+    unjudged = {name: one for name, one in unknown.items() if not one.judged and name.startswith(kind)}
+    if unjudged:
+        return Check(check.id, check.title, "skip", "; ".join(dict.fromkeys(_why(unjudged))))
+    return check
+
+
+def _why(unknown: Mapping[str, Expectation]) -> list[str]:
+    """Reasons, codebooks together."""
+    reasons = {}
+    for name, one in unknown.items():
+        kind = "audio" if name.startswith("audio[") else name
+        reasons.setdefault(kind, one.why.replace(name, kind))
+    return list(reasons.values())
+
+
+def _accumulation_check(observed: Observed, findings: Sequence[Finding], kept: Sequence[Finding]) -> Check:
+    check_id, title = "accumulation", "The micro-batches of a step weigh their targets alike"
+    wrong = [f.stream for f in findings if f.code == "LA302"]
+    if wrong:
+        status = "fail" if any(f.code == "LA302" for f in kept) else "skip"
+        return Check(check_id, title, status, f"{'' if status == 'fail' else 'ignored: '}LA302 on {', '.join(wrong)}")
+    if observed.even:
+        return Check(check_id, title, "skip", observed.even)
+    return Check(check_id, title, "pass", "micro-batches of unequal size, and no target weighs more than another")
+
+
+def _notes(observed: Observed) -> list[str]:
+    steps, read, lost = observed.steps, len(observed.parts), len(observed.problems)
+    notes = [f"watched {steps} optimizer steps, {read} forward passes; sources are inferred from the ids"]
+    if lost:
+        notes.append(f"{lost} more forward passes could not be read: {observed.problems[0]}")
+    notes += [*observed.witness.view.notes, *(one.note for one in observed.expected if one.note)]
+    for actual in observed.witness.actual:
+        count = int(actual.soft.sum())
+        if count:
+            notes.append(
+                f"{actual.stream.name}: {count} rows are unreadable (no hard target, or a gradient that underflowed): "
+                "that does not mean that they are not trained"
+            )
+    return notes

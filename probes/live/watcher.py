@@ -1,0 +1,330 @@
+"""The watcher: hooks that read what a training run does, and never change it.
+
+No value, no gradient and no random state is touched, and what a hook of ours raises never reaches the script:
+the watcher then switches itself off and says so.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+from torch.optim.optimizer import Optimizer
+
+from alignment.sketch import sketch
+
+from ..forward_patch import ForwardPatch, bound_arguments
+from ..models.adapter import Batch, Head
+from ..models.reading import decoder_of, is_encoder_decoder
+from .boundaries import Boundaries
+from .discovery import Discovery, Found
+from .embedded import embedded_ids
+from .forwards import Call, Forward, grade, grade_hidden, kept, label_entries
+
+__all__ = ["ENDED", "Step", "Watcher"]
+
+#: Optimizer steps without any model whose head is known, after which nobody looks any more.
+UNSEEN_STEPS = 20
+#: Forwards of one step that are kept; what accumulates more, or never steps an optimizer, is told by these.
+MOST_FORWARDS = 512
+
+#: Why a watcher stops where the script does.
+ENDED = "the script ended"
+
+Step = list[Forward]
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Modules of the model that tell something when they have been called."""
+
+    inner: nn.Module
+    body: nn.Module | None
+    decoder: nn.Module | None
+
+
+class _GlobalHook:
+    """A hook on the forward of every module: none is in a module itself, so that its copies have none."""
+
+    def __init__(self, hook: Callable[..., None]) -> None:
+        self._handle = torch_module.register_module_forward_hook(hook, with_kwargs=True)
+
+    def remove(self) -> None:
+        """Leave nothing, what torch forgets to take away included."""
+        self._handle.remove()
+        getattr(torch_module, "_global_forward_hooks_with_kwargs", {}).pop(self._handle.id, None)
+
+
+class Watcher:
+    """Watches the first ``steps`` optimizer steps of a process; ``done`` is called once, when it has seen enough.
+
+    Attributes:
+        steps: the forwards of every step that was seen to its end.
+        open: the forwards since.
+        found: the model; None before.
+        discovery: what was met until then.
+        scales: loss scales that were divided out.
+        failed: the traceback of an exception of ours; empty if there was none.
+        cause: why it stopped before the steps were done; empty if it did not.
+    """
+
+    def __init__(self, steps: int, heads: Sequence[str], done: Callable[[Watcher], None]) -> None:
+        self.wanted, self.done = steps, done
+        self.steps: list[Step] = []
+        self.open: Step = []
+        self.found: Found | None = None
+        self.discovery = Discovery(heads)
+        self.boundaries = Boundaries(self._safely(self._stepped))
+        self.scales: set[float] = set()
+        self.failed = self.cause = ""
+        self.active = False
+        self._clock = self._unseen = 0
+        self._inside: Forward | None = None
+        self._late = False
+        self._parts: Any = None
+        self._handles: list[Any] = []
+        self._own_call: Any = None
+
+    @property
+    def graded(self) -> Step:
+        """The forwards since the last step that have gradients."""
+        return [forward for forward in self.open if forward.graded]
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self.active = True
+        self._own_call = own = nn.Module.__call__
+        look_at = self._safely(self._look_at)
+
+        @functools.wraps(own)
+        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if torch.is_grad_enabled():
+                look_at(module)
+            return own(module, *args, **kwargs)
+
+        self._our_call = nn.Module.__call__ = call
+        self.boundaries.watch()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._leave)  # workers are not watched
+
+    def finish(self, cause: str = "") -> None:
+        """Leave the script alone, for good; tells ``done`` once."""
+        if not self.active:
+            return
+        self.cause = cause
+        self._leave()
+        self.done(self)
+
+    def _leave(self) -> None:
+        self.active = False
+        self._forget_call()
+        self.boundaries.leave()
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _forget_call(self) -> None:
+        if self._own_call is not None and nn.Module.__call__ is self._our_call:
+            nn.Module.__call__ = self._own_call
+        self._own_call = None
+
+    def _safely(self, hook: Callable[..., None]) -> Callable[..., None]:
+        """The hook without a graph, and without an exception that the script would see."""
+
+        @functools.wraps(hook)
+        def guarded(*args: Any, **kwargs: Any) -> None:
+            if not self.active:
+                return
+            try:
+                with torch.no_grad():
+                    hook(*args, **kwargs)
+            except Exception:  # noqa: BLE001 - the run must go on, whatever is wrong with us
+                self.failed = traceback.format_exc()
+                self.finish("an error of its own")
+
+        return guarded
+
+    # -- the model -------------------------------------------------------------------------------
+
+    def _look_at(self, module: nn.Module) -> None:
+        """A module is about to be called, and no model has been found yet."""
+        if self.found is not None:
+            return
+        with torch.enable_grad():
+            found = self.discovery.consider(module)
+        if self.discovery.unwatchable:
+            self.finish(self.discovery.unwatchable)
+        if found is None or not self.active:
+            return
+        self.found, self._late = found, found.begun
+        self._forget_call()
+        inner = found.adapter.inner(found.root)
+        self._parts = _Parts(
+            inner, found.adapter.body(found.root), decoder_of(inner) if is_encoder_decoder(inner) else None
+        )
+        after = self._safely(self._after)
+
+        def left(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            if torch.is_grad_enabled():
+                after(module, args, kwargs, output)
+
+        self._handles += [
+            ForwardPatch(inner, self._around_inner),
+            _GlobalHook(left),
+        ]
+
+    # -- its forwards ----------------------------------------------------------------------------
+
+    def _around_inner(
+        self, forward: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if not self.active or not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        self._safely(self._begin)(module, bound_arguments(module, args, kwargs))
+        begun = self._inside
+        try:
+            outputs = forward(*args, **kwargs)
+        finally:
+            self._inside = None
+        if begun is not None:
+            self._safely(self._note_outputs)(begun, outputs)
+        return outputs
+
+    def _begin(self, module: nn.Module, received: Batch, *, inner: bool = True) -> Forward:
+        assert self.found is not None
+        for before in self.open:
+            if before.graded:
+                before.hidden = None  # its backward has passed
+        if len(self.open) >= MOST_FORWARDS:
+            self.finish(f"{MOST_FORWARDS} forwards without an optimizer step")
+        small = {key: kept(value) for key, value in received.items()}
+        embeddings = received.get("inputs_embeds")
+        if isinstance(embeddings, Tensor) and small.get("input_ids") is None:
+            small["input_ids"] = kept(embedded_ids(self._parts.inner, embeddings))
+        forward = Forward(self.found.root, self.found.adapter, small, module.training, self._tick(), inner)
+        self.open.append(forward)
+        self._inside = forward if inner else None
+        return forward
+
+    def _tick(self) -> int:
+        self._clock += 1
+        return self._clock
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """A module has been called: the body, a head, a decoder or the outermost model, or none of them."""
+        assert self.found is not None
+        parts = self._parts
+        if module is parts.decoder and self._inside is not None:
+            self._inside.received["decoder_input_ids"] = kept(bound_arguments(module, args, kwargs).get("input_ids"))
+        if module is parts.body:
+            self._after_body(module, args, kwargs, output)
+        elif module is self.found.root and module is not parts.inner:
+            self._after_root(args, kwargs)
+        elif self.open and (self.open[-1].hidden is not None or parts.body is None):
+            head = self.open[-1].head_of(module)
+            if head is not None and isinstance(output, Tensor) and output.requires_grad:
+                self._note_call(head, args[0] if args else None, output)
+
+    def _after_body(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        forward = self._inside
+        if forward is None:  # the script calls the body itself, below every hooked forward
+            forward = self._begin(module, bound_arguments(module, args, kwargs), inner=False)
+        first = output[0] if isinstance(output, (tuple, list)) else getattr(output, "last_hidden_state", output)
+        if isinstance(first, Tensor):
+            forward.hidden = first.detach()
+            if first.requires_grad:
+                first.register_hook(self._on_hidden(forward, first.detach()))
+
+    def _after_root(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = dict(kwargs)
+        for one in args:
+            if isinstance(one, Mapping):
+                given.update(one)
+        labels = label_entries(given)
+        for forward in reversed(self.open):
+            if forward.outer is not None:
+                break
+            forward.outer = labels
+
+    # -- its heads -------------------------------------------------------------------------------
+
+    def _note_call(self, head: Head, inputs: Any, output: Tensor) -> None:
+        forward = self.open[-1]
+        call = forward.note_call(head, inputs if isinstance(inputs, Tensor) else None, output)
+        if call is not None:
+            self._read_at(output, forward, call, "head")
+
+    def _note_outputs(self, forward: Forward, outputs: Any) -> None:
+        """Logits as the script sees them, where the model casts, scales or caps them after its head."""
+        given = outputs.values() if isinstance(outputs, Mapping) else outputs if isinstance(outputs, tuple) else ()
+        for logits in given:
+            if not isinstance(logits, Tensor) or not logits.requires_grad:
+                continue
+            for call in forward.calls:
+                same, address, size = call.output
+                if logits.numel() == size and id(logits) != same and logits.data_ptr() != address:
+                    self._read_at(logits, forward, call, "later")
+
+    def _read_at(self, logits: Tensor, forward: Forward, call: Call, place: str) -> None:
+        rows = sketch(logits.reshape(-1, forward.vocab(call.head)))
+        call.finite &= rows.finite
+
+        def seen(grad: Tensor) -> None:
+            self._grade(forward, grad)
+            call.take(place, grade(grad, rows, self.boundaries.scale))
+
+        logits.register_hook(self._safely(seen))
+
+    def _on_hidden(self, forward: Forward, hidden: Tensor) -> Callable[[Tensor], None]:
+        def seen(grad: Tensor) -> None:
+            self._grade(forward, grad)
+            called = any(call.readings for call in forward.calls)
+            if called or len(forward.heads) != 1 or forward.heads[0].books != 1:
+                return
+            head = forward.heads[0]
+            if hasattr(head.module.weight, "full_tensor"):  # sharded: to gather it, every process would have to do so
+                return
+            call = Call(head, torch.arange(hidden.numel() // hidden.shape[-1]))
+            call.take("head", grade_hidden(grad, hidden, head, self.boundaries.scale))
+            forward.calls.append(call)
+
+        return self._safely(seen)
+
+    def _grade(self, forward: Forward, grad: Tensor) -> None:
+        """A gradient has arrived."""
+        forward.graded = forward.graded or self._tick()
+        forward.half |= grad.dtype in (torch.float16, torch.bfloat16)
+        self.scales.add(self.boundaries.scale)
+
+    # -- its steps -------------------------------------------------------------------------------
+
+    def _stepped(self, optimizer: Optimizer | None) -> None:
+        """An optimizer has stepped, or a scaler has gone past it."""
+        if self.found is None:
+            self._unseen += optimizer is not None
+            if self._unseen >= UNSEEN_STEPS:
+                self.finish(f"{UNSEEN_STEPS} optimizer steps without a model whose output head is known")
+            return
+        if optimizer is not None and not self._trains(optimizer):
+            return
+        step = [forward for forward in self.open if forward.training or forward.graded] or self.open
+        self.open = []
+        if self._late:  # its first forward had begun before anyone looked
+            self._late = False
+        elif step:
+            self.steps.append(step)
+            if len(self.steps) >= self.wanted:
+                self.finish()
+
+    def _trains(self, optimizer: Optimizer) -> bool:
+        """Whether an optimizer holds any parameter of the model."""
+        assert self.found is not None
+        own = {id(parameter) for parameter in self.found.root.parameters()}
+        return any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"])
