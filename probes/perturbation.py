@@ -41,9 +41,11 @@ class Movement:
         return times * (self.audio if stream.startswith("audio") else self.text)
 
 
-def perturbed(model: nn.Module, adapter: Adapter, batch: Batch, base: Outputs) -> Movement:
-    """Run the batch with one rounding more in every layer, and compare with ``base``."""
-    with _one_rounding_more(model):
+def perturbed(
+    model: nn.Module, adapter: Adapter, batch: Batch, base: Outputs, roundings: float = 1, seed: int = 0
+) -> Movement:
+    """Run the batch with a rounding of so many units more in every layer, and compare with ``base``."""
+    with _more_rounding(model, roundings, seed):
         moved = forward(model, adapter, batch)
     found = {}
     for kind, name in (("text", "logits"), ("audio", "audio_logits")):
@@ -85,18 +87,18 @@ def _largest(values: Tensor) -> float:
 
 
 @contextmanager
-def _one_rounding_more(model: nn.Module) -> Iterator[None]:
+def _more_rounding(model: nn.Module, roundings: float, seed: int) -> Iterator[None]:
     device = next(model.parameters()).device
-    generator = torch.Generator(device).manual_seed(0)
+    generator = torch.Generator(device).manual_seed(seed)
 
-    def off_by_one(module: nn.Module, args: Any, output: Any) -> Any:
+    def off(module: nn.Module, args: Any, output: Any) -> Any:
         if not isinstance(output, Tensor) or not output.is_floating_point() or output.dim() == 0:
             return None
         signs = torch.randint(0, 2, output.shape[-1:], generator=generator, device=device).to(output) * 2 - 1
-        return output * (1 + torch.finfo(output.dtype).eps * signs)
+        return output * (1 + roundings * torch.finfo(output.dtype).eps * signs)
 
     leaves = [module for module in model.modules() if not any(True for _ in module.children())]
-    handles = [module.register_forward_hook(off_by_one) for module in leaves]
+    handles = [module.register_forward_hook(off) for module in leaves]
     try:
         yield
     finally:

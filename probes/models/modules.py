@@ -18,6 +18,7 @@ __all__ = [
     "output_embeddings",
     "peft_model",
     "pretrained_models",
+    "routes_by_capacity",
     "task_type_hint",
     "unwrapped",
     "vocabulary_of",
@@ -80,6 +81,15 @@ def peft_model(model: nn.Module) -> Any:
         if hasattr(module, "peft_config") and hasattr(module, "get_base_model"):
             return module
     return None
+
+
+def routes_by_capacity(model: nn.Module) -> str:
+    """Why a token's logits depend on which others share its batch; empty where no expert's capacity is bounded."""
+    for path, module in model.named_modules():
+        capacity = getattr(module, "expert_capacity", None)
+        if isinstance(capacity, int):
+            return f"{path} routes tokens by capacity (an expert takes {capacity}): who else is there decides"
+    return ""
 
 
 def task_type_hint(model: nn.Module, error: Exception) -> str:
