@@ -15,7 +15,11 @@ from typing import Any
 
 from .errors import UsageError
 
-__all__ = ["Ended", "Program", "module_program", "run_program", "script_program"]
+__all__ = ["Ended", "Program", "foreign_names", "module_program", "run_program", "script_program"]
+
+
+#: Names that are taken in a process of ours.
+OURS = ("alignment", "probes")
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,17 @@ class _first_on_path:  # noqa: N801 - read as a verb where it is used
 
     def __exit__(self, *_: object) -> None:
         sys.path.remove(self.folder)
+
+
+def foreign_names(program: Program) -> list[str]:
+    """Packages beside the program whose names are those of our own: it would be given ours."""
+    found = []
+    for name in OURS:
+        spec = importlib.machinery.PathFinder.find_spec(name, [program.folder])
+        own = importlib.util.find_spec(name)
+        if spec is not None and own is not None and spec.origin != own.origin:
+            found.append(name)
+    return found
 
 
 def run_program(program: Program) -> Ended:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ..errors import UsageError
+from ..errors import CannotRunError, UsageError
 from .options import add_report_options, codes, finding_filter, positive, strict_findings
 
 NAME = "run"
@@ -48,7 +48,7 @@ def own_words(argv: Sequence[str]) -> list[str]:
 
 def run(args: argparse.Namespace) -> int:
     """Run the script, tell what its steps train; returns its exit code, or 1 on findings."""
-    from ..launch import Ended, module_program, run_program, script_program
+    from ..launch import Ended, foreign_names, module_program, run_program, script_program
     from ..live.arrival import when_imported
     from ..live.session import Session, Settings
     from ..outputs import checked_outputs
@@ -75,6 +75,12 @@ def run(args: argparse.Namespace) -> int:
         except SyntaxError as error:
             sys.excepthook(type(error), error.with_traceback(None), None)
             return session.end(Ended(1))
+        hidden = foreign_names(program)
+        if hidden:
+            raise CannotRunError(
+                f"the script's folder {program.folder} has {' and '.join(hidden)} of its own, which our package of "
+                "that name would hide from it: rename it, or check the loss with loss-align preflight"
+            )
         ended = run_program(program)
     code = session.end(ended)
     if ended.interrupted:

@@ -12,6 +12,7 @@ from ..check import Keep
 from ..errors import CannotRunError, UsageError
 from ..ranks import MissingRanksError, RankExchange, told_ranks
 from ..ranks.exchange import environment_place
+from ..ranks.launcher import leave_reason
 from ..ranks.same_batch import BASIS
 from ..ranks.shards import join_shards, rank_payload
 from ..report.model import Report
@@ -79,6 +80,7 @@ class Company:
                 self._agreed = code if exchange is None else int(exchange.share({"code": code})["code"])
             except CannotRunError:
                 self._agreed = code
+            leave_reason(self._agreed, "findings: the report of rank 0 tells them")
         return self._agreed
 
 

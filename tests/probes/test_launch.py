@@ -125,3 +125,13 @@ def test_a_file_that_belongs_to_the_script_is_never_written(tmp_path, monkeypatc
     assert not (tmp_path / "config.json").exists()
     assert command(["run", "--json", "ours.json", "missing.py", "--json", "config.json"]) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["ours.json"]
+
+
+def test_a_package_that_ours_would_hide_is_named(tmp_path, monkeypatch, capsys):
+    from probes.cli import run as command
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "probes.py").write_text("mine = 1\n")
+    (tmp_path / "script.py").write_text("import probes; print(probes.mine)\n")
+    assert command(["run", "script.py"]) == 3
+    assert "probes of its own" in capsys.readouterr().err
