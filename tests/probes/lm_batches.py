@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from lm_tiny import BATCH, HIDDEN, LENGTH, VOCAB
 
-__all__ = ["batch_for", "text_batch"]
+__all__ = ["batch_for", "sequence_batch", "text_batch"]
 
 
 def _noise(*shape):
@@ -42,6 +42,11 @@ BATCHES = {
     "Blip2ForConditionalGeneration": lambda: _with_placeholders(3, 2, **_IMAGES),
     "LlavaForConditionalGeneration": lambda: _with_placeholders(3, 4, **_IMAGES),
     "MoonshineForConditionalGeneration": lambda: _instead(input_values=_noise(BATCH, 6000)),
+    # a prompt that sees itself whole, and a suffix that does not
+    "PaliGemmaForConditionalGeneration": lambda: {
+        **text_batch(),
+        "token_type_ids": (text_batch()["labels"] != -100).long(),
+    },
     "Pix2StructForConditionalGeneration": lambda: _instead(flattened_patches=_noise(BATCH, 4, 2 + HIDDEN).abs()),
     "Qwen2AudioForConditionalGeneration": lambda: _with_placeholders(
         4,
@@ -60,3 +65,11 @@ BATCHES = {
 def batch_for(name):
     """A fresh batch for a class."""
     return BATCHES.get(name, text_batch)()
+
+
+def sequence_batch(name):
+    """The same for an encoder-decoder model, whose labels are trained from their first on."""
+    batch = batch_for(name)
+    ids = text_batch()["input_ids"]
+    batch["labels"] = ids.flip(0, 1)
+    return batch
