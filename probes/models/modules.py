@@ -21,6 +21,7 @@ __all__ = [
     "routes_by_capacity",
     "task_type_hint",
     "unwrapped",
+    "virtual_tokens",
     "vocabulary_of",
     "widest_layers",
 ]
@@ -81,6 +82,12 @@ def peft_model(model: nn.Module) -> Any:
         if hasattr(module, "peft_config") and hasattr(module, "get_base_model"):
             return module
     return None
+
+
+def virtual_tokens(model: nn.Module) -> str:
+    """The kind of PEFT that puts tokens of its own before the prompt; empty without such."""
+    configs = getattr(peft_model(model), "peft_config", {}).values()
+    return next((type(config).__name__ for config in configs if getattr(config, "is_prompt_learning", False)), "")
 
 
 def routes_by_capacity(model: nn.Module) -> str:

@@ -14,7 +14,7 @@ from alignment import IGNORE_INDEX
 
 from .adapter import Batch, CannotDecodeError, Layout, Repadded, Step, View
 from .decoding import beside, decoded
-from .modules import embedding_rows
+from .modules import embedding_rows, virtual_tokens
 from .reading import is_encoder_decoder
 from .token_ids import placeholder_ids, text_config
 
@@ -75,6 +75,8 @@ class TextRuns:
         """The trained rows, token by token; what stands before the first is the prompt."""
         inner = self.inner(model)
         encodes = is_encoder_decoder(inner)
+        if learned := virtual_tokens(model):
+            raise CannotDecodeError(f"{learned} puts virtual tokens before the prompt: it is not decoded")
         if PLACES & sample.keys() - {"position_ids"}:
             raise CannotDecodeError("packed documents are not decoded")
         ids = self._ids(inner, sample)
