@@ -65,6 +65,8 @@ class Capture:
     _handles: list[RemovableHandle | ForwardPatch | SkippedProduct] = field(default_factory=list)
     _lent: ExitStack = field(default_factory=ExitStack)
     _stand_in: Tensor | None = None
+    _unnumbered: Tensor | None = None
+    _held: set[str] = field(default_factory=set)
     _fed: dict[str, Tensor] = field(default_factory=dict)
     _suspended: bool = False
     _inside: bool = False
@@ -154,6 +156,7 @@ class Capture:
             return None
         first = output[0] if isinstance(output, (tuple, list)) else getattr(output, "last_hidden_state", output)
         if wanted and self.alone is None and self.values == "noise":
+            self._unnumbered, self._held = first.detach(), set()
             first = _numbered(first)
             output = _replace_first(output, first)
         self.forwards[-1].hidden = first.detach()
@@ -197,7 +200,7 @@ class Capture:
                     "of logits: name the layer that gives them with --head"
                 )
             skipped = product is not None and output is product.placeholder
-            finite = skipped or all_finite(output)
+            finite = (skipped or all_finite(output)) and self._own_rows_finite(head, product, output.dtype)
             stand_in = leaf(output, values=self.values, dtype=self.dtype or output.dtype)
             inputs = self._fed.get(head.name, args[0].detach() if args else None)
             number = len(self.forwards) - 1
@@ -207,6 +210,14 @@ class Capture:
             return stand_in
 
         return hook
+
+    def _own_rows_finite(self, head: Head, product: SkippedProduct | None, dtype: torch.dtype) -> bool:
+        """Whether a head's logits of the model's own rows are finite, which their numbers say nothing of."""
+        rows, module = self._unnumbered, head.module
+        if rows is None or product is None or head.name in self._held or rows.shape[-1] != module.in_features:
+            return True
+        self._held.add(head.name)  # once a forward, however often the head is called
+        return product.bound(module, rows) <= torch.finfo(dtype).max or all_finite(module.forward(rows))
 
     def _note_rows(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """Which hidden rows a head of several codebooks reads; the loss may read the same ones itself."""
