@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from lm_tiny import BATCH, HIDDEN, LENGTH, VOCAB
 
-__all__ = ["batch_for", "sequence_batch", "text_batch"]
+__all__ = ["batch_for", "prefix_batch", "sequence_batch", "text_batch"]
 
 
 def _each(names, make):
@@ -154,3 +154,9 @@ def sequence_batch(name):
     ids = text_batch()["input_ids"]
     batch["labels"] = ids.flip(0, 1)
     return batch
+
+
+def prefix_batch():
+    """For PaliGemma: a prompt that sees itself whole, and a suffix that does not."""
+    batch = text_batch()
+    return {**batch, "token_type_ids": (batch["labels"] != -100).long()}

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from families import FAMILIES, higgs_batch, higgs_model, parts
-from lm_batches import batch_for, sequence_batch, text_batch
+from lm_batches import prefix_batch, sequence_batch, text_batch
 from lm_tiny import OLD, tiny_model
 
 from probes.batches import barcoded_batch
@@ -140,8 +140,7 @@ def test_a_bert_that_is_not_told_to_be_a_decoder():
 
 @pytest.mark.skipif(OLD, reason="transformers 4 does not say which parts a configuration has")
 def test_a_prompt_and_a_suffix_that_are_not_told_apart():
-    name = "PaliGemmaForConditionalGeneration"
-    model, batch = tiny_model(name), batch_for(name)
+    model, batch = tiny_model("PaliGemmaForConditionalGeneration"), prefix_batch()
     batch["labels"][:, :12] = -100
     batch["token_type_ids"][:, :12] = 0
     told = look(model, batch)

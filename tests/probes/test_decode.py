@@ -3,7 +3,7 @@
 import pytest
 import torch
 from families import FAMILIES, higgs_batch, higgs_model
-from lm_batches import batch_for, sequence_batch, text_batch
+from lm_batches import batch_for, prefix_batch, sequence_batch, text_batch
 from lm_tiny import OLD, tiny_model
 from torch import nn
 
@@ -216,8 +216,7 @@ def test_only_trained_rows_are_decoded():
 
 @pytest.mark.skipif(OLD, reason="transformers 4 does not say which parts a configuration has")
 def test_a_prompt_that_sees_itself_whole():
-    name = "PaliGemmaForConditionalGeneration"
-    model, batch = tiny_model(name), batch_for(name)
+    model, batch = tiny_model("PaliGemmaForConditionalGeneration"), prefix_batch()
     assert decode(model, batch)[0].status == "pass"
     del batch["token_type_ids"]  # then all of training sees itself whole
     assert decode(model, batch)[1] == [("LA604", "text")]
