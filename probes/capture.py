@@ -31,7 +31,7 @@ from .rows import match_rows
 from .sharded import reshard
 from .skipped_product import SkippedProduct
 
-__all__ = ["Capture", "Forward", "HeadCall"]
+__all__ = ["Capture", "Forward", "HeadCall", "told_dropped"]
 
 #: Base of the numbers that hidden rows carry: bfloat16 holds whole numbers up to 256 exactly.
 DIGITS = 200
@@ -106,6 +106,11 @@ class Capture:
             handle.remove()
         self._handles.clear()
         self._lent.close()
+
+    @property
+    def dropped_labels(self) -> list[str]:
+        """Label keywords that the outermost model was given and the innermost forward was not (LA601)."""
+        return [] if self.withhold else sorted((self.outer_labels & set(self.adapter.label_keys)) - self.inner_labels)
 
     # -- the hooks -------------------------------------------------------------------------------
 
@@ -320,3 +325,8 @@ def _numbered(hidden: Tensor) -> Tensor:
 
 def _same(state: Any, last: Any) -> bool:
     return isinstance(state, Tensor) and state.shape == last.shape and (state is last or torch.equal(state, last))
+
+
+def told_dropped(labels: Sequence[str]) -> str:
+    """What a message says of labels that a wrapper dropped."""
+    return f"{', '.join(labels)} was given to the outermost model and did not reach the innermost forward"

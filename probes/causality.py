@@ -157,16 +157,11 @@ def _rounds(runs: Sequence[Run], seen: Witness) -> Iterator[dict[tuple[int, int]
 def _after_trained_padding(runs: Sequence[Run], seen: Witness) -> Iterator[tuple[int, int]]:
     """The first real position of samples whose last padding row before it is trained."""
     text = seen.view.streams[0]
-    trained = _trained(seen, 0) & (text.segment < 0)
+    trained = seen.trained(0) & (text.segment < 0)
     for sample in sorted({run.sample for run in runs}):
         first = min(run.first for run in runs if run.sample == sample)
         if bool((trained & (text.sample == sample) & (text.row == first - 1)).any()):
             yield sample, first
-
-
-def _trained(seen: Witness, number: int) -> Tensor:
-    trained = seen.expected[number].trained
-    return trained | seen.actual[number].trained if seen.actual else trained
 
 
 def _before(seen: Witness, layout: Layout, cuts: dict[tuple[int, int], str], number: int) -> tuple[Tensor, Tensor]:
@@ -181,7 +176,7 @@ def _before(seen: Witness, layout: Layout, cuts: dict[tuple[int, int], str], num
         mine = stream.sample == sample
         ahead = torch.where(mine, position - positions, ahead)
         before &= ~mine | (positions < position)
-    return before & ((stream.segment >= 0) | _trained(seen, number)), ahead
+    return before & ((stream.segment >= 0) | seen.trained(number)), ahead
 
 
 def _replaced(
@@ -235,7 +230,7 @@ def _judge(told: Causality, seen: Witness, leaks: Sequence[Tensor], movement: Mo
     """One finding per modality whose trained rows leak; rows that are not trained may, as a prefix does."""
     for kind in ("text", "audio"):
         mine = [n for n, s in enumerate(seen.view.streams) if s.is_audio == (kind == "audio")]
-        trained = [leaks[n] * _trained(seen, n) for n in mine]
+        trained = [leaks[n] * seen.trained(n) for n in mine]
         count = sum(int((ahead > 0).sum()) for ahead in trained)
         others = sum(int((leaks[n] > 0).sum()) for n in mine) - count
         if others:

@@ -25,11 +25,11 @@ from transformers import Trainer, TrainerCallback
 from alignment import Convention, Finding, InputError
 
 from .accumulation import undivided
+from .adapter_step import frozen_adapters
 from .check import report_of
 from .errors import CannotRunError, UsageError
 from .live.joined import Part
 from .live.micro_batches import MicroBatch, accumulation
-from .lora import frozen_adapters
 from .models import Adapter, Batch, adapter_for
 from .models.modules import peft_model
 from .reduction import Reduction, settled
