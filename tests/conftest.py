@@ -46,3 +46,13 @@ def fresh_accelerate():
     yield
     state.AcceleratorState._reset_state(reset_partial_state=True)
     state.GradientState._reset_state()
+
+
+@pytest.fixture(autouse=True)
+def no_global_hooks_left():
+    """A watcher that no script ends keeps its global hook, which torch.compile warns of: each test has its own."""
+    yield
+    modules = sys.modules.get("torch.nn.modules.module")
+    if modules is not None:
+        modules._global_forward_hooks.clear()
+        modules._global_forward_pre_hooks.clear()
