@@ -32,6 +32,7 @@ class Verdicts:
         foreign: trained on a token of the other modality.
         codebook: trained on a token of another codebook.
         astray: trained at a wrong offset, or on a token that is nowhere in the inputs.
+        across: trained on a token of another sample, at whatever offset.
         border: trained on a token of another segment or sample.
         unexpected: trained on the next token where no target is expected.
         missing: expected and not trained.
@@ -42,6 +43,7 @@ class Verdicts:
     foreign: Tensor
     codebook: Tensor
     astray: Tensor
+    across: Tensor
     border: Tensor
     unexpected: Tensor
     missing: Tensor
@@ -71,7 +73,8 @@ def judge(number: int, expected: Supervision, actual: Supervision, streams: Sequ
     unexpected = (inside & step & ~border) | (wrong & ~known & ~expected.trained)
     astray = (inside & ~step) | (wrong & ~known & expected.trained)
     missing = expected.trained & ~trained & ~actual.soft
-    return Verdicts(right, foreign, codebook, astray, border, unexpected, missing, missing & expected.lost)
+    across = inside & samples_differ
+    return Verdicts(right, foreign, codebook, astray, across, border, unexpected, missing, missing & expected.lost)
 
 
 def compare(expected: Sequence[Supervision], actual: Sequence[Supervision]) -> tuple[Finding, ...]:
@@ -163,12 +166,17 @@ def _stream_wide(name: str, actual: Supervision, v: Verdicts, shown: Shown) -> F
         return None
     placed = actual.trained & (actual.source >= 0)
     offsets = torch.unique(actual.offset[placed & ~v.border])
+    # a shift of the flattened batch takes the last targets of a sample from the next one: no offset of its own
+    own = torch.unique(actual.offset[placed & ~v.border & ~v.across])
+    offsets = own if len(own) == 1 and int(own[0]) != 1 else offsets
     count = int(v.astray.sum())
     offset = int(offsets[0]) if len(offsets) == 1 else 1
     # a target that is no input is one that the offset finds beyond the segment's end (data cut beforehand)
     if offset != 1 and not bool((actual.trained & ~placed & _inside(actual.stream, offset)).any()):
         code = {0: "LA102", 2: "LA103"}.get(offset, "LA104")
         message = _offset_message(name, offset, count, total)
+        beyond = int((v.astray & v.across).sum())
+        message += f"; {beyond} of them on a token of another sample" if beyond else ""
         return finding(code, name, message, count=count, examples=shown(v.astray))
     seen = ", ".join(f"{int(d):+d} ({int((actual.offset[placed] == d).sum())} rows)" for d in offsets[:6])
     lost = total - int(placed.sum())

@@ -31,7 +31,7 @@ from .rows import match_rows
 from .sharded import reshard
 from .skipped_product import SkippedProduct
 
-__all__ = ["Capture", "Forward", "HeadCall"]
+__all__ = ["Capture", "Forward", "HeadCall", "told_dropped"]
 
 #: Base of the numbers that hidden rows carry: bfloat16 holds whole numbers up to 256 exactly.
 DIGITS = 200
@@ -65,6 +65,8 @@ class Capture:
     _handles: list[RemovableHandle | ForwardPatch | SkippedProduct] = field(default_factory=list)
     _lent: ExitStack = field(default_factory=ExitStack)
     _stand_in: Tensor | None = None
+    _unnumbered: Tensor | None = None
+    _held: set[str] = field(default_factory=set)
     _fed: dict[str, Tensor] = field(default_factory=dict)
     _suspended: bool = False
     _inside: bool = False
@@ -104,6 +106,11 @@ class Capture:
             handle.remove()
         self._handles.clear()
         self._lent.close()
+
+    @property
+    def dropped_labels(self) -> list[str]:
+        """Label keywords that the outermost model was given and the innermost forward was not (LA601)."""
+        return [] if self.withhold else sorted((self.outer_labels & set(self.adapter.label_keys)) - self.inner_labels)
 
     # -- the hooks -------------------------------------------------------------------------------
 
@@ -154,6 +161,7 @@ class Capture:
             return None
         first = output[0] if isinstance(output, (tuple, list)) else getattr(output, "last_hidden_state", output)
         if wanted and self.alone is None and self.values == "noise":
+            self._unnumbered, self._held = first.detach(), set()
             first = _numbered(first)
             output = _replace_first(output, first)
         self.forwards[-1].hidden = first.detach()
@@ -197,7 +205,7 @@ class Capture:
                     "of logits: name the layer that gives them with --head"
                 )
             skipped = product is not None and output is product.placeholder
-            finite = skipped or all_finite(output)
+            finite = (skipped or all_finite(output)) and self._own_rows_finite(head, product, output.dtype)
             stand_in = leaf(output, values=self.values, dtype=self.dtype or output.dtype)
             inputs = self._fed.get(head.name, args[0].detach() if args else None)
             number = len(self.forwards) - 1
@@ -207,6 +215,14 @@ class Capture:
             return stand_in
 
         return hook
+
+    def _own_rows_finite(self, head: Head, product: SkippedProduct | None, dtype: torch.dtype) -> bool:
+        """Whether a head's logits of the model's own rows are finite, which their numbers say nothing of."""
+        rows, module = self._unnumbered, head.module
+        if rows is None or product is None or head.name in self._held or rows.shape[-1] != module.in_features:
+            return True
+        self._held.add(head.name)  # once a forward, however often the head is called
+        return product.bound(module, rows) <= torch.finfo(dtype).max or all_finite(module.forward(rows))
 
     def _note_rows(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """Which hidden rows a head of several codebooks reads; the loss may read the same ones itself."""
@@ -309,3 +325,8 @@ def _numbered(hidden: Tensor) -> Tensor:
 
 def _same(state: Any, last: Any) -> bool:
     return isinstance(state, Tensor) and state.shape == last.shape and (state is last or torch.equal(state, last))
+
+
+def told_dropped(labels: Sequence[str]) -> str:
+    """What a message says of labels that a wrapper dropped."""
+    return f"{', '.join(labels)} was given to the outermost model and did not reach the innermost forward"

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from alignment import Finding
 from alignment.findings import finding
 
-from .forward import Outputs, all_finite, forward
+from .forward import Outputs, all_finite, forward, spelled_out
 from .models import Adapter, Batch
 from .models.adapter import Layout
+from .models.modules import routes_by_capacity
 from .perturbation import SAME_ORDER, Movement, perturbed, row_changes, stream_logits
 from .report.model import Check
 from .witness import Witness
@@ -82,7 +83,9 @@ def causality(
     """
     view = seen.view
     layout = adapter.layout(model, batch, view)
-    base = base or forward(model, adapter, batch)
+    given, batch = batch, spelled_out(model, adapter, batch)  # a row that a model moves to the front is no later input
+    if base is None or batch.keys() != given.keys():
+        base = forward(model, adapter, batch)
     logits = stream_logits(base, len(view.streams))
     if [len(rows) for rows in logits] != [len(stream) for stream in view.streams]:
         return Causality(problem="the model gives another number of logits than the batch has positions")
@@ -109,6 +112,9 @@ def causality(
     if told.cuts and not any(cut.moved for cut in told.cuts):
         return Causality(problem="the logits do not depend on the inputs: no row moves, whatever is replaced")
     _judge(told, seen, leaks, movement)
+    excuse = routes_by_capacity(model) if told.findings else ""
+    if excuse:
+        return Causality(problem=f"rows move with inputs after them, but {excuse}")
     return told
 
 
@@ -151,16 +157,11 @@ def _rounds(runs: Sequence[Run], seen: Witness) -> Iterator[dict[tuple[int, int]
 def _after_trained_padding(runs: Sequence[Run], seen: Witness) -> Iterator[tuple[int, int]]:
     """The first real position of samples whose last padding row before it is trained."""
     text = seen.view.streams[0]
-    trained = _trained(seen, 0) & (text.segment < 0)
+    trained = seen.trained(0) & (text.segment < 0)
     for sample in sorted({run.sample for run in runs}):
         first = min(run.first for run in runs if run.sample == sample)
         if bool((trained & (text.sample == sample) & (text.row == first - 1)).any()):
             yield sample, first
-
-
-def _trained(seen: Witness, number: int) -> Tensor:
-    trained = seen.expected[number].trained
-    return trained | seen.actual[number].trained if seen.actual else trained
 
 
 def _before(seen: Witness, layout: Layout, cuts: dict[tuple[int, int], str], number: int) -> tuple[Tensor, Tensor]:
@@ -175,7 +176,7 @@ def _before(seen: Witness, layout: Layout, cuts: dict[tuple[int, int], str], num
         mine = stream.sample == sample
         ahead = torch.where(mine, position - positions, ahead)
         before &= ~mine | (positions < position)
-    return before & ((stream.segment >= 0) | _trained(seen, number)), ahead
+    return before & ((stream.segment >= 0) | seen.trained(number)), ahead
 
 
 def _replaced(
@@ -229,7 +230,7 @@ def _judge(told: Causality, seen: Witness, leaks: Sequence[Tensor], movement: Mo
     """One finding per modality whose trained rows leak; rows that are not trained may, as a prefix does."""
     for kind in ("text", "audio"):
         mine = [n for n, s in enumerate(seen.view.streams) if s.is_audio == (kind == "audio")]
-        trained = [leaks[n] * _trained(seen, n) for n in mine]
+        trained = [leaks[n] * seen.trained(n) for n in mine]
         count = sum(int((ahead > 0).sum()) for ahead in trained)
         others = sum(int((leaks[n] > 0).sum()) for n in mine) - count
         if others:

@@ -15,9 +15,9 @@ from alignment.streams import IGNORE_INDEX, Stream
 from alignment.supervision import Supervision
 from alignment.weights import spread
 
+from .adapter_step import frozen_adapters
 from .environment import environment_of
 from .explain import all_stories
-from .lora import frozen_adapters
 from .models import Adapter, Batch, adapter_for
 from .models.modules import peft_model
 from .reduction import Reduction, check_reduction, counted_loss, settled

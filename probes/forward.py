@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .models import Adapter, Batch, View
 from .preserve import preserved
 
-__all__ = ["Outputs", "all_finite", "forward", "length_problem", "shapes_of"]
+__all__ = ["Outputs", "all_finite", "forward", "length_problem", "shapes_of", "spelled_out"]
 
 RECORDED = ("logits", "expanded_labels", "expanded_input_ids", "audio_logits")
 
@@ -32,6 +32,11 @@ def forward(model: nn.Module, adapter: Adapter, batch: Batch, *, labels: bool = 
     with preserved(model), torch.no_grad():
         out = adapter.outputs(model, kwargs)
     return Outputs(**{name: getattr(out, name, None) for name in Outputs.__dataclass_fields__})
+
+
+def spelled_out(model: nn.Module, adapter: Adapter, batch: Batch) -> Batch:
+    """The batch with the inputs that a model would build from others (labels, source ids) beside them."""
+    return {**batch, **adapter.without_labels(model, batch)}
 
 
 def all_finite(values: Tensor) -> bool:

@@ -14,22 +14,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from alignment import Finding
-from alignment.findings import finding
 
+from .adapter_step import adapters_trained
 from .errors import CannotRunError, UsageError
 from .forward import Outputs, forward
 from .models import Adapter, Batch
 from .models.modules import peft_model
 from .perturbation import SAME_ORDER, Movement, row_changes
-from .preserve import copy_of, cuda_devices, preserved
+from .preserve import cuda_devices, preserved
 from .report.model import Check
-from .training import LEARNING_RATE, MasterAdam, borrowed_weights
 from .witness import LossFunction, Options, Witness, witness
 
-__all__ = ["Lora", "adapters_trained", "broken_task_types", "frozen_adapters", "lora_check", "wrapped"]
+__all__ = ["Lora", "broken_task_types", "lora_check", "wrapped"]
 
 TITLE = "LoRA changes nothing but what is trained"
 COMPARED = ("logits", "audio_logits", "expanded_labels", "expanded_input_ids")
@@ -82,7 +81,7 @@ def wrapped(model: nn.Module, adapter: Adapter, lora: Lora, seed: int, task_type
             return peft.get_peft_model(model, config).train(training)
         except ValueError as error:
             named = ", ".join(target) if isinstance(target, list) else target
-            raise UsageError(f"--lora-target {named}: {_first_line(error)}") from error
+            raise UsageError(f"--lora-target {named}: {_ends_of(error)}") from error
 
 
 def broken_task_types(model: nn.Module, adapter: Adapter, batch: Batch) -> dict[str, str]:
@@ -125,14 +124,15 @@ def lora_check(
     if unusable:
         return Check("peft", TITLE, "skip", f"the loss does not train: {unusable[0].code} {unusable[0].name}"), []
     fresh = is_fresh(outer)
-    problem = _difference(outer, adapter, batch, loss_fn, seen, options, movement or Movement(0.0), fresh=fresh)
+    movement = movement or Movement(0.0)
+    problem = _difference(outer, adapter, batch, loss_fn, seen, options, movement, fresh=fresh)
     if problem:
         return Check("peft", TITLE, "fail", problem), []
-    count, trained = adapters_trained(model, adapter, batch, loss_fn, options)
-    if trained:
-        return Check("peft", TITLE, "fail", f"LA602 {trained[0].name}: {trained[0].message}"), trained
+    step = adapters_trained(model, adapter, batch, loss_fn, seen, options, movement)
+    if step.findings:
+        return Check("peft", TITLE, "fail", f"LA602 {step.findings[0].name}: {step.findings[0].message}"), step.findings
     same = "outputs, labels and supervision as without" if fresh else "trained before: not compared with none"
-    detail = f"{count} adapters: {same}; one step moves them all and nothing else; undone"
+    detail = f"{step.adapters} adapters: {same}; {step.told}; undone"
     if broken:
         detail += (
             f"; task types {', '.join(broken)} break this model: leave task_type unset, or call base_model(**batch)"
@@ -141,9 +141,9 @@ def lora_check(
 
 
 def is_fresh(outer: Any) -> bool:
-    """Whether no adapter has been trained: the second matrix of each is zero."""
-    seconds = [param for name, param in outer.named_parameters() if "lora_B" in name or "lora_embedding_B" in name]
-    return bool(seconds) and not any(bool(param.detach().any()) for param in seconds)
+    """Whether no adapter has been trained: the matrix of each that PEFT begins at zero still is, A in an embedding."""
+    zero = [param for name, param in outer.named_parameters() if "lora_B" in name or "lora_embedding_A" in name]
+    return bool(zero) and not any(bool(param.detach().any()) for param in zero)
 
 
 def _difference(
@@ -215,70 +215,11 @@ def _supervision_differs(seen: Witness, without: Witness) -> str:
     return ""
 
 
-def adapters_trained(
-    model: nn.Module, adapter: Adapter, batch: Batch, loss_fn: LossFunction, options: Options
-) -> tuple[int, list[Finding]]:
-    """One optimizer step on what is trainable: how many adapters there are, and LA602 for what moved wrongly."""
-    named, groups = dict(model.named_parameters()), _adapters(model)
-    moved = _moved(model, adapter, batch, loss_fn, adapter.label_keys if options.withhold else ())
-    still = [owner for owner, names in groups.items() if not moved.intersection(names)]
-    inside = {name for names in groups.values() for name in names}
-    foreign = [name for name in named if name in moved - inside]
-    findings = []
-    if still:
-        why = "is frozen" if not any(named[n].requires_grad for n in groups[still[0]]) else "receives no gradient"
-        message = f"{len(still)} of {len(groups)} adapters do not move in a step, first {still[0]}: it {why}"
-        findings.append(finding("LA602", "all", message, count=len(still), basis="one optimizer step"))
-    if foreign:
-        message = f"{len(foreign)} weights outside the adapters move in a step, first {foreign[0]}: it is not frozen"
-        findings.append(finding("LA602", "all", message, count=len(foreign), basis="one optimizer step"))
-    return len(groups), findings
-
-
-def frozen_adapters(model: nn.Module) -> list[Finding]:
-    """LA602 for active adapters that no optimizer can train, told without running anything."""
-    named, groups = dict(model.named_parameters()), _adapters(model)
-    still = [owner for owner, names in groups.items() if not any(named[name].requires_grad for name in names)]
-    if not still:
-        return []
-    message = (
-        f"{len(still)} of {len(groups)} active adapters are frozen, first {still[0]} (PeftModel.from_pretrained "
-        "freezes them unless is_trainable=True)"
-    )
-    return [finding("LA602", "all", message, count=len(still), basis="requires_grad")]
-
-
-def _adapters(model: nn.Module) -> dict[str, list[str]]:
-    """Per adapted module, the names of its active adapters' parameters."""
-    outer = peft_model(model)
-    prefix = getattr(outer.base_model, "prefix", "lora_")
-    active = outer.active_adapters if hasattr(outer, "active_adapters") else [outer.active_adapter]
-    groups: dict[str, list[str]] = {}
-    for name, _ in model.named_parameters():
-        for mark in (f".{prefix}", ".modules_to_save."):
-            owner, found, rest = name.partition(mark)
-            if found and any(adapter in rest.split(".") for adapter in active):
-                groups.setdefault(owner, []).append(name)
-                break
-    return groups
-
-
-def _moved(
-    model: nn.Module, adapter: Adapter, batch: Batch, loss_fn: LossFunction, withhold: tuple[str, ...]
-) -> set[str]:
-    """Names of the parameters that one step of the model's own trainable parameters moves."""
-    trainable = [param for param in model.parameters() if param.requires_grad]
-    if not trainable:
-        return set()
-    before = {name: _size(param) for name, param in model.named_parameters()}
-    with borrowed_weights(model, adapter, trainable, withhold):
-        MasterAdam(trainable, LEARNING_RATE).step(loss_fn(model, copy_of(batch)))
-        return {name for name, param in model.named_parameters() if _size(param) != before[name]}
-
-
-def _size(param: Tensor) -> float:
-    return float(torch.linalg.vector_norm(param.detach(), dtype=torch.float64))
-
-
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _ends_of(error: Exception) -> str:
+    """The first and the last line of a message: PEFT prints a whole module between them."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ... ".join(dict.fromkeys((lines[0], lines[-1])))

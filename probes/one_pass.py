@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,13 +16,13 @@ from alignment import Convention, Finding
 from alignment.findings import finding
 from alignment.recovery import Form, Reading, Values, silent_reading
 
-from .capture import Capture
+from .capture import Capture, told_dropped
 from .errors import UsageError
 from .forward import all_finite
 from .models.adapter import Adapter, Batch, Head, View
 from .pace import LOSS, Pace
 from .placement import place_readings
-from .preserve import copy_of, cuda_devices
+from .preserve import copy_of, cuda_devices, same_random_state
 
 __all__ = ["LossError", "LossFunction", "Options", "Pass", "Watched", "run_along", "run_pass"]
 
@@ -134,7 +134,7 @@ def _run_at(watched: Watched, batch: Batch, view: View, heads: Sequence[Head], a
         withhold=withhold,
     )
     # equal conditions for every pass: dropout and sampling in the loss must not differ between them
-    with torch.random.fork_rng(devices=cuda_devices(model)), torch.enable_grad(), capture, warnings.catch_warnings():
+    with _same_conditions(model), torch.enable_grad(), capture, warnings.catch_warnings():
         # reentrant checkpoints say so in a body that runs without gradients
         warnings.filterwarnings("ignore", message="None of the inputs have requires_grad=True")
         try:
@@ -145,7 +145,7 @@ def _run_at(watched: Watched, batch: Batch, view: View, heads: Sequence[Head], a
             raise UsageError(f"the loss function ended the program (sys.exit({error.code!r}))") from error
         except Exception as error:
             raise LossError(error, capture) from error
-        loss, problems = _as_scalar(value)
+        loss, problems = _as_scalar(value, capture)
         nothing = [silent_reading(len(stream), stream.ids.device) for stream in view.streams]
         number = float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
         if problems:
@@ -161,7 +161,14 @@ def _run_at(watched: Watched, batch: Batch, view: View, heads: Sequence[Head], a
     return Pass(readings, capture, number, finite=not problems, unplaced=unplaced, problems=problems)
 
 
-def _as_scalar(value: Any) -> tuple[Tensor | float, list[Finding]]:
+@contextmanager
+def _same_conditions(model: nn.Module) -> Iterator[None]:
+    """Every random state as before, afterwards: those of the model's devices too."""
+    with torch.random.fork_rng(devices=cuda_devices(model)), same_random_state():
+        yield
+
+
+def _as_scalar(value: Any, capture: Capture) -> tuple[Tensor | float, list[Finding]]:
     """The loss as a scalar tensor, or the finding that it is cut off from the logits.
 
     Raises:
@@ -173,7 +180,9 @@ def _as_scalar(value: Any) -> tuple[Tensor | float, list[Finding]]:
         got = "None" if value is None else type(value).__name__
         if isinstance(value, Tensor):
             got = f"a tensor of shape {tuple(value.shape)}"
-        raise UsageError(f"the loss function must return a scalar tensor, it returned {got}")
+        dropped = capture.dropped_labels
+        why = f"; {told_dropped(dropped)} (LA601)" if dropped else ""
+        raise UsageError(f"the loss function must return a scalar tensor, it returned {got}{why}")
     if not value.is_floating_point():
         raise UsageError(f"the loss function must return a floating point scalar, it returned {value.dtype}")
     if not value.requires_grad:

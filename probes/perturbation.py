@@ -8,23 +8,28 @@ model has anyway from run to run is part of what that run shows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .forward import Outputs, forward
 from .models import Adapter, Batch
 
-__all__ = ["OTHER_ORDER", "SAME_ORDER", "Movement", "perturbed", "row_changes", "stream_logits"]
+__all__ = ["OTHER_ORDER", "SAME_ORDER", "Movement", "near_ties", "perturbed", "row_changes", "stream_logits"]
 
 #: Times the measured movement that runs of the same shapes may differ by: they compute in the same order.
 SAME_ORDER = 2.0
 #: The same for runs of other shapes: one matrix product holds many roundings, a hook can add only one.
 OTHER_ORDER = 16.0
+#: How often a near tie is tried to be turned over: few of the roundings do it.
+TRIES = 12
+#: Functions by which a model chooses experts and tokens.
+CHOICES = frozenset(("topk", "argmax", "sort", "argsort"))
 #: Logits that are compared at once: as many as stay in a core's cache.
 CHUNK_ELEMENTS = 1 << 19
 
@@ -41,9 +46,11 @@ class Movement:
         return times * (self.audio if stream.startswith("audio") else self.text)
 
 
-def perturbed(model: nn.Module, adapter: Adapter, batch: Batch, base: Outputs) -> Movement:
-    """Run the batch with one rounding more in every layer, and compare with ``base``."""
-    with _one_rounding_more(model):
+def perturbed(
+    model: nn.Module, adapter: Adapter, batch: Batch, base: Outputs, roundings: float = 1, seed: int = 0
+) -> Movement:
+    """Run the batch with a rounding of so many units more in every layer, and compare with ``base``."""
+    with _more_rounding(model, roundings, seed):
         moved = forward(model, adapter, batch)
     found = {}
     for kind, name in (("text", "logits"), ("audio", "audio_logits")):
@@ -52,6 +59,33 @@ def perturbed(model: nn.Module, adapter: Adapter, batch: Batch, base: Outputs) -
             eps = torch.finfo(one.dtype).eps
             found[kind] = float(_distance(one, other).max()) + eps * _largest(one.detach())
     return Movement(**found)
+
+
+def near_ties(model: nn.Module, adapter: Adapter, batch: Batch, base: Outputs, errors: Mapping[str, float]) -> bool:
+    """Whether rounding alone moves logits as far as ``errors`` per modality: it turns a choice over.
+
+    A model that chooses (experts by their scores, tokens to attend to) jumps where two are nearly equal, and one
+    rounding a layer need not find that place; the largest that other shapes may bring is tried a few times.
+    """
+    with _Choices() as seen:
+        moved = perturbed(model, adapter, batch, base, OTHER_ORDER, seed=1)
+    for seed in range(2, TRIES + 2):
+        if not seen.any:
+            return False
+        if all(error <= moved.allowed(kind, SAME_ORDER) for kind, error in errors.items()):
+            return True
+        moved = perturbed(model, adapter, batch, base, OTHER_ORDER, seed)
+    return False
+
+
+class _Choices(TorchFunctionMode):
+    """Sees whether a forward chooses among scores."""
+
+    any = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.any |= getattr(func, "__name__", "") in CHOICES
+        return func(*args, **(kwargs or {}))
 
 
 def stream_logits(outputs: Outputs, streams: int) -> list[Tensor]:
@@ -85,18 +119,18 @@ def _largest(values: Tensor) -> float:
 
 
 @contextmanager
-def _one_rounding_more(model: nn.Module) -> Iterator[None]:
+def _more_rounding(model: nn.Module, roundings: float, seed: int) -> Iterator[None]:
     device = next(model.parameters()).device
-    generator = torch.Generator(device).manual_seed(0)
+    generator = torch.Generator(device).manual_seed(seed)
 
-    def off_by_one(module: nn.Module, args: Any, output: Any) -> Any:
+    def off(module: nn.Module, args: Any, output: Any) -> Any:
         if not isinstance(output, Tensor) or not output.is_floating_point() or output.dim() == 0:
             return None
         signs = torch.randint(0, 2, output.shape[-1:], generator=generator, device=device).to(output) * 2 - 1
-        return output * (1 + torch.finfo(output.dtype).eps * signs)
+        return output * (1 + roundings * torch.finfo(output.dtype).eps * signs)
 
     leaves = [module for module in model.modules() if not any(True for _ in module.children())]
-    handles = [module.register_forward_hook(off_by_one) for module in leaves]
+    handles = [module.register_forward_hook(off) for module in leaves]
     try:
         yield
     finally:

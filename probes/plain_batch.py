@@ -10,6 +10,7 @@ from alignment import IGNORE_INDEX, Stream, text_stream
 from .batches import LabelsAs, hand_labels
 from .errors import UsageError
 from .models import Adapter, Batch, View
+from .models.reading import is_encoder_decoder
 
 __all__ = ["barcoded_text", "ordinary_ids", "vocabulary_size"]
 
@@ -22,7 +23,7 @@ def barcoded_text(
     """Right-padded samples of ordinary ids, the first third unlabelled, as keyword arguments of a text model.
 
     Ids repeat only where the vocabulary is smaller than the batch. An encoder-decoder model reads the same
-    ids in its encoder and is trained to write them.
+    ids in its encoder and is trained to write all of them: what is unlabelled its decoder would read as padding.
 
     Raises:
         UsageError: fewer than 8 positions.
@@ -39,8 +40,12 @@ def barcoded_text(
     for index in range(1, batch_size):
         mask[index, length - 1 - index % (length // 4) :] = 0
     wanted = ids.masked_fill(mask == 0, IGNORE_INDEX)
-    wanted[:, : length // 3] = IGNORE_INDEX
+    inner = adapter.inner(model)
+    if not is_encoder_decoder(inner):
+        wanted[:, : length // 3] = IGNORE_INDEX
     batch: Batch = {"input_ids": ids, "attention_mask": mask, "labels": wanted}
+    if getattr(inner.config, "model_type", "") == "paligemma":  # its prompt sees itself whole: where does it end?
+        batch["token_type_ids"] = (torch.arange(length) >= length // 3).long().expand_as(ids).contiguous()
     return hand_labels(batch, labels, key="labels")
 
 
@@ -53,7 +58,7 @@ def ordinary_ids(adapter: Adapter, model: nn.Module) -> Tensor:
 
 def vocabulary_size(adapter: Adapter, model: nn.Module) -> int:
     """How many ids the head of a text model scores."""
-    one = torch.zeros((1, 2), dtype=torch.long, device=next(model.parameters()).device)
+    one = torch.arange(2, device=next(model.parameters()).device)[None]  # one of them is no padding, which some need
     # labels too: of an encoder-decoder model they are what the head reads
     seen = adapter.view(model, {"input_ids": one, "labels": one, "attention_mask": torch.ones_like(one)})
     return seen.streams[0].vocab

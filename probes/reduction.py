@@ -8,6 +8,7 @@ larger step, and the weights are compared.
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -25,7 +26,7 @@ from .errors import UsageError
 from .models import Adapter, Batch, View
 from .witness import LossFunction, Options, Witness, expected_of, witness
 
-__all__ = ["COUNTS", "Reduction", "check_reduction", "counted_loss", "settled"]
+__all__ = ["COUNTS", "Reduction", "check_reduction", "counted_loss", "settled", "told_sums"]
 
 Reduction = Literal["token-mean", "sequence-mean", "sum"]
 
@@ -72,7 +73,7 @@ def check_reduction(
     findings = []
     for number, stream in enumerate(whole.view.streams):
         parts = _weights(alone, stream.name), _weights(within, stream.name)
-        weights = Weights(whole.actual[number], *parts, counted=bool(_asked_counts(loss_fn)))
+        weights = Weights(whole.actual[number], *parts, counted=" and ".join(sorted(_asked_counts(loss_fn))))
         wrong = _wrong(reduction, weights, exact)
         if wrong:
             message = f"{stream.name}: declared {reduction}, but {wrong}"
@@ -158,13 +159,13 @@ class Weights:
         whole: the stream over the whole batch, as one step.
         alone: (n,) weights per part that trains any target, each part a step of its own.
         within: the same with each part a micro-batch of one step; empty without accumulation.
-        counted: whether the loss is told how many targets the whole step has.
+        counted: the parameters by which the loss is told how many targets the whole step has; empty without.
     """
 
     whole: Supervision
     alone: list[Tensor]
     within: list[Tensor]
-    counted: bool = False
+    counted: str = ""
 
     @property
     def all(self) -> Tensor:
@@ -207,7 +208,7 @@ def _wrong(reduction: Reduction, weights: Weights, exact: float) -> str:
     if reduction == "sequence-mean" and spread(ratio) > exact:
         return "the samples of one batch weigh differently"
     if reduction == "token-mean" and within and weights.counted:
-        dropped = _dropped_count(within, weights.ratio(within), exact)
+        dropped = _dropped_count(weights.counted, within, weights.ratio(within), exact)
         if dropped:
             return dropped
     if within and spread(weights.ratio(within)) > exact:
@@ -218,7 +219,7 @@ def _wrong(reduction: Reduction, weights: Weights, exact: float) -> str:
     return ""
 
 
-def _dropped_count(within: list[Tensor], ratio: Tensor, exact: float) -> str:
+def _dropped_count(counted: str, within: list[Tensor], ratio: Tensor, exact: float) -> str:
     """What a loss makes of a count that it is given and does not divide by; empty if it does."""
     if bool(((ratio - 1).abs() <= exact).all()):
         return ""
@@ -226,10 +227,11 @@ def _dropped_count(within: list[Tensor], ratio: Tensor, exact: float) -> str:
     times = f"{least:.4g}" if spread(ratio) <= exact else f"{least:.4g} to {most:.4g}"
     return (
         f"targets weigh {times} times as much once the step is split into micro-batches ({told_sums(within)}): "
-        "the count of the whole step is given and not divided by, and nobody divides by anything else then"
+        f"{counted} is given and not divided by, and Trainer divides by nothing else then"
     )
 
 
 def told_sums(weights: Sequence[Tensor]) -> str:
     """How many targets every part has, and what their weights add up to."""
-    return ", ".join(f"{len(weight)} targets add up to {float(weight.sum()):.4g}" for weight in weights)
+    told = Counter(f"{len(weight)} targets add up to {float(weight.sum()):.4g}" for weight in weights)
+    return ", ".join(f"{count} times {what}" if count > 1 else what for what, count in told.items())

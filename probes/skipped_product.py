@@ -42,6 +42,7 @@ class SkippedProduct:
             and module.weight.shape == (module.out_features, module.in_features)
             and "forward" not in vars(module)
             and not any(getattr(module, name) for name in HOOKS)
+            and not any(getattr(nn.modules.module, f"_global{name}", None) for name in HOOKS)
         )
 
     def remove(self) -> None:
@@ -57,12 +58,12 @@ class SkippedProduct:
         if rows.dim() == 0 or rows.numel() == 0 or rows.shape[-1] != module.in_features:
             return forward(*args)
         none = forward(rows.reshape(-1, module.in_features)[:0])  # (0, V) in the dtype that autocast gives it
-        if not self._bound(module, rows) <= torch.finfo(none.dtype).max:
+        if not self.bound(module, rows) <= torch.finfo(none.dtype).max:
             return forward(*args)  # it may overflow, or is not finite
         self.placeholder = none.new_zeros(()).expand(*rows.shape[:-1], none.shape[-1])
         return self.placeholder
 
-    def _bound(self, module: nn.Linear, rows: Tensor) -> float:
+    def bound(self, module: nn.Linear, rows: Tensor) -> float:
         """What no logit can exceed: the longest row (L1) times the largest weight; NaN if anything is NaN."""
         if self._largest is None:  # once: a head may be called chunk by chunk
             self._largest = _largest(module.weight.detach())

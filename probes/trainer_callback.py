@@ -24,10 +24,12 @@ from transformers import Trainer, TrainerCallback
 
 from alignment import Convention, Finding, InputError
 
-from .accumulation import accumulation_findings
+from .accumulation import undivided
+from .adapter_step import frozen_adapters
 from .check import report_of
 from .errors import CannotRunError, UsageError
-from .lora import frozen_adapters
+from .live.joined import Part
+from .live.micro_batches import MicroBatch, accumulation
 from .models import Adapter, Batch, adapter_for
 from .models.modules import peft_model
 from .reduction import Reduction, settled
@@ -132,8 +134,7 @@ class AlignmentCallback(TrainerCallback):
         findings = _joined([one.findings for one in seen])
         readable = all(one.actual for one in seen) and not any(f.code == "LA501" for f in findings)
         if len(seen) > 1 and readable:
-            wrong = accumulation_findings([one.actual for one in seen], reduction=self.reduction)
-            findings = settled(findings, wrong, self.reduction or "token-mean")
+            findings = settled(findings, _accumulated(seen, self.reduction), self.reduction or "token-mean")
         if peft_model(model) is not None:
             findings += frozen_adapters(model)
         report = report_of(
@@ -202,6 +203,19 @@ def _step_loss(trainer: Trainer, given: Sequence[Any], named: Mapping[str, Any])
         return torch.stack([one.reshape(()) for one in taken]).sum() if taken else returned
 
     return loss
+
+
+def _accumulated(seen: Sequence[Witness], reduction: Reduction | None) -> list[Finding]:
+    """LA302 of the micro-batches of one step; a mean over samples asks for targets that weigh differently."""
+    if reduction == "sum":
+        return []
+    found = undivided([one.actual for one in seen])
+    if reduction != "sequence-mean":
+        books = sum(stream.is_audio for stream in seen[0].view.streams)
+        means, _ = accumulation([[MicroBatch(Part(one.view, one.actual)) for one in seen]], books)
+        told = {one.stream for one in found}
+        found += [one for one in means if one.stream not in told]
+    return found
 
 
 def _mapping(batch: Any) -> Batch:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from alignment import (
     IGNORE_INDEX,
@@ -25,7 +25,7 @@ from alignment import (
 from alignment.findings import finding
 from alignment.sources import infer_sources, is_ambiguous
 
-from .capture import Capture
+from .capture import Capture, told_dropped
 from .diagnose import explain_exception
 from .label_rules import label_findings
 from .models.adapter import Adapter, Batch, View
@@ -60,6 +60,11 @@ class Witness:
     outer_labels: frozenset[str] = frozenset()
     inner_labels: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
+
+    def trained(self, number: int) -> Tensor:
+        """(R,) bool: rows of a stream that are trained, or must be."""
+        expected = self.expected[number].trained
+        return expected | self.actual[number].trained if self.actual else expected
 
 
 def witness(
@@ -100,7 +105,7 @@ def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
     if not first.problems and _needs_proof(findings, actual):
         actual = prove(watched, batch, view, actual)
         findings = list(compare(expected, actual))
-    findings += _labels_dropped(first.capture, adapter)
+    findings += _labels_dropped(first.capture)
     notes += _unreadable(actual, first.unplaced)
     return _told(view, expected, actual, (*of_labels, *findings), first.loss, first.capture, notes)
 
@@ -139,13 +144,10 @@ def expected_of(view: View, options: Options) -> tuple[tuple[Supervision, ...], 
     return tuple(expected), notes
 
 
-def _labels_dropped(capture: Capture, adapter: Adapter) -> list[Finding]:
+def _labels_dropped(capture: Capture) -> list[Finding]:
     """LA601: a wrapper was given labels, and the innermost forward was not."""
-    dropped = sorted((capture.outer_labels & set(adapter.label_keys)) - capture.inner_labels)
-    if not dropped or capture.withhold:
-        return []
-    message = f"{', '.join(dropped)} was given to the outermost model and did not reach the innermost forward"
-    return [finding("LA601", "text", message, count=len(dropped))]
+    dropped = capture.dropped_labels
+    return [finding("LA601", "text", told_dropped(dropped), count=len(dropped))] if dropped else []
 
 
 def _unreadable(actual: Sequence[Supervision], unplaced: int) -> list[str]:

@@ -37,3 +37,22 @@ def why_unavailable(family):
     from probes.models import higgs, higgs_v2
 
     return {"higgs": higgs, "higgs_v2": higgs_v2}[family].why_unavailable()
+
+
+@pytest.fixture
+def fresh_accelerate():
+    """Accelerate keeps one state a process: what a Trainer sets, others would inherit."""
+    state = pytest.importorskip("accelerate.state")
+    yield
+    state.AcceleratorState._reset_state(reset_partial_state=True)
+    state.GradientState._reset_state()
+
+
+@pytest.fixture(autouse=True)
+def no_global_hooks_left():
+    """A watcher that no script ends keeps its global hook, which torch.compile warns of: each test has its own."""
+    yield
+    modules = sys.modules.get("torch.nn.modules.module")
+    if modules is not None:
+        modules._global_forward_hooks.clear()
+        modules._global_forward_pre_hooks.clear()

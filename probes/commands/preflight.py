@@ -193,6 +193,8 @@ def _add_lora(plan: Plan, args: argparse.Namespace) -> None:
         return
     if "target" in given:
         given["target"] = tuple(word.strip() for word in args.lora_target.split(",") if word.strip())
+        if not given["target"]:
+            raise UsageError(f"--lora-target {args.lora_target!r} names no layer")
     lora = Lora(**given)
     plan.task_types = broken_task_types(plan.model, plan.adapter, plan.batch)
     plan.model = wrapped(plan.model, plan.adapter, lora, args.seed)

@@ -19,10 +19,10 @@ __all__ = ["Joined", "Part", "join"]
 
 @dataclass(frozen=True)
 class Part:
-    """What one forward read: its own view, and what its gradients say of every row."""
+    """What one forward read: its own view, and what its gradients say of every row (proven, or only read)."""
 
     view: View
-    readings: Sequence[Reading]
+    readings: Sequence[Reading | Supervision]
 
     @property
     def actual(self) -> tuple[Supervision, ...]:

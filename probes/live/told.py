@@ -8,7 +8,7 @@ from typing import Any
 from alignment import IGNORE_INDEX, Finding
 from alignment.weights import spread
 
-from ..check import Keep, report_of
+from ..check import COVERAGE, PAIRING, Keep, concerning, report_of
 from ..report.model import Check, Report
 from .expected import Expectation
 from .observed import Observed
@@ -54,7 +54,7 @@ def report_on(observed: Observed, model: Any, adapter: Any, keep: Keep | None) -
     for stream in unknown:
         for key in ("expected", "missing", "unexpected"):
             report.streams[stream].pop(key, None)
-    report.checks = [_honest(check, unknown) for check in report.checks]
+    report.checks = [_unaccused(_honest(check, unknown), unknown, observed) for check in report.checks]
     report.checks.append(_accumulation_check(observed, seen.findings, report.findings))
     return report
 
@@ -83,6 +83,23 @@ def _honest(check: Check, unknown: Mapping[str, Expectation]) -> Check:
     if unjudged:
         return Check(check.id, check.title, "skip", "; ".join(dict.fromkeys(_why(unjudged))))
     return check
+
+
+def _unaccused(check: Check, unknown: Mapping[str, Expectation], observed: Observed) -> Check:
+    """Skipped, if it fails by no finding but by what a preference, a reward or a soft teacher does rightly."""
+    if check.status != "fail":
+        return check
+    if check.id == "coverage" and unknown and not concerning(observed.witness.findings, COVERAGE):
+        return Check(check.id, check.title, "skip", "; ".join(dict.fromkeys(_why(unknown))))
+    kind = check.id.removeprefix("pairing-")
+    if kind == check.id or concerning(observed.witness.findings, PAIRING, kind):
+        return check
+    mine = [actual for actual in observed.witness.actual if actual.stream.name.startswith(kind)]
+    away, towards = (sum(int((a.trained & (sign * a.weight > 0)).sum()) for a in mine) for sign in (-1, 1))
+    if not (away and towards):
+        return check  # a loss with its sign turned round
+    both = f"{away} of {away + towards} trained rows are pushed away from their target: a preference or a reward"
+    return Check(check.id, check.title, "skip", both)
 
 
 def _why(unknown: Mapping[str, Expectation]) -> list[str]:

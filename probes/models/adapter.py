@@ -87,12 +87,14 @@ class Repadded:
 class Step:
     """One row of logits of a decoding with the cache, and the row of the teacher-forced forward it must equal.
 
-    ``logits`` are (V,) for text and (K, V) for a frame of audio.
+    ``logits`` are (V,) for text and (K, V) for a frame of audio. ``doubt`` says why a right model may differ
+    in this row all the same; empty if it may not.
     """
 
     kind: Literal["text", "audio"]
     row: int
     logits: Tensor
+    doubt: str = ""
 
 
 class CannotDecodeError(Exception):

@@ -18,8 +18,10 @@ __all__ = [
     "output_embeddings",
     "peft_model",
     "pretrained_models",
+    "routes_by_capacity",
     "task_type_hint",
     "unwrapped",
+    "virtual_tokens",
     "vocabulary_of",
     "widest_layers",
 ]
@@ -80,6 +82,21 @@ def peft_model(model: nn.Module) -> Any:
         if hasattr(module, "peft_config") and hasattr(module, "get_base_model"):
             return module
     return None
+
+
+def virtual_tokens(model: nn.Module) -> str:
+    """The kind of PEFT that puts tokens of its own before the prompt; empty without such."""
+    configs = getattr(peft_model(model), "peft_config", {}).values()
+    return next((type(config).__name__ for config in configs if getattr(config, "is_prompt_learning", False)), "")
+
+
+def routes_by_capacity(model: nn.Module) -> str:
+    """Why a token's logits depend on which others share its batch; empty where no expert's capacity is bounded."""
+    for path, module in model.named_modules():
+        capacity = getattr(module, "expert_capacity", None)
+        if isinstance(capacity, int):
+            return f"{path} routes tokens by capacity (an expert takes {capacity}): who else is there decides"
+    return ""
 
 
 def task_type_hint(model: nn.Module, error: Exception) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -11,9 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from alignment import IGNORE_INDEX
+
 from .adapter import Batch, CannotDecodeError, Layout, Repadded, Step, View
+from .decoding import beside, decoded
+from .modules import embedding_rows, virtual_tokens
 from .reading import is_encoder_decoder
-from .token_ids import placeholder_ids
+from .token_ids import placeholder_ids, text_config
 
 __all__ = ["TextRuns"]
 
@@ -69,38 +72,31 @@ class TextRuns:
         ]
 
     def decode(self, model: nn.Module, sample: Batch, steps: int) -> Iterator[Step]:
-        """Token by token; an encoder reads its inputs again at every step, its decoder has the cache."""
+        """The trained rows, token by token; what stands before the first is the prompt."""
         inner = self.inner(model)
         encodes = is_encoder_decoder(inner)
-        _check_cache(inner)
+        if learned := virtual_tokens(model):
+            raise CannotDecodeError(f"{learned} puts virtual tokens before the prompt: it is not decoded")
         if PLACES & sample.keys() - {"position_ids"}:
             raise CannotDecodeError("packed documents are not decoded")
         ids = self._ids(inner, sample)
-        name = "decoder_input_ids" if encodes else "input_ids"
         mask = sample.get("decoder_attention_mask" if encodes else "attention_mask")
         mask = torch.ones_like(ids) if mask is None else mask
         if mask.shape != ids.shape:
             raise CannotDecodeError(f"a mask of shape {tuple(mask.shape)} is not decoded")
-        real = torch.nonzero(mask[0]).reshape(-1).tolist()
+        columns = torch.nonzero(mask[0]).reshape(-1)
+        real = columns.tolist()
+        first, last = _trained(sample, real, encodes=encodes)
         holders = [number for number, column in enumerate(real) if int(ids[0, column]) in placeholder_ids(inner)]
-        start = max(len(real) - steps, 1, *(number + 1 for number in holders[-1:]))
-        context = _context(sample, encodes=encodes)
-        cache, done = None, 0
-        for end in range(start, len(real)):
-            columns = real[done:end]
-            given: Batch = {name: ids[:, columns]}
-            for key, value in context.items():
-                beside = isinstance(value, Tensor) and value.shape == ids.shape and not encodes
-                if encodes or beside or cache is None:
-                    given[key] = value[:, columns] if beside else value
-            if not encodes:
-                given["attention_mask"] = ids.new_ones((1, end))
-            out = _call(model, **given, past_key_values=cache, use_cache=True)
-            cache = getattr(out, "past_key_values", None)
-            if cache is None:
-                raise CannotDecodeError(f"{type(inner).__name__} hands back no past_key_values")
-            yield Step("text", real[end - 1], out.logits[0, -1])
-            done = end
+        start = max(last + 1 - steps, first, *holders[-1:]) + 1
+        if start > last + 1:
+            raise CannotDecodeError("nothing is trained behind the last placeholder")
+        columns = columns[: last + 1]
+        context = _context(sample, ids, columns, encodes=encodes)
+        doubt = _padding_inside(inner, ids[0, columns]) if encodes else ""
+        name = "decoder_input_ids" if encodes else "input_ids"
+        for number, logits in enumerate(decoded(model, inner, name, ids[:, columns], start, context), start - 1):
+            yield Step("text", real[number], logits, doubt)
 
     def lora_targets(self, model: nn.Module) -> list[str] | str:
         """The attention projections by their names; every linear layer where none is known."""
@@ -114,27 +110,51 @@ def _leads(module: nn.Module) -> bool:
 
 
 def _pad_id(inner: Any) -> int:
-    pad = getattr(getattr(inner, "config", None), "pad_token_id", None)
-    return pad if isinstance(pad, int) and pad >= 0 else 0
+    """The id that pads: of the configuration or its text part, if the embedding has it."""
+    rows = embedding_rows(inner)
+    for config in (getattr(inner, "config", None), text_config(inner)):
+        pad = getattr(config, "pad_token_id", None)
+        if isinstance(pad, int) and pad >= 0 and (rows is None or pad < rows):
+            return pad
+    return 0
 
 
-def _check_cache(inner: Any) -> None:
-    parameters = inspect.signature(type(inner).forward).parameters
-    missing = [name for name in ("past_key_values", "use_cache") if name not in parameters]
-    if missing and not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        raise CannotDecodeError(f"{type(inner).__name__}.forward takes no {' and no '.join(missing)}")
+def _trained(sample: Batch, real: list[int], *, encodes: bool) -> tuple[int, int]:
+    """The first and the last trained of the rows ``real``; all of them where the sample has no labels."""
+    for key, shift in (("labels", 0 if encodes else 1), ("shift_labels", 0)):
+        labels = sample.get(key)
+        if isinstance(labels, Tensor) and labels.dim() == 2:
+            wanted = [number for number, column in enumerate(real) if int(labels[0, column]) != IGNORE_INDEX]
+            if wanted:
+                return max(wanted[0] - shift, 0), max(wanted[-1] - shift, 0)
+    return 0, len(real) - 1
 
 
-def _context(sample: Batch, *, encodes: bool) -> Batch:
-    """What conditions the text: everything but ids, mask and labels; with an encoder, all that it reads."""
+def _context(sample: Batch, ids: Tensor, columns: Tensor, *, encodes: bool) -> Batch:
+    """What conditions the text: everything but ids, mask and labels; with an encoder, all that it reads.
+
+    Raises:
+        CannotDecodeError: positions that begin anew.
+    """
     own = ("labels", "shift_labels", "decoder_input_ids", "decoder_attention_mask")
-    if not encodes:
-        own += ("input_ids", "attention_mask")
-    return {key: value for key, value in sample.items() if key not in own}
+    if encodes:
+        return {key: value for key, value in sample.items() if key not in own}
+    own += ("input_ids", "attention_mask")
+    context = {
+        key: value[..., columns] if beside(value, ids) else value for key, value in sample.items() if key not in own
+    }
+    positions = context.get("position_ids")
+    if isinstance(positions, Tensor):
+        if bool((positions[..., 1:] < positions[..., :-1]).any()):
+            raise CannotDecodeError("packed documents are not decoded")
+        if bool((positions == torch.arange(len(columns), device=ids.device)).all()):
+            del context["position_ids"]  # what any generation counts by itself
+    return context
 
 
-def _call(model: nn.Module, **kwargs: Any) -> Any:
-    try:
-        return model(**kwargs)
-    except Exception as error:
-        raise CannotDecodeError(f"decoding raises {type(error).__name__}: {error}") from error
+def _padding_inside(inner: Any, ids: Tensor) -> str:
+    """Why decoding may differ where the decoder reads padding before a target; empty where it does not."""
+    pad = _pad_id(inner)
+    if not bool((ids[1:] == pad).any()):
+        return ""
+    return f"the decoder reads padding (id {pad}) before a target: labels of -100 there, which no generation writes"

@@ -6,6 +6,8 @@ batch whatever differs is the code, or what it runs on: nothing that a trainer d
 
 from __future__ import annotations
 
+import random
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +20,7 @@ from alignment.findings import finding
 from ..check import stream_summary
 from ..errors import ending
 from ..models import Adapter, Batch
-from ..preserve import cuda_devices
+from ..preserve import cuda_devices, same_random_state
 from ..reduction import counted_loss
 from ..report.model import told_offset
 from ..rounding import agree
@@ -44,8 +46,8 @@ def watched(
 
     An exception that it raises is a result like any other.
     """
-    with torch.random.fork_rng(devices=cuda_devices(model)):
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=cuda_devices(model)), same_random_state():
+        _seed_all(seed)
         try:
             batch = make_batch()
             seen = witness(model, adapter, batch, counted_loss(loss, model, adapter, batch, options), options)
@@ -53,6 +55,15 @@ def watched(
             return {"raised": ending(error)[0], "streams": {}, "codes": []}
     codes = sorted({f"{found.code} on {found.stream}" for found in seen.findings})
     return {"raised": "", "streams": stream_summary(seen), "codes": codes}
+
+
+def _seed_all(seed: int) -> None:
+    """Seed what a loss may draw from: trainers seed each rank otherwise, for good reasons."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed(seed % 2**32)
 
 
 def rank_findings(results: Sequence[Mapping[str, Any]], dtype: str) -> list[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -115,21 +116,29 @@ def _check(
 
 
 def _merged(own: Sequence[Finding], payloads: Sequence[Mapping[str, Any]]) -> list[Finding]:
-    """Every rank's findings, one per code and stream; what some ranks found only names them."""
-    finders: dict[tuple[str, str], list[int]] = {}
-    first: dict[tuple[str, str], Finding] = {(f.code, f.stream): f for f in own}
+    """Every rank's findings, each fault once; what only some ranks found names them."""
+    finders: dict[tuple[Any, ...], list[int]] = {}
+    first = dict(_by_fault(own))
     for payload in payloads:
-        for told in payload["findings"]:
-            key = (told["code"], told["stream"])
-            finders.setdefault(key, []).append(payload["rank"])
-            first.setdefault(key, _finding(told))
+        for fault, found in _by_fault([_finding(told) for told in payload["findings"]]):
+            finders.setdefault(fault, []).append(payload["rank"])
+            first.setdefault(fault, found)
     everywhere = len(payloads)
     return [
         found
-        if len(finders[key]) == everywhere
-        else replace(found, message=f"{told_ranks(finders[key])}: {found.message}")
-        for key, found in first.items()
+        if len(finders[fault]) == everywhere
+        else replace(found, message=f"{told_ranks(finders[fault])}: {found.message}")
+        for fault, found in first.items()
     ]
+
+
+def _by_fault(findings: Sequence[Finding]) -> Iterator[tuple[tuple[Any, ...], Finding]]:
+    """Findings with what tells the same fault on several ranks; counts and examples are each rank's own."""
+    seen: Counter[tuple[Any, ...]] = Counter()
+    for found in findings:
+        kind = (found.code, found.stream, found.basis, found.fix)
+        yield (*kind, seen[kind]), found
+        seen[kind] += 1
 
 
 def _finding(told: Mapping[str, Any]) -> Finding:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from lm_tiny import BATCH, HIDDEN, LENGTH, VOCAB
 
-__all__ = ["batch_for", "text_batch"]
+__all__ = ["batch_for", "prefix_batch", "sequence_batch", "text_batch"]
 
 
 def _each(names, make):
@@ -146,3 +146,17 @@ BATCHES = {
 def batch_for(name):
     """A fresh batch for a class."""
     return BATCHES.get(name, text_batch)()
+
+
+def sequence_batch(name):
+    """The same for an encoder-decoder model, whose labels are trained from their first on."""
+    batch = batch_for(name)
+    ids = text_batch()["input_ids"]
+    batch["labels"] = ids.flip(0, 1)
+    return batch
+
+
+def prefix_batch():
+    """For PaliGemma: a prompt that sees itself whole, and a suffix that does not."""
+    batch = text_batch()
+    return {**batch, "token_type_ids": (batch["labels"] != -100).long()}

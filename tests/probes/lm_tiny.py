@@ -38,6 +38,7 @@ SIZES = {
         8,
     ),
     "rotary_dim": 4,
+    "index_n_heads": 16,  # with few, scores of no head at all tie at zero, and ties are broken by the length
     "mamba_d_head": 16,
     # depths and heads
     **_each("num_hidden_layers n_layer n_layers num_layers depth", 2),
@@ -51,7 +52,7 @@ SIZES = {
     **_each(
         "encoder_attention_heads decoder_attention_heads num_key_value_heads encoder_num_attention_heads "
         "decoder_num_attention_heads num_encoder_attention_heads num_decoder_attention_heads n_mamba_heads "
-        "index_n_heads mamba_d_conv num_experts_per_tok moe_k moe_topk zero_expert_num",
+        "mamba_d_conv num_experts_per_tok moe_k moe_topk zero_expert_num",
         2,
     ),
     **_each("num_experts num_local_experts n_routed_experts moe_num_experts", 4),
@@ -81,12 +82,29 @@ _START = {"decoder_start_token_id": PAD}
 _IDS = {"pad_token_id": PAD, "decoder_start_token_id": BOS}
 _CROSS = {"add_cross_attention": True, "is_decoder": True}
 _SECTIONS = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
+_HYBRID = {"layer_types": ["linear_attention", "full_attention"]}
 _ROPE_KEY = "rope_scaling" if VERSION < (5,) else "rope_parameters"
 _ROPE = {_ROPE_KEY: _SECTIONS}
 _GLM_ROPE = {_ROPE_KEY: {**_SECTIONS, "partial_rotary_factor": 1.0}, "partial_rotary_factor": 1.0}
 
 #: Further arguments, by configuration class.
 SPECIAL = {
+    **_each(
+        "BailingHybridConfig GraniteMoeHybridConfig KimiLinearConfig Qwen3NextConfig Qwen3_5TextConfig "
+        "Qwen3_5MoeTextConfig",
+        _HYBRID,
+    ),
+    "BambaConfig": {"attn_layer_indices": [1]},
+    "MegaConfig": {"bidirectional": False},
+    "Qwen4ExpTextConfig": {
+        "layer_types": ["linear_attention", "indexed_attention"],
+        "indexer_n_heads": 4,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 8,
+        "indexer_budget": 16,
+        "indexer_compress_ratio": 2,
+    },
+    "RecurrentGemmaConfig": {"block_types": ["recurrent", "attention"]},
     **_each("Blip2Config InstructBlipConfig InstructBlipVideoConfig", {"num_query_tokens": 2}),
     "DbrxConfig": {
         "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8},
@@ -123,6 +141,7 @@ SPECIAL = {
     "Glm46VTextConfig": _GLM_ROPE,
     "GlmOcrTextConfig": _GLM_ROPE,
     "JambaConfig": {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
+    "Lfm3Config": {"layer_types": ["conv", "full_attention"]},
     "Lfm2MoeConfig": {"layer_types": ["conv", "full_attention"]},
     "KyutaiSpeechToTextConfig": {"num_codebooks": 2, "codebook_vocab_size": 32, "audio_pad_token_id": 8, "ffn_dim": 64},
     "Llama4TextConfig": {"intermediate_size_mlp": HIDDEN, "no_rope_layers": [1, 0]},
@@ -163,7 +182,7 @@ SPECIAL = {
     "XmodConfig": {"default_language": "en_XX"},
     "Zamba2Config": {"layers_block_type": ["mamba", "hybrid"], "n_mamba_heads": 4, "mamba_headdim": 16},
     "ZayaConfig": {"num_experts_per_tok": 1},
-    "xLSTMConfig": {"mode": "train", "num_blocks": 2, "num_heads": 2, "chunk_size": 8},
+    "xLSTMConfig": {"hidden_size": 128, "mode": "train", "num_blocks": 2, "num_heads": 2, "chunk_size": 8},
 }
 
 #: Parts of a configuration, where the configuration class does not name their classes itself.

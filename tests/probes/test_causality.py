@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from families import FAMILIES, higgs_batch, higgs_model, parts
-from lm_batches import text_batch
-from lm_tiny import tiny_model
+from lm_batches import prefix_batch, sequence_batch, text_batch
+from lm_tiny import OLD, tiny_model
 
 from probes.batches import barcoded_batch
 from probes.causality import causality, causality_check
@@ -105,6 +105,49 @@ def test_a_prefix_that_sees_itself_is_no_fault():
     told = look(model, batch)
     assert told.findings == []
     assert "not trained see later inputs" in told.notes[0]
+
+
+@pytest.mark.parametrize("name", ["MBartForConditionalGeneration", "FSMTForConditionalGeneration"])
+def test_a_decoder_whose_ids_the_model_makes_is_causal_and_a_leak_in_it_is_seen(name):
+    """MBart moves the last label to the front, FSMT reads the source's ids: neither is a later input."""
+    model = tiny_model(name)
+    told = look(model, sequence_batch(name))
+    assert (codes(told), told.problem) == ([], "")
+    model.get_decoder().layers[0].register_forward_hook(
+        lambda _m, _a, out: (
+            (out[0] + 0.1 * out[0].roll(-1, dims=0 if name.startswith("FSMT") else 1), *out[1:])
+            if isinstance(out, tuple)
+            else out + 0.1 * out.roll(-1, dims=1)
+        )
+    )
+    assert codes(look(model, sequence_batch(name))) == [("LA401", "text")]
+
+
+def test_experts_of_bounded_capacity_are_not_judged():
+    name = "NllbMoeForConditionalGeneration"
+    sparse = {"decoder_sparse_step": 1, "encoder_sparse_step": 1}
+    told = look(tiny_model(name, expert_capacity=16, **sparse), sequence_batch(name))
+    assert codes(told) == []
+    assert "routes tokens by capacity (an expert takes 16)" in told.problem
+    assert causality_check(told, "").status == "skip"
+
+
+@pytest.mark.skipif(not OLD, reason="since transformers 5 BertLMHeadModel attends to earlier tokens alone")
+def test_a_bert_that_is_not_told_to_be_a_decoder():
+    assert codes(look(tiny_model("BertLMHeadModel"))) == [("LA401", "text")]
+    assert codes(look(tiny_model("BertLMHeadModel", is_decoder=True))) == []
+
+
+@pytest.mark.skipif(OLD, reason="transformers 4 does not say which parts a configuration has")
+def test_a_prompt_and_a_suffix_that_are_not_told_apart():
+    model, batch = tiny_model("PaliGemmaForConditionalGeneration"), prefix_batch()
+    batch["labels"][:, :12] = -100
+    batch["token_type_ids"][:, :12] = 0
+    told = look(model, batch)
+    assert (codes(told), told.problem) == ([], "")
+    assert "not trained see later inputs" in told.notes[0]
+    del batch["token_type_ids"]
+    assert codes(look(model, batch)) == [("LA401", "text")]
 
 
 def test_what_cannot_be_judged_does_not_pass():

@@ -149,10 +149,10 @@ def test_a_batch_that_does_not_fit_is_refused(model, batch, change, message):
         HiggsAudioV2Adapter().view(model, {**batch, **change})
 
 
-def test_transposed_codes_are_refused(model, batch):
-    turned = {"audio_input_ids": batch["audio_input_ids"][:, :, :4]}
-    with pytest.raises(InputError, match="4 codebooks, the model has 8"):
-        HiggsAudioV2Adapter().view(model, {**batch, **turned})
+def test_codes_of_other_codebooks_are_refused(model, batch):
+    fewer = {"audio_input_ids": batch["audio_input_ids"][:, :, :4]}
+    with pytest.raises(InputError, match="has 4 codebooks, the configuration 8"):
+        HiggsAudioV2Adapter().check_batch(model, {**batch, **fewer})
 
 
 # -- losses -----------------------------------------------------------------------------------------
@@ -267,15 +267,6 @@ def test_a_checkpoint_is_loaded_with_the_heads_that_it_has(tmp_path, head):
 
 
 # -- through the Trainer ----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def fresh_accelerate():
-    """Accelerate keeps one state a process: what a Trainer sets, others would inherit."""
-    state = pytest.importorskip("accelerate.state")
-    yield
-    state.AcceleratorState._reset_state(reset_partial_state=True)
-    state.GradientState._reset_state()
 
 
 @pytest.mark.usefixtures("fresh_accelerate")

@@ -150,6 +150,12 @@ def test_the_page_holds_the_table_of_the_records():
     assert markdown_of(recorded()) in (ROOT / "docs" / "jury.md").read_text(encoding="utf-8")
 
 
+def test_readme_counts_what_the_records_count():
+    ran = [record["counts"]["run"] for record in recorded()]
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"{ran[0]} classes of transformers 4.57 and {ran[1]} of 5.23" in text
+
+
 def test_the_records_hold_hundreds_of_classes_and_none_that_is_wrong():
     records = recorded()
     assert len(records) == 2

@@ -390,6 +390,12 @@ def flat_shift(model, batch):
     return cross_entropy(logits_of(model, batch).flatten(0, 1)[:-1], labels[1:])
 
 
+def flat_double_shift(model, batch):
+    """Shifted, flattened, and shifted again in one piece, as Moshi and GIT did in transformers 4.57."""
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)[:, 1:].flatten()
+    return cross_entropy(logits_of(model, batch)[:, :-1].flatten(0, 1)[:-1], labels[1:])
+
+
 def mean_of_means(model, batch):
     rows = [{key: value[row : row + 1] for key, value in batch.items()} for row in (0, 1)]
     return sum(outside_the_model(model, row) for row in rows) / 2
@@ -414,6 +420,7 @@ FAULTS = [
     pytest.param(logits_cut_alone, ("LA101",), id="logits cut alone"),
     pytest.param(prompt_trained, ("LA202",), id="prompt trained"),
     pytest.param(half_trained, ("LA201",), id="half trained"),
+    pytest.param(flat_double_shift, ("LA103",), id="flat double shift"),
     pytest.param(flat_shift, ("LA204", "LA202"), id="flat shift"),
     pytest.param(mean_of_means, ("LA301",), id="mean of means"),
     pytest.param(detached, ("LA605",), id="detached"),
@@ -425,6 +432,11 @@ FAULTS[2] = pytest.param(fused_copy, ("LA102",), id="copy, fused", marks=FAULTS[
 @pytest.mark.parametrize(("loss", "expected"), FAULTS)
 def test_faults_have_their_names(llama, batch, loss, expected):
     assert codes(watch(llama, batch, loss)) == expected
+
+
+def test_a_flat_double_shift_tells_the_rows_that_another_sample_trains(llama, batch):
+    (found,) = watch(llama, batch, flat_double_shift).findings
+    assert found.message.endswith("the labels are shifted twice; 1 of them on a token of another sample")
 
 
 def test_a_loss_that_holds_on_to_its_own_labels(llama, batch):

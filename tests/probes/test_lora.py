@@ -1,6 +1,7 @@
 """LoRA: a fresh adapter changes nothing, a step moves the adapters alone, and what breaks either is found."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from probes.models.higgs import HiggsAdapter, small_model
 from probes.witness import Options, witness
 
 pytest.importorskip("peft")
+CHATML = Path(__file__).parents[2] / "fixtures" / "chatml"
 
 
 def own_loss(model, batch):
@@ -100,6 +102,13 @@ def test_a_weight_that_is_not_frozen():
     assert "outside the adapters" in check.detail
 
 
+def test_a_fresh_adapter_on_an_embedding_is_compared_with_none():
+    """PEFT begins its first matrix at zero, not the second."""
+    check, found = judge(llama(target=("embed_tokens",)))
+    assert (check.status, found) == ("pass", [])
+    assert "as without" in check.detail
+
+
 @pytest.mark.parametrize(
     ("name", "targets"),
     [
@@ -125,6 +134,8 @@ def test_task_types_leave_the_model_whole():
 def test_bad_targets_and_a_missing_peft(monkeypatch):
     with pytest.raises(UsageError, match="--lora-target no_such_layer"):
         llama(target=("no_such_layer",))
+    with pytest.raises(UsageError, match=r"--lora-target mlp: Target module LlamaMLP\( \.\.\. \) is not supported"):
+        llama(target=("mlp",))
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(CannotRunError, match=r"pip install 'loss-alignment\[peft\]'"):
         lora.require_peft()
@@ -177,6 +188,33 @@ def test_higgs_adapters_sit_in_the_attention_and_the_audio_path(higgs):
     assert (check.status, found) == ("pass", []), check.detail
 
 
+def text_only(model):
+    """The batch that --data makes of conversations without audio."""
+    if isinstance(adapter_for(model), HiggsAdapter):
+        from probes.chatml import chatml_batch
+
+        return chatml_batch(CHATML / "text_only.jsonl", adapter_for(model).inner(model).config)[0]
+    from probes.chatml_v2 import chatml_batch_v2
+
+    return chatml_batch_v2(CHATML / "text_only.jsonl", adapter_for(model).inner(model).config)[0]
+
+
+def test_adapters_of_the_audio_path_are_not_judged_on_text(higgs):
+    check, found = judge(higgs, text_only(higgs), default_of(higgs))
+    assert (check.status, found) == ("pass", []), check.detail
+    assert "no target of this batch depends on the other" in check.detail
+    assert "audio_mlp.gate_proj: not judged" in check.detail
+
+
+def test_an_adapter_that_is_cut_off_is_found_beside_those_that_are_not_judged(higgs):
+    layer = next(module for name, module in higgs.named_modules() if name.endswith("layers.1.self_attn.o_proj"))
+    hook = layer.lora_B["default"].register_forward_hook(lambda _m, _a, out: out.detach())
+    check, found = judge(higgs, text_only(higgs), default_of(higgs))
+    hook.remove()
+    assert found == ["LA602"]
+    assert "layers.1.self_attn.o_proj: it receives no gradient" in check.detail
+
+
 def test_a_wrapper_that_drops_the_labels(higgs, monkeypatch):
     forward, adapter = type(higgs).forward, adapter_for(higgs)
 
@@ -190,6 +228,18 @@ def test_a_wrapper_that_drops_the_labels(higgs, monkeypatch):
     check, _ = lora_check(higgs, adapter, batch, loss, seen, Options(), None, {})
     assert check.status == "fail"
     assert "LA601" in check.detail
+
+
+def test_a_loss_that_is_none_because_a_wrapper_drops_the_labels():
+    model = llama()
+    forward = model.forward
+
+    def without(*args, labels=None, **kwargs):
+        return forward(*args, **kwargs)
+
+    model.forward = without
+    with pytest.raises(UsageError, match=r"it returned None; labels was given to the outermost model .*LA601"):
+        check_loss(model, text_batch(), own_loss)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -214,6 +264,8 @@ def test_preflight_runs_on_the_wrapped_model(tmp_path):
     assert all(cut["leaking"] == 0 for cut in report["causality"]["cuts"])
 
 
-@pytest.mark.parametrize("options", [("--lora-r", "0"), ("--lora-dropout", "1"), ("--lora-dropout", "nan")])
+@pytest.mark.parametrize(
+    "options", [("--lora-r", "0"), ("--lora-dropout", "1"), ("--lora-dropout", "nan"), ("--lora-target", " ,")]
+)
 def test_bad_options(options):
     assert main(["preflight", *options]) == 2

@@ -331,6 +331,34 @@ def test_a_preference_loss_weighs_its_pairs_as_it_likes():
     assert [one for one in codes(report) if "error" in one] == []
 
 
+def test_a_reward_of_both_signs_is_not_a_failure():
+    def reward(model, batch):
+        labels = batch.pop("labels")
+        logits = model(**batch).logits
+        good, bad = (mean(logits[part], labels[part]) for part in (slice(1), slice(1, 2)))
+        return good - 0.7 * bad
+
+    report, code = run(reward)
+    assert (report.verdict, code) == ("pass", 0)
+    assert report.check("pairing-text").status == "skip"
+    assert "a preference or a reward" in report.check("pairing-text").detail
+
+
+def test_a_loss_with_its_sign_turned_round_fails():
+    report, code = run(unlabelled(lambda logits, labels: -mean(logits, labels)))
+    assert (report.check("pairing-text").status, report.verdict, code) == ("fail", "fail", 1)
+
+
+def test_a_soft_teacher_is_not_read_and_not_a_failure():
+    def distilled(logits, labels):
+        teacher = logits.detach().roll(1, 0).softmax(-1)
+        return F.kl_div(logits.log_softmax(-1), teacher, reduction="batchmean")
+
+    report, code = run(unlabelled(distilled))
+    assert (report.verdict, codes(report), code) == ("pass", [], 0)
+    assert report.check("coverage").status == "skip"
+
+
 def test_a_masked_language_model_is_not_judged():
     from transformers import BertConfig, BertForMaskedLM
 

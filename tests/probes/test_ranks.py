@@ -2,21 +2,27 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 import time
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import numpy as np
 import pytest
 import torch
+from lm_batches import text_batch
+from lm_tiny import tiny_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from alignment.findings import finding
-from probes.ranks.same_batch import rank_findings
+from probes.models import adapter_for
+from probes.ranks.same_batch import rank_findings, watched
 from probes.ranks.shards import join_ranks, rank_payload
 from probes.report import Check, Report
 from probes.report.markdown import render as markdown
+from probes.witness import Options
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
@@ -159,6 +165,7 @@ def test_the_torchrun_line_of_the_seed(tmp_path):
 
 
 WRAPPED = """
+import gc
 import json
 import torch
 import torch.distributed as dist
@@ -196,6 +203,9 @@ own = gradient(model.module)
 dist.all_reduce(own)
 same = torch.equal(before, after) and torch.allclose(own / dist.get_world_size(), after, atol=1e-7)
 print(json.dumps([rank, codes, same]), flush=True)
+del model  # DDP's threads end before gloo's, or torch aborts now and then as it leaves
+gc.collect()
+dist.barrier()
 dist.destroy_process_group()
 """
 
@@ -208,6 +218,37 @@ def test_a_model_in_ddp_is_checked_between_two_steps_and_goes_on_training(tmp_pa
     assert done.returncode == 0, done.stderr
     told = sorted(json.loads(line) for line in done.stdout.splitlines())
     assert told == [[rank, [[], ["LA102"], []], True] for rank in (0, 1)]
+
+
+# -- what ranks do with one batch ---------------------------------------------------------------------
+
+
+def test_ranks_that_draw_from_random_states_of_their_own_agree():
+    """Trainers seed every rank otherwise; the loss that drops what they draw is the same."""
+    model = tiny_model("LlamaForCausalLM")
+
+    def loss(model, batch):
+        labels = batch["labels"].clone()
+        for draw in (random.random(), np.random.rand(), float(torch.rand(()))):  # noqa: NPY002, S311 - as trainers do
+            labels[:, int(draw * labels.shape[1])] = -100
+        return model(**dict(batch, labels=labels)).loss
+
+    def rank(number):
+        random.seed(number)
+        np.random.seed(number)  # noqa: NPY002
+        torch.manual_seed(number)
+        seen = watched(model, adapter_for(model), text_batch, loss, Options(), 0)
+        return seen, random.random(), np.random.rand()  # noqa: NPY002, S311
+
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002
+    (first, *drawn), (second, *_) = rank(1), rank(2)
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    assert [random.random(), np.random.rand()] == drawn, "their own states are as before"  # noqa: NPY002, S311
+    random.setstate(before[0])
+    np.random.set_state(before[1])  # noqa: NPY002
+    assert 0 < first["streams"]["text"]["supervised"] < first["streams"]["text"]["expected"]
+    assert rank_findings([first, second], "float32") == []
 
 
 # -- what ranks hand in, compared and joined without running any -----------------------------------------
@@ -324,6 +365,15 @@ def test_findings_of_every_rank_are_one_finding():
     report, check = joined(*[shard(rank, findings=[finding("LA102", "text", f"copies {rank}")]) for rank in (0, 1)])
     assert [f.message for f in report.findings] == ["copies 0"]
     assert check.status == "pass", "they agree; what they do wrong is told by the other checks"
+
+
+def test_two_faults_of_one_code_on_one_stream_are_two_findings():
+    prompt = finding("LA202", "text", "prompt is labelled", fix="mask it")
+    frames = finding("LA202", "text", "frames are labelled", fix="mask the placeholder")
+    report, _ = joined(shard(0, findings=[prompt, frames]), shard(1, findings=[frames, prompt]))
+    assert [f.message for f in report.findings] == ["prompt is labelled", "frames are labelled"]
+    report, _ = joined(shard(0, findings=[prompt]), shard(1, findings=[frames]), shard(2, findings=[frames]))
+    assert [f.message for f in report.findings] == ["rank 0: prompt is labelled", "ranks 1 and 2: frames are labelled"]
 
 
 def test_a_fault_in_the_data_of_one_shard_is_no_disagreement():

@@ -126,3 +126,12 @@ def test_autocast_gives_the_dtype(model):
     assert out is product.placeholder
     assert (out.shape, out.dtype) == ((2, 3, VOCAB), torch.bfloat16)
     assert out.untyped_storage().nbytes() <= 16
+
+
+@pytest.mark.parametrize("grown", [1, 1e20])
+def test_rows_that_are_too_long_for_their_head_are_found(model, batch, grown):
+    with torch.no_grad():  # each finite by itself
+        model.model.norm.weight.mul_(grown)
+        model.lm_head.weight.mul_(grown)
+    report = check_loss(model, batch, lambda model, batch: model(**batch).loss)
+    assert [finding.code for finding in report.findings] == (["LA501"] if grown > 1 else [])

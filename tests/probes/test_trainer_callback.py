@@ -12,6 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArgumen
 from probes import AlignmentCallback, UsageError, barcoded_batch
 from probes.report import LossAlignmentError
 
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
 LENGTH = 20
 
 
@@ -128,7 +130,7 @@ def test_a_correct_trainer_passes_and_its_weights_are_bit_identical(trained, los
     ("loss", "accum", "uneven", "code", "said"),
     [
         (copy, 1, False, "LA102", "repeat the token they have just read"),
-        (mean_of_means, 2, True, "LA302", "a target weighs more in one micro-batch of a step than in another"),
+        (mean_of_means, 2, True, "LA302", "every one of 2 micro-batches is a mean of its own"),
         (mean_of_means, 2, False, "LA302", "every one of 2 micro-batches is a mean of its own"),
         (swallowed, 1, False, "LA605", "none reaches the logits"),
         (not_finite, 2, False, "LA501", "the loss is nan"),
@@ -141,6 +143,13 @@ def test_a_faulty_trainer_fails_before_any_weight_has_moved(trained, loss, accum
         trained(loss, callback, accum=accum, uneven=uneven, model=model)
     assert codes(callback) == [(code, "all" if code in ("LA605", "LA501") else "text", "error")]
     assert weights(model) == before
+
+
+def test_micro_batches_that_are_means_are_told_although_somebody_divides_by_their_number(trained):
+    callback = AlignmentCallback()
+    with pytest.raises(LossAlignmentError, match="so that a target weighs up to"):
+        trained(lambda logits, labels, items: shifted(logits, labels) / 2, callback, accum=2, uneven=True)
+    assert codes(callback) == [("LA302", "text", "error")]
 
 
 def test_later_micro_batches_are_watched_too(trained):
