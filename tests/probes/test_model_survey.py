@@ -1,10 +1,13 @@
 """Every class of transformers through the checks of the model: none fails that is right."""
 
+import json
+
 import pytest
 from lm_batches import batch_for, sequence_batch
 from lm_tiny import OLD, tiny_model
 from lm_zoo import NOT_RUN, all_classes
 
+from loss_align import main
 from probes.causality import causality, causality_check
 from probes.decode import decode_check
 from probes.models import adapter_for
@@ -122,6 +125,42 @@ def test_every_class_fails_only_where_it_is_wrong(name):
     if name in NOT_RUN:
         pytest.skip(NOT_RUN[name])
     check_class(name)
+
+
+#: Saved and checked by the command: decoder, encoder and decoder, multimodal, experts, states.
+PREFLIGHT = [
+    name
+    for name in _each(
+        "MambaForCausalLM MBartForConditionalGeneration PaliGemmaForConditionalGeneration "
+        "LlamaForCausalLM GPT2LMHeadModel Gemma2ForCausalLM BloomForCausalLM MixtralForCausalLM JambaForCausalLM "
+        "RwkvForCausalLM T5ForConditionalGeneration M2M100ForConditionalGeneration NllbMoeForConditionalGeneration "
+        "SwitchTransformersForConditionalGeneration Qwen3NextForCausalLM DeepseekV3ForCausalLM "
+        "Gemma3ForConditionalGeneration Qwen2VLForConditionalGeneration",
+        value=True,
+    )
+    if name in all_classes() and name not in NOT_RUN
+]
+
+
+def check_saved(name, folder):
+    tiny_model(name, use_cache=True).save_pretrained(folder / "model")
+    code = main(["preflight", "--model", str(folder / "model"), "--json", str(folder / "report.json")])
+    report = json.loads((folder / "report.json").read_text())
+    assert code == 0, report["findings"]
+    status = {check["id"]: check["status"] for check in report["checks"]}
+    assert (status["causality"], status["decode"]) == ("pass", "pass")
+
+
+@pytest.mark.parametrize("name", PREFLIGHT[:3])
+def test_a_saved_model_passes_preflight(name, tmp_path):
+    check_saved(name, tmp_path)
+
+
+@pytest.mark.deep
+@pytest.mark.filterwarnings("ignore")  # the same
+@pytest.mark.parametrize("name", PREFLIGHT[3:])
+def test_a_saved_model_of_every_kind_passes_preflight(name, tmp_path):
+    check_saved(name, tmp_path)
 
 
 def test_a_defect_is_one_of_a_class_that_exists_or_existed():
