@@ -48,11 +48,27 @@ def fresh_accelerate():
     state.GradientState._reset_state()
 
 
+#: Where torch keeps them: ``torch.compile`` warns of them, and the next watched run meets them.
+GLOBAL_HOOKS = (
+    ("torch.nn.modules.module", "_global_"),
+    ("torch.optim.optimizer", "_global_optimizer_"),
+)
+
+
+def _left_in_torch():
+    """Hooks that hold for every module and every optimizer of the process, by the registry that holds them."""
+    rooms = [(sys.modules.get(name), prefix) for name, prefix in GLOBAL_HOOKS]
+    registries = {name: vars(room)[name] for room, prefix in rooms if room for name in vars(room) if prefix in name}
+    return {name: hooks for name, hooks in registries.items() if isinstance(hooks, dict) and hooks}
+
+
 @pytest.fixture(autouse=True)
 def no_global_hooks_left():
-    """A watcher that no script ends keeps its global hook, which torch.compile warns of: each test has its own."""
+    """No test leaves a hook of the whole process behind, whatever ended what it watched."""
     yield
-    modules = sys.modules.get("torch.nn.modules.module")
-    if modules is not None:
-        modules._global_forward_hooks.clear()
-        modules._global_forward_pre_hooks.clear()
+    left = {name: list(hooks) for name, hooks in _left_in_torch().items()}
+    for hooks in _left_in_torch().values():
+        hooks.clear()
+    assert not left
+    torch = sys.modules.get("torch.nn")
+    assert torch is None or not hasattr(torch.Module.__call__, "__wrapped__")

@@ -67,22 +67,21 @@ def run(args: argparse.Namespace) -> int:
         strict=lambda findings: strict_findings(findings, args.strict),
         verbose=args.verbose,
     )
-    session = Session(settings)
-    with when_imported("torch", session.begin):
-        try:
-            make = module_program if args.module else script_program
-            program = make(words[0], words[1:])
-        except SyntaxError as error:
-            sys.excepthook(type(error), error.with_traceback(None), None)
-            return session.end(Ended(1))
-        hidden = foreign_names(program)
-        if hidden:
-            raise CannotRunError(
-                f"the script's folder {program.folder} has {' and '.join(hidden)} of its own, which our package of "
-                "that name would hide from it: rename it, or check the loss with loss-align preflight"
-            )
-        ended = run_program(program)
-    code = session.end(ended)
+    with Session(settings) as session:
+        with when_imported("torch", session.begin):
+            try:
+                program = (module_program if args.module else script_program)(words[0], words[1:])
+            except SyntaxError as error:
+                sys.excepthook(type(error), error.with_traceback(None), None)
+                return session.end(Ended(1))
+            hidden = foreign_names(program)
+            if hidden:
+                raise CannotRunError(
+                    f"the script's folder {program.folder} has {' and '.join(hidden)} of its own, which our package of "
+                    "that name would hide from it: rename it, or check the loss with loss-align preflight"
+                )
+            ended = run_program(program)
+        code = session.end(ended)
     if ended.interrupted:
         sys.excepthook = lambda *_: None  # it has been shown; python ends by the signal, as it would have
         raise KeyboardInterrupt

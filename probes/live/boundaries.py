@@ -33,13 +33,18 @@ class Boundaries:
         self._around("update", lambda _: self.stepped(None))
 
     def leave(self) -> None:
-        """Leave no trace."""
-        if self._handle is not None:
-            self._handle.remove()
+        """See nothing any more. Ours stays among the hooks of torch, which may be going through them just now."""
+        self.stepped = _nothing
         for name, (own, ours) in self._own.items():
             if getattr(GradScaler, name) is ours:
                 setattr(GradScaler, name, own)
         self._own.clear()
+
+    def remove(self) -> None:
+        """Leave no trace; never from within a step of an optimizer, which breaks where its hooks change."""
+        self.leave()
+        if self._handle is not None:
+            self._handle.remove()
 
     def _around(self, name: str, then: Callable[[GradScaler], None]) -> None:
         own = getattr(GradScaler, name)
@@ -56,3 +61,7 @@ class Boundaries:
     def _note_scale(self, scaler: GradScaler) -> None:
         given = getattr(scaler, "_scale", None)  # get_scale() would count a scaler that is off as well
         self.scale = float(given) if scaler.is_enabled() and isinstance(given, Tensor) else 1.0
+
+
+def _nothing(_: Optimizer | None) -> None:
+    """What is called where nobody watches."""

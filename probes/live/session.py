@@ -73,6 +73,14 @@ class Session:
         except Exception:  # noqa: BLE001 - the script is in the middle of importing torch
             self._tell(self._broken(traceback.format_exc()))
 
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave no trace, whatever has ended the run."""
+        if self._watcher is not None:
+            self._watcher.remove()
+
     def end(self, ended: Ended) -> int:
         """The script has ended: tell what has not been told; the code to exit with."""
         if os.getpid() != self._process:

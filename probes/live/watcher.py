@@ -100,6 +100,11 @@ class Watcher:
         self._leave()
         self.done(self)
 
+    def remove(self) -> None:
+        """Leave no trace in this process, and tell nobody; once the script is over."""
+        self._leave()
+        self.boundaries.remove()
+
     def _leave(self) -> None:
         self.active = False
         self.boundaries.leave()

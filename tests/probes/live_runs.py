@@ -17,12 +17,12 @@ VOCAB = 256
 
 def watched(train, *, steps=2, heads=(), stop=False, keep=lambda _: True, ended=0):
     """Run ``train()`` watched; the session, whose ``report`` is what was told, and the exit code."""
-    session = Session(Settings(steps, heads, stop, {}, keep, list))
-    session.begin()
-    try:
-        train()
-    finally:
-        code = session.end(Ended(ended))
+    with Session(Settings(steps, heads, stop, {}, keep, list)) as session:
+        session.begin()
+        try:
+            train()
+        finally:
+            code = session.end(Ended(ended))
     return session.report, code
 
 

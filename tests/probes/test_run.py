@@ -55,6 +55,23 @@ def test_ignored_and_strict_findings(capsys):
     assert main(["run", "--ignore", "LA302", *per_mean]) == 0
 
 
+def test_a_run_with_optimizer_hooks_of_its_own_goes_on(capsys, tmp_path):
+    """Torch goes through all such hooks after a step, and breaks where one takes itself away meanwhile."""
+    script = tmp_path / "hooked.py"
+    script.write_text(
+        "import runpy, sys\n"
+        "from torch.optim.optimizer import register_optimizer_step_post_hook\n"
+        "stepped = []\n"
+        "mine = register_optimizer_step_post_hook(lambda *_: stepped.append(1))\n"
+        f"sys.argv = [{LOOP!r}, '--steps', '4']\n"
+        f"runpy.run_path({LOOP!r}, run_name='__main__')\n"
+        "mine.remove()\n"
+        "print('mine', len(stepped))\n"
+    )
+    assert main(["run", "--steps", "2", str(script)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "mine 4"
+
+
 def test_fewer_steps_than_asked_for_are_told(capsys):
     assert main(["run", "--steps", "9", LOOP, "--steps", "2", "--loss", "copy"]) == 1
     assert "the run ended after 2 of the 9 steps" in capsys.readouterr().err
