@@ -22,7 +22,8 @@ from .forward import Outputs, all_finite, forward, spelled_out
 from .models import Adapter, Batch
 from .models.adapter import Layout
 from .models.modules import routes_by_capacity
-from .perturbation import SAME_ORDER, Movement, perturbed, row_changes, stream_logits
+from .perturbation import SAME_ORDER, Movement, perturbed, repeats, row_changes, stream_logits
+from .preserve import preserved
 from .report.model import Check
 from .witness import Witness
 
@@ -91,6 +92,12 @@ def causality(
         return Causality(problem="the model gives another number of logits than the batch has positions")
     if not all(all_finite(rows) for rows in logits):
         return Causality(problem="the logits are not finite")
+    if model.training and not repeats(logits, stream_logits(forward(model, adapter, batch), len(logits))):
+        with preserved(model):
+            model.eval()
+            told = causality(model, adapter, batch, seen, seed)
+        told.notes.append("the model draws from a random state of its own in training: cut in evaluation mode")
+        return told
     movement = perturbed(model, adapter, batch, base)
     told = Causality(runs=list(_runs(seen, layout)), movement=movement)
     generator = torch.Generator().manual_seed(seed)

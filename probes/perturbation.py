@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from .forward import Outputs, forward
 from .models import Adapter, Batch
 
-__all__ = ["OTHER_ORDER", "SAME_ORDER", "Movement", "near_ties", "perturbed", "row_changes", "stream_logits"]
+__all__ = ["OTHER_ORDER", "SAME_ORDER", "Movement", "near_ties", "perturbed", "repeats", "row_changes", "stream_logits"]
 
 #: Times the measured movement that runs of the same shapes may differ by: they compute in the same order.
 SAME_ORDER = 2.0
@@ -102,6 +102,12 @@ def stream_logits(outputs: Outputs, streams: int) -> list[Tensor]:
 def row_changes(one: Sequence[Tensor], other: Sequence[Tensor]) -> list[Tensor]:
     """Per stream, (R,): the largest difference of each row's logits; NaN where either holds one."""
     return [_distance(a, b) for a, b in zip(one, other, strict=True)]
+
+
+def repeats(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    """Whether two runs on one random state gave the same logits, up to far more than rounding can move."""
+    pairs = [(a, change) for a, change in zip(one, row_changes(one, other), strict=True) if a.numel()]
+    return all(bool((change <= torch.finfo(a.dtype).eps ** 0.5 * _largest(a)).all()) for a, change in pairs)
 
 
 def _distance(one: Tensor, other: Tensor) -> Tensor:

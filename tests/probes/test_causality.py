@@ -132,6 +132,24 @@ def test_experts_of_bounded_capacity_are_not_judged():
     assert causality_check(told, "").status == "skip"
 
 
+@pytest.mark.parametrize("leak", [False, True])
+def test_a_model_that_draws_for_itself_in_training_is_judged_in_evaluation_mode(leak):
+    """Reformer's dropout does; its noise must neither hide a look-ahead nor stand in for dependence."""
+    model = tiny_model("LlamaForCausalLM")
+    own = torch.Generator()
+
+    def noisy(module, args, output):
+        return output + torch.randn(output.shape, generator=own) if module.training else output
+
+    model.model.norm.register_forward_hook(noisy)
+    if leak:
+        model.model.norm.register_forward_hook(sees_next)
+    told = look(model)
+    assert codes(told) == [("LA401", "text")] * leak
+    assert "evaluation mode" in " ".join(told.notes)
+    assert model.training
+
+
 @pytest.mark.skipif(not OLD, reason="since transformers 5 BertLMHeadModel attends to earlier tokens alone")
 def test_a_bert_that_is_not_told_to_be_a_decoder():
     assert codes(look(tiny_model("BertLMHeadModel"))) == [("LA401", "text")]
