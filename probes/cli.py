@@ -16,7 +16,7 @@ from alignment import __version__
 
 from .commands import COMMANDS
 from .commands.run import own_words
-from .errors import UsageError, ending
+from .errors import RunFailedError, UsageError, ending
 from .ranks.exchange import ALONE, Place, environment_place
 
 __all__ = ["build_parser", "run"]
@@ -83,15 +83,16 @@ def _place() -> Place:
 def _fail(error: BaseException, argv: Sequence[str], *, verbose: bool) -> int:
     """Say what went wrong on standard error, and in every file that was asked for.
 
-    Of several ranks that were given the same bad arguments, one a machine says so, and the first writes.
+    Of several ranks that were given the same bad arguments, one a machine says so, and the first writes. Where a
+    rank tells for all that the run failed, it writes.
     """
     from .outputs import write_error
 
     message, code = ending(error)
-    place = _place()
-    if code == UsageError.exit_code and place.local > 0:
+    place, for_all = _place(), isinstance(error, RunFailedError)
+    if code == UsageError.exit_code and place.local > 0 and not for_all:
         return code
-    unwritten = write_error(argv, message, code) if place.rank == 0 else ""
+    unwritten = write_error(argv, message, code) if place.rank == 0 or for_all else ""
     if unwritten:
         message = f"{message} (and {unwritten})"
     if verbose:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alignment.errors import AlignmentError, InputError
 
-__all__ = ["CannotRunError", "UsageError", "ending"]
+__all__ = ["CannotRunError", "RunFailedError", "UsageError", "ending"]
 
 
 class UsageError(ValueError):
@@ -19,12 +19,22 @@ class CannotRunError(RuntimeError):
     exit_code = 3
 
 
+class RunFailedError(RuntimeError):
+    """A run of several ranks failed; raised on the one rank that tells it for all."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 def ending(error: BaseException) -> tuple[str, int]:
     """The sentence and the exit code that a run ends with because of ``error``."""
     if isinstance(error, (UsageError, InputError, AlignmentError)):
         return _sentence(error), 2
     if isinstance(error, (CannotRunError, MemoryError)):
         return _sentence(error), 3
+    if isinstance(error, RunFailedError):
+        return _sentence(error), error.exit_code
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", 3
     text = f"{type(error).__name__}: {error}"  # nobody foresaw it: a crash of ours is never 1, which means findings

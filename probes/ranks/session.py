@@ -1,7 +1,8 @@
 """A run of several ranks: they start together, hear of each other's failures, and end with one exit code.
 
-A rank that fails claims the failure of the run; the others stop at their next step. Rank 0 tells it. Where the
-launcher stops the ranks because one of them ended, rank 0 tells which one has left nothing behind.
+A rank that fails claims the failure of the run; the others stop at their next step. Rank 0 tells it, or where that
+one is silent another, and only once. Where the launcher stops the ranks because one of them ended, it is told which
+one has left nothing behind.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..errors import CannotRunError, UsageError, ending
+from ..errors import CannotRunError, RunFailedError, ending
 from .exchange import MissingRanksError, RankExchange, told_ranks
 from .launcher import deaf, leave_reason, stoppable
 
@@ -28,9 +29,10 @@ GRACE = 10.0
 ANSWER = 5.0
 #: Seconds to see which ranks fail for the same reason.
 TOGETHER = 1.0
-#: What ranks leave for each other: marks of every rank; and of all the first failure, stop and exception of a loss.
+#: What ranks leave for each other: marks of every rank; and of all the first failure, stop and exception of a loss,
+#: and which rank tells how the run ended.
 READY, REPORTS, OVER, VERDICT = "ready", "reports", "over", "verdict"
-FAILED, STOPPED, RAISED = "failed", "stopped", "raised"
+FAILED, STOPPED, RAISED, TOLD = "failed", "stopped", "raised", "told"
 
 #: What stands in the exceptions of collectives.
 COLLECTIVES = ("gloo", "nccl", "c10d")
@@ -156,8 +158,7 @@ def together(exchange: RankExchange, work: Callable[[Session], int], *, verbose:
     ``work`` returns an exit code on rank 0, where it shows and writes; elsewhere what it returns is not looked at.
 
     Raises:
-        UsageError: on rank 0, a rank's bad usage or input, with its number.
-        CannotRunError: on rank 0, whatever else ended the run.
+        RunFailedError: on the rank that tells it for all, whatever ended the run; that rank's number stands in it.
     """
     session = Session(exchange)
     with stoppable(session.stop):
@@ -166,7 +167,7 @@ def together(exchange: RankExchange, work: Callable[[Session], int], *, verbose:
         except RunOverError:
             return _over(session)
         except CannotRunError as error:
-            return _alone(session, error)
+            _alone(error)
 
 
 def _done(session: Session, work: Callable[[Session], int], *, verbose: bool) -> int:
@@ -202,7 +203,7 @@ def _agreed(session: Session, code: int) -> int:
 
 
 def _over(session: Session) -> int:
-    """End a run that failed: rank 0 tells it; where rank 0 is silent, the rank that claimed the failure does."""
+    """End a run that failed: rank 0 tells it, and where that one is silent the first that waits for it in vain."""
     exchange = session.exchange
     deaf()
     try:
@@ -211,20 +212,28 @@ def _over(session: Session) -> int:
             exchange.claim(STOPPED, {"by": exchange.rank})
         failure = exchange.claimed(FAILED) or _who_ended(session)
         told, code = _told(exchange, failure), failure["exit_code"]
+        leave_reason(code, told)
+        tells = _tells(session, code)
     except CannotRunError as error:
-        return _alone(session, error)
-    leave_reason(code, told)
+        return _alone(error)
+    if tells:
+        raise RunFailedError(told, code)
+    return code
+
+
+def _tells(session: Session, code: int) -> bool:
+    """Whether it falls to this rank to tell how the run ended."""
+    exchange = session.exchange
+    if exchange.rank != 0:
+        with suppress(MissingRanksError):
+            exchange.wait(VERDICT, ranks=[0], timeout=ANSWER if session.stopped else GRACE)
+            exchange.put(f"{VERDICT}/heard", {})
+            return False
+    mine = exchange.claim(TOLD, {"by": exchange.rank})["by"] == exchange.rank
     if exchange.rank == 0:
         exchange.put(VERDICT, {"exit_code": code})
         exchange.linger(VERDICT)
-        raise UsageError(told) if code == UsageError.exit_code else CannotRunError(told)
-    try:
-        exchange.wait(VERDICT, ranks=[0], timeout=ANSWER if session.stopped else GRACE)
-        exchange.put(f"{VERDICT}/heard", {})
-    except CannotRunError:
-        if failure["by"] == exchange.rank:
-            print(f"loss-align: {told}", file=sys.stderr)
-    return code
+    return mine
 
 
 def _told(exchange: RankExchange, failure: Mapping[str, Any]) -> str:
@@ -238,12 +247,9 @@ def _told(exchange: RankExchange, failure: Mapping[str, Any]) -> str:
     return f"{told_ranks(sorted({failure['by'], *same}))}: {failure['message']}"
 
 
-def _alone(session: Session, error: CannotRunError) -> int:
+def _alone(error: CannotRunError) -> NoReturn:
     """The store is gone, and with it the other ranks: each one that is left says so itself."""
-    if session.exchange.rank == 0:
-        raise error
-    print(f"loss-align: {error}", file=sys.stderr)
-    return error.exit_code
+    raise RunFailedError(str(error), error.exit_code) from error
 
 
 def _who_ended(session: Session) -> dict[str, Any]:
@@ -258,6 +264,4 @@ def _who_ended(session: Session) -> dict[str, Any]:
         message = f"{told_ranks(silent)} of {exchange.world} ended before handing in a report"
     else:
         message = "stopped by the launcher (SIGTERM) before every rank had handed in its report"
-    # without rank 0, the first of those that are left tells it
-    left = [rank for rank in range(exchange.world) if exchange.take(OVER, rank) is not None]
-    return {"by": left[0], "own": False, "message": message, "exit_code": CannotRunError.exit_code}
+    return {"by": exchange.rank, "own": False, "message": message, "exit_code": CannotRunError.exit_code}

@@ -41,6 +41,18 @@ def hangs(model, batch):
     return counted(model, batch)
 
 
+def first_dies(model, batch):
+    if not RANK:
+        os._exit(7)
+    return counted(model, batch)
+
+
+def first_hangs(model, batch):
+    if not RANK:
+        time.sleep(600)
+    return model(**batch).loss
+
+
 def raises(model, batch):
     """Before a collective in which the other rank then waits."""
     if RANK:

@@ -12,7 +12,7 @@ from rank_pairs import exchanges
 
 from probes.chatml_file import shard_of
 from probes.commands.options import pick_device
-from probes.errors import CannotRunError, UsageError
+from probes.errors import CannotRunError, RunFailedError, UsageError
 from probes.models import adapter_for
 from probes.ranks import Place, session
 from probes.ranks.lockstep import Lockstep, called_once
@@ -27,7 +27,7 @@ def outcomes(*works, ranks=None):
     def run(exchange, work):
         try:
             found[exchange.rank] = together(exchange, work)
-        except (UsageError, CannotRunError) as error:
+        except RunFailedError as error:
             found[exchange.rank] = error
 
     threads = [threading.Thread(target=run, args=pair) for pair in zip(ranks, works, strict=False)]
@@ -82,8 +82,8 @@ def test_a_failure_is_told_once_with_its_rank(error, told, code, place):
     works = [waits, waits]
     works[place] = raises(error)
     first, second = outcomes(*works)
-    assert type(first) is (UsageError if code == 2 else CannotRunError)
     assert str(first).startswith(f"rank {place}: {told}")
+    assert first.exit_code == code
     assert second == code
 
 
@@ -99,11 +99,18 @@ def test_a_rank_that_does_not_come_is_named():
     assert second == 3
 
 
-def test_where_rank_0_is_silent_the_rank_that_noticed_says_so(monkeypatch, capsys):
+def test_where_rank_0_is_silent_another_says_so_and_rank_0_no_more(monkeypatch):
     monkeypatch.setattr(session, "GRACE", 0.2)
-    _, second = outcomes(silent, waits, ranks=exchanges(timeout=0.3))
-    assert second == 3
-    assert "loss-align: rank 0 did not come to the step within 0.3 s: ended or hangs" in capsys.readouterr().err
+
+    def late(session):
+        silent(session)
+        session.watch()
+
+    first, *others = outcomes(late, waits, waits, ranks=exchanges(3, timeout=0.3))
+    assert first == 3
+    (told,) = [end for end in others if isinstance(end, RunFailedError)]
+    assert str(told) == "rank 0 did not come to the step within 0.3 s: ended or hangs"
+    assert [end for end in others if end is not told] == [3]
 
 
 # -- a loss in step ----------------------------------------------------------------------------------------

@@ -117,6 +117,8 @@ def test_a_rank_that_sums_instead_of_averaging(checkpoint, tmp_path):
     [
         ("dies", "", "rank 1 of 2 ended before handing in a report", 3),
         ("hangs", "", "rank 1 did not come to call 2 of the loss within 4 s: ended or hangs", 3),
+        ("first_dies", "", "rank 0 of 2 ended before handing in a report", 3),
+        ("first_hangs", "", "rank 0 did not come to call 2 of the loss within 4 s: ended or hangs", 3),
         (
             "counted",
             "no file on one machine",
@@ -124,7 +126,7 @@ def test_a_rank_that_sums_instead_of_averaging(checkpoint, tmp_path):
             2,
         ),
     ],
-    ids=["a rank that dies", "a rank that hangs", "bad input on one rank"],
+    ids=["a rank that dies", "a rank that hangs", "rank 0 dies", "rank 0 hangs", "bad input on one rank"],
 )
 def test_one_clear_error_that_names_the_rank(checkpoint, tmp_path, loss, planted, told, code):
     words = f"--model {checkpoint} --loss {LOSSES}:{loss} --rank-timeout 4 --json r.json"
