@@ -35,7 +35,7 @@ class Part:
         """``progress``, which also ends this rank's work once another rank has failed."""
 
         def step(text: str) -> None:
-            self._session.watch()
+            self._session.step()
             progress(text)
 
         return step

@@ -28,7 +28,7 @@ GRACE = 10.0
 #: Seconds that a rank has to answer once the launcher stops all of them; it kills them after 30.
 ANSWER = 5.0
 #: Seconds to see which ranks fail for the same reason.
-TOGETHER = 1.0
+TOGETHER = 5.0
 #: What ranks leave for each other: marks of every rank; and of all the first failure, stop and exception of a loss,
 #: and which rank tells how the run ended.
 READY, REPORTS, OVER, VERDICT = "ready", "reports", "over", "verdict"
@@ -49,13 +49,28 @@ class Session:
         exchange: with the other ranks.
         stopped: whether the launcher has told this rank to stop.
         cause: what this rank failed for by itself; empty if it has not.
+        steps: of its work that this rank has begun.
     """
 
     def __init__(self, exchange: RankExchange) -> None:
         self.exchange = exchange
         self.stopped = False
         self.cause = ""
+        self.steps = 0
         self._own_group = False
+
+    def step(self) -> None:
+        """Begin the next step of the work, unless another rank has failed in one that this rank has behind it.
+
+        Up to there it may still fail for the same reason.
+
+        Raises:
+            RunOverError: it has.
+        """
+        self.steps += 1
+        failure = self.exchange.claimed(FAILED)
+        if failure is None or failure["step"] < self.steps:
+            self.watch()
 
     def watch(self) -> None:
         """Stop here if another rank has failed or was stopped.
@@ -97,11 +112,11 @@ class Session:
             message = f"{told}: ended or hangs"
         else:
             self.cause = message
+        failure = {"by": self.exchange.rank, "cause": self.cause, "step": 0 if told else self.steps, "exit_code": code}
         before = self.exchange.claimed(RAISED)
         if before and before["message"] not in message:  # others may have waited for a collective that never came
             message += f"; before that the loss of rank {before['by']} raised {before['message']}"
-        failure = {"by": self.exchange.rank, "own": not told, "message": message, "exit_code": code}
-        self.exchange.claim(FAILED, failure)
+        self.exchange.claim(FAILED, {**failure, "message": message})
         raise RunOverError from error
 
     def raised(self, error: Exception) -> None:
@@ -238,13 +253,14 @@ def _tells(session: Session, code: int) -> bool:
 
 def _told(exchange: RankExchange, failure: Mapping[str, Any]) -> str:
     """The failure with the ranks that it happened to, where it did not happen to the run as a whole."""
-    if not failure["own"]:
+    if not failure["cause"] or exchange.world == 1:
         return failure["message"]
     with suppress(MissingRanksError):
         exchange.wait(OVER, timeout=TOGETHER)
     ends = {rank: exchange.take(OVER, rank) for rank in range(exchange.world)}
-    same = {rank for rank, end in ends.items() if end and end["cause"] == failure["message"]}
-    return f"{told_ranks(sorted({failure['by'], *same}))}: {failure['message']}"
+    same = {rank for rank, end in ends.items() if end and end["cause"] == failure["cause"]} | {failure["by"]}
+    who = told_ranks(sorted(same)) if len(same) < exchange.world else "all ranks"
+    return f"{who}: {failure['message']}"
 
 
 def _alone(error: CannotRunError) -> NoReturn:
@@ -264,4 +280,4 @@ def _who_ended(session: Session) -> dict[str, Any]:
         message = f"{told_ranks(silent)} of {exchange.world} ended before handing in a report"
     else:
         message = "stopped by the launcher (SIGTERM) before every rank had handed in its report"
-    return {"by": exchange.rank, "own": False, "message": message, "exit_code": CannotRunError.exit_code}
+    return {"by": exchange.rank, "cause": "", "message": message, "exit_code": CannotRunError.exit_code}

@@ -89,8 +89,41 @@ def test_a_failure_is_told_once_with_its_rank(error, told, code, place):
 
 def test_the_same_failure_of_several_ranks_is_told_once():
     first, *others = outcomes(*[raises(UsageError("nowhere")) for _ in range(3)])
-    assert str(first) == "ranks 0, 1 and 2: nowhere"
+    assert str(first) == "all ranks: nowhere"
     assert others == [2, 2]
+
+
+def mistaken(step, delay):
+    """Work of three steps that goes wrong in one of them, on a rank that is slower by ``delay`` seconds in each."""
+
+    def work(session):
+        for number in range(3):
+            session.step()
+            threading.Event().wait(delay)
+            if number == step:
+                raise UsageError("nowhere")
+        session.exchange.put("step", {})
+        session.wait("step", "come to the step")
+        return 0
+
+    return work
+
+
+@pytest.mark.parametrize("delays", [(0, 0.2, 0.2), (0.2, 0, 0.1)], ids=["rank 0 first", "rank 0 last"])
+def test_a_rank_that_is_behind_may_still_fail_for_the_same_reason(delays):
+    first, *others = outcomes(*[mistaken(1, delay) for delay in delays])
+    assert str(first) == "all ranks: nowhere"
+    assert others == [2, 2]
+
+
+def test_a_rank_that_has_taken_the_step_of_a_failure_is_not_counted():
+    first, *others = outcomes(mistaken(None, 0.1), mistaken(1, 0), mistaken(1, 0.2))
+    assert str(first) == "ranks 1 and 2: nowhere"
+    assert others == [2, 2]
+
+
+def test_a_lone_rank_names_none():
+    assert [str(end) for end in outcomes(raises(UsageError("nowhere")))] == ["nowhere"]
 
 
 def test_a_rank_that_does_not_come_is_named():
