@@ -16,9 +16,12 @@ from torch import Tensor, nn
 
 from ..models import Adapter, Batch
 from ..preserve import copy_of, preserved
-from .session import Session
+from .session import TURN, Session
 
 __all__ = ["Lockstep"]
+
+#: Why a rank may not come to the next call of a loss.
+CAUSES = "ended, hangs, or waits in a collective that not every rank calls"
 
 
 class Lockstep:
@@ -39,7 +42,7 @@ class Lockstep:
         try:
             return self._loss(*args, **kwargs)
         except Exception as error:
-            self._session.raised(error)
+            self._session.raised(error, self._turn)
             raise
 
     def finish(self, call: Callable[[Callable[..., Tensor]], None]) -> None:
@@ -54,9 +57,9 @@ class Lockstep:
                 call(self._loss)
 
     def _step(self) -> None:
-        name = f"turn/{self._turn}"
+        name = f"{TURN}/{self._turn}"
         self._session.exchange.put(name, {})
-        self._session.wait(name, f"come to call {self._turn + 1} of the loss")
+        self._session.wait(name, f"come to call {self._turn + 1} of the loss", CAUSES)
         self._turn += 1
 
 

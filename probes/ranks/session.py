@@ -14,7 +14,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..errors import CannotRunError, RunFailedError, ending
+from ..errors import CannotRunError, RunFailedError, UsageError, ending
 from .exchange import MissingRanksError, RankExchange, told_ranks
 from .launcher import deaf, leave_reason, stoppable
 
@@ -25,13 +25,15 @@ __all__ = ["RunOverError", "Session", "together"]
 
 #: Seconds that a failure has to reach rank 0.
 GRACE = 10.0
+#: Seconds by which a collective that waits in vain ends before those who wait for its rank.
+FIRST = 2.0
 #: Seconds that a rank has to answer once the launcher stops all of them; it kills them after 30.
 ANSWER = 5.0
 #: Seconds to see which ranks fail for the same reason.
 TOGETHER = 5.0
 #: What ranks leave for each other: marks of every rank; and of all the first failure, stop and exception of a loss,
 #: and which rank tells how the run ended.
-READY, REPORTS, OVER, VERDICT = "ready", "reports", "over", "verdict"
+READY, TURN, REPORTS, OVER, VERDICT = "ready", "turn", "reports", "over", "verdict"
 FAILED, STOPPED, RAISED, TOLD = "failed", "stopped", "raised", "told"
 
 #: What stands in the exceptions of collectives.
@@ -90,16 +92,19 @@ class Session:
         self.stopped = True
         raise RunOverError
 
-    def wait(self, name: str, what: str) -> None:
-        """Wait until every rank has left something under a name; ``what`` is said of ranks that do not.
+    def wait(self, name: str, what: str, cause: str = "ended or hangs") -> None:
+        """Wait until every rank has left something under a name; ``what`` and ``cause`` are said of ranks that do not.
+
+        A collective of theirs that waits in vain has the time to say so first.
 
         Raises:
             RunOverError: another rank has failed, or does not come: the run's failure is claimed then.
         """
+        limit = self.exchange.timeout
         try:
-            self.exchange.wait(name, watch=self.watch)
+            self.exchange.wait(name, timeout=limit + FIRST, watch=self.watch)
         except MissingRanksError as error:
-            self.fail(error, f"{told_ranks(error.missing)} did not {what} within {self.exchange.timeout:g} s")
+            self.fail(error, f"{told_ranks(error.missing)} did not {what} within {limit:g} s: {cause}")
 
     def fail(self, error: BaseException, told: str = "") -> NoReturn:
         """End the run because of ``error``, unless another rank has already; ``told`` is said instead of it.
@@ -109,7 +114,7 @@ class Session:
         """
         message, code = ending(error)
         if told:
-            message = f"{told}: ended or hangs"
+            message = told
         else:
             self.cause = message
         failure = {"by": self.exchange.rank, "cause": self.cause, "step": 0 if told else self.steps, "exit_code": code}
@@ -119,14 +124,26 @@ class Session:
         self.exchange.claim(FAILED, {**failure, "message": message})
         raise RunOverError from error
 
-    def raised(self, error: Exception) -> None:
-        """Remember the first exception of the loss: what other ranks say later may only follow from it.
+    def raised(self, error: Exception, turn: int) -> None:
+        """Take note of an exception of the loss, in whose next call, ``turn``, other ranks may wait already.
 
-        That of a collective is none: it follows from another rank itself.
+        The first one is remembered: what other ranks say later may only follow from it. That of a collective follows
+        from another rank itself: one that has gone on.
+
+        Raises:
+            RunOverError: the loss waited in a collective for ranks that had gone on.
         """
+        exchange = self.exchange
         message = " ".join(f"{type(error).__name__}: {error}".split())
         if not any(word in message.lower() for word in COLLECTIVES):
-            self.exchange.claim(RAISED, {"by": self.exchange.rank, "message": message})
+            exchange.claim(RAISED, {"by": exchange.rank, "message": message})
+            return
+        gone = [rank for rank in range(exchange.world) if exchange.take(f"{TURN}/{turn}", rank) is not None]
+        if gone:
+            waited = f"the loss of rank {exchange.rank} waited in a collective for {told_ranks(gone)}, whose loss"
+            if exchange.claimed(RAISED):
+                self.fail(UsageError(), f"{waited} had ended")
+            self.fail(UsageError(), f"{waited} did not call it: every rank must call the same collectives")
 
     def begin(self, device: torch.device) -> None:
         """Wait until every rank has its model and batch, then join them in a process group.
@@ -210,7 +227,7 @@ def _agreed(session: Session, code: int) -> int:
         patience = 2 * exchange.timeout + GRACE
         (verdict,) = exchange.collect(VERDICT, ranks=[0], timeout=patience, watch=session.watch)
     except MissingRanksError as error:
-        session.fail(error, "rank 0 made no report")
+        session.fail(error, "rank 0 made no report: ended or hangs")
     deaf()
     leave_reason(verdict["exit_code"], "findings or failed checks: the report of rank 0 tells them")
     exchange.put(f"{VERDICT}/heard", {})

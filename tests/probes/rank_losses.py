@@ -53,6 +53,13 @@ def first_hangs(model, batch):
     return model(**batch).loss
 
 
+def one_sided(model, batch):
+    loss = model(**batch).loss
+    if not RANK:
+        dist.all_reduce(loss.detach().clone())
+    return loss
+
+
 def raises(model, batch):
     """Before a collective in which the other rank then waits."""
     if RANK:

@@ -190,9 +190,9 @@ def test_standing_in_survives_a_loss_that_raises():
 
 def test_the_first_exception_that_follows_from_no_other_rank_is_remembered():
     part = Session(exchanges(1)[0])
-    part.raised(RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer"))
-    part.raised(ValueError("first"))
-    part.raised(KeyError("second"))
+    part.raised(RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer"), 1)
+    part.raised(ValueError("first"), 1)
+    part.raised(KeyError("second"), 1)
     with pytest.raises(session.RunOverError):
         part.fail(UsageError("nothing came"))
     told = part.exchange.claimed("failed")["message"]

@@ -18,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from alignment.findings import finding
 from probes.models import adapter_for
+from probes.ranks.lockstep import CAUSES
 from probes.ranks.same_batch import rank_findings, watched
 from probes.ranks.shards import join_ranks, rank_payload
 from probes.report import Check, Report
@@ -27,6 +28,7 @@ from probes.witness import Options
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
 LOSSES = Path(__file__).with_name("rank_losses.py")
+WAITED = "the loss of rank 0 waited in a collective for rank 1"
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +118,21 @@ def test_a_rank_that_sums_instead_of_averaging(checkpoint, tmp_path):
     ("loss", "planted", "told", "code"),
     [
         ("dies", "", "rank 1 of 2 ended before handing in a report", 3),
-        ("hangs", "", "rank 1 did not come to call 2 of the loss within 4 s: ended or hangs", 3),
+        ("hangs", "", "rank 1 did not come to call 2 of the loss within 4 s: {causes}", 3),
+        (
+            "one_sided",
+            "",
+            "{waited}, whose loss did not call it: every rank must call the same collectives",
+            2,
+        ),
+        (
+            "raises",
+            "",
+            "{waited}, whose loss had ended; before that the loss of rank 1 raised ValueError: three sheep",
+            2,
+        ),
         ("first_dies", "", "rank 0 of 2 ended before handing in a report", 3),
-        ("first_hangs", "", "rank 0 did not come to call 2 of the loss within 4 s: ended or hangs", 3),
+        ("first_hangs", "", "rank 0 did not come to call 2 of the loss within 4 s: {causes}", 3),
         (
             "counted",
             "no file on one machine",
@@ -126,12 +140,20 @@ def test_a_rank_that_sums_instead_of_averaging(checkpoint, tmp_path):
             2,
         ),
     ],
-    ids=["a rank that dies", "a rank that hangs", "rank 0 dies", "rank 0 hangs", "bad input on one rank"],
+    ids=[
+        "a rank that dies",
+        "a rank that hangs",
+        "a collective of one rank",
+        "a rank that raises",
+        "rank 0 dies",
+        "rank 0 hangs",
+        "bad input on one rank",
+    ],
 )
 def test_one_clear_error_that_names_the_rank(checkpoint, tmp_path, loss, planted, told, code):
     words = f"--model {checkpoint} --loss {LOSSES}:{loss} --rank-timeout 4 --json r.json"
     done, seconds = torchrun(*words.split(), cwd=tmp_path, PLANTED=planted)
-    told = told.format(losses=LOSSES)
+    told = told.format(losses=LOSSES, causes=CAUSES, waited=WAITED)
     assert done.returncode == 1
     assert done.stdout == ""
     assert [line for line in done.stderr.splitlines() if line.startswith("loss-align:")] == [f"loss-align: {told}"]
