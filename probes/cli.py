@@ -17,7 +17,7 @@ from alignment import __version__
 from .commands import COMMANDS
 from .commands.run import own_words
 from .errors import RunFailedError, UsageError, ending
-from .ranks.exchange import ALONE, Place, environment_place
+from .ranks.place import ALONE, Place, environment_place
 
 __all__ = ["build_parser", "run"]
 

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if exchange is None:
         return _reported(args)
     from ..ranks.part import Part
-    from ..ranks.session import together
+    from ..ranks.together import together
 
     work = _reported if exchange.rank == 0 else _handed_in
     return together(exchange, lambda session: work(args, Part(session)), verbose=args.verbose)

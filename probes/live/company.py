@@ -11,8 +11,8 @@ from alignment.findings import Finding, finding
 from ..check import Keep
 from ..errors import CannotRunError, UsageError
 from ..ranks import MissingRanksError, RankExchange, told_ranks
-from ..ranks.exchange import environment_place
 from ..ranks.launcher import leave_reason
+from ..ranks.place import environment_place
 from ..ranks.same_batch import BASIS
 from ..ranks.shards import join_shards, rank_payload
 from ..report.model import Report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from .exchange import ALONE, MissingRanksError, Place, RankExchange, told_ranks
+from .exchange import MissingRanksError, RankExchange, told_ranks
+from .place import ALONE, Place
 
 __all__ = ["ALONE", "MissingRanksError", "Place", "RankExchange", "told_ranks"]

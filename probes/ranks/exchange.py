@@ -13,35 +13,32 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from ..errors import CannotRunError, UsageError
+from ..errors import CannotRunError
+from .place import Place, environment_place, whole_number
 
-__all__ = ["ALONE", "DEFAULT_TIMEOUT", "MissingRanksError", "Place", "RankExchange", "environment_place", "told_ranks"]
+__all__ = [
+    "DEFAULT_TIMEOUT",
+    "FOREIGN",
+    "MissingRanksError",
+    "RankExchange",
+    "told_ranks",
+]
 
 #: Seconds that ranks wait for each other where nobody says otherwise.
 DEFAULT_TIMEOUT = 600.0
-#: What torchrun, accelerate and deepspeed set. A cluster that names its *machines* by RANK sets no LOCAL_RANK.
-VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 #: Seconds between two looks at the store.
 PAUSE = 0.05
 #: Seconds that a rank which serves the store waits for the others to have heard its last word.
 LINGER = 10.0
 
 
-@dataclass(frozen=True)
-class Place:
-    """The number of a process among all, how many there are, and its number on its machine."""
-
-    rank: int = 0
-    world: int = 1
-    local: int = 0
-
-
-#: A process that no launcher has put beside others.
-ALONE = Place()
+#: What every rank leaves as it comes.
+HERE = "here"
+#: What to do where a launcher's variables are those of another program.
+FOREIGN = "where a program that itself is a rank has started this command, start it as env -u RANK loss-align ..."
 
 
 class MissingRanksError(CannotRunError):
@@ -108,7 +105,7 @@ class RankExchange:
         place = environment_place(environ)
         if place is None:
             return None
-        address, port = environ["MASTER_ADDR"], _number(environ, "MASTER_PORT")
+        address, port = environ["MASTER_ADDR"], whole_number(environ, "MASTER_PORT")
         # torchrun serves the store itself; elsewhere the first rank does, and shares it with a group made later
         serves = place.rank == 0 and environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True)
         try:
@@ -126,11 +123,18 @@ class RankExchange:
         except (ImportError, RuntimeError, ValueError) as error:
             raise CannotRunError(
                 f"rank {place.rank} on {socket.gethostname()} cannot reach the other ranks at {address}:{port} "
-                f"(MASTER_ADDR, MASTER_PORT): {_first_line(error)}"
+                f"(MASTER_ADDR, MASTER_PORT): {_first_line(error)}; {FOREIGN}"
             ) from error
-        attempt = environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # a restarted run must not read what the last one left
-        prefixed = PrefixStore(f"loss-alignment/{room}/{attempt}", store)
-        return cls(place, timeout, prefixed, serves=serves)
+        # neither a restarted run nor the next command of the same one must read what the last one left
+        room = f"loss-alignment/{room}/{environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        start = store.add(f"{room}/starts/{place.rank}", 1)
+        exchange = cls(place, timeout, PrefixStore(f"{room}/{start}", store), serves=serves)
+        exchange.put(HERE, {})
+        return exchange
+
+    def absent(self) -> list[int]:
+        """The ranks that have not come at all. Never waits."""
+        return [rank for rank in range(self.world) if not self._left(HERE, rank)]
 
     def gather(self, payload: Mapping[str, Any], timeout: float | None = None) -> list[dict[str, Any]] | None:
         """Hand in a payload; on rank 0 the payloads of all ranks, in their order, elsewhere None at once.
@@ -254,21 +258,6 @@ class RankExchange:
             raise CannotRunError(f"rank {self.rank} lost the other ranks' store: {_first_line(error)}") from error
 
 
-def environment_place(environ: Mapping[str, str] | None = None) -> Place | None:
-    """Where a launcher has put this process; None without a launcher.
-
-    Raises:
-        UsageError: its variables are no numbers, or contradict each other.
-    """
-    environ = os.environ if environ is None else environ
-    if not all(environ.get(name) for name in VARIABLES):
-        return None
-    place = Place(*(_number(environ, name) for name in VARIABLES[:3]))
-    if place.rank >= place.world:
-        raise UsageError(f"RANK={place.rank} is not below WORLD_SIZE={place.world}: start the run with torchrun")
-    return place
-
-
 def told_ranks(ranks: Sequence[int]) -> str:
     """``rank 1``, ``ranks 1 and 3``, ``ranks 1, 2, 3 and 5 more``."""
     words = [str(rank) for rank in ranks[:8]]
@@ -277,13 +266,6 @@ def told_ranks(ranks: Sequence[int]) -> str:
     if len(words) == 1:
         return f"rank {words[0]}"
     return f"ranks {', '.join(words[:-1])} and {words[-1]}"
-
-
-def _number(environ: Mapping[str, str], name: str) -> int:
-    text = environ[name]
-    if not text.isdecimal():
-        raise UsageError(f"{name}={text!r} is no whole number: start the run with torchrun")
-    return int(text)
 
 
 def _first_line(error: Exception) -> str:

@@ -10,8 +10,8 @@ from ..engine import default_loss
 from ..models import Batch
 from ..preflight import Plan
 from ..report.model import Report
-from .exchange import Place
 from .lockstep import Lockstep, called_once
+from .place import Place
 from .same_batch import watched
 from .session import REPORTS, Session
 from .shards import join_ranks, rank_payload

@@ -1,41 +1,26 @@
-"""A run of several ranks: they start together, hear of each other's failures, and end with one exit code.
+"""A run of several ranks: they start together and hear of each other's failures.
 
-A rank that fails claims the failure of the run; the others stop at their next step. Rank 0 tells it, or where that
-one is silent another, and only once. Where the launcher stops the ranks because one of them ended, it is told which
-one has left nothing behind.
+A rank that fails claims the failure of the run; the others stop at their next step.
 """
 
 from __future__ import annotations
 
-import sys
-import traceback
-from collections.abc import Callable, Mapping
-from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from ..errors import CannotRunError, RunFailedError, UsageError, ending
-from .exchange import MissingRanksError, RankExchange, told_ranks
-from .launcher import deaf, leave_reason, stoppable
+from ..errors import CannotRunError, UsageError, ending
+from .exchange import FOREIGN, MissingRanksError, RankExchange, told_ranks
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["RunOverError", "Session", "together"]
+__all__ = ["RunOverError", "Session"]
 
-#: Seconds that a failure has to reach rank 0.
-GRACE = 10.0
 #: Seconds by which a collective that waits in vain ends before those who wait for its rank.
 FIRST = 2.0
-#: Seconds that a rank has to answer once the launcher stops all of them; it kills them after 30.
-ANSWER = 5.0
-#: Seconds to see which ranks fail for the same reason.
-TOGETHER = 5.0
-#: What ranks leave for each other: marks of every rank; and of all the first failure, stop and exception of a loss,
-#: and which rank tells how the run ended.
-READY, TURN, REPORTS, OVER, VERDICT = "ready", "turn", "reports", "over", "verdict"
-FAILED, STOPPED, RAISED, TOLD = "failed", "stopped", "raised", "told"
-
+#: What ranks leave for each other: marks of every rank; and of all the first failure, stop and exception of a loss.
+READY, TURN, REPORTS = "ready", "turn", "reports"
+FAILED, STOPPED, RAISED = "failed", "stopped", "raised"
 #: What stands in the exceptions of collectives.
 COLLECTIVES = ("gloo", "nccl", "c10d")
 
@@ -104,7 +89,9 @@ class Session:
         try:
             self.exchange.wait(name, timeout=limit + FIRST, watch=self.watch)
         except MissingRanksError as error:
-            self.fail(error, f"{told_ranks(error.missing)} did not {what} within {limit:g} s: {cause}")
+            told = f"{told_ranks(error.missing)} did not {what} within {limit:g} s: {cause}"
+            absent = self.exchange.absent()
+            self.fail(error, f"{told_ranks(absent)} did not start within {limit:g} s: {FOREIGN}" if absent else told)
 
     def fail(self, error: BaseException, told: str = "") -> NoReturn:
         """End the run because of ``error``, unless another rank has already; ``told`` is said instead of it.
@@ -182,119 +169,3 @@ class Session:
 
         if self._own_group and dist.is_initialized():
             dist.destroy_process_group()
-
-
-def together(exchange: RankExchange, work: Callable[[Session], int], *, verbose: bool = False) -> int:
-    """Do ``work`` on every rank; the exit code of rank 0 is that of all.
-
-    ``work`` returns an exit code on rank 0, where it shows and writes; elsewhere what it returns is not looked at.
-
-    Raises:
-        RunFailedError: on the rank that tells it for all, whatever ended the run; that rank's number stands in it.
-    """
-    session = Session(exchange)
-    with stoppable(session.stop):
-        try:
-            return _done(session, work, verbose=verbose)
-        except RunOverError:
-            return _over(session)
-        except CannotRunError as error:
-            _alone(error)
-
-
-def _done(session: Session, work: Callable[[Session], int], *, verbose: bool) -> int:
-    try:
-        code = _agreed(session, work(session))
-        session.end()
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever ends a rank ends the run
-        if verbose:
-            traceback.print_exception(error, file=sys.stderr)
-        session.fail(error)
-    return code
-
-
-def _agreed(session: Session, code: int) -> int:
-    """The exit code of rank 0, on every rank."""
-    exchange = session.exchange
-    if exchange.rank == 0:
-        leave_reason(code, "findings or failed checks: the report of rank 0 tells them")
-        deaf()
-        exchange.put(VERDICT, {"exit_code": code})
-        exchange.linger(VERDICT)
-        return code
-    try:
-        # rank 0 may have been slower by one time limit, and wait for another rank for one more
-        patience = 2 * exchange.timeout + GRACE
-        (verdict,) = exchange.collect(VERDICT, ranks=[0], timeout=patience, watch=session.watch)
-    except MissingRanksError as error:
-        session.fail(error, "rank 0 made no report: ended or hangs")
-    deaf()
-    leave_reason(verdict["exit_code"], "findings or failed checks: the report of rank 0 tells them")
-    exchange.put(f"{VERDICT}/heard", {})
-    return verdict["exit_code"]
-
-
-def _over(session: Session) -> int:
-    """End a run that failed: rank 0 tells it, and where that one is silent the first that waits for it in vain."""
-    exchange = session.exchange
-    deaf()
-    try:
-        exchange.put(OVER, {"cause": session.cause})
-        if session.stopped:
-            exchange.claim(STOPPED, {"by": exchange.rank})
-        failure = exchange.claimed(FAILED) or _who_ended(session)
-        told, code = _told(exchange, failure), failure["exit_code"]
-        leave_reason(code, told)
-        tells = _tells(session, code)
-    except CannotRunError as error:
-        return _alone(error)
-    if tells:
-        raise RunFailedError(told, code)
-    return code
-
-
-def _tells(session: Session, code: int) -> bool:
-    """Whether it falls to this rank to tell how the run ended."""
-    exchange = session.exchange
-    if exchange.rank != 0:
-        with suppress(MissingRanksError):
-            exchange.wait(VERDICT, ranks=[0], timeout=ANSWER if session.stopped else GRACE)
-            exchange.put(f"{VERDICT}/heard", {})
-            return False
-    mine = exchange.claim(TOLD, {"by": exchange.rank})["by"] == exchange.rank
-    if exchange.rank == 0:
-        exchange.put(VERDICT, {"exit_code": code})
-        exchange.linger(VERDICT)
-    return mine
-
-
-def _told(exchange: RankExchange, failure: Mapping[str, Any]) -> str:
-    """The failure with the ranks that it happened to, where it did not happen to the run as a whole."""
-    if not failure["cause"] or exchange.world == 1:
-        return failure["message"]
-    with suppress(MissingRanksError):
-        exchange.wait(OVER, timeout=TOGETHER)
-    ends = {rank: exchange.take(OVER, rank) for rank in range(exchange.world)}
-    same = {rank for rank, end in ends.items() if end and end["cause"] == failure["cause"]} | {failure["by"]}
-    who = told_ranks(sorted(same)) if len(same) < exchange.world else "all ranks"
-    return f"{who}: {failure['message']}"
-
-
-def _alone(error: CannotRunError) -> NoReturn:
-    """The store is gone, and with it the other ranks: each one that is left says so itself."""
-    raise RunFailedError(str(error), error.exit_code) from error
-
-
-def _who_ended(session: Session) -> dict[str, Any]:
-    """Why a launcher stopped the run: the ranks that have neither handed in a report nor been stopped themselves."""
-    exchange = session.exchange
-    try:
-        exchange.wait(OVER, timeout=ANSWER if session.stopped else exchange.timeout)
-        silent: list[int] = []
-    except MissingRanksError as error:
-        silent = [rank for rank in error.missing if exchange.take(REPORTS, rank) is None]
-    if silent:
-        message = f"{told_ranks(silent)} of {exchange.world} ended before handing in a report"
-    else:
-        message = "stopped by the launcher (SIGTERM) before every rank had handed in its report"
-    return {"by": exchange.rank, "cause": "", "message": message, "exit_code": CannotRunError.exit_code}

@@ -104,6 +104,21 @@ def test_a_restarted_run_does_not_read_what_the_last_one_left(port):
     assert again[0].gather({}) == [{}, {"attempt": 1}]
 
 
+def test_the_next_command_of_one_launch_does_not_read_what_the_last_one_left(port):
+    first = [RankExchange.from_environment(5, environ=launched(rank, 2, port)) for rank in (0, 1)]
+    second = [RankExchange.from_environment(5, environ=launched(rank, 2, port)) for rank in (0, 1)]
+    first[1].gather({"command": 1})
+    assert second[0].take("1/gather", 1) is None
+    second[1].gather({"command": 2})
+    assert second[0].gather({}) == [{}, {"command": 2}]
+
+
+def test_a_rank_that_has_not_come_is_absent():
+    assert [exchange.absent() for exchange in exchanges(3)] == [[], [], []]
+    (alone,) = exchanges(3, come=1)
+    assert alone.absent() == [1, 2]
+
+
 def test_two_rooms_of_one_process_are_apart(port):
     rooms = {
         (room, rank): RankExchange.from_environment(5, room=room, environ=launched(rank, 2, port))

@@ -14,9 +14,12 @@ from probes.chatml_file import shard_of
 from probes.commands.options import pick_device
 from probes.errors import CannotRunError, RunFailedError, UsageError
 from probes.models import adapter_for
-from probes.ranks import Place, session
+from probes.ranks import Place
+from probes.ranks import together as end
+from probes.ranks.exchange import FOREIGN
 from probes.ranks.lockstep import Lockstep, called_once
-from probes.ranks.session import Session, together
+from probes.ranks.session import RunOverError, Session
+from probes.ranks.together import together
 
 
 def outcomes(*works, ranks=None):
@@ -133,7 +136,7 @@ def test_a_rank_that_does_not_come_is_named():
 
 
 def test_where_rank_0_is_silent_another_says_so_and_rank_0_no_more(monkeypatch):
-    monkeypatch.setattr(session, "GRACE", 0.2)
+    monkeypatch.setattr(end, "GRACE", 0.2)
 
     def late(session):
         silent(session)
@@ -144,6 +147,13 @@ def test_where_rank_0_is_silent_another_says_so_and_rank_0_no_more(monkeypatch):
     (told,) = [end for end in others if isinstance(end, RunFailedError)]
     assert str(told) == "rank 0 did not come to the step within 0.3 s: ended or hangs"
     assert [end for end in others if end is not told] == [3]
+
+
+def test_ranks_that_were_never_started_say_how_to_start_alone():
+    """A training script under torchrun started the command on its first rank: nobody else will come."""
+    (first,) = outcomes(waits, ranks=exchanges(3, timeout=0.3, come=1))
+    assert str(first) == f"ranks 1 and 2 did not start within 0.3 s: {FOREIGN}"
+    assert (first.exit_code, "env -u RANK loss-align" in FOREIGN) == (3, True)
 
 
 # -- a loss in step ----------------------------------------------------------------------------------------
@@ -193,7 +203,7 @@ def test_the_first_exception_that_follows_from_no_other_rank_is_remembered():
     part.raised(RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer"), 1)
     part.raised(ValueError("first"), 1)
     part.raised(KeyError("second"), 1)
-    with pytest.raises(session.RunOverError):
+    with pytest.raises(RunOverError):
         part.fail(UsageError("nothing came"))
     told = part.exchange.claimed("failed")["message"]
     assert told == "nothing came; before that the loss of rank 0 raised ValueError: first"
