@@ -21,6 +21,9 @@ from .ranks.place import ALONE, Place, environment_place
 
 __all__ = ["build_parser", "run"]
 
+#: Commands that know of other ranks, or do nothing that others could not do as well.
+RANKED = frozenset(("preflight", "run", "rules", "env"))
+
 
 class _Parser(argparse.ArgumentParser):
     """Bad arguments are a UsageError like any other, so that a file asked for can say so."""
@@ -66,6 +69,12 @@ def _parsed(argv: Sequence[str]) -> argparse.Namespace:
     args = build_parser().parse_args(argv)
     if args.command is None:
         raise UsageError(f"name a command: {', '.join(c.NAME for c in COMMANDS)}; see loss-align --help")
+    place = _place()
+    if place.world > 1 and args.command not in RANKED:
+        raise UsageError(
+            f"loss-align {args.command} takes one process, and the launcher has started {place.world}: run it without "
+            f"torchrun (in a program that is a rank itself: env -u RANK loss-align {args.command} ...)"
+        )
     return args
 
 

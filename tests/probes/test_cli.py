@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rank_pairs import launched
 
 from loss_align import main
 from probes.models import higgs, higgs_v2
@@ -221,3 +222,30 @@ def test_json_on_standard_output_stays_json(capsys):
     captured = capsys.readouterr()
     assert json.loads(captured.out)["verdict"] == "pass"
     assert "PASS" in captured.err
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("command", ["record", "explain", "probe", "fuzz", "diff"])
+def test_a_command_of_one_process_is_refused_on_several_ranks(monkeypatch, capsys, tmp_path, command, rank):
+    """Every rank would do the same work and write the same file; one a machine says so, the first writes."""
+    for name, value in launched(rank, 2, 29500).items():
+        monkeypatch.setenv(name, value)
+    words = {
+        "record": ["--out", str(tmp_path / "r.json")],
+        "probe": ["--out", str(tmp_path / "r.json")],
+        "diff": ["old.json", "new.json"],
+    }
+    assert main([command, *words.get(command, ())]) == 2
+    told = capsys.readouterr().err
+    if rank:
+        assert told == ""
+    else:
+        assert told.startswith(f"loss-align: loss-align {command} takes one process, and the launcher has started 2: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_launch_of_one_process_may_run_any_command(monkeypatch, capsys):
+    for name, value in launched(0, 1, 29500).items():
+        monkeypatch.setenv(name, value)
+    assert main(["diff", "old.json", "new.json"]) == 2
+    assert "old.json" in capsys.readouterr().err
