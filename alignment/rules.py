@@ -249,7 +249,7 @@ _CATALOGUE = (
         "LA401",
         "target-visible",
         "error",
-        summary="The logits of a row depend on its own target or on later inputs.",
+        summary="The logits of a row depend on its own target, on later inputs or on another sample.",
         silent="The loss falls, and evaluation with teacher forcing sees the same inputs and agrees. Only "
         "generation, where those inputs do not exist yet, is wrong.",
         fix="Predict each target from a hidden state that has not consumed it, under a causal mask: "

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from alignment import Finding
-from alignment.findings import finding
 
 from .forward import Outputs, all_finite, forward, spelled_out
+from .leaks import judge
 from .models import Adapter, Batch
 from .models.adapter import Layout
 from .models.modules import routes_by_capacity
@@ -102,13 +102,18 @@ def causality(
     told = Causality(runs=list(_runs(seen, layout)), movement=movement)
     generator = torch.Generator().manual_seed(seed)
     leaks: list[Tensor] = [torch.zeros_like(stream.segment) for stream in view.streams]
-    for cuts in _rounds(told.runs, seen):
+
+    def moving(cuts: dict[tuple[int, int], str]) -> list[Tensor]:
+        """Per stream, the rows that move when everything from these cuts on is replaced."""
         other = _replaced(model, adapter, batch, seen, layout, cuts, generator)
         changes = row_changes(logits, stream_logits(forward(model, adapter, other), len(view.streams)))
-        moved = [
+        return [
             ~(change <= movement.allowed(stream.name, SAME_ORDER))
             for change, stream in zip(changes, view.streams, strict=True)
         ]
+
+    for cuts in _rounds(told.runs, seen):
+        moved = moving(cuts)
         ahead = [
             torch.where(m & b, d, 0)
             for m, (b, d) in zip(moved, (_before(seen, layout, cuts, n) for n in range(len(moved))), strict=True)
@@ -118,7 +123,7 @@ def causality(
     told.cuts.sort(key=lambda cut: (cut.sample, cut.position))
     if told.cuts and not any(cut.moved for cut in told.cuts):
         return Causality(problem="the logits do not depend on the inputs: no row moves, whatever is replaced")
-    _judge(told, seen, leaks, movement)
+    judge(told, seen, layout, leaks, movement, moving)
     excuse = routes_by_capacity(model) if told.findings else ""
     if excuse:
         return Causality(problem=f"rows move with inputs after them, but {excuse}")
@@ -231,33 +236,6 @@ def _cut(
         cells[(position - first) * CELLS // (last - first + 1)] = LEAK if leak else MOVED
     leaking = sum(found.values())
     return Cut(sample, place, what, leaking, len(found) - leaking, "".join(cells))
-
-
-def _judge(told: Causality, seen: Witness, leaks: Sequence[Tensor], movement: Movement) -> None:
-    """One finding per modality whose trained rows leak; rows that are not trained may, as a prefix does."""
-    for kind in ("text", "audio"):
-        mine = [n for n, s in enumerate(seen.view.streams) if s.is_audio == (kind == "audio")]
-        trained = [leaks[n] * seen.trained(n) for n in mine]
-        count = sum(int((ahead > 0).sum()) for ahead in trained)
-        others = sum(int((leaks[n] > 0).sum()) for n in mine) - count
-        if others:
-            told.notes.append(f"causality: {others} {kind} rows that are not trained see later inputs (a prefix?)")
-        if not count:
-            continue
-        number, ahead = next((n, a) for n, a in zip(mine, trained, strict=True) if bool((a > 0).any()))
-        stream, row = seen.view.streams[number], int(torch.nonzero(ahead > 0)[0])
-        padding = sum(
-            int(((a > 0) & (seen.view.streams[n].segment < 0)).sum()) for n, a in zip(mine, trained, strict=True)
-        )
-        reach = max(int(a.max()) for a in trained)
-        message = (
-            f"{count} trained rows move when only inputs after them are replaced, up to {reach} "
-            f"position{'' if reach == 1 else 's'} ahead: {stream.name} sample {int(stream.sample[row])} row "
-            f"{int(stream.row[row])} first; rounding moves a logit by {movement.allowed(kind, SAME_ORDER):.1e} at most"
-        )
-        if padding:
-            message += f"; {padding} of them are padding, which sees whatever follows it"
-        told.findings.append(finding("LA401", kind, message, count=count, basis="logits against later inputs"))
 
 
 def causality_check(told: Causality, padding: str) -> Check:

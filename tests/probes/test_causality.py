@@ -83,10 +83,30 @@ def test_a_bidirectional_layer():
     assert max(cut.leaking for cut in told.cuts) == max(cut.position for cut in told.cuts)
 
 
+def sees_others(module, args, out):
+    """The hidden state of a row, with a little of the same row of the sample before."""
+    return out + 0.1 * out.roll(1, dims=0)
+
+
 def test_another_sample_must_not_be_seen_either():
     model = tiny_model("LlamaForCausalLM")
-    model.model.norm.register_forward_hook(lambda _m, _a, out: out + 0.1 * out.roll(1, dims=0))
-    assert codes(look(model)) == [("LA401", "text")]
+    model.model.norm.register_forward_hook(sees_others)
+    told = look(model)
+    assert codes(told) == [("LA401", "text")]
+    assert "move when only other samples of the batch are replaced: text sample 1 row" in told.findings[0].message
+    assert told.findings[0].fix.startswith("Keep the samples of a batch apart")
+    model.model.norm.register_forward_hook(sees_next)
+    both = look(model)
+    assert "move when other samples of the batch or inputs after them are replaced, up to" in both.findings[0].message
+
+
+def test_one_sample_alone_sees_no_other():
+    model, batch = tiny_model("LlamaForCausalLM"), {key: value[:1] for key, value in text_batch().items()}
+    model.model.norm.register_forward_hook(sees_others)
+    assert look(model, batch).findings == []
+    model.model.norm.register_forward_hook(sees_next)
+    (found,) = look(model, batch).findings
+    assert ("up to 1 position ahead" in found.message, "other samples" in found.message) == (True, False)
 
 
 def test_a_prefix_that_sees_itself_is_no_fault():
