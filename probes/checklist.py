@@ -146,9 +146,12 @@ def training_step(steps: Steps | str | Exception, findings: Sequence[Finding]) -
     if not all(math.isfinite(value) for value in (*steps.losses, *steps.after.values())):
         return Check("training-step", title, "fail", f"not finite: {detail}")
     silent = {f.stream.partition("[")[0] for f in findings if f.code == "LA205"}
-    stuck = [k for k in steps.before if k not in silent and not steps.after[k] < steps.before[k]]
+    apart = {kind: after for kind, after in steps.alone.items() if after < steps.before[kind]}
+    stuck = [kind for kind in steps.risen if kind not in silent and kind not in apart]
     if stuck:
         return Check("training-step", title, "fail", f"{' and '.join(stuck)} did not fall: {detail}")
     if silent:
         return Check("training-step", title, "fail", f"{' and '.join(sorted(silent))} gets no gradient: {detail}")
+    for kind, after in apart.items():
+        detail += f"; {kind} alone {steps.before[kind]:.4f} -> {after:.4f}: these parameters serve the rest first"
     return Check("training-step", title, "pass", detail)

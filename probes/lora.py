@@ -73,6 +73,7 @@ def wrapped(model: nn.Module, adapter: Adapter, lora: Lora, seed: int, task_type
     )
     with torch.random.fork_rng(devices=cuda_devices(model)), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # peft sets it right itself
+        warnings.filterwarnings("ignore", message="Model with `tie_word_embeddings=True`")  # matters to who merges
         # peft 0.21 asks a model of transformers 5 for the old name of a property
         warnings.filterwarnings("ignore", message=".is_gradient_checkpointing. is deprecated", category=FutureWarning)
         torch.manual_seed(seed)

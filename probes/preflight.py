@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -177,8 +177,7 @@ def _steps(plan: Plan, seen: Witness, loss_fn: LossFunction, engine: Engine) -> 
             out = forward(plan.model, plan.adapter, plan.batch)
         return Engine.run(plan.model, plan.adapter, out, plan.batch, seen.view, seen.expected).losses()
 
-    withhold = plan.adapter.label_keys if plan.labels == "none" else ()
-    try:
+    def steps(only: str = "") -> Steps:
         return take_steps(
             plan.model,
             plan.adapter,
@@ -187,8 +186,16 @@ def _steps(plan: Plan, seen: Witness, loss_fn: LossFunction, engine: Engine) -> 
             loss_fn,
             judge,
             everything=plan.random_init,
-            withhold=withhold,
+            withhold=plan.adapter.label_keys if plan.labels == "none" else (),
+            only=only,
         )
+
+    try:
+        taken = steps()
+        silent = {f.stream.partition("[")[0] for f in seen.findings if f.code == "LA205"}
+        # few parameters may serve one stream at the cost of another: each is then looked at alone
+        apart = [kind for kind in taken.risen if kind not in silent and len(taken.risen) < len(taken.before)]
+        return replace(taken, alone={kind: steps(kind).after[kind] for kind in apart})
     except Exception as error:  # noqa: BLE001 - the user's loss may raise anything; the report goes on without it
         return error
 

@@ -6,9 +6,9 @@ adapters are trained and kept a copy of, else only the heads, so that a large mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +26,22 @@ LEARNING_RATE = 1e-3
 
 @dataclass(frozen=True)
 class Steps:
-    """The loss of every step, our losses per stream before and after, and how many parameters moved."""
+    """The loss of every step, our losses per stream before and after, and how many parameters moved.
+
+    ``alone`` is what those losses come to after steps on the stream's own part of the loss, where it was asked for.
+    """
 
     losses: tuple[float, ...]
     before: dict[str, float]
     after: dict[str, float]
     parameters: int
     restored: bool
+    alone: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def risen(self) -> list[str]:
+        """The streams that did not fall."""
+        return [kind for kind in self.before if not self.after[kind] < self.before[kind]]
 
 
 def trainable_parameters(model: nn.Module, adapter: Adapter, view: View, *, everything: bool) -> list[nn.Parameter]:
@@ -72,6 +81,17 @@ def borrowed_weights(
         with torch.no_grad():
             for param, value in zip(chosen, kept, strict=True):
                 param.copy_(value)
+
+
+@contextmanager
+def _without_gradient(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Let these modules hand back what carries no gradient."""
+    handles = [module.register_forward_hook(lambda _m, _a, out: out.detach()) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class MasterAdam:
@@ -121,18 +141,26 @@ def take_steps(
     everything: bool,
     steps: int = STEPS,
     withhold: tuple[str, ...] = (),
+    only: str = "",
 ) -> Steps:
     """Train for ``steps`` steps and undo it.
 
     ``judge`` gives our own loss per stream at the model's present weights; ``everything`` trains all parameters
-    rather than adapters or heads; ``withhold`` names label keywords to keep from the innermost forward.
+    rather than adapters or heads; ``withhold`` names label keywords to keep from the innermost forward; ``only`` the
+    one modality whose logits hand a gradient on.
     """
+    muted = [
+        head.module
+        for head in adapter.heads(model, view)
+        if only and not any(view.streams[number].is_audio == (only == "audio") for number in head.streams)
+    ]
     chosen = trainable_parameters(model, adapter, view, everything=everything)
     first = [local(param.detach()).sum(dtype=torch.float64) for param in chosen]
     with borrowed_weights(model, adapter, chosen, withhold):
         before = judge()
         optimizer = MasterAdam(chosen, LEARNING_RATE)
-        losses = [optimizer.step(loss_fn(model, copy_of(batch))) for _ in range(steps)]
+        with _without_gradient(muted):
+            losses = [optimizer.step(loss_fn(model, copy_of(batch))) for _ in range(steps)]
         after = judge()
     now = [local(param.detach()).sum(dtype=torch.float64) for param in chosen]
     restored = all(bool(one == other) for one, other in zip(first, now, strict=True))

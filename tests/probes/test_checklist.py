@@ -42,13 +42,27 @@ def test_the_fallback_path_fails_on_other_targets_and_on_labels_that_came_back(w
     [
         (STEPS, "pass"),
         (replace(STEPS, after={"text": 3.0}), "fail"),
+        (replace(STEPS, after={"text": 3.0}, alone={"text": 2.9}), "pass"),
+        (replace(STEPS, after={"text": 3.0}, alone={"text": 3.0}), "fail"),
+        (replace(STEPS, after={"text": 3.0}, alone={"text": float("nan")}), "fail"),
         (replace(STEPS, after={"text": float("nan")}), "fail"),
         (replace(STEPS, losses=(3.0, float("inf"))), "fail"),
         (replace(STEPS, restored=False), "fail"),
         (ValueError("no"), "fail"),
         ("the loss does not run", "skip"),
     ],
-    ids=["falls", "stuck", "nan", "inf", "not restored", "raises", "not run"],
+    ids=[
+        "falls",
+        "stuck",
+        "falls alone",
+        "stuck alone",
+        "nan alone",
+        "nan",
+        "inf",
+        "not restored",
+        "raises",
+        "not run",
+    ],
 )
 def test_training_steps_pass_only_if_every_stream_falls(steps, status):
     assert training_step(steps, []).status == status

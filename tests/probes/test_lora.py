@@ -17,6 +17,7 @@ from probes.errors import CannotRunError, UsageError
 from probes.lora import Lora, broken_task_types, lora_check, wrapped
 from probes.models import adapter_for
 from probes.models.higgs import HiggsAdapter, small_model
+from probes.preflight import Plan, preflight
 from probes.witness import Options, witness
 
 pytest.importorskip("peft")
@@ -249,6 +250,22 @@ def test_adapters_on_both_heads(family):
     assert any("audio_lm_head.lora_A" in name for name, _ in model.named_parameters())
     check, found = judge(model, higgs_batch(model), default_of(model))
     assert (check.status, found) == ("pass", []), check.detail
+
+
+@pytest.mark.higgs
+@pytest.mark.parametrize(("sign", "status"), [(1, "pass"), (-1, "fail")], ids=["right", "audio trained upwards"])
+def test_parameters_that_serve_one_stream_first_are_judged_by_each_alone(sign, status):
+    """An adapter on the text embedding lowers the text loss, and lets the audio loss rise a little."""
+    bare, batch = small_model(), barcoded_batch(2, length=128)
+    model = wrapped(bare, HiggsAdapter(), Lora(target=("embed_tokens",)), 0)
+
+    def both(model, batch):
+        losses = HiggsAdapter().dual(model, model(**batch), batch, "evidence")
+        return losses.text + sign * losses.audio
+
+    check = preflight(Plan(model, HiggsAdapter(), batch, both)).check("training-step")
+    assert check.status == status
+    assert ("audio alone" in check.detail) is (sign > 0)
 
 
 def test_preflight_runs_on_the_wrapped_model(tmp_path):
