@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from .models import Adapter, Batch
 from .models.modules import peft_model
 from .perturbation import SAME_ORDER, Movement, row_changes, stream_logits
 from .preserve import copy_of, preserved
-from .training import LEARNING_RATE, MasterAdam, borrowed_weights
+from .training import LEARNING_RATE, MasterAdam, NotTrainedError, borrowed_weights
 from .witness import LossFunction, Options, Witness
 
 __all__ = ["AdapterStep", "adapters_trained", "frozen_adapters"]
@@ -157,7 +157,8 @@ def _moved(
         return set()
     before = {name: _size(param) for name, param in model.named_parameters()}
     with borrowed_weights(model, adapter, trainable, withhold):
-        MasterAdam(trainable, LEARNING_RATE).step(loss_fn(model, copy_of(batch)))
+        with suppress(NotTrainedError):
+            MasterAdam(trainable, LEARNING_RATE).step(loss_fn(model, copy_of(batch)))
         return {name for name, param in model.named_parameters() if _size(param) != before[name]}
 
 

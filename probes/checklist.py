@@ -15,7 +15,7 @@ from .check import LENGTH, concerning, named
 from .engine import Engine
 from .forward import Outputs, length_problem
 from .report.model import Check
-from .training import Steps
+from .training import NotTrainedError, Steps
 
 __all__ = ["fallback_path", "loss_value", "text_length", "training_step"]
 
@@ -135,6 +135,8 @@ def training_step(steps: Steps | str | Exception, findings: Sequence[Finding]) -
     A string says why none were taken, an exception what ended them.
     """
     title = "Training proceeds with both contributions"
+    if isinstance(steps, NotTrainedError):
+        return Check("training-step", title, "fail", str(steps))
     if isinstance(steps, Exception):
         return Check("training-step", title, "fail", f"the loss raised {type(steps).__name__} in a step: {steps}")
     if isinstance(steps, str):

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from .preserve import cuda_devices, preserved
 from .report.model import Check
 from .witness import LossFunction, Options, Witness, witness
 
-__all__ = ["Lora", "broken_task_types", "lora_check", "wrapped"]
+__all__ = ["Lora", "broken_task_types", "lora_check", "no_layers", "wrapped"]
 
 TITLE = "LoRA changes nothing but what is trained"
 COMPARED = ("logits", "audio_logits", "expanded_labels", "expanded_input_ids")
@@ -82,7 +83,20 @@ def wrapped(model: nn.Module, adapter: Adapter, lora: Lora, seed: int, task_type
             return peft.get_peft_model(model, config).train(training)
         except ValueError as error:
             named = ", ".join(target) if isinstance(target, list) else target
-            raise UsageError(f"--lora-target {named}: {_ends_of(error)}") from error
+            told = "; ".join(no_layers(model, lora)) or _ends_of(error)
+            raise UsageError(f"--lora-target {named}: {told}") from error
+
+
+def no_layers(model: nn.Module, lora: Lora) -> list[str]:
+    """The targets that no layer of the model matches, each with the nearest name: PEFT passes over them in silence."""
+    paths = [path for path, _ in model.named_modules() if path]
+    names = {path.rpartition(".")[2] for path in paths if not path.rpartition(".")[2].isdigit()}
+    told = []
+    for target in lora.target:
+        if lora.target != ("all-linear",) and not any(path == target or path.endswith(f".{target}") for path in paths):
+            near = get_close_matches(target.rpartition(".")[2], sorted(names), n=1)
+            told.append(f"no layer is called {target}{f', the nearest is {near[0]}' if near else ''}")
+    return told
 
 
 def broken_task_types(model: nn.Module, adapter: Adapter, batch: Batch) -> dict[str, str]:

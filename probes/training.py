@@ -18,10 +18,14 @@ from .preserve import copy_of, preserved
 from .sharded import local
 from .witness import LossFunction
 
-__all__ = ["MasterAdam", "Steps", "borrowed_weights", "take_steps", "trainable_parameters"]
+__all__ = ["MasterAdam", "NotTrainedError", "Steps", "borrowed_weights", "take_steps", "trainable_parameters"]
 
 STEPS = 3
 LEARNING_RATE = 1e-3
+
+
+class NotTrainedError(RuntimeError):
+    """No parameter that may be trained takes part in the loss."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,15 @@ class MasterAdam:
         self.moments = [(torch.zeros_like(master), torch.zeros_like(master)) for master in self.masters]
 
     def step(self, loss: Tensor) -> float:
-        """One step against ``loss``; returns its value."""
+        """One step against ``loss``; returns its value.
+
+        Raises:
+            NotTrainedError: the loss depends on none of the parameters.
+        """
+        if not loss.requires_grad:
+            count = len(self.chosen)
+            which = f"none of the {count} trainable parameters takes part in the loss" if count else "all are frozen"
+            raise NotTrainedError(f"no parameter of the model is trained by this batch: {which}")
         for param in self.chosen:
             param.grad = None
         loss.backward()  # torch.autograd.grad knows nothing of FSDP2, which makes the gradients of its shards here

@@ -184,7 +184,7 @@ def make_plan(args: argparse.Namespace, place: Place | None = None) -> Plan:
 
 def _add_lora(plan: Plan, args: argparse.Namespace) -> None:
     """Wrap the model where a --lora option asks for it; what PEFT would break is found on the bare model."""
-    from ..lora import Lora, broken_task_types, wrapped
+    from ..lora import Lora, broken_task_types, no_layers, wrapped
     from ..models import adapter_for
 
     given = {"r": args.lora_r, "alpha": args.lora_alpha, "dropout": args.lora_dropout, "target": args.lora_target}
@@ -196,6 +196,7 @@ def _add_lora(plan: Plan, args: argparse.Namespace) -> None:
         if not given["target"]:
             raise UsageError(f"--lora-target {args.lora_target!r} names no layer")
     lora = Lora(**given)
+    plan.notes += [f"--lora-target: {told}; it is adapted nowhere" for told in no_layers(plan.model, lora)]
     plan.task_types = broken_task_types(plan.model, plan.adapter, plan.batch)
     plan.model = wrapped(plan.model, plan.adapter, lora, args.seed)
     plan.adapter = adapter_for(plan.model, args.head)

@@ -133,13 +133,73 @@ def test_task_types_leave_the_model_whole():
 
 
 def test_bad_targets_and_a_missing_peft(monkeypatch):
-    with pytest.raises(UsageError, match="--lora-target no_such_layer"):
+    with pytest.raises(UsageError, match=r"--lora-target no_such_layer: no layer is called no_such_layer$"):
         llama(target=("no_such_layer",))
+    with pytest.raises(UsageError, match="--lora-target qproj, o: no layer is called qproj, the nearest is q_proj; no"):
+        llama(target=("qproj", "o"))
     with pytest.raises(UsageError, match=r"--lora-target mlp: Target module LlamaMLP\( \.\.\. \) is not supported"):
         llama(target=("mlp",))
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(CannotRunError, match=r"pip install 'loss-alignment\[peft\]'"):
         lora.require_peft()
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        (("q_proj", "vproj"), ["no layer is called vproj, the nearest is v_proj"]),
+        (("proj",), ["no layer is called proj"]),
+        (
+            ("layers.0.self_attn.q_proj", "layers.9.self_attn.q_proj"),
+            ["layers.9.self_attn.q_proj, the nearest is q_pr"],
+        ),
+        (("q_proj", "lm_head", "all-linear"), []),
+        ((), []),
+    ],
+    ids=[
+        "a slip beside a layer",
+        "part of a name",
+        "by path",
+        "all-linear among others",
+        "right",
+        "all-linear",
+        "default",
+    ],
+)
+def test_a_target_that_no_layer_matches_is_named(target, told):
+    """PEFT passes over it in silence where another target matches."""
+    found = lora.no_layers(tiny_model("LlamaForCausalLM"), Lora(target=target))
+    assert len(found) == len(told)
+    assert all(part in one for one, part in zip(found, told, strict=True))
+
+
+def test_a_target_that_no_layer_matches_stands_in_the_report(tmp_path):
+    tiny_model("LlamaForCausalLM").save_pretrained(tmp_path / "llama")
+    path = tmp_path / "report.json"
+    words = ("--model", str(tmp_path / "llama"), "--length", "24", "--lora-target", "q_proj,vproj")
+    assert main(["preflight", *words, "--json", str(path)]) == 0
+    assert json.loads(path.read_text())["notes"] == [
+        "--lora-target: no layer is called vproj, the nearest is v_proj; it is adapted nowhere"
+    ]
+
+
+def test_a_model_whose_adapters_are_all_frozen():
+    """As PeftModel.from_pretrained leaves them: what training raises there is torch's, not ours."""
+    model = llama()
+    for param in model.parameters():
+        param.requires_grad_(requires_grad=False)
+    report = preflight(Plan(model, adapter_for(model), text_batch(), own_loss))
+    assert [f.code for f in report.findings] == ["LA602"]
+    assert report.check("training-step").detail == "no parameter of the model is trained by this batch: all are frozen"
+    assert "it is frozen" in report.check("peft").detail
+
+
+def test_an_adapter_that_the_loss_cannot_reach_trains_nothing():
+    model = llama()
+    model.base_model.model.lm_head.register_forward_pre_hook(lambda _m, args: (args[0].detach(),))
+    report = preflight(Plan(model, adapter_for(model), text_batch(), own_loss))
+    assert [f.code for f in report.findings] == ["LA602"]
+    assert "none of the 16 trainable parameters takes part in the loss" in report.check("training-step").detail
 
 
 # -- the Higgs models -----------------------------------------------------------------------------------
