@@ -151,9 +151,11 @@ def test_bad_targets_and_a_missing_peft(monkeypatch):
         (("proj",), ["no layer is called proj"]),
         (
             ("layers.0.self_attn.q_proj", "layers.9.self_attn.q_proj"),
-            ["layers.9.self_attn.q_proj, the nearest is q_pr"],
+            ["no layer is called layers.9.self_attn.q_proj"],
         ),
-        (("q_proj", "lm_head", "all-linear"), []),
+        (("q_proj", "all-linear"), ["no layer is called all-linear"]),
+        (("q_proj", "lm_head"), []),
+        (("all-linear",), []),
         ((), []),
     ],
     ids=[
