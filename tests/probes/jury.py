@@ -2,19 +2,21 @@
 
 ``python tests/probes/jury.py`` runs the classes of the installed transformers, prints those that deviate and
 those that cannot run, each with its reason, and counts; ``--json FILE`` writes all of it, and ``--table FILE...``
-prints the table of docs/jury.md from such files. It exits 1 if a class trains anything that is not expected.
+prints the table of docs/jury.md from such files. It exits 1 if a class trains anything that is not expected, and 2
+on a class that transformers does not have or a file that cannot be read or written.
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import inspect
 import json
 import logging
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +33,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from alignment import Supervision
+from probes.errors import UsageError
+from probes.files import check_writable
 from probes.models import Batch
 from probes.models.causal_lm import CausalLMAdapter
 from probes.witness import Witness, witness
@@ -255,6 +259,27 @@ def _print(verdicts: Sequence[Verdict], console: Console) -> None:
     console.print(f"transformers {transformers.__version__}: {counts}", highlight=False)
 
 
+def _unknown(names: Sequence[str]) -> Iterator[str]:
+    """What to say of names that are no model class of the installed transformers."""
+    for name in names:
+        found = getattr(transformers, name, None)
+        if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
+            near = difflib.get_close_matches(name, all_classes(), 1)
+            hint = f": did you mean {near[0]}?" if near else ""
+            yield f"transformers {transformers.__version__} has no model class {name}{hint}"
+
+
+def _record_in(path: Path, parser: argparse.ArgumentParser) -> Any:
+    """A record as ``--json`` wrote it; ends the command on any other file."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        parser.error(f"{path} cannot be read ({error}): pass files that --json wrote")
+    if not isinstance(record, dict) or not {"transformers", "counts", "classes"} <= set(record):
+        parser.error(f"{path} is no record of the jury: pass files that --json wrote")
+    return record
+
+
 def main() -> int:
     """Run every class of the installed transformers, or print the table of what several versions gave."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -263,8 +288,15 @@ def main() -> int:
     parser.add_argument("--table", type=Path, nargs="+", metavar="FILE", help="print the table of such files")
     args = parser.parse_args()
     if args.table:
-        print(markdown_of([json.loads(path.read_text(encoding="utf-8")) for path in args.table]), end="")
+        print(markdown_of([_record_in(path, parser) for path in args.table]), end="")
         return 0
+    for problem in _unknown(args.names):
+        parser.error(problem)
+    if args.json:
+        try:
+            check_writable(str(args.json))
+        except UsageError as error:
+            parser.error(str(error))
     logging.disable()
     warnings.simplefilter("ignore")  # of one class in hundreds: none of ours
     console = Console()

@@ -143,6 +143,28 @@ def test_the_command_exits_with_1_on_what_is_not_expected(monkeypatch, capsys, t
     assert jury.main() == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["LlamaForCausalML"], "has no model class LlamaForCausalML: did you mean LlamaForCausalLM?"),
+        (["LlamaForCausalLM", "Q7"], "has no model class Q7\n"),
+        (["LlamaConfig"], "has no model class LlamaConfig"),
+        (["--json", "nowhere/out.json"], "cannot write nowhere/out.json: folder"),
+        (["--table", "nowhere.json"], "nowhere.json cannot be read ("),
+        (["--table", __file__], "cannot be read ("),
+        (["--table", str(ROOT / "fixtures" / "records" / "probe-cpu.json")], "is no record of the jury"),
+    ],
+    ids=["misspelt", "unknown", "no model", "no folder", "no file", "no JSON", "another record"],
+)
+def test_the_command_exits_with_2_and_a_sentence_on_bad_input(monkeypatch, capsys, arguments, message):
+    monkeypatch.setattr(sys, "argv", ["jury.py", *arguments])
+    monkeypatch.setattr(jury, "judge", lambda name: pytest.fail("a class ran"))
+    with pytest.raises(SystemExit) as ended:
+        jury.main()
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
 # -- what is written of it --------------------------------------------------------------------------------
 
 
