@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .arguments import check_vocabulary
 from .errors import InputError
 from .recovery import CHUNK_ELEMENTS, PLAIN_RESIDUAL, RIVAL_PULL, SOFT_RESIDUAL, Form, Reading, silent_reading
 from .streams import IGNORE_INDEX
@@ -58,9 +59,7 @@ def sketch(logits: Tensor) -> Sketch:
     Raises:
         InputError: an empty vocabulary.
     """
-    vocab = logits.shape[-1] if logits.dim() else 0
-    if vocab == 0:
-        raise InputError(f"logits of shape {tuple(logits.shape)} have no vocabulary to read")
+    vocab = check_vocabulary(logits)
     flat = logits.detach().reshape(-1, vocab)
     tokens, log_probs = [], []
     for part in flat.split(max(1, CHUNK_ELEMENTS // vocab)):
