@@ -120,7 +120,9 @@ def _not_finite(actual: Supervision) -> Iterator[Finding]:
     count = int((~actual.weight.isfinite()).sum())
     if count:
         name = actual.stream.name
-        yield finding("LA501", name, f"the gradient at {count} rows of {name} is NaN or infinite", count=count)
+        yield finding(
+            "LA501", name, f"the loss or its gradient at {count} rows of {name} is NaN or infinite", count=count
+        )
 
 
 def _nothing(expected: Sequence[Supervision]) -> Finding:
