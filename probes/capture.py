@@ -32,6 +32,7 @@ from .numbered import Numbered
 from .rows import match_rows
 from .sharded import reshard
 from .skipped_product import SkippedProduct
+from .stand_in import handed, is_untouched
 
 __all__ = ["Capture", "Forward", "HeadCall", "told_dropped"]
 
@@ -219,9 +220,13 @@ class Capture:
                 with torch.no_grad():
                     stand_in.masked_fill_(output == -torch.inf, -torch.inf)
             inputs, number = self._fed.get(head.name, self._read), len(self.forwards) - 1
-            self.calls.append(HeadCall(head, stand_in, inputs, number, finite=finite, period=period))
+            call = HeadCall(head, stand_in, inputs, number, finite=finite, period=period)
+            with torch.enable_grad():
+                call.handed = handed(stand_in)
+            call.version = call.handed._version  # noqa: SLF001 - its only name
+            self.calls.append(call)
             self._resume()
-            return stand_in
+            return call.handed
 
         return hook
 
@@ -240,7 +245,7 @@ class Capture:
         """Keep the logits as the loss sees them, where the model scales or caps them after its head."""
         given = output if isinstance(output, tuple) else (getattr(output, "logits", None),)
         for logits in given:
-            if not isinstance(logits, Tensor) or not logits.requires_grad or logits.is_leaf:
+            if not isinstance(logits, Tensor) or not logits.requires_grad or is_untouched(logits):
                 continue
             for call in self.calls:
                 if call.forward == len(self.forwards) - 1 and call.leaf.shape == logits.shape:

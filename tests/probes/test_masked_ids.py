@@ -55,6 +55,13 @@ def own_loss(model, batch):
     return model(**batch).loss
 
 
+def in_place(model, batch):
+    """Masked where the head does not, as models do that mask after it."""
+    logits = model(input_ids=batch["input_ids"]).logits
+    logits[..., REAL:] = -torch.inf
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
+
+
 def copies(model, batch):
     return F.cross_entropy(model(**batch).logits.flatten(0, 1), batch["labels"].flatten())
 
@@ -105,6 +112,14 @@ def test_preflight_tells_masked_targets():
     model = by_bias(tiny_model("LlamaForCausalLM"))
     report = preflight(Plan(model, adapter_for(model), batch(beyond=1)))
     assert codes(report) == ["LA501"]
+
+
+def test_logits_that_the_loss_masks_in_place_are_silent():
+    model = tiny_model("LlamaForCausalLM")
+    report = check_loss(model, batch(), in_place)
+    assert (report.verdict, codes(report)) == ("pass", [])
+    assert report.streams["text"]["weight_sum"] == pytest.approx(1)
+    assert codes(check_loss(model, batch(beyond=1), in_place)) == ["LA501"]
 
 
 @pytest.mark.parametrize(("first", "found"), [(LIVE_VOCAB - 16, []), (LIVE_VOCAB // 2, ["LA501"])])
