@@ -90,8 +90,7 @@ def check_integer(value: Any, name: str) -> int:
     Raises:
         InputError: no integer, or one that int64 does not hold.
     """
-    plain = isinstance(value, int) and not isinstance(value, bool)
-    if not plain and not (hasattr(value, "__index__") and not isinstance(value, (Tensor, bool))):
+    if not hasattr(value, "__index__") or isinstance(value, (Tensor, bool)):
         raise InputError(f"{name} must be an integer, got {type(value).__name__}")
     number = int(value)
     if not -(2**63) <= number < 2**63:

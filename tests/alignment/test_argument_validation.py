@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from planted import plain_stream
@@ -43,6 +44,10 @@ def expansion(**changed):
 
 def loss(outputs=None, **batch):
     return dual_loss({"logits": LOGITS, **(outputs or {})}, batch)
+
+
+def two_lines(rows):
+    raise ValueError("first\nsecond")
 
 
 def through_head(hidden, head=HEAD):
@@ -100,6 +105,27 @@ CALLS = {
     "infer_convention: labels elsewhere": (
         lambda: infer_convention(LONG[0], STREAM.to("meta")),
         "labels of text must be on meta, beside what belongs to it, got cpu",
+    ),
+    "choose: complex logits": (
+        lambda: choose(LOGITS.to(torch.complex64), LONG),
+        "logits must be real numbers, got torch.complex64",
+    ),
+    "choose: meta labels": (
+        lambda: choose(LOGITS, LONG.to("meta")),
+        "labels of text must be a dense tensor that holds values, got one on the meta device",
+    ),
+    "delay: a truth value": (lambda: delay(LONG, True, 0), "before must be an integer, got bool"),
+    "delay: below 64 bits": (
+        lambda: delay(LONG, -(2**63) - 1, 0),
+        "before must fit 64 bits, got -9223372036854775809",
+    ),
+    "dual_loss: a long message of the head": (
+        lambda: through_head(torch.zeros(2, 3, 4), two_lines),
+        "head (function) does not take rows of hidden (2, 3, 4), torch.float32 on cpu: first second",
+    ),
+    "dual_loss: a head that gives ids": (
+        lambda: through_head(torch.zeros(2, 3, 4), lambda rows: rows.long()),
+        "head (function) must give (0, V) logits for no rows of hidden (2, 3, 4), torch.float32 on cpu; it gave (0, 4)",
     ),
     "infer_convention: booleans": (
         lambda: infer_convention(torch.ones(3, dtype=torch.bool), STREAM),
@@ -386,3 +412,7 @@ def test_the_same_calls_done_right_pass():
     assert expansion(padding="left", round_to=1).ids.shape == (2, 3)
     assert loss({"audio_logits": torch.zeros(3, 2, 9)}, **AUDIO).audio_decision.verified
     assert compare([expect(STREAM.ids, STREAM)], [expect(STREAM.ids, STREAM)]) == ()
+
+
+def test_integers_may_be_numpys_and_as_large_as_an_id():
+    assert delay(LONG, np.int64(-(2**63)), 2**63 - 1)[:, [0, -1]].tolist() == [[0, 2**63 - 1], [-(2**63), 5]]
