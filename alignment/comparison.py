@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .arguments import check_is
 from .errors import InputError
 from .findings import Example, Finding, finding
 from .rules import Severity
@@ -90,6 +91,11 @@ def compare(expected: Sequence[Supervision], actual: Sequence[Supervision]) -> t
     Raises:
         InputError: streams that differ.
     """
+    for name, side in (("expected", expected), ("actual", actual)):
+        if not isinstance(side, Sequence):
+            raise InputError(f"{name} must be a list of supervisions, one per stream, got {type(side).__name__}")
+        for one in side:
+            check_is(one, Supervision, f"each of {name}", "expect or infer_sources")
     given = [[f"{one.stream.name} ({len(one.stream)} rows)" for one in side] for side in (expected, actual)]
     if given[0] != given[1]:
         raise InputError(f"expected and actual streams differ: {', '.join(given[0])} vs {', '.join(given[1])}")
@@ -114,7 +120,9 @@ def _not_finite(actual: Supervision) -> Iterator[Finding]:
     count = int((~actual.weight.isfinite()).sum())
     if count:
         name = actual.stream.name
-        yield finding("LA501", name, f"the gradient at {count} rows of {name} is NaN or infinite", count=count)
+        yield finding(
+            "LA501", name, f"the loss or its gradient at {count} rows of {name} is NaN or infinite", count=count
+        )
 
 
 def _nothing(expected: Sequence[Supervision]) -> Finding:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .arguments import check_integer, check_tensor
 from .errors import InputError
 
 __all__ = ["delay", "undelay", "wrap"]
@@ -26,10 +27,10 @@ def delay(codes: Tensor, before: int, after: int) -> Tensor:
         (K, L + K - 1), ``out[k, k + t] == codes[k, t]``.
 
     Raises:
-        InputError: ``codes`` is not (K, L).
+        InputError: ``codes`` are no (K, L) integers.
     """
-    if codes.dim() != 2:
-        raise InputError(f"codes must have shape (K, L), got {tuple(codes.shape)}")
+    check_tensor(codes, "codes", "(K, L)", "integers")
+    before, after = check_integer(before, "before"), check_integer(after, "after")
     books, length = codes.shape
     out = codes.new_full((books, length + max(books - 1, 0)), after)
     for book in range(books):
@@ -42,10 +43,10 @@ def undelay(codes: Tensor) -> Tensor:
     """The inverse of :func:`delay`: (K, L + K - 1) to (K, L).
 
     Raises:
-        InputError: fewer frames than the delay alone takes.
+        InputError: ``codes`` have no codebook, or fewer frames than the delay alone takes.
     """
-    if codes.dim() != 2:
-        raise InputError(f"codes must have shape (K, L), got {tuple(codes.shape)}")
+    if check_tensor(codes, "codes", "(K, L)").shape[0] == 0:
+        raise InputError(f"codes must have at least one codebook, got {tuple(codes.shape)}")
     books, delayed = codes.shape
     length = delayed - books + 1
     if length < 0:

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from .arguments import check_integer, check_integers, check_like, check_tensor
 from .errors import InputError
 from .streams import IGNORE_INDEX
 
@@ -43,7 +44,12 @@ class Expansion:
 
 
 def lengths_from_starts(starts: Tensor, total: int) -> Tensor:
-    """(S,) int64: the number of frames of each segment of ``total`` concatenated frames."""
+    """(S,) int64: the number of frames of each segment of ``total`` concatenated frames.
+
+    Raises:
+        InputError: ``starts`` are no (S,) integers.
+    """
+    check_tensor(starts, "starts", "(segments,)", "integers")
     return torch.diff(starts.long(), append=torch.tensor([total], device=starts.device))
 
 
@@ -60,9 +66,11 @@ def placeholder_lengths(ids: Tensor, frames: dict[int, Tensor]) -> Tensor:
     Raises:
         InputError: the number of placeholders and of audios disagree.
     """
+    check_tensor(ids, "ids", "(B, T)", "integers")
     lengths = torch.ones_like(ids, dtype=torch.long)
     for placeholder, counts in frames.items():
         at = ids == placeholder
+        check_tensor(counts, f"frames of {placeholder}", "(S,)", "integers")
         if int(at.sum()) != counts.numel():
             raise InputError(
                 f"the batch has {int(at.sum())} placeholders of id {placeholder} but {counts.numel()} audios "
@@ -100,9 +108,10 @@ def expand(
             padding side or rounding.
     """
     _check(ids, mask, lengths, labels)
+    frames, pad_id = check_integers(frames, "frames"), check_integer(pad_id, "pad_id")
     if padding not in get_args(Side):
         raise InputError(f"unknown padding {padding!r}: choose one of {', '.join(get_args(Side))}")
-    if round_to < 1:
+    if check_integer(round_to, "round_to") < 1:
         raise InputError(f"round_to must be at least 1, got {round_to}")
     batch, raw = ids.shape
     keep = mask != 0
@@ -113,7 +122,7 @@ def expand(
     origin = torch.full((batch, width), -1, dtype=torch.long, device=ids.device)
     positions = torch.arange(raw, device=ids.device)
     for index in range(batch):
-        run = positions.repeat_interleave(lengths[index])
+        run = positions.repeat_interleave(lengths[index].long())
         first = width - len(run) if padding == "left" else 0
         origin[index, first : first + len(run)] = run
     real = (origin >= 0) & (keep | is_frame).gather(1, origin.clamp(min=0))
@@ -150,10 +159,11 @@ def _round_up(value: int, to: int) -> int:
 
 
 def _check(ids: Tensor, mask: Tensor, lengths: Tensor, labels: Tensor | None) -> None:
-    if ids.dim() != 2 or ids.numel() == 0:
+    if check_tensor(ids, "ids", kind="integers").dim() != 2 or ids.numel() == 0:
         raise InputError(f"ids must have shape (B, T) with B, T >= 1, got {tuple(ids.shape)}")
-    for name, other in (("mask", mask), ("lengths", lengths), ("labels", labels)):
-        if other is not None and other.shape != ids.shape:
-            raise InputError(f"{name} has shape {tuple(other.shape)}, ids have {tuple(ids.shape)}: they must agree")
+    check_like(mask, "mask", ids)
+    check_like(lengths, "lengths", ids, "integers")
+    if labels is not None:
+        check_like(labels, "labels", ids, "integers")
     if int(lengths.min()) < 0:
         raise InputError(f"lengths must not be negative, got {int(lengths.min())}")

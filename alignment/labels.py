@@ -13,6 +13,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from .arguments import check_is, check_tensor
 from .errors import InputError
 from .streams import IGNORE_INDEX, Stream
 
@@ -82,14 +83,13 @@ class Evidence:
         )
 
 
-def check_labels(labels: Tensor, rows: int, name: str) -> Tensor:
+def check_labels(labels: Tensor, rows: int, name: str, *, beside: Tensor | None = None) -> Tensor:
     """The labels as (R,) int64.
 
     Raises:
-        InputError: not an integer tensor, or another number of rows.
+        InputError: not an integer tensor, another number of rows, or not on the device of ``beside``.
     """
-    if labels.dtype.is_floating_point or labels.dtype.is_complex or labels.dtype == torch.bool:
-        raise InputError(f"labels of {name} must be integers, got {labels.dtype}")
+    check_tensor(labels, f"labels of {name}", kind="integers", beside=beside)
     if labels.numel() != rows:
         raise InputError(f"labels of {name} have {labels.numel()} rows, its ids have {rows}: pass both as expanded")
     return labels.reshape(-1).long()
@@ -117,7 +117,8 @@ def infer_convention(labels: Tensor, stream: Stream, *, limit: int = 4) -> Evide
     Raises:
         InputError: labels that are not integers or have another number of rows.
     """
-    labels = check_labels(labels, len(stream), stream.name)
+    check_is(stream, Stream, "stream", "text_stream")
+    labels = check_labels(labels, len(stream), stream.name, beside=stream.ids)
     labelled = labels != IGNORE_INDEX
     total = int(labelled.sum())
     if total == 0:

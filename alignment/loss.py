@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from .arguments import check_integer, check_tensor
+from .cross_entropy import Head, check_head, mean_cross_entropy
 from .errors import AlignmentError, InputError
 from .expansion import expand, lengths_from_starts, placeholder_lengths
 from .pairing import Decision, Policy, choose, pair
 from .streams import IGNORE_INDEX, Stream, audio_streams, text_stream
 
-__all__ = ["DualLoss", "codebook_loss", "dual_loss", "join_streams", "mean_cross_entropy", "text_loss"]
+__all__ = ["DualLoss", "codebook_loss", "dual_loss", "join_streams", "text_loss"]
 
 logger = logging.getLogger("alignment")
-
-#: Share of labelled rows under which they are gathered before the loss instead of ignored inside it: gathering
-#: copies them once and spreads their gradient again, but nothing is computed for the others.
-GATHER_BELOW = 0.55
-#: The same where the loss needs a float32 copy of the logits, which gathering spares as well.
-GATHER_HALF_BELOW = 0.75
-
-Head = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -38,26 +31,6 @@ class DualLoss:
     total: Tensor
     text_decision: Decision | None
     audio_decision: Decision | None
-
-
-def mean_cross_entropy(rows: Tensor, targets: Tensor, head: Head | None = None) -> Tensor:
-    """Mean cross-entropy in nats over the labelled rows; a zero tied to the rows where there is none.
-
-    Equivalent to ``F.cross_entropy(head(rows).float(), targets)``; the head sees labelled rows only.
-
-    Args:
-        rows: (R, V) logits of any float dtype, or (R, H) what ``head`` reads.
-        targets: (R,) int64, ``IGNORE_INDEX`` where unlabelled.
-        head: (r, H) -> (r, V), a linear layer say; None where ``rows`` are the logits.
-    """
-    labelled = torch.nonzero(targets != IGNORE_INDEX).reshape(-1)
-    if labelled.numel() == 0:
-        return (rows[:0] if head is None else head(rows[:0])).float().sum()
-    most = GATHER_BELOW if rows.dtype == torch.float32 else GATHER_HALF_BELOW
-    if labelled.numel() < (most if head is None else 1) * targets.numel():
-        rows, targets = rows.index_select(0, labelled), targets[labelled]
-    logits = rows if head is None else head(rows)
-    return F.cross_entropy(logits.float(), targets, ignore_index=IGNORE_INDEX)
 
 
 def dual_loss(
@@ -104,17 +77,30 @@ def dual_loss(
         AlignmentError: a stream whose logits and labels cannot be paired.
         InputError: a batch or outputs without what the loss needs.
     """
-    if (hidden is None) is not (head is None):
-        raise InputError("hidden and head go together: pass what the text head reads, and the head")
-    rows = _field(outputs, "logits") if hidden is None else hidden
-    if rows is None:
-        raise InputError("outputs have no logits: pass what the model's forward returned")
-    text, text_decision = _text_loss(rows, head, outputs, batch, policy, (audio_in_token, audio_out_token, pad_token))
+    rows = _text_rows(outputs, hidden, head)
+    if not isinstance(batch, Mapping):
+        raise InputError(f"batch must be the mapping of the model's keyword arguments, got {type(batch).__name__}")
+    given = (("audio_in_token", audio_in_token), ("audio_out_token", audio_out_token), ("pad_token", pad_token))
+    audio_in, audio_out, pad = (check_integer(value, name) for name, value in given)
+    text, text_decision = _text_loss(rows, head, outputs, batch, policy, (audio_in, audio_out, pad))
     audio, audio_decision = _audio_loss(_field(outputs, "audio_logits"), batch, policy, audio_bos, audio_eos)
     total = text + audio
     if logger.isEnabledFor(logging.INFO):
         logger.info("✓ Total loss: %.4f", float(total.detach()))
     return DualLoss(text, audio if audio_decision else text.new_zeros(()), total, text_decision, audio_decision)
+
+
+def _text_rows(outputs: Any, hidden: Tensor | None, head: Head | None) -> Tensor:
+    """The (B, T, V) logits, or the (B, T, H) rows of a head that takes them."""
+    if hidden is not None and head is not None:
+        check_head(head, check_tensor(hidden, "hidden", "(B, T, H)", "floats"))
+        return hidden
+    if hidden is not None or head is not None:
+        raise InputError("hidden and head go together: pass what the text head reads, and the head")
+    logits = _field(outputs, "logits")
+    if logits is None:
+        raise InputError("outputs have no logits: pass what the model's forward returned")
+    return check_tensor(logits, "logits", "(B, T, V)", "floats")
 
 
 def _text_loss(
@@ -126,7 +112,7 @@ def _text_loss(
     tokens: tuple[int, int, int],
 ) -> tuple[Tensor, Decision | None]:
     """The text loss of (B, T, V) logits, or of the (B, T, H) rows that ``head`` reads."""
-    flat = rows.reshape(-1, rows.shape[-1])
+    flat = rows.flatten(0, 1)
     labels, raw = _field(outputs, "expanded_labels"), batch.get("label_ids")
     if labels is None and raw is None:
         return mean_cross_entropy(flat[:0], flat.new_zeros(0, dtype=torch.long), head), None
@@ -156,12 +142,14 @@ def _field(outputs: Any, name: str) -> Any:
 
 def _unexpanded(ids: Tensor | None, logits: Tensor, places: tuple[int, ...]) -> bool:
     """Whether the model left the batch's ids as they were: as long as its logits, without placeholders."""
+    if ids is not None:
+        check_tensor(ids, "input_ids", "(B, T)", "integers")
     return ids is not None and ids.shape == logits.shape[:-1] and not any(bool((ids == p).any()) for p in places)
 
 
 def _expanded_raw_labels(logits: Tensor, batch: Mapping[str, Any], audio_in: int, audio_out: int, pad: int) -> Tensor:
     """The raw labels as long as the logits: as they are, or through the reference expansion."""
-    raw, ids = batch["label_ids"], batch.get("input_ids")
+    raw, ids = check_tensor(batch["label_ids"], "label_ids", "(B, T)", "integers"), batch.get("input_ids")
     if raw.shape == logits.shape[:-1] and (ids is None or _unexpanded(ids, logits, (audio_in, audio_out))):
         return raw
     if ids is None:
@@ -176,7 +164,7 @@ def _expanded_raw_labels(logits: Tensor, batch: Mapping[str, Any], audio_in: int
     ):
         frames[token] = ids.new_zeros(0)
         if codes is not None and starts is not None:
-            frames[token] = lengths_from_starts(starts, codes.shape[1])
+            frames[token] = lengths_from_starts(starts, check_tensor(codes, f"codes of {token}", "(K, N)").shape[1])
     mask = batch.get("attention_mask")
     expansion = expand(
         ids,
@@ -194,9 +182,12 @@ def _audio_loss(
     logits: Tensor | None, batch: Mapping[str, Any], policy: Policy, bos: int, eos: int
 ) -> tuple[Tensor, Decision | None]:
     labels, codes = batch.get("label_audio_ids"), batch.get("audio_out_ids")
+    if labels is not None:
+        check_tensor(labels, "label_audio_ids", "(K, N)", "integers")
     if logits is None or labels is None or labels.numel() == 0:
-        return torch.zeros(()) if logits is None else logits[:0].float().sum(), None
-    if logits.dim() != 3 or logits.shape[1] != labels.shape[0]:
+        return torch.zeros(()) if logits is None else check_tensor(logits, "audio_logits")[:0].float().sum(), None
+    check_tensor(logits, "audio_logits", "(N, K, C)", "floats")
+    if logits.shape[1] != labels.shape[0]:
         raise InputError(
             f"audio_logits {tuple(logits.shape)} and label_audio_ids {tuple(labels.shape)} do not agree: "
             "they must be (N, K, C) and (K, N)"
@@ -209,6 +200,11 @@ def _audio_loss(
         )
     if codes is None or batch.get("audio_out_ids_start") is None:
         raise InputError("label_audio_ids without audio_out_ids and audio_out_ids_start: segment borders unknown")
+    if check_tensor(codes, "audio_out_ids", "(K, N)", "integers").shape != labels.shape:
+        raise InputError(
+            f"audio_out_ids {tuple(codes.shape)} and label_audio_ids {tuple(labels.shape)} do not agree: "
+            "both must be (K, N)"
+        )
     books = audio_streams(codes, batch["audio_out_ids_start"], logits.shape[-1], bos=bos, eos=eos)
     return codebook_loss(logits, labels, books, policy)
 
@@ -231,7 +227,9 @@ def codebook_loss(
     decision = choose(logits.shape[0], labels, stream=whole, policy=policy, name="audio")
     targets = pair(decision.labels, decision.pairing, whole).to(logits.device)
     losses = [
-        mean_cross_entropy(logits[:, k], row) for k, row in enumerate(targets) if bool((row != IGNORE_INDEX).any())
+        mean_cross_entropy(logits[:, k], row, name=books[k].name)
+        for k, row in enumerate(targets)
+        if bool((row != IGNORE_INDEX).any())
     ]
     audio = torch.stack(losses).mean() if losses else logits[:0].float().sum()
     _log_audio(logits, decision, targets, audio)

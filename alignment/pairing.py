@@ -14,6 +14,7 @@ from typing import Literal, NoReturn, get_args
 import torch
 from torch import Tensor
 
+from .arguments import check_is, check_tensor
 from .errors import AlignmentError, InputError
 from .labels import Convention, Evidence, check_labels, infer_convention
 from .streams import IGNORE_INDEX, Stream
@@ -143,11 +144,11 @@ def choose(
             raise InputError(f"no labels for {name}: pass expanded_labels, or the raw labels as fallback")
         labels = fallback() if callable(fallback) else fallback
         path = "fallback"
-    _check_shapes(logits, labels, name)
+    labels = _check_shapes(logits, labels, name)
     if not bool((labels != IGNORE_INDEX).any()):
         nothing = ("no labelled position: nothing to pair",)
         return Decision(None, "none", Convention.NONE, verified=False, labels=labels, warnings=nothing)
-    view = stream if stream is not None else _plain_stream(ids, name)
+    view = _plain_stream(ids, name) if stream is None else check_is(stream, Stream, "stream", "text_stream")
     labels = _fit(labels, length, view, name)
     if view is None:
         return _without_ids(labels, path, policy)
@@ -175,8 +176,10 @@ def pair(labels: Tensor, pairing: Pairing | str | None, stream: Stream | None = 
     Raises:
         InputError: an unknown pairing, or a stream of another length.
     """
+    labels = check_tensor(labels, "labels", "(..., T)", "integers").long()
     if stream is not None:
-        check_labels(labels, len(stream), stream.name)
+        check_is(stream, Stream, "stream", "text_stream")
+        check_labels(labels, len(stream), stream.name, beside=stream.ids)
     if pairing is None:
         return torch.full_like(labels, IGNORE_INDEX)
     if Pairing(pairing) is Pairing.DIRECT:
@@ -189,19 +192,19 @@ def pair(labels: Tensor, pairing: Pairing | str | None, stream: Stream | None = 
 
 
 def _length(logits: Tensor) -> int:
-    if logits.dim() < 2:
+    if check_tensor(logits, "logits").dim() < 2:
         raise InputError(f"logits must have shape (B, T, V), got {tuple(logits.shape)}")
     return int(logits.shape[-2])
 
 
-def _check_shapes(logits: Tensor | int, labels: Tensor, name: str) -> None:
-    if labels.dim() != 2:
-        raise InputError(f"labels of {name} must have shape (B, T), got {tuple(labels.shape)}")
-    check_labels(labels, labels.numel(), name)
+def _check_shapes(logits: Tensor | int, labels: Tensor, name: str) -> Tensor:
+    """The labels as int64, of as many samples as the logits."""
+    check_tensor(labels, f"labels of {name}", "(B, T)", "integers")
     if isinstance(logits, Tensor) and logits.dim() == 3 and logits.shape[0] != labels.shape[0]:
         raise InputError(
             f"logits of {name} hold {logits.shape[0]} samples, labels {labels.shape[0]}: pass the same batch"
         )
+    return labels.long()
 
 
 def _plain_stream(ids: Tensor | None, name: str) -> Stream | None:

@@ -17,6 +17,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from .arguments import check_integer, check_tensor, check_vocabulary
 from .errors import InputError
 from .glance import glance
 from .streams import IGNORE_INDEX
@@ -99,15 +100,15 @@ def leaf(like: Tensor, *, values: Values = "noise", dtype: torch.dtype = torch.f
         seed: of the noise; the global random state is not touched.
 
     Raises:
-        InputError: unknown ``values``.
+        InputError: unknown ``values``, or logits without a vocabulary.
     """
+    check_tensor(like, "logits", "(..., V)")
     if values == "real":
         return like.detach().to(dtype, copy=True).requires_grad_()
     if values != "noise":
         raise InputError(f"unknown values {values!r}: choose one of {', '.join(get_args(Values))}")
-    vocab = like.shape[-1]
-    rows = like.numel() // max(vocab, 1)
-    generator = torch.Generator().manual_seed(seed)
+    vocab, rows = like.shape[-1], like.numel() // max(like.shape[-1], 1)
+    generator = torch.Generator().manual_seed(check_integer(seed, "seed"))
     block = torch.randn(NOISE_ROWS, vocab, generator=generator).mul_(NOISE_SCALE).to(like.device, dtype)
     out = torch.empty(like.shape, dtype=dtype, device=like.device)  # no view of another: FSDP2 warns of those
     flat = out.view(rows, vocab)
@@ -132,14 +133,14 @@ def read(grad: Tensor | None, logits: Tensor, *, period: int | None = None) -> R
     Raises:
         InputError: shapes that differ, or an empty vocabulary.
     """
-    vocab = logits.shape[-1] if logits.dim() else 0
-    if vocab == 0:
-        raise InputError(f"logits of shape {tuple(logits.shape)} have no vocabulary to read")
+    vocab = check_vocabulary(logits)
+    if period is not None and check_integer(period, "period") < 1:
+        raise InputError(f"period must be at least 1 row, got {period}")
     rows = logits.numel() // vocab
     reading = silent_reading(rows, logits.device)
     if grad is None:
         return reading
-    if grad.shape != logits.shape:
+    if check_tensor(grad, "gradient", kind="floats", beside=logits).shape != logits.shape:
         raise InputError(f"gradient has shape {tuple(grad.shape)}, logits {tuple(logits.shape)}: they must agree")
     flat_grad, flat_logits = grad.detach().reshape(rows, vocab), logits.detach().reshape(rows, vocab)
     step = max(1, min(CHUNK_ELEMENTS, max(logits.numel() // CHUNK_SHARE, FEW_ELEMENTS)) // vocab)
@@ -231,13 +232,17 @@ def recover(loss_fn: Callable[[Tensor], Tensor], logits: Tensor, *, values: Valu
         One reading over all rows, flattened.
 
     Raises:
-        InputError: the loss is not a scalar tensor that depends on the logits.
+        InputError: the loss is not a real scalar tensor that depends on the logits.
     """
+    if not callable(loss_fn):
+        raise InputError(f"loss_fn must take the logits and return a scalar loss, got {type(loss_fn).__name__}")
     with torch.enable_grad():
         stand_in = leaf(logits, values=values, seed=seed)
         loss = loss_fn(stand_in)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             raise InputError(f"the loss must be a scalar tensor, got {type(loss).__name__}")
+        if loss.is_complex():
+            raise InputError(f"the loss must be real, got {loss.dtype}")
         if not loss.requires_grad:
             raise InputError("the loss does not depend on the logits: it is a constant, or was detached")
         (grad,) = torch.autograd.grad(loss.reshape(()), stand_in, allow_unused=True)
@@ -259,10 +264,16 @@ def read_hidden(grad: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | Non
     Raises:
         InputError: shapes that differ.
     """
-    if grad.shape != hidden.shape or grad.shape[-1] != weight.shape[-1]:
+    given = (("gradient", grad), ("hidden", hidden), ("head", weight))
+    matrices = all(check_tensor(value, name, kind="floats", beside=grad).dim() == 2 for name, value in given)
+    if not matrices or grad.shape != hidden.shape or grad.shape[-1] != weight.shape[-1] or not len(weight):
         raise InputError(
             f"gradient {tuple(grad.shape)}, hidden {tuple(hidden.shape)} and head {tuple(weight.shape)} "
             "do not agree: they must be (R, H), (R, H) and (V, H)"
+        )
+    if bias is not None and check_tensor(bias, "bias", kind="floats", beside=grad).shape != weight.shape[:1]:
+        raise InputError(
+            f"bias has shape {tuple(bias.shape)}, the head {tuple(weight.shape)}: they must be (V,), (V, H)"
         )
     reading = silent_reading(len(grad), grad.device)
     active = torch.nonzero((grad != 0).any(-1) | grad.isnan().any(-1)).reshape(-1)

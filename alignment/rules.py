@@ -275,8 +275,9 @@ _CATALOGUE = (
         summary="The loss, a logit or a gradient is NaN or infinite.",
         silent="A loss scaler skips such a step and a filtered log leaves the value out; a comparison not "
         "written for NaN passes.",
-        fix="Look for a mean over no target, a division by zero and a saturated dtype. To tell the dtype "
-        "from the rest, run `loss-align preflight --dtype float32`.",
+        fix="Look for a mean over no target, a division by zero, a saturated dtype, and a target whose logit the "
+        "head masks with -inf (other ids may be). To tell the dtype from the rest, run `loss-align preflight "
+        "--dtype float32`.",
         case=_NO_CASE,
     ),
     Rule(

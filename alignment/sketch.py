@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .arguments import check_vocabulary
 from .errors import InputError
 from .recovery import CHUNK_ELEMENTS, PLAIN_RESIDUAL, RIVAL_PULL, SOFT_RESIDUAL, Form, Reading, silent_reading
 from .streams import IGNORE_INDEX
@@ -40,11 +41,13 @@ class Sketch:
         token: (R, k) int64, likeliest first.
         log_prob: (R, k) float32, their log-probabilities.
         vocab: V, the size of the vocabulary.
+        masked: (V,) bool, ids whose logit is -inf in every row: no loss can be finite on them.
     """
 
     token: Tensor
     log_prob: Tensor
     vocab: int
+    masked: Tensor
 
     @property
     def finite(self) -> bool:
@@ -58,24 +61,26 @@ def sketch(logits: Tensor) -> Sketch:
     Raises:
         InputError: an empty vocabulary.
     """
-    vocab = logits.shape[-1] if logits.dim() else 0
-    if vocab == 0:
-        raise InputError(f"logits of shape {tuple(logits.shape)} have no vocabulary to read")
+    vocab = check_vocabulary(logits)
     flat = logits.detach().reshape(-1, vocab)
     tokens, log_probs = [], []
+    masked = torch.full((vocab,), len(flat) > 0, dtype=torch.bool, device=flat.device)
     for part in flat.split(max(1, CHUNK_ELEMENTS // vocab)):
         exact = part.float()
         value, token = exact.topk(min(KEPT, vocab), -1)
         tokens.append(token)
         log_probs.append(value - torch.logsumexp(exact, -1, keepdim=True))
-    return Sketch(torch.cat(tokens), torch.cat(log_probs), vocab)
+        if len(part):
+            masked &= exact.amax(0) == -torch.inf
+    return Sketch(torch.cat(tokens), torch.cat(log_probs), vocab, masked)
 
 
 def read_sketched(grad: Tensor, kept: Sketch) -> Reading:
     """Decode ``grad = d loss / d logits`` by the sketch of the logits it was taken at.
 
     Rows are read as by :func:`alignment.recovery.read`. A row whose gradient may have underflowed, so that
-    nothing tells a target from none, has the form SOFT: it is unreadable, not unsupervised.
+    nothing tells a target from none, has the form SOFT: it is unreadable, not unsupervised. A target that the
+    head masks out has the form NOT_FINITE: its loss is infinite, although its gradient is not.
 
     Args:
         grad: (R, V).
@@ -94,6 +99,9 @@ def read_sketched(grad: Tensor, kept: Sketch) -> Reading:
         return silent_reading(0, grad.device)
     reading = Reading(*(torch.cat([getattr(chunk, name) for chunk in chunks]) for name in Reading.__dataclass_fields__))
     reading.form[_underflown(reading, kept, grad.dtype)] = int(Form.SOFT)
+    infinite = (reading.target >= 0) & kept.masked[reading.target.clamp(min=0)]
+    reading.form[infinite], reading.target[infinite] = int(Form.NOT_FINITE), IGNORE_INDEX
+    reading.weight[infinite] = torch.nan
     return reading
 
 

@@ -13,6 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from .arguments import check_integer, check_integers, check_like, check_tensor
 from .errors import InputError
 
 __all__ = [
@@ -111,13 +112,13 @@ def text_stream(
         name: the stream's name.
 
     Raises:
-        InputError: ``ids`` is not (B, T), or ``mask`` or ``documents`` has another shape.
+        InputError: ``ids`` are no (B, T) integers, or ``mask`` or ``documents`` has another shape.
     """
-    if ids.dim() != 2:
-        raise InputError(f"ids must have shape (B, T), got {tuple(ids.shape)}: pass the batch's input ids")
+    check_tensor(ids, "ids", "(B, T)", "integers")
     for label, other in (("mask", mask), ("documents", documents)):
-        if other is not None and other.shape != ids.shape:
-            raise InputError(f"{label} has shape {tuple(other.shape)}, ids have {tuple(ids.shape)}: they must agree")
+        if other is not None:
+            check_like(other, label, ids)
+    vocab, placeholders = check_integer(vocab, "vocab"), check_integers(placeholders, "placeholders")
     batch, length = ids.shape
     sample = torch.arange(batch, device=ids.device).repeat_interleave(length)
     row = torch.arange(length, device=ids.device).repeat(batch)
@@ -130,7 +131,7 @@ def text_stream(
     filler = torch.zeros_like(flat, dtype=torch.bool)
     for placeholder in placeholders:
         filler |= flat == placeholder
-    return Stream(name, flat, segment, sample, row, vocab, filler, tuple(end_ids))
+    return Stream(name, flat, segment, sample, row, vocab, filler, check_integers(end_ids, "end_ids"))
 
 
 def check_starts(starts: Tensor, frames: int, name: str = "audio_out_ids_start") -> list[int]:
@@ -139,8 +140,7 @@ def check_starts(starts: Tensor, frames: int, name: str = "audio_out_ids_start")
     Raises:
         InputError: with the offending values.
     """
-    if starts.dim() != 1:
-        raise InputError(f"{name} must have shape (segments,), got {tuple(starts.shape)}")
+    check_tensor(starts, name, "(segments,)", "integers")
     values = [int(value) for value in starts.tolist()]
     if frames and (not values or values[0] != 0):
         raise InputError(f"{name} must begin at 0 to cover all {frames} frames, got {values[:4]}")
@@ -178,15 +178,16 @@ def audio_streams(
         eos: the stream's eos code: its first frame of a segment is a target, later ones are filling.
 
     Raises:
-        InputError: ``codes`` is not (K, N), or the starts or samples do not fit.
+        InputError: ``codes`` are no (K, N) integers, or the starts or samples do not fit.
     """
-    if codes.dim() != 2:
-        raise InputError(f"codes must have shape (K, N), got {tuple(codes.shape)}")
-    if samples is not None and samples.shape != starts.shape:
+    check_tensor(codes, "codes", "(K, N)", "integers")
+    check_tensor(starts, "starts", "(segments,)", "integers")
+    if samples is not None and check_tensor(samples, "samples", kind="integers").shape != starts.shape:
         raise InputError(
             f"samples has shape {tuple(samples.shape)}, starts {tuple(starts.shape)}: one sample per segment"
         )
-    frames = codes.shape[1]
+    vocab, frames = check_integer(vocab, "vocab"), codes.shape[1]
+    bos, eos = (None if code is None else check_integer(code, what) for what, code in (("bos", bos), ("eos", eos)))
     segment = segments_from_starts(starts, frames).to(codes.device)
     sample = segment if samples is None else samples.to(codes.device)[segment]
     row = torch.arange(frames, device=codes.device)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .arguments import check_integer, check_is
 from .errors import InputError
 from .labels import Convention, check_labels, next_row_values
 from .streams import IGNORE_INDEX, Stream
@@ -83,8 +84,9 @@ def expect(
     Raises:
         InputError: labels of another length, or a convention that names no pairing.
     """
-    labels = check_labels(labels, len(stream), stream.name)
-    convention = Convention(convention)
+    check_is(stream, Stream, "stream", "text_stream")
+    labels = check_labels(labels, len(stream), stream.name, beside=stream.ids)
+    convention, number = Convention(convention), check_integer(number, "number")
     lost = torch.zeros_like(labels, dtype=torch.bool)
     rows = torch.arange(len(stream), device=labels.device)
     after = torch.where(stream.follows(), rows + 1, torch.full_like(rows, -1))
@@ -93,8 +95,9 @@ def expect(
     elif convention is Convention.PRE_SHIFTED:
         target = labels
         if carried is not None:
-            lost = carried.reshape(-1) != IGNORE_INDEX
-            target = torch.where(lost, carried.reshape(-1).long(), target)
+            carried = check_labels(carried, len(stream), stream.name, beside=stream.ids)
+            lost = carried != IGNORE_INDEX
+            target = torch.where(lost, carried, target)
     elif convention is Convention.NONE:
         target = torch.full_like(labels, IGNORE_INDEX)
     else:

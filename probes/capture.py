@@ -21,20 +21,20 @@ from torch.utils.hooks import RemovableHandle
 from alignment import InputError
 from alignment.recovery import NOISE_ROWS, Values, leaf
 
+from .backward import gradients_at
 from .errors import UsageError
-from .forward import all_finite
+from .forward import all_finite, can_be_learnt
 from .forward_patch import ForwardPatch, bound_arguments
 from .head_call import Forward, HeadCall
 from .hidden import hidden_leaf, lent_tables
 from .models.adapter import Adapter, Head
+from .numbered import Numbered
 from .rows import match_rows
 from .sharded import reshard
 from .skipped_product import SkippedProduct
+from .stand_in import handed, is_untouched
 
 __all__ = ["Capture", "Forward", "HeadCall", "told_dropped"]
-
-#: Base of the numbers that hidden rows carry: bfloat16 holds whole numbers up to 256 exactly.
-DIGITS = 200
 
 
 @dataclass
@@ -65,8 +65,8 @@ class Capture:
     _handles: list[RemovableHandle | ForwardPatch | SkippedProduct] = field(default_factory=list)
     _lent: ExitStack = field(default_factory=ExitStack)
     _stand_in: Tensor | None = None
-    _unnumbered: Tensor | None = None
-    _held: set[str] = field(default_factory=set)
+    _numbered: Numbered | None = None
+    _read: Tensor | None = None
     _fed: dict[str, Tensor] = field(default_factory=dict)
     _suspended: bool = False
     _inside: bool = False
@@ -95,7 +95,7 @@ class Capture:
                 if self.values == "noise" and SkippedProduct.fits(head.module):
                     product = SkippedProduct(head.module, self._replaces)
                     add(product)
-                add(head.module.register_forward_pre_hook(self._enter_head))
+                add(head.module.register_forward_pre_hook(self._enter_head, prepend=True))  # before any hook of a user
                 add(head.module.register_forward_hook(self._leave_head(head, product)))
         return self
 
@@ -161,8 +161,8 @@ class Capture:
             return None
         first = output[0] if isinstance(output, (tuple, list)) else getattr(output, "last_hidden_state", output)
         if wanted and self.alone is None and self.values == "noise":
-            self._unnumbered, self._held = first.detach(), set()
-            first = _numbered(first)
+            self._numbered = Numbered(first.detach())
+            first = self._numbered.rows
             output = _replace_first(output, first)
         self.forwards[-1].hidden = first.detach()
         if self.alone is None or not wanted:
@@ -186,9 +186,16 @@ class Capture:
 
         return hook
 
-    def _enter_head(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def _enter_head(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Give the head the model's own rows, where it is called on numbered ones."""
         self._suspend()
         self._in_head = True
+        self._read = args[0].detach() if args and isinstance(args[0], Tensor) else None
+        known = None if self._read is None or self._numbered is None else self._numbered.known(self._read)
+        if known is None:
+            return None
+        self._read, own = known
+        return (own, *args[1:])
 
     def _replaces(self) -> bool:
         """Whether a leaf will stand in for what the head gives in this call."""
@@ -205,24 +212,23 @@ class Capture:
                     "of logits: name the layer that gives them with --head"
                 )
             skipped = product is not None and output is product.placeholder
-            finite = (skipped or all_finite(output)) and self._own_rows_finite(head, product, output.dtype)
+            finite = skipped or all_finite(output)
             stand_in = leaf(output, values=self.values, dtype=self.dtype or output.dtype)
-            inputs = self._fed.get(head.name, args[0].detach() if args else None)
-            number = len(self.forwards) - 1
             period = NOISE_ROWS if self.values == "noise" else None
-            self.calls.append(HeadCall(head, stand_in, inputs, number, finite=finite, period=period))
+            if not finite and can_be_learnt(output):  # ids that the head masks out: the loss must not miss that
+                finite, period = True, None
+                with torch.no_grad():
+                    stand_in.masked_fill_(output == -torch.inf, -torch.inf)
+            inputs, number = self._fed.get(head.name, self._read), len(self.forwards) - 1
+            call = HeadCall(head, stand_in, inputs, number, finite=finite, period=period)
+            with torch.enable_grad():
+                call.handed = handed(stand_in)
+            call.version = call.handed._version  # noqa: SLF001 - its only name
+            self.calls.append(call)
             self._resume()
-            return stand_in
+            return call.handed
 
         return hook
-
-    def _own_rows_finite(self, head: Head, product: SkippedProduct | None, dtype: torch.dtype) -> bool:
-        """Whether a head's logits of the model's own rows are finite, which their numbers say nothing of."""
-        rows, module = self._unnumbered, head.module
-        if rows is None or product is None or head.name in self._held or rows.shape[-1] != module.in_features:
-            return True
-        self._held.add(head.name)  # once a forward, however often the head is called
-        return product.bound(module, rows) <= torch.finfo(dtype).max or all_finite(module.forward(rows))
 
     def _note_rows(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """Which hidden rows a head of several codebooks reads; the loss may read the same ones itself."""
@@ -239,7 +245,7 @@ class Capture:
         """Keep the logits as the loss sees them, where the model scales or caps them after its head."""
         given = output if isinstance(output, tuple) else (getattr(output, "logits", None),)
         for logits in given:
-            if not isinstance(logits, Tensor) or not logits.requires_grad or logits.is_leaf:
+            if not isinstance(logits, Tensor) or not logits.requires_grad or is_untouched(logits):
                 continue
             for call in self.calls:
                 if call.forward == len(self.forwards) - 1 and call.leaf.shape == logits.shape:
@@ -253,41 +259,8 @@ class Capture:
         wanted: list[Tensor] = []
         for call in self.calls:
             wanted += [t for t in (call.leaf, call.later) if t is not None and all(t is not w for w in wanted)]
-        if not wanted:
-            return {}
-        if _is_checkpointed(loss):
-            grads: Sequence[Tensor | None] = self._by_backward(loss, wanted)
-        else:
-            grads = torch.autograd.grad(loss.reshape(()), wanted, allow_unused=True)
+        grads = gradients_at(wanted, loss, self.model)
         return {id(tensor): grad for tensor, grad in zip(wanted, grads, strict=True)}
-
-    def _by_backward(self, loss: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:
-        """The same by a full backward, which reentrant checkpoints insist on; gradients of parameters are dropped."""
-        held = [(parameter, parameter.grad) for parameter in self.model.parameters()]
-        for parameter, _ in held:
-            parameter.grad = None
-        for tensor in wanted:
-            tensor.retain_grad()
-        try:
-            loss.reshape(()).backward()
-        finally:
-            for parameter, grad in held:
-                parameter.grad = grad
-        return [tensor.grad for tensor in wanted]
-
-
-def _is_checkpointed(loss: Tensor) -> bool:
-    """Whether the loss's graph holds a reentrant checkpoint, for which torch has no ``autograd.grad``."""
-    nodes, known = [loss.grad_fn], set()
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in known:
-            continue
-        known.add(node)
-        if node.name() == "CheckpointFunctionBackward":
-            return True
-        nodes += [below for below, _ in node.next_functions]
-    return False
 
 
 def _kept(value: Any) -> Any:
@@ -306,21 +279,6 @@ def _replace_first(output: Any, tensor: Tensor) -> Any:
             setattr(output, name, (*states[:-1], tensor))
     output.last_hidden_state = tensor
     return output
-
-
-def _numbered(hidden: Tensor) -> Tensor:
-    """Rows that can be told apart wherever they go: their numbers, in digits that half precision holds exactly.
-
-    Their values are those of no model, but neither are the logits. What is not finite stays so.
-    """
-    width = hidden.shape[-1]
-    flat = hidden.detach().reshape(-1, width)
-    number = torch.arange(len(flat), device=flat.device)
-    out = flat * 0
-    out[:, -1] += 1  # no multiple of a row is another row
-    for digit in range(min(3, width - 1)):
-        out[:, digit] += (number // DIGITS**digit % DIGITS).to(out)
-    return out.reshape(hidden.shape)
 
 
 def _same(state: Any, last: Any) -> bool:

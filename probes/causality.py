@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from alignment import Finding
 
-from .forward import Outputs, all_finite, forward, spelled_out
+from .forward import Outputs, can_be_learnt, forward, spelled_out
 from .leaks import judge
 from .models import Adapter, Batch
 from .models.adapter import Layout
@@ -90,7 +90,7 @@ def causality(
     logits = stream_logits(base, len(view.streams))
     if [len(rows) for rows in logits] != [len(stream) for stream in view.streams]:
         return Causality(problem="the model gives another number of logits than the batch has positions")
-    if not all(all_finite(rows) for rows in logits):
+    if not all(all_finite(rows) or can_be_learnt(rows) for rows in logits):
         return Causality(problem="the logits are not finite")
     if model.training and not repeats(logits, stream_logits(forward(model, adapter, batch), len(logits))):
         with preserved(model):

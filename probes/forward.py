@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .models import Adapter, Batch, View
 from .preserve import preserved
 
-__all__ = ["Outputs", "all_finite", "forward", "length_problem", "shapes_of", "spelled_out"]
+__all__ = ["Outputs", "all_finite", "can_be_learnt", "forward", "length_problem", "shapes_of", "spelled_out"]
 
 RECORDED = ("logits", "expanded_labels", "expanded_input_ids", "audio_logits")
 
@@ -42,6 +42,11 @@ def spelled_out(model: nn.Module, adapter: Adapter, batch: Batch) -> Batch:
 def all_finite(values: Tensor) -> bool:
     """Whether no value is NaN or infinite: their sum says so, and float64 where finite values overflow float32."""
     return any(bool(torch.isfinite(values.detach().sum(dtype=dtype))) for dtype in (torch.float32, torch.float64))
+
+
+def can_be_learnt(logits: Tensor) -> bool:
+    """Whether softmax is defined on every row of (.., V): no NaN, no +inf; -inf may mask ids, but not all."""
+    return bool(logits.detach().amax(-1).isfinite().all())
 
 
 def shapes_of(outputs: Outputs) -> dict[str, list[int]]:

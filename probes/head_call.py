@@ -30,7 +30,7 @@ class HeadCall:
     """One call of a head: the leaf in its place, the hidden rows it read, and where the loss saw it last.
 
     ``rows`` are those of the leaf that the head reads, where it stands at the head's input. ``period`` is after how
-    many rows the leaf repeats.
+    many rows the leaf repeats, as long as what is ``handed`` to the loss keeps its ``version``: it may be written to.
     """
 
     head: Head
@@ -41,6 +41,8 @@ class HeadCall:
     finite: bool = True
     rows: Tensor | None = None
     period: int | None = None
+    handed: Tensor | None = None
+    version: int = 0
 
     @property
     def count(self) -> int:
@@ -59,7 +61,10 @@ class HeadCall:
         grad = grads.get(id(seen))
         width, vocab = seen.shape[-1], self.head.vocabulary(seen.shape[-1])
         shape = (seen.numel() // max(vocab, 1), vocab)
-        period = None if self.period is None or seen is not self.leaf else self.period * (width // max(vocab, 1))
+        written = self.handed is not None and self.handed._version != self.version  # noqa: SLF001 - its only name
+        period = None
+        if self.period is not None and seen is self.leaf and not written:
+            period = self.period * (width // max(vocab, 1))
         return read(None if grad is None else grad.reshape(shape), seen.detach().reshape(shape), period=period)
 
     def _read_hidden(self, grad: Tensor | None, at: Tensor) -> Reading:

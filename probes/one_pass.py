@@ -19,6 +19,7 @@ from alignment.recovery import Form, Reading, Values, silent_reading
 from .capture import Capture, told_dropped
 from .errors import UsageError
 from .forward import all_finite
+from .head_call import HeadCall
 from .models.adapter import Adapter, Batch, Head, View
 from .pace import LOSS, Pace
 from .placement import place_readings
@@ -190,12 +191,27 @@ def _as_scalar(value: Any, capture: Capture) -> tuple[Tensor | float, list[Findi
     return value, []
 
 
+def _masked_targets(call: HeadCall, reading: Reading) -> str:
+    """Which targets of a head call the head itself masks out, in words; empty where there are none."""
+    rows = torch.nonzero(reading.target >= 0).reshape(-1)
+    if call.rows is not None or not len(rows):
+        return ""
+    logits = call.leaf.detach().reshape(len(reading.target), -1)
+    masked = rows[logits[rows, reading.target[rows]] == -torch.inf]
+    if not len(masked):
+        return ""
+    ids = reading.target[masked].unique().tolist()
+    shown = ", ".join(map(str, ids[:4])) + (", ..." if len(ids) > 4 else "")
+    return f": the {call.head.name} head masks the targets of {len(masked)} rows with a logit of -inf (ids {shown})"
+
+
 def _not_finite(
     loss: float, grads: dict[int, Tensor | None], capture: Capture, read: Sequence[Reading], view: View
 ) -> list[Finding]:
     labelled = any(labels is not None and bool((labels >= 0).any()) for labels in view.labels)
     if not math.isfinite(loss):
         why = "" if labelled else ": the batch has no labelled token, and a mean over nothing is NaN"
+        why = next((told for told in map(_masked_targets, capture.calls, read) if told), why)
         return [finding("LA501", "all", f"the loss is {loss}{why}")]
     for call, reading in zip(capture.calls, read, strict=True):
         if not call.finite:

@@ -115,12 +115,23 @@ def _distance(one: Tensor, other: Tensor) -> Tensor:
     width = one.shape[-1]
     step = max(1, CHUNK_ELEMENTS // max(width, 1))
     pairs = zip(one.reshape(-1, width).split(step), other.reshape(-1, width).split(step), strict=True)
-    parts = [torch.sub(a.float(), b.float()).abs_().amax(-1) for a, b in pairs]
+    parts = [_difference(a.float(), b.float()) for a, b in pairs]
     return torch.cat(parts) if parts else one.new_zeros(0)
 
 
+def _difference(one: Tensor, other: Tensor) -> Tensor:
+    """Largest difference per row; none between two ids that are both masked out (-inf)."""
+    found = torch.sub(one, other).abs_().amax(-1)
+    if bool(found.isnan().any()):
+        found = torch.where(one == other, 0, (one - other).abs()).amax(-1)
+    return found
+
+
 def _largest(values: Tensor) -> float:
+    """The size of the largest value, -inf left out: it masks an id."""
     low, high = torch.aminmax(values)
+    if bool(low == -torch.inf):
+        low = values.masked_fill(values == -torch.inf, torch.inf).amin()
     return float(torch.maximum(-low, high))
 
 

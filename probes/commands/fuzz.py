@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from .options import add_loss_options, add_report_options, finding_filter, pick_device, pick_dtype, positive, seed
+from .device import pick_device, pick_dtype
+from .options import add_loss_options, add_report_options, finding_filter
+from .values import positive, seed
 
 if TYPE_CHECKING:
     from ..fuzz import Contract, Counterexample

@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from alignment.rules import lookup
 
-from ..errors import CannotRunError, UsageError
+from ..errors import UsageError
 from ..outputs import FORMS
 from ..ranks.exchange import DEFAULT_TIMEOUT
+from .values import dropout, positive, seconds, seed
 
 if TYPE_CHECKING:
-    import torch
-
     from alignment.findings import Finding
-
-    from ..ranks import Place
 
 __all__ = [
     "add_baseline",
@@ -30,67 +27,15 @@ __all__ = [
     "add_report_options",
     "add_trainer_options",
     "codes",
-    "dropout",
     "finding_filter",
     "ignored_flags",
-    "pick_device",
-    "pick_dtype",
-    "positive",
-    "seconds",
-    "seed",
     "spelled",
     "strict_findings",
 ]
 
 #: Flags of a training command line that mean nothing here (``--grad_accum`` declares no reduction).
 TRAINER_FLAGS = ("--lr", "--epochs", "--grad_accum", "--output_dir")
-#: Seconds that ranks may be told to wait for each other: a day.
-LONGEST = 86400
 DTYPES = ("float32", "bfloat16", "float16")
-
-
-def positive(text: str) -> int:
-    """An integer of at least 1, for argparse."""
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is less than 1")
-    return value
-
-
-def seed(text: str) -> int:
-    """An integer that torch takes as a seed, for argparse."""
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-    if not 0 <= value < 1 << 63:
-        raise argparse.ArgumentTypeError(f"{value} is not between 0 and 2**63 - 1")
-    return value
-
-
-def dropout(text: str) -> float:
-    """A share of at least 0 and below 1, for argparse."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 0 and below 1")
-    return value
-
-
-def seconds(text: str) -> float:
-    """A time of more than 0 s, for argparse."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not 0 < value <= LONGEST:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most {LONGEST}")
-    return value
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -272,54 +217,3 @@ def strict_findings(findings: Sequence[Finding], strict: str | None) -> list[Fin
         replace(f, severity="error") if strict == "all" or (strict is not None and f.code in wanted) else f
         for f in findings
     ]
-
-
-def pick_device(text: str, place: Place | None = None) -> torch.device:
-    """The device that ``--device`` names; each rank of a launcher has one of its own.
-
-    Raises:
-        UsageError: no such kind of device, or one for several ranks.
-        CannotRunError: it is not there.
-    """
-    import torch
-
-    if text == "auto":
-        text = "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, index = text.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
-        raise UsageError(f"unknown --device {text!r}: use auto, cpu, cuda or cuda:N")
-    if kind == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if count == 0:
-            raise CannotRunError(
-                f"--device {text}: this torch ({torch.__version__}) sees no CUDA device; use --device cpu"
-            )
-        if index and int(index) >= count:
-            raise UsageError(f"--device {text}: there are {count} CUDA devices, the last is cuda:{count - 1}")
-        if place is not None:
-            text = _own_device(text, count, place)
-    else:
-        from ..allocator import keep_freed_memory
-
-        keep_freed_memory()
-    return torch.device(text)
-
-
-def _own_device(text: str, count: int, place: Place) -> str:
-    """The device of one rank: that of its number on its machine, or the only one that its launcher lets it see."""
-    if text != "cuda":
-        if place.world > 1:
-            raise UsageError(f"--device {text} is one device for {place.world} ranks: use --device cuda")
-        return text
-    if count > 1 and place.local >= count:
-        raise UsageError(
-            f"local rank {place.local}, but there are {count} CUDA devices: start at most one rank for each"
-        )
-    return f"cuda:{place.local if count > 1 else 0}"
-
-
-def pick_dtype(name: str | None) -> Any:
-    """The torch dtype of that name; None keeps the model's own."""
-    import torch
-
-    return None if name is None else getattr(torch, name)

@@ -7,6 +7,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
+from .device import pick_device, pick_dtype
 from .options import (
     add_baseline,
     add_loss_options,
@@ -16,8 +17,6 @@ from .options import (
     add_trainer_options,
     finding_filter,
     ignored_flags,
-    pick_device,
-    pick_dtype,
     spelled,
     strict_findings,
 )

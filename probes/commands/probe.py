@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import shlex
 
-from .options import add_baseline, pick_device, pick_dtype, seed, spelled
+from .device import pick_device, pick_dtype
+from .options import add_baseline, spelled
+from .values import seed
 
 NAME = "probe"
 HELP = "real forward passes over a grid of lengths and audio expansions; writes a shape record"

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import CannotRunError, UsageError
-from .options import add_report_options, codes, finding_filter, positive, strict_findings
+from .options import add_report_options, codes, finding_filter, strict_findings
+from .values import positive
 
 NAME = "run"
 HELP = "watch an unchanged training script: what its first steps train"

@@ -16,6 +16,7 @@ from alignment.loss import text_loss
 from alignment.pairing import Policy
 
 from ..errors import UsageError
+from ..sharded import local
 from .adapter import Batch, Head, View
 from .checkpoint import load_causal_lm
 from .modules import (
@@ -216,6 +217,9 @@ class CausalLMAdapter(TextRuns):
         limit = min(view.streams[0].vocab, view.streams[0].vocab if rows is None else rows)
         free = torch.ones(limit, dtype=torch.bool)
         free[[number for number in special_ids(inner) if 0 <= number < limit]] = False
+        bias = getattr(self.heads(model, view)[0].module, "bias", None)
+        if isinstance(bias, Tensor) and bias.dim() == 1 and len(local(bias)) >= limit:  # -inf masks ids that are none
+            free &= local(bias.detach())[:limit].cpu() > -torch.inf
         return torch.nonzero(free).reshape(-1)
 
     def without_labels(self, model: nn.Module, batch: Batch) -> Batch:

@@ -61,12 +61,11 @@ class DiaAdapter(CodebookAdapter):
 
     def fillers(self, inner: Any) -> tuple[int, ...]:
         """Begin and padding."""
-        config = inner.config.decoder_config
-        return (config.bos_token_id, config.pad_token_id)
+        return _special_ids(inner, "bos_token_id", "pad_token_id")
 
     def ends(self, inner: Any) -> tuple[int, ...]:
         """The end of an audio."""
-        return (inner.config.decoder_config.eos_token_id,)
+        return _special_ids(inner, "eos_token_id")
 
     def rewritten(self, inner: Any, batch: Batch, codes: Tensor, labels: Tensor | None) -> Batch:
         """Both in the shapes in which they came."""
@@ -75,3 +74,9 @@ class DiaAdapter(CodebookAdapter):
         if labels is not None:
             out["labels"] = labels.transpose(1, 2).reshape(batch["labels"].shape)
         return out
+
+
+def _special_ids(inner: Any, *names: str) -> tuple[int, ...]:
+    """Of the decoder; until transformers 5 they stand with the whole model."""
+    found = (getattr(part, name, None) for name in names for part in (inner.config.decoder_config, inner.config))
+    return tuple(dict.fromkeys(code for code in found if isinstance(code, int)))

@@ -11,16 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alignment import (
-    IGNORE_INDEX,
-    DualLoss,
-    Expansion,
-    InputError,
-    audio_streams,
-    dual_loss,
-    expand,
-    text_stream,
-)
+from alignment import DualLoss, Expansion, InputError, audio_streams, dual_loss, expand, text_stream
 from alignment.expansion import lengths_from_starts, placeholder_lengths
 from alignment.pairing import Policy
 
@@ -28,6 +19,7 @@ from ..errors import CannotRunError
 from .adapter import Batch, Head, View, find_instance
 from .higgs_batch import check_released_batch
 from .higgs_runs import HiggsRuns
+from .renaming import one_sample_with_audio, raw_labels_follow
 
 __all__ = ["SPECIAL_IDS", "HiggsAdapter", "small_model", "why_unavailable"]
 
@@ -277,13 +269,15 @@ class HiggsAdapter(HiggsRuns):
         new[rows[:, 0], expansion.origin[~keep]] = ids[0].reshape(keep.shape)[~keep].to(raw)
         out = dict(batch, input_ids=new)
         if batch.get("label_ids") is not None:
-            out["label_ids"] = _follow(batch["label_ids"], raw, new, foreign)
+            out["label_ids"] = raw_labels_follow(batch["label_ids"], raw, new, foreign)
         codes, audio_labels = batch.get("audio_out_ids"), batch.get("label_audio_ids")
         if len(view.streams) > 1 and codes is not None:
             out["audio_out_ids"] = torch.stack(list(ids[1:])).to(codes)
             if audio_labels is not None:
                 books = zip(audio_labels, codes, out["audio_out_ids"], strict=True)
-                out["label_audio_ids"] = torch.cat([_follow(*(row[None] for row in book), foreign) for book in books])
+                out["label_audio_ids"] = torch.cat(
+                    [raw_labels_follow(*(row[None] for row in book), foreign) for book in books]
+                )
         return out
 
     def without_labels(self, model: nn.Module, batch: Batch) -> Batch:
@@ -293,54 +287,9 @@ class HiggsAdapter(HiggsRuns):
     def split(self, model: nn.Module, batch: Batch) -> list[Batch]:
         """One batch per sample, audios with the sample whose placeholders they fill."""
         config = self.inner(model).config
-        parts = []
-        for index in range(batch["input_ids"].shape[0]):
-            part = {key: value for key, value in batch.items() if value is None}
-            for key in ("input_ids", "attention_mask", "label_ids"):
-                if batch.get(key) is not None:
-                    part[key] = batch[key][index : index + 1]
-            for kind, token in (("in", config.audio_in_token_idx), ("out", config.audio_out_token_idx)):
-                owners = torch.nonzero(batch["input_ids"] == token)[:, 0]
-                part.update(_take_audio(batch, kind, owners == index))
-            parts.append(part)
-        return parts
+        places = {"in": config.audio_in_token_idx, "out": config.audio_out_token_idx}
+        return [one_sample_with_audio(batch, index, places) for index in range(batch["input_ids"].shape[0])]
 
 
 def _flat(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.reshape(-1)
-
-
-def _follow(labels: Tensor, old: Tensor, new: Tensor, foreign: int) -> Tensor:
-    """Labels renamed with the ids they name: the id at their position, else the one after it."""
-    after = torch.full_like(new, foreign)
-    after[:, :-1] = new[:, 1:]
-    old_after = torch.full_like(old, IGNORE_INDEX)
-    old_after[:, :-1] = old[:, 1:]
-    here = labels == old
-    labelled = labels != IGNORE_INDEX
-    # one convention holds for all labels of a stream: repeated tokens must not mix the two
-    aligned = bool((here | ~labelled).all())
-    named = torch.where(here, new, torch.where(labels == old_after, after, torch.full_like(new, foreign)))
-    if not aligned:
-        named = torch.where(labels == old_after, after, torch.where(here, new, torch.full_like(new, foreign)))
-    return torch.where(labelled, named, labels)
-
-
-def _take_audio(batch: Mapping[str, Any], kind: str, mine: Tensor) -> Batch:
-    """The codes of one sample's audios, concatenated anew, with their starts."""
-    codes, starts = batch.get(f"audio_{kind}_ids"), batch.get(f"audio_{kind}_ids_start")
-    if codes is None or starts is None:
-        return {}
-    ends = [*starts.tolist()[1:], codes.shape[-1]][: len(starts)]  # no audio: no start, and no end
-    pieces = [slice(a, b) for a, b, own in zip(starts.tolist(), ends, mine.tolist(), strict=True) if own]
-    lengths = torch.tensor([0, *(p.stop - p.start for p in pieces)], dtype=torch.long)
-    part: Batch = {
-        f"audio_{kind}_ids": torch.cat([codes[:, p] for p in pieces], dim=1) if pieces else codes[:, :0],
-        f"audio_{kind}_ids_start": lengths.cumsum(0)[:-1].to(starts),
-    }
-    if kind == "out":
-        part["audio_out_ids_start_group_loc"] = torch.zeros(len(pieces), dtype=torch.long, device=starts.device)
-        labels = batch.get("label_audio_ids")
-        if labels is not None:
-            part["label_audio_ids"] = torch.cat([labels[:, p] for p in pieces], dim=1) if pieces else labels[:, :0]
-    return part

@@ -81,7 +81,8 @@ class MusicgenAdapter(CodebookAdapter):
 
     def fillers(self, inner: Any) -> tuple[int, ...]:
         """Padding, which is also what a stream begins with and what the delay pattern is filled with."""
-        return (self._decoder(inner).config.pad_token_id,)
+        padding = self._decoder(inner).config.pad_token_id
+        return () if padding is None else (padding,)
 
     def rewritten(self, inner: Any, batch: Batch, codes: Tensor, labels: Tensor | None) -> Batch:
         """Ids where they were given, labels where they were."""

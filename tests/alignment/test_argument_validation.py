@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from planted import plain_stream
@@ -29,6 +30,7 @@ from alignment.recovery import leaf, read_hidden
 
 LONG = torch.arange(6).view(2, 3)
 LOGITS = torch.zeros(2, 3, 9)
+HEAD = torch.nn.Linear(4, 9)
 STREAM = plain_stream([1, 2, 3])
 BOOK = plain_stream([1, 2, 3], name="audio[0]")
 STARTS = torch.tensor([0])
@@ -42,6 +44,14 @@ def expansion(**changed):
 
 def loss(outputs=None, **batch):
     return dual_loss({"logits": LOGITS, **(outputs or {})}, batch)
+
+
+def two_lines(rows):
+    raise ValueError("first\nsecond")
+
+
+def through_head(hidden, head=HEAD):
+    return dual_loss({}, {"label_ids": LONG, "input_ids": LONG}, hidden=hidden, head=head)
 
 
 AUDIO = {"label_audio_ids": LONG, "audio_out_ids": LONG, "audio_out_ids_start": STARTS}
@@ -84,6 +94,39 @@ CALLS = {
         "labels of text are ambiguous: name the convention they are meant to follow",
     ),
     "expect: another length": (lambda: expect(LONG, STREAM), "labels of text have 6 rows, its ids have 3"),
+    "expect: ids for a stream": (
+        lambda: expect(LONG[0], LONG[0]),
+        "stream must be a Stream (text_stream makes one), got Tensor",
+    ),
+    "infer_convention: sparse labels": (
+        lambda: infer_convention(LONG[0].to_sparse(), STREAM),
+        "labels of text must be a dense tensor that holds values, got one of layout torch.sparse_coo",
+    ),
+    "infer_convention: labels elsewhere": (
+        lambda: infer_convention(LONG[0], STREAM.to("meta")),
+        "labels of text must be on meta, beside what belongs to it, got cpu",
+    ),
+    "choose: complex logits": (
+        lambda: choose(LOGITS.to(torch.complex64), LONG),
+        "logits must be real numbers, got torch.complex64",
+    ),
+    "choose: meta labels": (
+        lambda: choose(LOGITS, LONG.to("meta")),
+        "labels of text must be a dense tensor that holds values, got one on the meta device",
+    ),
+    "delay: a truth value": (lambda: delay(LONG, True, 0), "before must be an integer, got bool"),
+    "delay: below 64 bits": (
+        lambda: delay(LONG, -(2**63) - 1, 0),
+        "before must fit 64 bits, got -9223372036854775809",
+    ),
+    "dual_loss: a long message of the head": (
+        lambda: through_head(torch.zeros(2, 3, 4), two_lines),
+        "head (function) does not take rows of hidden (2, 3, 4), torch.float32 on cpu: first second",
+    ),
+    "dual_loss: a head that gives ids": (
+        lambda: through_head(torch.zeros(2, 3, 4), lambda rows: rows.long()),
+        "head (function) must give (0, V) logits for no rows of hidden (2, 3, 4), torch.float32 on cpu; it gave (0, 4)",
+    ),
     "infer_convention: booleans": (
         lambda: infer_convention(torch.ones(3, dtype=torch.bool), STREAM),
         "labels of text must be integers, got torch.bool",
@@ -109,6 +152,35 @@ CALLS = {
     "audio_streams: too few samples": (
         lambda: audio_streams(LONG, torch.tensor([0, 1]), 9, samples=STARTS),
         "samples has shape (1,), starts (2,): one sample per segment",
+    ),
+    "text_stream: ids as a list": (lambda: text_stream([[1]], 9), "ids must be a tensor of shape (B, T), got list"),
+    "text_stream: ids as probabilities": (
+        lambda: text_stream(LONG.float(), 9),
+        "ids must be integers, got torch.float32",
+    ),
+    "text_stream: a mask elsewhere": (
+        lambda: text_stream(LONG, 9, mask=[1]),
+        "mask must be a tensor, got list",
+    ),
+    "text_stream: a name for a placeholder": (
+        lambda: text_stream(LONG, 9, placeholders=("<|AUDIO|>",)),
+        "each of placeholders must be an integer, got str",
+    ),
+    "text_stream: one placeholder": (
+        lambda: text_stream(LONG, 9, placeholders=5),
+        "placeholders must be several integers, got int",
+    ),
+    "text_stream: an id of more than 64 bits": (
+        lambda: text_stream(LONG, 9, end_ids=(2**63,)),
+        "each of end_ids must fit 64 bits, got 9223372036854775808",
+    ),
+    "audio_streams: a mask for a code": (
+        lambda: audio_streams(LONG, STARTS, 9, bos=LONG),
+        "bos must be an integer, got Tensor",
+    ),
+    "undelay: no codebook": (
+        lambda: undelay(LONG[:0]),
+        "codes must have at least one codebook, got (0, 3)",
     ),
     "delay: flat codes": (lambda: delay(LONG[0], 0, 0), "codes must have shape (K, L), got (3,)"),
     "undelay: too few frames": (
@@ -146,6 +218,20 @@ CALLS = {
         "unknown values 'ones': choose one of noise, real",
     ),
     "leaf: unknown values": (lambda: leaf(LOGITS, values=""), "unknown values '': choose one of noise, real"),
+    "recover: complex": (lambda: recover(lambda z: z.sum() * 1j, LOGITS), "the loss must be real, got torch.complex64"),
+    "recover: no function": (
+        lambda: recover(0.5, LOGITS),
+        "loss_fn must take the logits and return a scalar loss, got float",
+    ),
+    "read: no row repeats": (lambda: read(LOGITS, LOGITS, period=0), "period must be at least 1 row, got 0"),
+    "read: complex": (
+        lambda: read(LOGITS, LOGITS.to(torch.complex64)),
+        "logits must be floats, got torch.complex64",
+    ),
+    "read_hidden: another bias": (
+        lambda: read_hidden(torch.ones(2, 3), torch.ones(2, 3), torch.ones(9, 3), torch.ones(3)),
+        "bias has shape (3,), the head (9, 3): they must be (V,), (V, H)",
+    ),
     "read: other shapes": (
         lambda: read(LOGITS[:1], LOGITS),
         "gradient has shape (1, 3, 9), logits (2, 3, 9): they must agree",
@@ -159,6 +245,14 @@ CALLS = {
     "barcode: one id": (
         lambda: barcode([STREAM], torch.tensor([5])),
         "a barcode needs at least 2 free ids, the vocabulary leaves 1",
+    ),
+    "compare: nothing": (
+        lambda: compare(None, []),
+        "expected must be a list of supervisions, one per stream, got NoneType",
+    ),
+    "compare: streams": (
+        lambda: compare([STREAM], [STREAM]),
+        "each of expected must be a Supervision (expect or infer_sources makes one), got Stream",
     ),
     "compare: fewer streams": (
         lambda: compare([expect(STREAM.ids, STREAM)], []),
@@ -195,6 +289,71 @@ CALLS = {
     "dual_loss: no borders": (
         lambda: loss({"audio_logits": torch.zeros(3, 2, 9)}, **{**AUDIO, "audio_out_ids_start": None}),
         "label_audio_ids without audio_out_ids and audio_out_ids_start: segment borders unknown",
+    ),
+    "dual_loss: no batch": (
+        lambda: dual_loss({"logits": LOGITS}, None),
+        "batch must be the mapping of the model's keyword arguments, got NoneType",
+    ),
+    "dual_loss: logits without samples": (
+        lambda: dual_loss({"logits": LOGITS[0]}, {}),
+        "logits must have shape (B, T, V), got (3, 9)",
+    ),
+    "dual_loss: a label beyond the vocabulary": (
+        lambda: dual_loss({"logits": LOGITS}, {"label_ids": LONG + 7, "input_ids": LONG + 7}),
+        "label 9 of text is out of bounds: its head has 9 ids, and -100 marks what is not trained",
+    ),
+    "dual_loss: a negative label": (
+        lambda: dual_loss({"logits": LOGITS}, {"label_ids": LONG - 7, "input_ids": LONG - 7}),
+        "label -6 of text is out of bounds: its head has 9 ids",
+    ),
+    "dual_loss: a code beyond its codebook": (
+        lambda: loss({"audio_logits": torch.zeros(3, 2, 5)}, **AUDIO),
+        "label 5 of audio[1] is out of bounds: its head has 5 ids",
+    ),
+    "dual_loss: codes of other frames": (
+        lambda: loss({"audio_logits": torch.zeros(3, 2, 9)}, **{**AUDIO, "audio_out_ids": LONG[:, :2]}),
+        "audio_out_ids (2, 2) and label_audio_ids (2, 3) do not agree: both must be (K, N)",
+    ),
+    "dual_loss: hidden of another width": (
+        lambda: through_head(torch.zeros(2, 3, 5)),
+        "head (Linear) does not take rows of hidden (2, 3, 5), torch.float32 on cpu: ",
+    ),
+    "dual_loss: hidden of another dtype": (
+        lambda: through_head(torch.zeros(2, 3, 4).double()),
+        "head (Linear) does not take rows of hidden (2, 3, 4), torch.float64 on cpu: ",
+    ),
+    "dual_loss: flat hidden": (
+        lambda: through_head(torch.zeros(6, 4)),
+        "hidden must have shape (B, T, H), got (6, 4)",
+    ),
+    "dual_loss: hidden integers": (
+        lambda: through_head(torch.zeros(2, 3, 4).long()),
+        "hidden must be floats, got torch.int64",
+    ),
+    "dual_loss: empty hidden": (lambda: through_head(torch.zeros(0)), "hidden must have shape (B, T, H), got (0,)"),
+    "dual_loss: hidden of no sample": (
+        lambda: through_head(torch.zeros(0, 3, 4)),
+        "logits of text hold 0 samples, labels 2: pass the same batch",
+    ),
+    "dual_loss: hidden without values": (
+        lambda: through_head(torch.zeros(2, 3, 4, device="meta")),
+        "hidden must be a dense tensor that holds values, got one on the meta device",
+    ),
+    "dual_loss: hidden as a list": (
+        lambda: through_head([[1.0]]),
+        "hidden must be a tensor of shape (B, T, H), got list",
+    ),
+    "dual_loss: no head": (
+        lambda: through_head(torch.zeros(2, 3, 4), 3),
+        "head (int) must give (r, V) logits for the (r, 4) rows of hidden (2, 3, 4), torch.float32 on cpu",
+    ),
+    "dual_loss: a head that gives two things": (
+        lambda: through_head(torch.zeros(2, 3, 4), lambda rows: (rows, rows)),
+        "head (function) must give (0, V) logits for no rows of hidden (2, 3, 4), torch.float32 on cpu; it gave tuple",
+    ),
+    "dual_loss: a head that sums": (
+        lambda: through_head(torch.zeros(2, 3, 4), torch.sum),
+        "head (builtin_function_or_method) must give (0, V) logits for no rows of hidden (2, 3, 4), torch.float32 on",
     ),
     "dual_loss: unknown policy": (
         lambda: dual_loss({"logits": LOGITS}, {"label_ids": LONG, "input_ids": LONG}, policy="both"),
@@ -253,3 +412,7 @@ def test_the_same_calls_done_right_pass():
     assert expansion(padding="left", round_to=1).ids.shape == (2, 3)
     assert loss({"audio_logits": torch.zeros(3, 2, 9)}, **AUDIO).audio_decision.verified
     assert compare([expect(STREAM.ids, STREAM)], [expect(STREAM.ids, STREAM)]) == ()
+
+
+def test_integers_may_be_numpys_and_as_large_as_an_id():
+    assert delay(LONG, np.int64(-(2**63)), 2**63 - 1)[:, [0, -1]].tolist() == [[0, 2**63 - 1], [-(2**63), 5]]

@@ -183,7 +183,7 @@ def test_a_gradient_that_is_not_finite_in_every_codebook_is_one_finding():
     actual[1:] = [replace(one, weight=one.weight * torch.nan) for one in actual[1:]]
     (only,) = compare(EXPECTED, actual)
     assert (only.code, only.stream, only.count) == ("LA501", "audio", 30)
-    assert only.message == "all 3 codebooks: e.g. the gradient at 10 rows of audio[0] is NaN or infinite"
+    assert only.message == "all 3 codebooks: e.g. the loss or its gradient at 10 rows of audio[0] is NaN or infinite"
 
 
 def test_soft_rows_are_neither_silent_nor_missing_their_ends():

@@ -24,7 +24,8 @@ from alignment import (
     pair,
     recover,
 )
-from alignment.loss import join_streams, mean_cross_entropy
+from alignment.cross_entropy import mean_cross_entropy
+from alignment.loss import join_streams
 from probes.models.higgs import small_model
 
 __ = IGNORE_INDEX

@@ -124,6 +124,20 @@ def test_masked_out_tokens_leave_the_sketch_finite():
     assert not sketch(logits).finite
 
 
+def test_a_target_that_is_masked_out_is_not_finite_although_its_gradient_is():
+    logits, labels = setting(1)
+    logits[:, 300:] = -torch.inf
+    logits[:, 7] = -torch.inf
+    logits[0, 7] = 0.0  # masked in some rows alone: nothing is known of the others
+    found = reading(logits, lambda z: F.cross_entropy(z, labels))
+    masked = labels >= 300
+    assert bool(masked.any())
+    assert bool((found.form[masked] == int(Form.NOT_FINITE)).all())
+    assert bool(found.weight[masked].isnan().all())
+    assert torch.equal(found.target, labels.masked_fill(masked, -100))
+    assert not sketch(logits[:0]).masked.any()
+
+
 def test_what_is_not_finite_has_weights_that_are_not():
     logits, labels = setting(1)
     found = reading(logits, lambda z: F.cross_entropy(z, labels) * float("inf"))

@@ -2,19 +2,21 @@
 
 ``python tests/probes/jury.py`` runs the classes of the installed transformers, prints those that deviate and
 those that cannot run, each with its reason, and counts; ``--json FILE`` writes all of it, and ``--table FILE...``
-prints the table of docs/jury.md from such files. It exits 1 if a class trains anything that is not expected.
+prints the table of docs/jury.md from such files. It exits 1 if a class trains anything that is not expected, and 2
+on a class that transformers does not have or a file that cannot be read or written.
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import inspect
 import json
 import logging
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,21 +24,28 @@ from typing import Any
 
 import torch
 import transformers
+from jury_codes import CODES
 from lm_batches import batch_for
-from lm_tiny import tiny_model
-from lm_zoo import DEVIATES, HEADS, LOSSES, NOT_RUN, all_classes
+from lm_tiny import OLD, tiny_model
+from lm_zoo import DEVIATES, HEADS, LOSSES, all_classes
+from lm_zoo import NOT_RUN as NO_TEXT
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 
 from alignment import Supervision
-from probes.models import Batch
-from probes.models.causal_lm import CausalLMAdapter
+from probes.errors import UsageError
+from probes.files import check_writable
+from probes.models import Batch, adapter_for
 from probes.witness import Witness, witness
 
 #: A step of four times the batch's targets: as with four micro-batches of one size.
 ACCUMULATION = 4
+#: What every batch of text has.
+TEXT_INPUTS = frozenset(("input_ids", "attention_mask", "labels"))
+#: Classes that no batch of text fits; those of codes have one of their own.
+NOT_RUN = {name: reason for name, reason in NO_TEXT.items() if name not in CODES}
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class Verdict:
     Attributes:
         name: of the class.
         status: ``right``, ``deviates`` (as expected), ``not run`` (as expected) or ``wrong``.
-        offset: the one offset of all its trained rows; None if it did not run or has several.
+        offset: the one offset of all its trained rows, in all streams; None if it did not run or has several.
         findings: codes of what the tool says of its own loss.
         inputs: what it was given besides text, masks and labels.
         count: what it does with ``num_items_in_batch``: ``1/N`` (divides by it), ``dropped`` (takes it and does not),
@@ -73,13 +82,20 @@ def own_loss(model: nn.Module, batch: Batch, **kwargs: Any) -> Tensor:
     return model(**batch, **kwargs).loss
 
 
+def every_class() -> list[str]:
+    """The classes of text, and those of codes that this transformers has."""
+    codes = [name for name in CODES if not OLD and hasattr(transformers, name)]
+    return list(dict.fromkeys([*all_classes(), *codes]))
+
+
 # -- one class ----------------------------------------------------------------------------------------
 
 
 def judge(name: str) -> Verdict:
     """Run one class; whatever is not expected makes it ``wrong``."""
     try:
-        model, batch, loss = tiny_model(name), batch_for(name), LOSSES.get(name, own_loss)
+        model, batch = CODES[name]() if name in CODES else (tiny_model(name), batch_for(name))
+        loss = LOSSES.get(name, own_loss)
         seen = _watch(name, model, batch, loss)
         offset = one_offset(seen)
     except Exception as error:  # noqa: BLE001 - one class in hundreds, of which many cannot be built
@@ -94,7 +110,7 @@ def judge(name: str) -> Verdict:
         name,
         offset=offset,
         findings=findings,
-        inputs=tuple(sorted(set(batch) - {"input_ids", "attention_mask", "labels"})),
+        inputs=tuple(sorted(key for key in batch if key not in TEXT_INPUTS and batch[key] is not None)),
         count=_count(name, model, batch, loss, seen),
         shift_labels=_shift_labels(name, model, batch, loss),
     )
@@ -105,7 +121,7 @@ def judge(name: str) -> Verdict:
 
 
 def _watch(name: str, model: nn.Module, batch: Batch, loss: Loss) -> Witness:
-    seen = witness(model, CausalLMAdapter(model, HEADS.get(name, ())), batch, loss)
+    seen = witness(model, adapter_for(model, HEADS.get(name, ())), batch, loss)
     if not seen.actual:
         raise RuntimeError("; ".join(finding.message for finding in seen.findings))
     return seen
@@ -118,8 +134,13 @@ def _rows(actual: Supervision) -> Tensor:
 
 def one_offset(seen: Witness) -> int | None:
     """The offset of all trained rows; None if there are several, or none."""
-    offsets = seen.actual[0].offset[_rows(seen.actual[0])].unique().tolist()
+    offsets = torch.cat([actual.offset[_rows(actual)] for actual in seen.actual]).unique().tolist()
     return offsets[0] if len(offsets) == 1 else None
+
+
+def _weights(seen: Witness) -> Tensor:
+    """The weights of all rows of all streams."""
+    return torch.cat([actual.weight for actual in seen.actual])
 
 
 def _unexpected(
@@ -130,8 +151,9 @@ def _unexpected(
     if (offset, findings) != expected:
         said = "; ".join(finding.message for finding in seen.findings)
         return f"offset {offset}, findings {findings} for {expected}: {said}"
-    total = float(seen.actual[0].weight.sum())
-    return "" if abs(total - 1) < 2e-3 else f"its weights add up to {total} for 1"
+    total = float(_weights(seen).sum())
+    one = len(seen.actual) > 1 or abs(total - 1) < 2e-3  # models of codes add up means, each in its own way
+    return "" if one else f"its weights add up to {total} for 1"
 
 
 def _takes_keywords(model: nn.Module) -> bool:
@@ -143,13 +165,13 @@ def _count(name: str, model: nn.Module, batch: Batch, loss: Loss, alone: Witness
     """What the class makes of the number of targets of a whole step, if Trainer hands it over at all."""
     if not getattr(model, "accepts_loss_kwargs", _takes_keywords(model)):
         return "not passed"
-    targets = int(alone.actual[0].trained.sum())
+    targets = sum(int(actual.trained.sum()) for actual in alone.actual)
     given = torch.tensor(ACCUMULATION * targets)
     try:
-        weight = _watch(name, model, batch, partial(loss, num_items_in_batch=given)).actual[0].weight
+        weight = _weights(_watch(name, model, batch, partial(loss, num_items_in_batch=given)))
     except Exception as error:  # noqa: BLE001 - as above
         return f"raises {type(error.__cause__ or error).__name__}"
-    before = alone.actual[0].weight
+    before = _weights(alone)
     for word, factor in (("1/N", ACCUMULATION), ("dropped", 1)):
         if torch.allclose(weight * factor, before, rtol=1e-3, atol=0):
             return word
@@ -158,7 +180,7 @@ def _count(name: str, model: nn.Module, batch: Batch, loss: Loss, alone: Witness
 
 def _shift_labels(name: str, model: nn.Module, batch: Batch, loss: Loss) -> str:
     """Whether labels handed over shifted, of which the first sample's are masked, take the place of the others."""
-    if getattr(model.config, "is_encoder_decoder", False):
+    if name in CODES or getattr(model.config, "is_encoder_decoder", False):
         return ""
     if not _takes_keywords(model):
         return "not passed"
@@ -213,7 +235,7 @@ def _cell(row: Mapping[str, Any] | None) -> str:
         return "not run"
     dropped = [word for key, word in (("count", "N"), ("shift_labels", "S")) if row[key] == "dropped"]
     offset = "?" if row["offset"] is None else f"{row['offset']:+d}".replace("+0", "0")
-    said = f"**{offset}** {' '.join(row['findings'])}" if row["status"] != "right" else offset
+    said = f"**{offset}** {' '.join(dict.fromkeys(row['findings']))}" if row["status"] != "right" else offset
     return f"{said} {' '.join(dropped)}".strip()
 
 
@@ -255,6 +277,27 @@ def _print(verdicts: Sequence[Verdict], console: Console) -> None:
     console.print(f"transformers {transformers.__version__}: {counts}", highlight=False)
 
 
+def _unknown(names: Sequence[str]) -> Iterator[str]:
+    """What to say of names that are no model class of the installed transformers."""
+    for name in names:
+        found = getattr(transformers, name, None)
+        if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
+            near = difflib.get_close_matches(name, every_class(), 1)
+            hint = f": did you mean {near[0]}?" if near else ""
+            yield f"transformers {transformers.__version__} has no model class {name}{hint}"
+
+
+def _record_in(path: Path, parser: argparse.ArgumentParser) -> Any:
+    """A record as ``--json`` wrote it; ends the command on any other file."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        parser.error(f"{path} cannot be read ({error}): pass files that --json wrote")
+    if not isinstance(record, dict) or not {"transformers", "counts", "classes"} <= set(record):
+        parser.error(f"{path} is no record of the jury: pass files that --json wrote")
+    return record
+
+
 def main() -> int:
     """Run every class of the installed transformers, or print the table of what several versions gave."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -263,12 +306,19 @@ def main() -> int:
     parser.add_argument("--table", type=Path, nargs="+", metavar="FILE", help="print the table of such files")
     args = parser.parse_args()
     if args.table:
-        print(markdown_of([json.loads(path.read_text(encoding="utf-8")) for path in args.table]), end="")
+        print(markdown_of([_record_in(path, parser) for path in args.table]), end="")
         return 0
+    for problem in _unknown(args.names):
+        parser.error(problem)
+    if args.json:
+        try:
+            check_writable(str(args.json))
+        except UsageError as error:
+            parser.error(str(error))
     logging.disable()
     warnings.simplefilter("ignore")  # of one class in hundreds: none of ours
     console = Console()
-    verdicts = [judge(n) for n in track(args.names or all_classes(), "the jury", console=console, transient=True)]
+    verdicts = [judge(n) for n in track(args.names or every_class(), "the jury", console=console, transient=True)]
     _print(verdicts, console)
     if args.json:
         args.json.write_text(written(record_of(verdicts)), encoding="utf-8")

@@ -38,6 +38,11 @@ def _with_types(batch):
     return {**batch, "token_type_ids": (batch["input_ids"] == 3).long()}
 
 
+def _with_prefix(batch):
+    """With the mark of the suffix that PaliGemma asks for in training: what comes before it sees itself whole."""
+    return {**batch, "token_type_ids": (batch["labels"] != -100).long()}
+
+
 def _instead(**features):
     """Another input of the encoder, and labels."""
     return {**features, "labels": text_batch()["labels"]}
@@ -71,9 +76,10 @@ _MEL = {"input_features": _noise(BATCH, 8, 32)}
 BATCHES = {
     # an image in place of some ids
     **_each(
-        "LlavaForConditionalGeneration PaliGemmaForConditionalGeneration VipLlavaForConditionalGeneration",
+        "LlavaForConditionalGeneration VipLlavaForConditionalGeneration",
         lambda: _with_placeholders(3, 4, **_IMAGES),
     ),
+    "PaliGemmaForConditionalGeneration": lambda: _with_prefix(_with_placeholders(3, 4, **_IMAGES)),
     "Gemma3ForConditionalGeneration": lambda: _with_types(_with_placeholders(3, 4, **_IMAGES)),
     **_each(
         "InternVLForConditionalGeneration AyaVisionForConditionalGeneration Cohere2VisionForConditionalGeneration "
@@ -157,6 +163,5 @@ def sequence_batch(name):
 
 
 def prefix_batch():
-    """For PaliGemma: a prompt that sees itself whole, and a suffix that does not."""
-    batch = text_batch()
-    return {**batch, "token_type_ids": (batch["labels"] != -100).long()}
+    """For PaliGemma without an image."""
+    return _with_prefix(text_batch())

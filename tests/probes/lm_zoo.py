@@ -20,6 +20,10 @@ def _each(names, value):
 _DECODER_ALONE = "the decoder of an encoder-decoder family, used alone: its loss pairs logits and labels as they stand"
 _COPY = "its loss pairs logits and labels as they stand"
 _COPIES = ("LA102",)
+_MOSHI = (
+    "codes given as audio_labels: paired with the logits as they stand, delayed codebooks included; text shifted "
+    "twice in 4.57"
+)
 #: What a class's own loss trains where that is not the next token: offset, findings and reason.
 DEVIATES = {
     **_each(
@@ -33,6 +37,8 @@ DEVIATES = {
         "MusicgenForCausalLM MusicgenMelodyForCausalLM",
         (0, _COPIES, f"ids and labels both given, one codebook: {_COPY}"),
     ),
+    "CsmForConditionalGeneration": (1, ("LA303",), "half of its loss is the first codebook, by design"),
+    "MoshiForConditionalGeneration": (None, ("LA104", "LA102", "LA104"), _MOSHI),
     "CpmAntForCausalLM": (0, _COPIES, _COPY),
     "GPTSanJapaneseForConditionalGeneration": (0, _COPIES, f"a prefix and masked model: {_COPY}"),
     "XLMWithLMHeadModel": (0, _COPIES, f"a masked language model first: {_COPY}"),
@@ -51,6 +57,7 @@ if (4, 50) <= VERSION < (5,):
         "VisionEncoderDecoderModel",
         (2, ("LA103",), _TWICE),
     )
+    DEVIATES["MoshiForConditionalGeneration"] = (None, ("LA104", "LA103", "LA102", "LA104"), _MOSHI)
 
 #: Head modules of classes whose heads have to be named.
 HEADS = _each("MusicgenForCausalLM MusicgenMelodyForCausalLM", ("lm_heads.0",))

@@ -109,6 +109,11 @@ def test_dia_predicts_the_next_code(dia, speech):
     assert len(report.streams) == 9
 
 
+def test_dia_knows_its_special_codes_in_every_version(dia):
+    adapter = adapter_for(dia)
+    assert (adapter.fillers(dia), adapter.ends(dia)) == ((1026, 1025), (1024,))
+
+
 def test_dia_ids_may_be_flat(dia, speech):
     """(B * K, T), as documented; the model itself fails on them in 5.23.0."""
     adapter, ids = adapter_for(dia), speech["decoder_input_ids"]

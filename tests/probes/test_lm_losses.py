@@ -138,6 +138,19 @@ def as_a_sum(model, batch):
     return cross_entropy(logits_of(model, batch)[:, :-1], shifted(batch), reduction="sum") / 32
 
 
+def masked_in_place(model, batch):
+    logits = logits_of(model, batch)
+    logits[..., 4:16] = -torch.inf  # ids that no batch has
+    return cross_entropy(logits[:, :-1], shifted(batch))
+
+
+def scaled_in_place(model, batch):
+    """Rows by a temperature of their own, which leaves no row like another."""
+    logits = logits_of(model, batch)
+    logits *= torch.linspace(0.5, 1.5, LENGTH)[:, None].to(logits)
+    return cross_entropy(logits[:, :-1], shifted(batch))
+
+
 def head_in_chunks(model, batch):
     hidden, targets = hidden_of(model, batch)[:, :-1].flatten(0, 1), shifted(batch)
     pairs = zip(hidden.split(7), targets.split(7), strict=True)
@@ -285,6 +298,7 @@ CORRECT = [
     focal,
     by_gather,
     as_a_sum,
+    masked_in_place,
     head_in_chunks,
     head_on_labelled_rows,
     head_on_the_last_rows,
@@ -316,6 +330,17 @@ def named(function):
 def needs_fused(function):
     missing = "fused" in function.__name__ and not hasattr(F, "linear_cross_entropy")
     return pytest.param(function, marks=pytest.mark.skipif(missing, reason="torch has no linear_cross_entropy"))
+
+
+def test_logits_may_be_scaled_in_place_and_weigh_as_they_are_scaled(llama, batch):
+    def apart(model, batch):
+        return cross_entropy((logits_of(model, batch) * scale)[:, :-1], shifted(batch))
+
+    scale = torch.linspace(0.5, 1.5, LENGTH)[:, None]
+    one, other = watch(llama, batch, scaled_in_place), watch(llama, batch, apart)
+    assert codes(one) == codes(other) == ()
+    assert torch.equal(one.actual[0].target, other.actual[0].target)
+    assert torch.allclose(one.actual[0].weight, other.actual[0].weight, rtol=1e-2)
 
 
 @pytest.mark.parametrize("make", BATCHES, ids=named)

@@ -91,8 +91,6 @@ def surveyed(name):
     except TypeError:  # a configuration of parts, whose parts say it
         model = tiny_model(name)
     batch = sequence_batch(name) if model.config.is_encoder_decoder else batch_for(name)
-    if name.startswith("PaliGemma"):  # a prompt that sees itself whole, and a suffix that does not
-        batch["token_type_ids"] = (batch["labels"] != -100).long()
     adapter = adapter_for(model)
     seen = witness(model, adapter, batch, own_loss)
     told = causality(model, adapter, batch, seen, seed=0)

@@ -11,7 +11,7 @@ from lm_tiny import tiny_model
 from rank_pairs import exchanges
 
 from probes.chatml_file import shard_of
-from probes.commands.options import pick_device
+from probes.commands.device import pick_device
 from probes.errors import CannotRunError, RunFailedError, UsageError
 from probes.models import adapter_for
 from probes.ranks import Place

@@ -128,10 +128,45 @@ def test_autocast_gives_the_dtype(model):
     assert out.untyped_storage().nbytes() <= 16
 
 
+def own_hook(model):
+    """A hook that changes what the head reads, as one that scales it does."""
+    model.lm_head.register_forward_pre_hook(lambda module, args: (args[0] * 0.5,))
+
+
+def lora(model):
+    peft = pytest.importorskip("peft")
+    peft.inject_adapter_in_model(peft.LoraConfig(r=2, target_modules=["lm_head"]), model)
+
+
+def plain(model):
+    pass
+
+
 @pytest.mark.parametrize("grown", [1, 1e20])
-def test_rows_that_are_too_long_for_their_head_are_found(model, batch, grown):
+@pytest.mark.parametrize("change", [plain, own_class, hooked, own_hook, patched, lora])
+def test_rows_that_are_too_long_for_their_head_are_found(model, batch, change, grown):
     with torch.no_grad():  # each finite by itself
         model.model.norm.weight.mul_(grown)
         model.lm_head.weight.mul_(grown)
-    report = check_loss(model, batch, lambda model, batch: model(**batch).loss)
+    change(model)
+    report = check_loss(model, batch, loss)
     assert [finding.code for finding in report.findings] == (["LA501"] if grown > 1 else [])
+
+
+def test_a_head_that_is_called_on_parts_reads_its_own_rows(model, batch):
+    """One product in all, of the model's own rows, wherever the loss cuts, turns and scales them."""
+    change, seen = hooked, []
+    change(model)
+    model.lm_head.register_forward_hook(lambda module, args, output: seen.append(args[0].detach().flatten(0, -2)))
+
+    def in_parts(model, batch):
+        hidden = model.model(batch["input_ids"]).last_hidden_state.flatten(0, 1) * 0.25
+        targets = torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=-100).flatten()
+        parts = zip(hidden.flip(0).split(7), targets.flip(0).split(7), strict=True)
+        return sum(nn.functional.cross_entropy(model.lm_head(h), t, reduction="sum") for h, t in parts) / 46
+
+    rows, report = products(model, lambda: check_loss(model, batch, in_parts))
+    assert (rows, report.verdict) == (48, "pass")
+    with torch.no_grad():
+        hidden = model.model(batch["input_ids"]).last_hidden_state.flatten(0, 1) * 0.25
+    assert torch.equal(torch.cat(seen).flip(0), hidden)

@@ -1,0 +1,63 @@
+"""Numbered rows: a body's output in which every row carries its number, and is known again wherever it goes.
+
+Trainers cut, gather, chunk and re-pad before the head. Where a head is called on numbered rows it is given the
+model's own in their place: what it then gives are the model's own logits, which have to be finite.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["Numbered"]
+
+#: Base and places of the numbers: half precision holds each digit exactly, and tells them apart once scaled.
+DIGITS, PLACES = 64, 4
+#: How far a scaled digit may lie from a whole number.
+BESIDE = 0.4
+
+
+class Numbered:
+    """Rows of (.., H) hidden states, numbered. Their values are those of no model, but neither is noise for logits.
+
+    Attributes:
+        rows: (.., H), the numbers in their first dimensions, 1 in the last, so that no multiple of a row is another.
+            What is not finite stays so.
+    """
+
+    def __init__(self, hidden: Tensor) -> None:
+        self._own = hidden.reshape(-1, hidden.shape[-1])
+        number = torch.arange(len(self._own), device=hidden.device)
+        out = self._own * 0
+        out[:, -1] += 1
+        for digit in range(self._places):
+            out[:, digit] += (number // DIGITS**digit % DIGITS).to(out)
+        self.rows = out.reshape(hidden.shape)
+
+    @property
+    def _places(self) -> int:
+        return min(PLACES, self._own.shape[-1] - 1)
+
+    def known(self, rows: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Which numbered rows these are, and the model's own in their place; None if any of them carries no number.
+
+        Args:
+            rows: (.., H), some of the numbered rows in any order, or multiples of them.
+
+        Returns:
+            The rows as they were numbered, and the model's own rows as multiples of the same, both (.., H).
+        """
+        if rows.numel() == 0 or rows.shape[-1:] != self._own.shape[-1:]:
+            return None
+        flat, places = rows.reshape(-1, rows.shape[-1]), self._places
+        scale = flat[:, -1:].float()
+        digits = flat[:, :places].float() / scale
+        whole = digits.round()
+        number = (whole * DIGITS ** torch.arange(places, device=rows.device)).sum(-1)
+        numbered = bool((((digits - whole).abs() < BESIDE) & (whole >= 0) & (whole < DIGITS)).all())
+        numbered &= bool(scale.isfinite().all())
+        if not numbered or not bool((number < len(self._own)).all()) or bool((flat[:, places:-1] != 0).any()):
+            return None
+        at = number.long()
+        own = self._own[at].to(rows.dtype) * scale.to(rows.dtype)
+        return self.rows.reshape(self._own.shape)[at].reshape(rows.shape), own.reshape(rows.shape)
