@@ -196,8 +196,8 @@ def _own_check(looks: Sequence[tuple[Trail, int]], cause: Exception) -> Pairing 
         for logits, there in reversed(looks):
             if not labels.is_labels or logits.is_labels or logits.stream != labels.stream:
                 continue
-            sizes = (logits.length, labels.length)
-            told = numbers.issuperset(sizes) or numbers.issuperset((logits.shape[0], labels.shape[0]))
+            sizes, rows = (logits.length, labels.length), (logits.shape[0], labels.shape[0])
+            told = any(left != right and numbers >= {left, right} for left, right in (sizes, rows))
             if sizes[0] != sizes[1] and (told or here == there == line):
                 return Pairing(logits, labels, sizes)
     return None
