@@ -17,12 +17,13 @@ from alignment.weights import spread
 
 from .adapter_step import frozen_adapters
 from .environment import environment_of
+from .errors import UsageError
 from .explain import all_stories
 from .models import Adapter, Batch, adapter_for
 from .models.modules import peft_model
 from .reduction import Reduction, check_reduction, counted_loss, settled
 from .report.model import Check, Report
-from .witness import Options, Witness, witness
+from .witness import Options, Witness, unlabelled, witness
 
 __all__ = ["check_loss", "report_of", "stream_summary", "witness_checks"]
 
@@ -38,7 +39,7 @@ def check_loss(
     batch: Mapping[str, Any],
     loss_fn: Callable[[nn.Module, Any], Tensor],
     *,
-    heads: Sequence[str] = (),
+    heads: Sequence[str] | str = (),
     labels: Convention | str = Convention.POSITION_ALIGNED,
     reduction: Reduction | None = None,
     grad_accum: int = 1,
@@ -55,7 +56,7 @@ def check_loss(
         loss_fn: ``loss_fn(model, batch) -> scalar tensor``. If it takes ``num_items``, it is given the number of
             targets of the whole accumulated batch by stream (``{"text": 240, "audio[0]": 50, ...}``); if it takes
             ``num_items_in_batch``, what the Trainer of transformers hands on, which counts text labels alone.
-        heads: names of head modules, where neither an adapter nor ``get_output_embeddings()`` tells.
+        heads: names of head modules (or the one), where neither an adapter nor ``get_output_embeddings()`` tells.
         labels: the convention that the batch's labels are meant to follow, where the ids fit both.
         reduction: ``token-mean``, ``sequence-mean`` or ``sum``: declares what LA302 holds the weights to.
         grad_accum: how many micro-batches one step accumulates; the batch is split into as many.
@@ -65,10 +66,11 @@ def check_loss(
         The report; ``report.raise_for_findings()`` raises where it did not pass.
 
     Raises:
-        UsageError: the loss raises for another reason than lengths, or returns no scalar.
+        UsageError: arguments of the wrong kind; the loss raises for another reason than lengths, or returns no scalar.
         InputError: a batch that does not fit the model.
     """
-    adapter = adapter_for(model, heads)
+    _check_arguments(model, batch, loss_fn, grad_accum)
+    adapter = adapter_for(model, [heads] if isinstance(heads, str) else heads)
     inputs: Batch = dict(batch)
     adapter.check_batch(model, inputs)
     values = "real" if real_logits else "noise"
@@ -82,6 +84,17 @@ def check_loss(
     if peft_model(model) is not None:
         findings += frozen_adapters(model)
     return report_of(model, adapter, inputs, seen, findings=findings)
+
+
+def _check_arguments(model: Any, batch: Any, loss_fn: Any, grad_accum: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model must be a torch module, got {type(model).__name__}")
+    if not isinstance(batch, Mapping):
+        raise UsageError(f"batch must map the model's keyword arguments to tensors, got {type(batch).__name__}")
+    if not callable(loss_fn):
+        raise UsageError(f"loss_fn must be a function (model, batch) -> scalar tensor, got {type(loss_fn).__name__}")
+    if not isinstance(grad_accum, int) or grad_accum < 1:
+        raise UsageError(f"grad_accum must be a whole number of at least 1, got {grad_accum!r}")
 
 
 def report_of(
@@ -132,7 +145,7 @@ def witness_checks(
     ):
         check = _pairing_check(f"pairing-{kind}", title, kind, seen, findings)
         checks.append(_unless_ignored(check, concerning(ignored, PAIRING, kind)))
-    check = _coverage_check(seen, findings)
+    check = _coverage_check(batch, seen, findings)
     checks.append(_unless_ignored(check, concerning(ignored, COVERAGE | PAIRING)))
     checks.append(_received_check(adapter, batch, seen, findings, withheld))
     return checks
@@ -170,6 +183,8 @@ def _pairing_check(check_id: str, title: str, kind: str, seen: Witness, findings
     if wanted == 0 and trained == 0:
         return Check(check_id, title, "skip", f"the batch has no {kind} target")
     soft = sum(int(seen.actual[n].soft.sum()) for n in mine)
+    if wanted == 0 and unlabelled(seen.view):
+        return _unlabelled_pairing(check_id, title, [seen.actual[n] for n in mine], trained)
     right = sum(int(judge(n, seen.expected[n], seen.actual[n], seen.expected).right.sum()) for n in mine)
     if right == 0:
         if soft:
@@ -177,19 +192,35 @@ def _pairing_check(check_id: str, title: str, kind: str, seen: Witness, findings
         return Check(check_id, title, "fail", f"none of {wanted} expected {kind} targets is trained")
     pushed = sum(int((seen.actual[n].weight < 0).sum()) for n in mine)
     if pushed:
-        return Check(check_id, title, "fail", f"{pushed} of {trained} trained rows are pushed away from their target")
+        both = pushed < trained
+        why = f"{pushed} of {trained} trained rows are pushed away from their target"
+        return Check(
+            check_id, title, "skip" if both else "fail", f"{why}{': a preference or a reward' if both else ''}"
+        )
     if soft:
         return Check(check_id, title, "skip", f"{right} rows at offset +1, {soft} rows have no hard target: not read")
     return Check(check_id, title, "pass", f"{right} of {trained} trained rows at offset +1")
 
 
-def _coverage_check(seen: Witness, findings: Sequence[Finding]) -> Check:
+def _unlabelled_pairing(check_id: str, title: str, actual: Sequence[Supervision], trained: int) -> Check:
+    """Without labels in the batch: whether what is trained is the next token, where it is an input at all."""
+    right = sum(int((a.trained & (a.source >= 0) & (a.offset == 1)).sum()) for a in actual)
+    if 2 * right < trained:
+        return Check(
+            check_id, title, "skip", f"most of {trained} targets are no inputs of the batch, which has no labels"
+        )
+    return Check(check_id, title, "pass", f"{right} of {trained} trained rows at offset +1")
+
+
+def _coverage_check(batch: Batch, seen: Witness, findings: Sequence[Finding]) -> Check:
     title = "Every expected target is trained, and nothing else"
     bad = concerning(findings, COVERAGE)
     if bad:
         return Check("coverage", title, "fail", named(bad))
     if not seen.actual:
         return Check("coverage", title, "skip", "the loss did not run")
+    if unlabelled(seen.view) and not any(bool(e.trained.any()) for e in seen.expected):
+        return Check("coverage", title, "skip", f"the batch has no labels for the model: it has {', '.join(batch)}")
     swallowed = [f for f in findings if f.is_error and f.code in PAIRING]
     if swallowed:
         codes = ", ".join(sorted({f.code for f in swallowed}))
@@ -224,7 +255,8 @@ def _received_check(
     if not got:
         return Check(check_id, title, "skip", "the batch has no labels for the model")
     if not seen.inner_labels:
-        return Check(check_id, title, "skip", f"the loss hands the model no labels ({got})")
+        why = "a wrapper keeps the labels to itself" if seen.outer_labels else "the loss hands the model no labels"
+        return Check(check_id, title, "skip", f"{why} ({got})")
     codes = batch.get("audio_out_ids")
     audio = f", audio_out_ids: {codes.numel() > 0}" if codes is not None else ""
     return Check(check_id, title, "pass", f"the innermost forward received {got}{audio}")

@@ -1,12 +1,15 @@
 """Diagnosis of a loss that raised: were logits and labels of different lengths, and which slice did it?
 
 Used after the fact only. The loss is run once more under a TorchFunctionMode that follows the head's
-logits and the labels through slices and reshapes, up to the last cross-entropy-like call.
+logits and the labels through slices and reshapes, up to the last cross-entropy-like call, or to the last
+look at their sizes where the loss has a check of its own and raises before any such call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +32,8 @@ WHOLE = {F.cross_entropy, F.nll_loss}
 if hasattr(F, "linear_cross_entropy"):
     WHOLE.add(F.linear_cross_entropy)
 LOSSES = WHOLE | {torch.gather, Tensor.gather}
+#: Calls by which a loss looks at a size before it goes on.
+LOOKS = {Tensor.shape.__get__, Tensor.size, Tensor.numel, Tensor.__len__}
 SLICES = {Tensor.__getitem__, torch.narrow, Tensor.narrow, torch.index_select, Tensor.index_select}
 
 
@@ -46,6 +51,16 @@ class Trail:
         if length == self.length:
             return replace(self, shape=shape)
         return replace(self, shape=shape, length=length, cuts=(*self.cuts, f"`{how}` ({self.length} -> {length})"))
+
+    @property
+    def stream(self) -> str:
+        """The modality it belongs to."""
+        return "audio" if "audio" in self.root else "text"
+
+    @property
+    def is_labels(self) -> bool:
+        """Whether it began as labels."""
+        return "label" in self.root
 
     def __str__(self) -> str:
         return f"{self.root} were cut by {' and '.join(self.cuts)}" if self.cuts else f"{self.root} were not cut"
@@ -68,6 +83,7 @@ class _Follow(TorchFunctionMode):
         self.trails: dict[int, Trail] = {}
         self.alive: list[Tensor] = []  # ids stay unique only while their tensors live
         self.last: Pairing | None = None
+        self.looks: list[tuple[Trail, int]] = []
 
     def know(self, tensor: Any, root: str, axis: int) -> None:
         """Begin a trail: ``axis`` is the one that counts positions."""
@@ -84,6 +100,8 @@ class _Follow(TorchFunctionMode):
             self.last = None  # it took both: their lengths agree
         first = args[0] if args else None
         trail = self.trails.get(id(first)) if isinstance(first, Tensor) else None
+        if trail is not None and func in LOOKS:
+            self.looks.append((trail, sys._getframe(1).f_lineno))  # noqa: SLF001 - the line that looks
         if trail is not None and isinstance(out, Tensor) and out is not first:
             self.trails[id(out)] = self._derived(func, trail, args, out)
             self.alive.append(out)
@@ -161,9 +179,36 @@ def explain_exception(
             return None
     finally:
         seen.remove()
-    if follow.last is None or follow.last.sizes[0] == follow.last.sizes[1]:
+    pairing = follow.last or _own_check(follow.looks, cause)
+    if pairing is None or pairing.sizes[0] == pairing.sizes[1]:
         return None
-    return _length_mismatch(follow.last)
+    return _length_mismatch(pairing)
+
+
+def _own_check(looks: Sequence[tuple[Trail, int]], cause: Exception) -> Pairing | None:
+    """The logits and labels that a loss compared before it raised by itself: its message names both lengths.
+
+    An assertion without a message names them where it looks at both in its own line.
+    """
+    numbers = {int(number) for number in re.findall(r"\d+", str(cause))}
+    line = _line_of(cause) if isinstance(cause, AssertionError) and not str(cause) else None
+    for labels, here in reversed(looks):
+        for logits, there in reversed(looks):
+            if not labels.is_labels or logits.is_labels or logits.stream != labels.stream:
+                continue
+            sizes, rows = (logits.length, labels.length), (logits.shape[0], labels.shape[0])
+            told = any(left != right and numbers >= {left, right} for left, right in (sizes, rows))
+            if sizes[0] != sizes[1] and (told or here == there == line):
+                return Pairing(logits, labels, sizes)
+    return None
+
+
+def _line_of(error: Exception) -> int | None:
+    """The line that raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return None if trace is None else trace.tb_lineno
 
 
 def _know_outputs(follow: _Follow, outputs: Any) -> None:
@@ -174,7 +219,7 @@ def _know_outputs(follow: _Follow, outputs: Any) -> None:
 
 def _length_mismatch(pairing: Pairing) -> Finding:
     logits, labels = pairing.logits, pairing.labels
-    stream = "audio" if any(t is not None and "audio" in t.root for t in (logits, labels)) else "text"
+    stream = "audio" if any(t is not None and t.stream == "audio" for t in (logits, labels)) else "text"
     if logits is not None and labels is not None and logits.length != labels.length:
         left, right = logits.length, labels.length
         message = f"logits and labels of {stream} differ in length: {left} vs {right} per sample; {logits}, {labels}"

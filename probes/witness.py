@@ -8,7 +8,7 @@ again under a barcode, which proves where every target was taken from.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -29,12 +29,16 @@ from .capture import Capture, told_dropped
 from .diagnose import explain_exception
 from .label_rules import label_findings
 from .models.adapter import Adapter, Batch, View
+from .models.modules import unwrapped
 from .one_pass import LossError, LossFunction, Options, Watched, run_along, run_pass
 from .pace import LOSS, Pace
 from .preserve import preserved
 from .proof import prove, retry_in_range
 
-__all__ = ["LossFunction", "Options", "Witness", "expected_of", "witness"]
+__all__ = ["LossFunction", "Options", "Witness", "expected_of", "unlabelled", "witness"]
+
+#: What text shows that lost its labels on the way: nothing, or labels that nobody expanded.
+WITHOUT_LABELS = frozenset({"LA105", "LA205", "LA206", "LA605"})
 
 
 @dataclass(frozen=True)
@@ -98,14 +102,16 @@ def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
         actual = ()
         if found is None:
             actual = retry_in_range(watched, batch, view, error)
-        findings = list(compare(expected, actual)) if found is None else [found]
+        findings = list(compare(*_within_range(expected, actual))) if found is None else [found]
         return _told(view, expected, actual, (*of_labels, *findings), None, error.capture, notes)
     actual = infer_sources(first.readings, view.streams)
     findings = first.problems or list(compare(expected, actual))
     if not first.problems and _needs_proof(findings, actual):
         actual = prove(watched, batch, view, actual)
         findings = list(compare(expected, actual))
-    findings += _labels_dropped(first.capture)
+    if unlabelled(view):  # nobody said what must be trained: only where its targets are taken from can be judged
+        findings = [f for f in findings if f.code != "LA202"]
+    findings += _labels_dropped(watched, first.capture, findings)
     notes += _unreadable(actual, first.unplaced)
     return _told(view, expected, actual, (*of_labels, *findings), first.loss, first.capture, notes)
 
@@ -144,10 +150,37 @@ def expected_of(view: View, options: Options) -> tuple[tuple[Supervision, ...], 
     return tuple(expected), notes
 
 
-def _labels_dropped(capture: Capture) -> list[Finding]:
-    """LA601: a wrapper was given labels, and the innermost forward was not."""
+def _within_range(
+    expected: Sequence[Supervision], actual: Sequence[Supervision]
+) -> tuple[list[Supervision], list[Supervision]]:
+    """Both sides without the rows whose label no head knows: LA502 has told of them."""
+    sides: tuple[list[Supervision], list[Supervision]] = ([], [])
+    for wanted, got in zip(expected, actual, strict=True):
+        known = (wanted.target >= 0) & (wanted.target < wanted.stream.vocab)
+        beyond = wanted.trained & ~known & (got.source < 0)
+        for side, one in zip(sides, (wanted, got), strict=True):
+            target, weight = one.target.masked_fill(beyond, IGNORE_INDEX), one.weight.masked_fill(beyond, 0.0)
+            side.append(replace(one, target=target, weight=weight))
+    return sides
+
+
+def unlabelled(view: View) -> bool:
+    """Whether a batch has no labels at all, not even masked ones."""
+    return all(labels is None for labels in view.labels)
+
+
+def _labels_dropped(watched: Watched, capture: Capture, findings: Sequence[Finding]) -> list[Finding]:
+    """LA601: a wrapper was given labels, and the innermost forward was not.
+
+    A module of the user's own may keep them and compute the loss itself: it is accused where text goes without.
+    """
     dropped = capture.dropped_labels
-    return [finding("LA601", "text", told_dropped(dropped), count=len(dropped))] if dropped else []
+    own = unwrapped(watched.model) is not watched.adapter.inner(watched.model)
+    if not dropped or (
+        own and not any(f.code in WITHOUT_LABELS and not f.stream.startswith("audio") for f in findings)
+    ):
+        return []
+    return [finding("LA601", "text", told_dropped(dropped), count=len(dropped))]
 
 
 def _unreadable(actual: Sequence[Supervision], unplaced: int) -> list[str]:

@@ -168,7 +168,12 @@ class CausalLMAdapter(TextRuns):
         for key in self.id_keys:
             ids = batch.get(key)
             if isinstance(ids, Tensor) and not ids.is_floating_point():
+                if not ids.numel():
+                    raise InputError(f"the batch is empty: {key} has shape {tuple(ids.shape)}")
                 return ids if ids.dim() > 1 else ids[None]
+            if ids is not None and key == "input_ids":
+                kind = ids.dtype if isinstance(ids, Tensor) else f"a {type(ids).__name__}"
+                raise InputError(f"input_ids must be a tensor of integers, got {kind}")
         wanted = " or ".join(dict.fromkeys(self.id_keys))
         raise InputError(f"the batch has no {wanted}: it has {', '.join(batch) or 'nothing'}")
 

@@ -98,6 +98,7 @@ FAULTS = (
     _fault(1, "one_side_trimmed:audio", "LA101 audio"),
     _fault(1, "one_side_trimmed:transposed", "LA101 text"),
     _fault(1, "one_side_trimmed:picked_by_hand", "LA101 text"),
+    _fault(1, "one_side_trimmed:own_check", "LA101 text"),
     _fault(2, "seed_after_fix:loss", "LA102 text"),
     _fault(2, "copy_text:loss", "LA102 text"),
     _fault(2, "copy_text:cut_at_the_end", "LA102 text"),

@@ -108,6 +108,7 @@ def test_two_faults_are_two_findings(text, audio):
     [
         ("seed_before_fix:loss", "LA101 text (1): .* 95 vs 96 "),
         ("one_side_trimmed:audio", "LA101 audio (1): .* 61 vs 62"),
+        ("one_side_trimmed:own_check", "LA101 text (1): .* 95 vs 96 "),
         ("seed_after_fix:loss", "LA102 text (56): .* 56 of 56 "),
         ("copy_audio:loss", "LA102 audio (176): all 8 codebooks: .* 22 of 22 "),
         ("double_shift:audio", "LA103 audio (176): all 8 codebooks: .* 22 of 22 "),

@@ -8,6 +8,7 @@ from lm_tiny import LENGTH, OLD, VOCAB, tiny_model
 from torch.utils.checkpoint import checkpoint
 
 from alignment import InputError
+from probes.errors import UsageError
 from probes.models.causal_lm import CausalLMAdapter
 from probes.witness import Options, witness
 
@@ -433,6 +434,54 @@ def detached(model, batch):
 def swallowed(model, batch):
     logits_of(model, batch)
     return torch.zeros((), requires_grad=True) * 1.0
+
+
+def own_checks(model, batch):
+    """What a loss that compares the lengths itself has in hand."""
+    return logits_of(model, batch)[..., :-1, :].contiguous(), batch["labels"]
+
+
+def says_both_lengths(model, batch):
+    logits, labels = own_checks(model, batch)
+    if logits.size(1) != labels.size(1):
+        raise ValueError(f"alignment failed: {logits.size(1)} vs {labels.size(1)}")
+
+
+def says_both_row_counts(model, batch):
+    logits, labels = own_checks(model, batch)
+    logits, labels = logits.view(-1, logits.shape[-1]), labels.view(-1)
+    if len(logits) != len(labels):
+        raise RuntimeError(f"{len(logits)} rows of logits, {len(labels)} labels")
+
+
+def asserts(model, batch):
+    logits, labels = own_checks(model, batch)
+    assert logits.size(1) == labels.size(1)
+
+
+def raises_for_another_reason(model, batch):
+    logits, labels = own_checks(model, batch)
+    raise ValueError(f"no scale for {tuple(logits.shape)[:1]} and {tuple(labels.shape)[:1]}")
+
+
+def asserts_something_else(model, batch):
+    logits, labels = own_checks(model, batch)
+    shapes = logits.shape, labels.shape
+    assert "scale" in batch, ""
+    return shapes
+
+
+@pytest.mark.parametrize("loss", [says_both_lengths, says_both_row_counts, asserts])
+def test_a_length_check_of_the_loss_itself_is_told_like_the_error_it_foresees(llama, batch, loss):
+    (found,) = watch(llama, batch, loss).findings
+    assert (found.code, found.count) == ("LA101", 1)
+    assert f"{LENGTH - 1} vs {LENGTH} per sample; logits were cut by `[..., :-1, :]`" in found.message
+
+
+@pytest.mark.parametrize("loss", [raises_for_another_reason, asserts_something_else])
+def test_an_error_after_a_look_at_the_lengths_is_not_taken_for_a_length_check(llama, batch, loss):
+    with pytest.raises(UsageError, match="the loss function raised"):
+        watch(llama, batch, loss)
 
 
 FAULTS = [

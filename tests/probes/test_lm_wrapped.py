@@ -11,6 +11,7 @@ from lm_tiny import HIDDEN, LENGTH, VOCAB, tiny_model
 from torch import nn
 
 from alignment import InputError
+from probes import check_loss
 from probes.errors import UsageError
 from probes.models.causal_lm import CausalLMAdapter
 from probes.witness import witness
@@ -123,8 +124,8 @@ class Wrapper(nn.Module):
 
 
 @pytest.mark.parametrize("key", ["labels", "shift_labels"])
-@pytest.mark.parametrize(("passes_on", "expected"), [(True, ()), (False, ("LA601",))])
-def test_labels_that_a_wrapper_does_not_pass_on(key, passes_on, expected):
+@pytest.mark.parametrize("passes_on", [True, False])
+def test_a_wrapper_of_ones_own_may_keep_the_labels_to_itself(key, passes_on):
     if key == "shift_labels" and transformers.__version__.startswith("4.46"):
         pytest.skip("Llama takes no further keywords in transformers 4.46")
     model = Wrapper(tiny_model("LlamaForCausalLM"), passes_on=passes_on)
@@ -137,8 +138,39 @@ def test_labels_that_a_wrapper_does_not_pass_on(key, passes_on, expected):
         return F.cross_entropy(model(**batch).logits.flatten(0, 1), after.flatten())
 
     seen = watch(model, batch, loss)
-    assert codes(seen) == expected
+    assert codes(seen) == ()
     assert seen.outer_labels == {key}
+    assert seen.inner_labels == ({key} if passes_on else set())
+
+
+class OwnLoss(Wrapper):
+    """A wrapper that computes the loss itself, ``offset`` tokens on."""
+
+    def __init__(self, model, *, offset):
+        super().__init__(model, passes_on=False)
+        self.offset = offset
+
+    def forward(self, input_ids, labels=None, **kwargs):
+        logits = super().forward(input_ids, **kwargs).logits
+        targets = F.pad(labels, (0, self.offset), value=-100)[:, self.offset :]
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+@pytest.mark.parametrize(("offset", "expected"), [(1, ()), (0, ("LA102",))])
+def test_a_wrapper_that_computes_the_loss_itself(offset, expected):
+    model = OwnLoss(tiny_model("LlamaForCausalLM"), offset=offset)
+    batch = text_batch()
+    del batch["attention_mask"]
+    report = check_loss(model, batch, lambda m, b: m(**b))
+    assert tuple(f.code for f in report.findings) == expected
+    assert "keeps the labels to itself" in report.check("labels-received").detail
+
+
+def test_text_that_goes_without_its_labels_accuses_the_wrapper():
+    model = Wrapper(tiny_model("LlamaForCausalLM"), passes_on=False)
+    batch = text_batch()
+    del batch["attention_mask"]
+    assert codes(watch(model, batch, lambda m, b: m(**b).logits.sum() * 0)) == ("LA206", "LA601")
 
 
 def test_shift_labels_are_taken_as_they_are():
