@@ -29,6 +29,7 @@ from .capture import Capture, told_dropped
 from .diagnose import explain_exception
 from .label_rules import label_findings
 from .models.adapter import Adapter, Batch, View
+from .models.modules import taken_by_wrapper
 from .one_pass import LossError, LossFunction, Options, Watched, run_along, run_pass
 from .pace import LOSS, Pace
 from .preserve import preserved
@@ -145,8 +146,9 @@ def expected_of(view: View, options: Options) -> tuple[tuple[Supervision, ...], 
 
 
 def _labels_dropped(capture: Capture) -> list[Finding]:
-    """LA601: a wrapper was given labels, and the innermost forward was not."""
-    dropped = capture.dropped_labels
+    """LA601: a wrapper was given labels that it does not ask for by name, and the innermost forward was not."""
+    taken = taken_by_wrapper(capture.model, capture.adapter.inner(capture.model))
+    dropped = [key for key in capture.dropped_labels if key not in taken]
     return [finding("LA601", "text", told_dropped(dropped), count=len(dropped))] if dropped else []
 
 
@@ -157,5 +159,5 @@ def _unreadable(actual: Sequence[Supervision], unplaced: int) -> list[str]:
         if bool(one.soft.any())
     ]
     if unplaced:
-        notes.append(f"{unplaced} trained rows belong to no position of the batch (padding added by the trainer)")
+        notes.append(f"{unplaced} trained rows belong to no position of the batch (audio, prompts or padding put in)")
     return notes

@@ -37,7 +37,7 @@ def circumstances(watcher: Watcher) -> list[str]:
         notes.append("no optimizer step was seen: all forward passes are taken as one step")
     elif len(watcher.steps) < watcher.wanted:
         notes.append(f"the run ended after {len(watcher.steps)} of the {watcher.wanted} steps to be watched")
-    scales = sorted(watcher.scales - {1.0})
+    scales = sorted(watcher.gradients.scales - {1.0})
     if scales:
         notes.append(f"a loss scale of {' and '.join(f'{scale:g}' for scale in scales)} was divided out")
     return notes
