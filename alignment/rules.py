@@ -219,7 +219,7 @@ _CATALOGUE = (
         fix="Sum over all targets and divide once, or declare the mean that is meant: `--reduction "
         "token-mean|sequence-mean|sum`.",
         case=_NO_CASE,
-        note="Irregular weights (class weights, focal loss) are stated under `streams`, not reported.",
+        note="Chosen weights (class weights, focal loss, rewards) are stated under `streams`, not reported.",
     ),
     Rule(
         "LA302",

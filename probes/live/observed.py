@@ -38,6 +38,7 @@ class Observed:
         expected: what each of its streams must train, and whether labels say so.
         parts: what each forward read.
         steps: how many steps were watched.
+        backward: (R,) int64 per stream, the number of the backward that trained a row.
         even: why their micro-batches cannot be compared; empty if they were, and weigh alike.
         problems: why forwards could not be read.
     """
@@ -46,6 +47,7 @@ class Observed:
     expected: Sequence[Expectation]
     parts: Sequence[Part]
     steps: int
+    backward: Sequence[Tensor] = ()
     even: str = ""
     problems: Sequence[str] = ()
 
@@ -68,11 +70,12 @@ def observe(steps: Sequence[Sequence[Forward]], *, stepped: bool = True) -> Obse
     expected = expectations(joined)
     supervisions = tuple(one.supervision for one in expected)
     forwards = [forward for step in read for forward, _ in step]
+    evened, backward = _by_backward(joined, read)
     findings = _swallowed(steps)
     if graded:
         findings += _not_finite(forwards) or [
             *_label_findings(joined, expected),
-            *compare(supervisions, _evened(joined)),
+            *compare(supervisions, evened, backward),
         ]
     books = sum(stream.is_audio for stream in joined.view.streams)
     unequal, even = accumulation(_micro_batches(read) if graded and stepped else [], books)
@@ -82,7 +85,7 @@ def observe(steps: Sequence[Sequence[Forward]], *, stepped: bool = True) -> Obse
     actual = joined.actual if graded else ()
     witness = Witness(joined.view, supervisions, actual, tuple(findings), None, outer, inner)
     parts = [part for step in read for _, part in step]
-    return Observed(witness, expected, parts, len(steps), even, problems)
+    return Observed(witness, expected, parts, len(steps), backward if graded else (), even, problems)
 
 
 def _read(steps: Sequence[Sequence[Forward]], *, graded: bool) -> tuple[Read, list[str]]:
@@ -173,31 +176,45 @@ def _labels_dropped(forwards: Sequence[Forward]) -> list[Finding]:
     return []
 
 
-def _evened(joined: Joined) -> tuple[Supervision, ...]:
-    """Weights over their mean in each forward, text and audio apart: forwards are compared by ``accumulation``."""
+def _by_backward(joined: Joined, read: Read) -> tuple[tuple[Supervision, ...], list[Tensor]]:
+    """Weights over their mean in each backward, text and audio apart; and per stream the backward of each row.
+
+    Backwards are compared with each other by ``accumulation``.
+    """
+    number = torch.tensor(_backwards(read))
+    backward = [number[part] for part in joined.part]
     out = list(joined.actual)
     for kind in (False, True):
         mine = [n for n, stream in enumerate(joined.view.streams) if stream.is_audio is kind]
-        if not mine:
-            continue
-        total = max(int(joined.part[n].max()) for n in mine if len(joined.part[n])) + 1
-        sums, counts = torch.zeros(total, dtype=torch.float64), torch.zeros(total, dtype=torch.float64)
+        sums, counts = torch.zeros(2, int(number.max()) + 1, dtype=torch.float64)
         for n in mine:
             weight = joined.actual[n].weight.abs()
             used = joined.actual[n].trained & weight.isfinite()
-            sums.index_add_(0, joined.part[n][used], weight[used])
-            counts.index_add_(0, joined.part[n][used], torch.ones_like(weight[used]))
+            sums.index_add_(0, backward[n][used], weight[used])
+            counts.index_add_(0, backward[n][used], torch.ones_like(weight[used]))
         mean = torch.where(sums > 0, sums / counts.clamp(min=1), 1)
         for n in mine:
-            out[n] = replace(out[n], weight=out[n].weight / mean[joined.part[n]])
-    return tuple(out)
+            out[n] = replace(out[n], weight=out[n].weight / mean[backward[n]])
+    return tuple(out), backward
+
+
+def _backwards(read: Read) -> list[int]:
+    """The number of the backward that each forward's gradient came from, in their order.
+
+    A forward whose gradient had not come when the next one began shares its backward: their losses were added up.
+    """
+    numbers: list[int] = []
+    for step in read:
+        for index, (forward, _) in enumerate(step):
+            shared = index > 0 and not step[index - 1][0].graded < forward.begun
+            numbers.append(numbers[-1] if shared else max(numbers, default=-1) + 1)
+    return numbers
 
 
 def _micro_batches(read: Read) -> list[list[MicroBatch]]:
-    """Per step the forwards whose backward had come before the next forward began; several in one are one loss."""
-    steps = []
+    """Per step the forwards, where each had a backward of its own; several in one are one loss."""
+    steps, numbers = [], iter(_backwards(read))
     for step in read:
-        begun = [forward.begun for forward, _ in step[1:]] + [float("inf")]
-        apart = all(forward.graded < later for (forward, _), later in zip(step, begun, strict=True))
+        apart = len({next(numbers) for _ in step}) == len(step)
         steps.append([MicroBatch(part, forward.half) for forward, part in step] if apart else [])
     return steps

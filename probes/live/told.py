@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from alignment import IGNORE_INDEX, Finding
+import torch
+
+from alignment import Finding
 from alignment.weights import spread
 
 from ..check import COVERAGE, PAIRING, Keep, concerning, report_of
@@ -60,16 +62,12 @@ def report_on(observed: Observed, model: Any, adapter: Any, keep: Keep | None) -
 
 
 def _weigh(report: Report, observed: Observed) -> None:
-    """Weights of one step instead of all; their spread inside a forward, not between forwards."""
-    for actual in observed.witness.actual:
+    """Weights of one step instead of all; their spread inside a backward, not between backwards."""
+    for actual, backward in zip(observed.witness.actual, observed.backward, strict=True):
         entry = report.streams[actual.stream.name]
         entry["weight_sum"] = entry["weight_sum"] / observed.steps
-        entry["weight_spread"] = max(
-            spread(reading.weight[reading.target != IGNORE_INDEX])
-            for part in observed.parts
-            for stream, reading in zip(part.view.streams, part.readings, strict=True)
-            if stream.name == actual.stream.name
-        )
+        of_one = (actual.weight[actual.trained & (backward == one)] for one in torch.unique(backward))
+        entry["weight_spread"] = max((spread(weight) for weight in of_one), default=0.0)
 
 
 def _honest(check: Check, unknown: Mapping[str, Expectation]) -> Check:
@@ -132,7 +130,7 @@ def _notes(observed: Observed) -> list[str]:
         count = int(actual.soft.sum())
         if count:
             notes.append(
-                f"{actual.stream.name}: {count} rows are unreadable (no hard target, or a gradient that underflowed): "
-                "that does not mean that they are not trained"
+                f"{actual.stream.name}: {count} rows are unreadable (no hard target, a penalty, or a gradient that "
+                "underflowed): that does not mean that they are not trained"
             )
     return notes

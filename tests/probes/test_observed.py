@@ -166,13 +166,37 @@ def test_weights_of_samples_are_a_choice():
     assert codes(report) == []
 
 
-def test_the_split_of_one_loss_over_several_forwards_is_seen_as_one():
+@pytest.mark.parametrize(("equal", "found"), [(True, []), (False, ["LA301 warning"])])
+def test_the_split_of_one_loss_over_several_forwards_is_seen_as_one(equal, found):
+    """Of unequal parts it is a mean of means, meant or not."""
+
     def both(model, batch):
         halves = [{key: value[i : i + 1] for key, value in batch.items()} for i in range(2)]
         return sum(mean(model(**half).logits, half["labels"]) for half in halves) / 2
 
-    report, _ = run(both)
-    assert codes(report) == []
+    report, code = run(both, batches(4, equal=equal))
+    assert (codes(report), code) == (found, 0)
+    assert (report.streams["text"]["weight_spread"] > 0.1) is not equal
+
+
+def test_two_passes_of_one_batch_in_one_loss_weigh_alike():
+    def r_drop(model, batch):
+        one, other = (model(**batch).logits for _ in range(2))
+        between = F.kl_div(one.log_softmax(-1), other.log_softmax(-1), log_target=True, reduction="batchmean")
+        return (mean(one, batch["labels"]) + mean(other, batch["labels"])) / 2 + 0.01 * between
+
+    report, code = run(r_drop)
+    assert (codes(report), code) == ([], 0)
+
+
+def test_advantages_of_samples_are_no_mean_of_means():
+    def policy(model, batch):
+        logits, labels = model(**batch).logits[:, :-1], batch["labels"][:, 1:]
+        per_token = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
+        return (per_token * torch.tensor([[0.37], [1.64]])).sum() / (labels != -100).sum()
+
+    report, code = run(policy)
+    assert (report.verdict, codes(report), code) == ("pass", [], 0)
 
 
 # -- the labels are not seen --------------------------------------------------------------------------
