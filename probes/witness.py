@@ -154,7 +154,7 @@ def _labels_dropped(capture: Capture) -> list[Finding]:
 
 def _unreadable(actual: Sequence[Supervision], unplaced: int) -> list[str]:
     notes = [
-        f"{one.stream.name}: {int(one.soft.sum())} rows have no hard target (a soft teacher, a regression): not read"
+        f"{one.stream.name}: {int(one.soft.sum())} rows have no hard target (a soft teacher, a penalty): not read"
         for one in actual
         if bool(one.soft.any())
     ]
