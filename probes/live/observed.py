@@ -117,17 +117,22 @@ def _swallowed(steps: Sequence[Sequence[Forward]]) -> list[Finding]:
             f"model's logits ({sum(map(len, empty))} forward passes): the loss was a constant, or was cut off from them"
         )
         return [finding("LA605", "all", message, count=len(empty))]
-    silent = [
-        one for step in steps for one in step if not one.graded and _is_labelled(one) and not _repeated(one, step)
-    ]
+    silent = [one for step in steps for one in step if not one.graded and not _repeated(one, step)]
+    labelled = [one for one in silent if _is_labelled(one)]
+    cut = [one for one in labelled if one.dropped]
     total = sum(map(len, steps))
-    if not silent:
+    if cut:
+        message = (
+            f"{len(cut)} of {total} forward passes had labelled targets, and the backward pass after them began at a "
+            "constant or at what is cut off from their logits: an error was swallowed, or the loss was detached"
+        )
+        return [finding("LA605", "all", message, count=len(cut))]
+    doubtful = labelled or [one for one in silent if one.dropped and _is_labelled(one) is None]
+    if not doubtful:
         return []
-    message = (
-        f"{len(silent)} of {total} forward passes in train mode had labelled targets and no gradient: "
-        "their loss was dropped, or was a constant"
-    )
-    return [finding("LA605", "all", message, count=len(silent), severity="warning")]
+    what = "in train mode had labelled targets and no gradient" if labelled else "had a backward pass from a constant"
+    message = f"{len(doubtful)} of {total} forward passes {what}: their loss was dropped, or was a constant"
+    return [finding("LA605", "all", message, count=len(doubtful), severity="warning")]
 
 
 def _repeated(forward: Forward, step: Sequence[Forward]) -> bool:
@@ -140,11 +145,13 @@ def _repeated(forward: Forward, step: Sequence[Forward]) -> bool:
     return any(one.graded and len(ids(one)) == len(mine) and all(map(torch.equal, ids(one), mine)) for one in step)
 
 
-def _is_labelled(forward: Forward) -> bool:
+def _is_labelled(forward: Forward) -> bool | None:
+    """Whether a forward has labelled targets; None where its labels were not seen."""
     try:
-        return any(labels is not None and bool((labels >= 0).any()) for labels in forward.view.labels)
+        seen = [labels for labels in forward.view.labels if labels is not None]
     except InputError:
-        return False
+        return None
+    return any(bool((labels >= 0).any()) for labels in seen) if seen else None
 
 
 def _not_finite(forwards: Sequence[Forward]) -> list[Finding]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
@@ -18,17 +20,26 @@ class Trained:
 
     def __init__(self, root: nn.Module, logits: Tensor | None = None) -> None:
         self._root = root
-        self._beyond = set() if logits is None else _leaves(logits)
+        self._beyond = set() if logits is None else {id(leaf) for leaf in _leaves([logits])}
 
     def by(self, optimizer: Optimizer) -> bool:
         """Whether an optimizer holds any of the parameters."""
-        own = {id(parameter) for parameter in self._root.parameters()} | self._beyond
+        own = self._own()
         return any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"])
 
+    def alone_below(self, roots: Sequence[Tensor]) -> bool:
+        """Whether what a backward begins at depends on no parameter of anything else; on none at all, if constant."""
+        own = self._own()
+        return all(id(leaf) in own for leaf in _leaves(roots) if isinstance(leaf, nn.Parameter))
 
-def _leaves(made: Tensor) -> set[int]:
-    """Identities of the leaves of a tensor's graph."""
-    leaves, known, nodes = set(), set(), [made.grad_fn]
+    def _own(self) -> set[int]:
+        return {id(parameter) for parameter in self._root.parameters()} | self._beyond
+
+
+def _leaves(made: Sequence[Tensor]) -> list[Tensor]:
+    """The leaves of the graph of some tensors."""
+    leaves: list[Tensor] = []
+    known, nodes = set(), [one.grad_fn for one in made]
     while nodes:
         node = nodes.pop()
         if node is None or node in known:
@@ -36,6 +47,6 @@ def _leaves(made: Tensor) -> set[int]:
         known.add(node)
         variable = getattr(node, "variable", None)
         if variable is not None:
-            leaves.add(id(variable))
+            leaves.append(variable)
         nodes += [below for below, _ in node.next_functions]
     return leaves

@@ -69,11 +69,11 @@ class Watcher:
         self.open: Step = []
         self.found: Found | None = None
         self.discovery = Discovery(heads)
-        self.boundaries = Boundaries(self._safely(self._stepped))
+        self.boundaries = Boundaries(self._safely(self._stepped), self._safely(self._returned))
         self.gradients = Gradients(self._safely, self._tick, lambda: self.boundaries.scale)
         self.failed = self.cause = ""
         self.active = False
-        self._clock = self._unseen = 0
+        self._clock = self._unseen = self._backward = 0
         self._inside: Forward | None = None
         self._late = False
         self._parts: Any = None
@@ -267,6 +267,15 @@ class Watcher:
 
     # -- its steps -------------------------------------------------------------------------------
 
+    def _returned(self, roots: Sequence[Tensor]) -> None:
+        """A backward has ended; what has come to no logits may have begun at a constant."""
+        since, self._backward = self._backward, self._tick()
+        before = [forward for forward in self.open if forward.begun > since]
+        reached = any(forward.graded > since for forward in self.open)
+        if before and not reached and self._trained is not None and self._trained.alone_below(roots):
+            for forward in before:
+                forward.dropped = True
+
     def _stepped(self, optimizer: Optimizer | None) -> None:
         """An optimizer has stepped, or a scaler has gone past it."""
         if self._trained is None:
@@ -276,7 +285,8 @@ class Watcher:
             return
         if optimizer is not None and not self._trained.by(optimizer):
             return
-        step = [forward for forward in self.open if forward.training or forward.graded] or self.open
+        step = [forward for forward in self.open if forward.training or forward.graded or forward.dropped]
+        step = step or self.open
         self.open = []
         if self._late:  # its first forward had begun before anyone looked
             self._late = False

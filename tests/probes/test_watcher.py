@@ -84,7 +84,7 @@ def traces():
     """What a watcher could leave in torch."""
     hooks = [name for name in vars(torch_module) if name.startswith("_global") and getattr(torch_module, name)]
     scaler = torch.amp.GradScaler
-    return nn.Module.__call__, scaler.scale, scaler.update, hooks
+    return nn.Module.__call__, scaler.scale, scaler.update, torch.autograd.backward, hooks
 
 
 def test_nothing_is_left_in_torch_or_in_the_model():
@@ -140,7 +140,7 @@ def test_logits_and_gradients_are_let_go():
 
 
 HOOKS = [
-    *((Watcher, name) for name in ("_begin", "_stepped", "_after_body", "_look_at")),
+    *((Watcher, name) for name in ("_begin", "_stepped", "_returned", "_after_body", "_look_at")),
     *((Gradients, name) for name in ("note_call", "_grade")),
 ]
 
