@@ -13,7 +13,7 @@ from .findings import Example, Finding, finding
 from .rules import Severity
 from .streams import Stream
 from .supervision import Supervision
-from .weights import uneven_codebooks, uneven_weights
+from .weights import pushed_away, uneven_codebooks, uneven_weights
 
 __all__ = ["Verdicts", "compare", "judge", "merge_codebooks"]
 
@@ -153,6 +153,7 @@ def _stream_findings(
         yield finding("LA204", name, message, count=count, examples=shown(v.border))
     yield from _coverage(name, expected, actual, v, shown)
     yield from uneven_weights(actual, apart)
+    yield from pushed_away(actual)
 
 
 def _stream_wide(name: str, actual: Supervision, v: Verdicts, shown: Shown) -> Finding | None:

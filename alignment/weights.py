@@ -15,7 +15,7 @@ from torch import Tensor
 from .findings import Finding, finding
 from .supervision import Supervision
 
-__all__ = ["spread", "uneven_codebooks", "uneven_weights"]
+__all__ = ["pushed_away", "spread", "uneven_codebooks", "uneven_weights"]
 
 #: Relative difference from which two weights count as different (half precision rounds at 4e-3).
 TOLERANCE = 1e-2
@@ -121,6 +121,17 @@ def _chunks(weight: Tensor) -> int:
     chunks = share.round().long()
     whole = ((share - chunks).abs() <= TOLERANCE * chunks) & (counts % chunks == 0)
     return int((counts // chunks).max()) if bool(whole.all()) else 0
+
+
+def pushed_away(actual: Supervision) -> Iterator[Finding]:
+    """LA304 where no row of a stream is pulled towards its target, and none is unreadable."""
+    weight = actual.weight[actual.trained]
+    if weight.numel() and bool((weight < 0).all()) and not bool(actual.soft.any()):
+        name = actual.stream.name
+        message = (
+            f"all {weight.numel()} trained rows of {name} are pushed away from their target: the loss is turned round"
+        )
+        yield finding("LA304", name, message, count=weight.numel())
 
 
 def uneven_codebooks(actual: Sequence[Supervision]) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ import torch
 from alignment import Finding
 from alignment.weights import spread
 
-from ..check import COVERAGE, PAIRING, Keep, concerning, report_of
+from ..check import COVERAGE, Keep, concerning, report_of
 from ..report.model import Check, Report
 from .expected import Expectation
 from .observed import Observed
@@ -84,20 +84,12 @@ def _honest(check: Check, unknown: Mapping[str, Expectation]) -> Check:
 
 
 def _unaccused(check: Check, unknown: Mapping[str, Expectation], observed: Observed) -> Check:
-    """Skipped, if it fails by no finding but by what a preference, a reward or a soft teacher does rightly."""
+    """Skipped, if it fails by no finding but by what a soft teacher does rightly."""
     if check.status != "fail":
         return check
     if check.id == "coverage" and unknown and not concerning(observed.witness.findings, COVERAGE):
         return Check(check.id, check.title, "skip", "; ".join(dict.fromkeys(_why(unknown))))
-    kind = check.id.removeprefix("pairing-")
-    if kind == check.id or concerning(observed.witness.findings, PAIRING, kind):
-        return check
-    mine = [actual for actual in observed.witness.actual if actual.stream.name.startswith(kind)]
-    away, towards = (sum(int((a.trained & (sign * a.weight > 0)).sum()) for a in mine) for sign in (-1, 1))
-    if not (away and towards):
-        return check  # a loss with its sign turned round
-    both = f"{away} of {away + towards} trained rows are pushed away from their target: a preference or a reward"
-    return Check(check.id, check.title, "skip", both)
+    return check
 
 
 def _why(unknown: Mapping[str, Expectation]) -> list[str]:
