@@ -219,9 +219,19 @@ def _backwards(read: Read) -> list[int]:
 
 
 def _micro_batches(read: Read) -> list[list[MicroBatch]]:
-    """Per step the forwards, where each had a backward of its own; several in one are one loss."""
-    steps, numbers = [], iter(_backwards(read))
+    """The forwards whose gradients were added up, where each had a backward of its own; several in one are one loss.
+
+    A step whose gradients are zeroed in between (a closure that an optimizer calls again) adds up each part for itself.
+    """
+    steps: list[list[MicroBatch]] = []
+    numbers = iter(_backwards(read))
     for step in read:
-        apart = len({next(numbers) for _ in step}) == len(step)
-        steps.append([MicroBatch(part, forward.half) for forward, part in step] if apart else [])
+        sums: list[list[tuple[int, MicroBatch]]] = []
+        for (forward, part), number in zip(step, numbers, strict=False):
+            if not sums or (forward.fresh and number != sums[-1][-1][0]):
+                sums.append([])
+            sums[-1].append((number, MicroBatch(part, forward.half)))
+        for added in sums:
+            apart = len({number for number, _ in added}) == len(added)
+            steps.append([one for _, one in added] if apart else [])
     return steps

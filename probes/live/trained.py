@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -20,7 +21,8 @@ class Trained:
 
     def __init__(self, root: nn.Module, logits: Tensor | None = None) -> None:
         self._root = root
-        self._beyond = set() if logits is None else {id(leaf) for leaf in _leaves([logits])}
+        leaves = [] if logits is None else _leaves([logits])
+        self._beyond = [weakref.ref(leaf) for leaf in leaves if isinstance(leaf, nn.Parameter)]
 
     def by(self, optimizer: Optimizer) -> bool:
         """Whether an optimizer holds any of the parameters."""
@@ -32,8 +34,17 @@ class Trained:
         own = self._own()
         return all(id(leaf) in own for leaf in _leaves(roots) if isinstance(leaf, nn.Parameter))
 
+    def is_fresh(self) -> bool:
+        """Whether no gradient is there that a backward would add to: they were zeroed, or taken away."""
+        grads = [parameter.grad for parameter in self._parameters() if parameter.grad is not None]
+        return not any(grad.is_sparse or hasattr(grad, "full_tensor") or bool((grad != 0).any()) for grad in grads)
+
     def _own(self) -> set[int]:
-        return {id(parameter) for parameter in self._root.parameters()} | self._beyond
+        return {id(parameter) for parameter in self._parameters()}
+
+    def _parameters(self) -> list[nn.Parameter]:
+        beyond = [parameter for reference in self._beyond if (parameter := reference()) is not None]
+        return [*self._root.parameters(), *beyond]
 
 
 def _leaves(made: Sequence[Tensor]) -> list[Tensor]:

@@ -219,6 +219,7 @@ class Watcher:
         if received.get(CACHE) is not None:
             small[CACHE] = True  # that there is one is all that matters
         forward = Forward(self.found.root, self.found.adapter, small, module.training, self._tick(), inner)
+        forward.fresh = self._trained is not None and self._trained.is_fresh()
         self.open.append(forward)
         self._inside = forward if inner else None
         return forward

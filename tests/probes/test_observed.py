@@ -229,6 +229,26 @@ def test_means_of_equal_micro_batches_are_right_and_prove_nothing():
     assert (codes(report), report.check("accumulation").status) == ([], "skip")
 
 
+@pytest.mark.parametrize(("parts", "found"), [(1, []), (2, ["LA302 error"])])
+def test_what_a_closure_adds_up_is_one_sum_each_time_it_is_called(parts, found):
+    def train():
+        model, draw = llama(), iter(batches(60))
+        optimizer = torch.optim.LBFGS(model.parameters(), lr=0.01, max_iter=3)
+
+        def closure():
+            optimizer.zero_grad()
+            for _ in range(parts):
+                loss = right(model, next(draw)) / parts
+                loss.backward()
+            return loss
+
+        for _ in range(2):
+            optimizer.step(closure)
+
+    report, _ = watched(train)
+    assert codes(report) == found
+
+
 def test_a_denominator_of_other_tokens_is_named():
     report, _ = run(by_items, counted(batches(4), 1, lambda batch: int(batch["attention_mask"].sum())), accumulate=2)
     assert codes(report) == ["LA302 error"]
