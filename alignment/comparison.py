@@ -14,7 +14,7 @@ from .findings import Example, Finding, finding
 from .rules import Severity
 from .streams import Stream
 from .supervision import Supervision
-from .weights import uneven_codebooks, uneven_weights
+from .weights import pushed_away, uneven_codebooks, uneven_weights
 
 __all__ = ["Verdicts", "compare", "judge", "merge_codebooks"]
 
@@ -78,7 +78,9 @@ def judge(number: int, expected: Supervision, actual: Supervision, streams: Sequ
     return Verdicts(right, foreign, codebook, astray, across, border, unexpected, missing, missing & expected.lost)
 
 
-def compare(expected: Sequence[Supervision], actual: Sequence[Supervision]) -> tuple[Finding, ...]:
+def compare(
+    expected: Sequence[Supervision], actual: Sequence[Supervision], apart: Sequence[Tensor] | None = None
+) -> tuple[Finding, ...]:
     """Findings that tell ``actual`` from ``expected``; none if every row is trained as it must be.
 
     One cause is one finding: a stream-wide wrong offset swallows the missing, unexpected and uneven
@@ -87,6 +89,8 @@ def compare(expected: Sequence[Supervision], actual: Sequence[Supervision]) -> t
     Args:
         expected: one supervision per stream (see :func:`expect`).
         actual: the same streams as a loss trains them, in the same order.
+        apart: (R,) int64 per stream, rows of one number were trained by one backward: their weights can be compared.
+            All of them if None.
 
     Raises:
         InputError: streams that differ.
@@ -108,7 +112,7 @@ def compare(expected: Sequence[Supervision], actual: Sequence[Supervision]) -> t
         return (_nothing(expected),)
     findings: list[Finding] = []
     for n, v in enumerate(verdicts):
-        findings.extend(_stream_findings(expected[n], actual[n], v, actual))
+        findings.extend(_stream_findings(expected[n], actual[n], v, actual, None if apart is None else apart[n]))
     scrambled = any(f.code == "LA106" for f in findings)
     findings = [f for f in findings if not (scrambled and f.code == "LA205" and f.stream.startswith("audio"))]
     if not any(f.is_error for f in findings):
@@ -132,7 +136,7 @@ def _nothing(expected: Sequence[Supervision]) -> Finding:
 
 
 def _stream_findings(
-    expected: Supervision, actual: Supervision, v: Verdicts, streams: Sequence[Supervision]
+    expected: Supervision, actual: Supervision, v: Verdicts, streams: Sequence[Supervision], apart: Tensor | None
 ) -> Iterator[Finding]:
     name = actual.stream.name
 
@@ -156,7 +160,8 @@ def _stream_findings(
         message = f"{count} rows of {name} are trained on the first token of another segment, sample or document"
         yield finding("LA204", name, message, count=count, examples=shown(v.border))
     yield from _coverage(name, expected, actual, v, shown)
-    yield from uneven_weights(actual)
+    yield from uneven_weights(actual, apart)
+    yield from pushed_away(actual)
 
 
 def _stream_wide(name: str, actual: Supervision, v: Verdicts, shown: Shown) -> Finding | None:

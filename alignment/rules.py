@@ -219,7 +219,7 @@ _CATALOGUE = (
         fix="Sum over all targets and divide once, or declare the mean that is meant: `--reduction "
         "token-mean|sequence-mean|sum`.",
         case=_NO_CASE,
-        note="Irregular weights (class weights, focal loss) are stated under `streams`, not reported.",
+        note="Chosen weights (class weights, focal loss, rewards) are stated under `streams`, not reported.",
     ),
     Rule(
         "LA302",
@@ -244,6 +244,17 @@ _CATALOGUE = (
         fix="Give every codebook the same weight and denominator; where the difference is meant, pass "
         "`--ignore LA303`.",
         case=_NO_CASE,
+    ),
+    Rule(
+        "LA304",
+        "pushed-away",
+        "warning",
+        summary="Every trained row of a stream is pushed away from its target.",
+        silent="A loss with its sign turned round falls without an end, and the first steps look like progress.",
+        fix="If neither a negative reward nor unlearning is meant, turn the sign of the loss round: cross-entropy is "
+        "minimised, a log-likelihood is not.",
+        case=_NO_CASE,
+        note="Where some rows are pulled and others pushed (a preference, a reward), that is stated, not reported.",
     ),
     Rule(
         "LA401",

@@ -2,20 +2,25 @@
 
 A target that occurs once among the inputs names its source. Elsewhere the source is inferred: one
 offset should explain all targets of a stream, and the offset that explains most of them goes first.
+
+A row that is pushed away from a token is trained on it like any other (a rejected answer, a negative reward),
+but where no row at all is pulled towards the token at that place, it is a penalty (unlikelihood, repetition):
+what the row is pulled towards does not show beside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from .recovery import Form, Reading
-from .streams import NO_TOKEN, Stream
+from .streams import IGNORE_INDEX, NO_TOKEN, Stream
 from .supervision import Supervision
 
-__all__ = ["infer_sources", "is_ambiguous"]
+__all__ = ["infer_sources", "is_ambiguous", "unpenalised"]
 
 #: Offsets that code is seen to make, likeliest first; what they leave open is looked up one by one.
 USUAL_OFFSETS = (1, 0, 2, -1, 3, -2, 4, -3, 5, -4, 6, -5, 7, -6, 8, -7, -8)
@@ -35,19 +40,38 @@ def _infer(number: int, reading: Reading, streams: Sequence[Stream]) -> Supervis
     own = streams[number]
     source = torch.full_like(reading.target, -1)
     origin = torch.full_like(reading.target, -1)
-    rows = torch.nonzero(reading.target >= 0).reshape(-1)
     exact = True
-    for other in (number, *_others(number, streams)):
-        if rows.numel() == 0:
-            break
-        found, unique = _find(reading.target[rows], rows, streams[other])
-        exact &= bool(unique[found >= 0].all())
-        source[rows[found >= 0]] = found[found >= 0]
-        origin[rows[found >= 0]] = other
-        rows = rows[found < 0]
+    for pushed in (False, True):  # what is penalised has places of its own
+        rows = torch.nonzero((reading.target >= 0) & ((reading.weight < 0) == pushed)).reshape(-1)
+        for other in (number, *_others(number, streams)):
+            if rows.numel() == 0:
+                break
+            found, unique = _find(reading.target[rows], rows, streams[other])
+            exact &= bool(unique[found >= 0].all())
+            source[rows[found >= 0]] = found[found >= 0]
+            origin[rows[found >= 0]] = other
+            rows = rows[found < 0]
     lost = torch.zeros_like(source, dtype=torch.bool)
     soft = reading.form == int(Form.SOFT)
-    return Supervision(own, reading.target, reading.weight, source, origin, lost, soft, exact=exact)
+    return unpenalised(Supervision(own, reading.target, reading.weight, source, origin, lost, soft, exact=exact))
+
+
+def unpenalised(one: Supervision) -> Supervision:
+    """The supervision with penalised rows unreadable; as it is where all its rows are pushed away from something."""
+    pulled, pushed = one.trained & (one.weight > 0), one.trained & (one.weight < 0)
+    if not bool((pulled | one.soft).any()) or not bool(pushed.any()):
+        return one
+    where = torch.stack([one.origin, torch.where(one.source >= 0, one.offset, 0)])
+    place = torch.unique(where, dim=1, return_inverse=True)[1]
+    penalty = pushed & ~torch.isin(place, place[pulled])
+    return replace(
+        one,
+        target=one.target.masked_fill(penalty, IGNORE_INDEX),
+        weight=one.weight.masked_fill(penalty, 0),
+        source=one.source.masked_fill(penalty, -1),
+        origin=one.origin.masked_fill(penalty, -1),
+        soft=one.soft | penalty,
+    )
 
 
 def _others(number: int, streams: Sequence[Stream]) -> list[int]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from alignment import Finding
 
-from .forward import Outputs, can_be_learnt, forward, spelled_out
+from .forward import Outputs, all_finite, can_be_learnt, forward, spelled_out
 from .leaks import judge
 from .models import Adapter, Batch
 from .models.adapter import Layout

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from alignment import IGNORE_INDEX, InputError
+from alignment import IGNORE_INDEX, InputError, Stream
 from alignment.recovery import Form, Reading, silent_reading
+from alignment.streams import NO_TOKEN
 
 from .capture import Capture, HeadCall
+from .embedded import embedded_ids
 from .errors import UsageError
 from .models.adapter import Adapter, View
 from .rows import align_streams, head_rows
@@ -75,11 +79,11 @@ class _Places:
     def _received_rows(self, forward: int, number: int) -> Tensor:
         """The row of the batch for each row that a forward was given."""
         stream = self.view.streams[number]
-        given = self.capture.forwards[forward].received if forward >= 0 else {}
+        given = self._with_ids(self.capture.forwards[forward].received if forward >= 0 else {}, len(stream))
         received = stream
         if any(given.get(key) is not None for key in _id_keys(self.adapter)):
             seen = self.adapter.view(self.model, given).streams
-            received = seen[number].to(stream.ids.device) if len(seen) > number else stream
+            received = _tokens_alone(seen[number].to(stream.ids.device)) if len(seen) > number else stream
         rows = align_streams(received, stream, self.uses[number])
         if len(stream) and not bool((rows >= 0).any()):
             raise InputError(
@@ -87,6 +91,24 @@ class _Places:
                 f"{len(stream)}): the loss function must run the model on the batch's own ids"
             )
         return rows
+
+    def _with_ids(self, given: Mapping[str, Any], rows: int) -> Mapping[str, Any]:
+        """What a forward was given, with the ids behind embeddings that are more than the ``rows`` of the batch."""
+        embeddings = given.get("inputs_embeds")
+        if not isinstance(embeddings, Tensor) or embeddings.dim() != 3 or embeddings.shape[:2].numel() == rows:
+            return given
+        ids = embedded_ids(self.adapter.inner(self.model), embeddings)
+        return given if ids is None else {**given, "input_ids": ids}
+
+
+def _tokens_alone(received: Stream) -> Stream:
+    """The stream with what is no token (embedded audio, learnt prompts) cut out of its segments."""
+    gone = received.ids == NO_TOKEN
+    if not bool(gone.any()):
+        return received
+    run = torch.stack([received.segment, gone.long().cumsum(0)])
+    segment = torch.unique(run, dim=1, return_inverse=True)[1]
+    return replace(received, segment=segment.masked_fill(gone | (received.segment < 0), -1))
 
 
 def _id_keys(adapter: Adapter) -> tuple[str, ...]:

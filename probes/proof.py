@@ -11,7 +11,7 @@ from torch import Tensor
 from alignment import InputError, Supervision
 from alignment.barcode import Barcode, barcode, resolve_sources
 from alignment.recovery import Reading
-from alignment.sources import infer_sources
+from alignment.sources import infer_sources, unpenalised
 
 from .errors import UsageError
 from .models.adapter import Batch, View
@@ -43,7 +43,7 @@ def prove(watched: Watched, batch: Batch, view: View, inferred: Sequence[Supervi
         return tuple(inferred)  # the loss holds on to its own labels: sources stay inferred
     proven = resolve_sources(inferred, code, passes)
     return tuple(
-        _confirmed(n, was, now, view, [readings[n].target for readings in passes])
+        unpenalised(_confirmed(n, was, now, view, [readings[n].target for readings in passes]))
         for n, (was, now) in enumerate(zip(inferred, proven, strict=True))
     )
 

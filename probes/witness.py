@@ -185,10 +185,10 @@ def _labels_dropped(watched: Watched, capture: Capture, findings: Sequence[Findi
 
 def _unreadable(actual: Sequence[Supervision], unplaced: int) -> list[str]:
     notes = [
-        f"{one.stream.name}: {int(one.soft.sum())} rows have no hard target (a soft teacher, a regression): not read"
+        f"{one.stream.name}: {int(one.soft.sum())} rows have no hard target (a soft teacher, a penalty): not read"
         for one in actual
         if bool(one.soft.any())
     ]
     if unplaced:
-        notes.append(f"{unplaced} trained rows belong to no position of the batch (padding added by the trainer)")
+        notes.append(f"{unplaced} trained rows belong to no position of the batch (audio, prompts or padding put in)")
     return notes

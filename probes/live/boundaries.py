@@ -1,11 +1,12 @@
-"""Where a step ends, and by how much a loss scaler multiplies: seen at the optimizer and at the scaler."""
+"""Where a backward and a step end, and by how much a loss scaler multiplies: seen where torch is asked for them."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
@@ -14,30 +15,38 @@ __all__ = ["Boundaries"]
 
 
 class Boundaries:
-    """Calls ``stepped(optimizer)`` after every step of an optimizer; with None where a scaler skipped one.
+    """Calls ``stepped(optimizer)`` after every step of an optimizer, with None where a scaler skipped one.
+
+    Args:
+        stepped: called so.
+        returned: called with what a backward began at, after every backward that is not part of another.
 
     Attributes:
         scale: what the last loss was multiplied by before its backward; 1 without a scaler.
     """
 
-    def __init__(self, stepped: Callable[[Optimizer | None], None]) -> None:
-        self.stepped = stepped
+    def __init__(
+        self, stepped: Callable[[Optimizer | None], None], returned: Callable[[Sequence[Tensor]], None]
+    ) -> None:
+        self.stepped, self.returned = stepped, returned
+        self._deep = 0
         self.scale = 1.0
         self._handle: Any = None
-        self._own: dict[str, Any] = {}
+        self._own: list[tuple[Any, str, Any, Any]] = []
 
     def watch(self) -> None:
         """Begin."""
         self._handle = register_optimizer_step_post_hook(lambda optimizer, *_: self.stepped(optimizer))
-        self._around("scale", self._note_scale)
-        self._around("update", lambda _: self.stepped(None))
+        self._put(GradScaler, "scale", self._after(GradScaler.scale, self._note_scale))
+        self._put(GradScaler, "update", self._after(GradScaler.update, lambda _: self.stepped(None)))
+        self._put(torch.autograd, "backward", self._around_backward(torch.autograd.backward))
 
     def leave(self) -> None:
         """See nothing any more. Ours stays among the hooks of torch, which may be going through them just now."""
-        self.stepped = _nothing
-        for name, (own, ours) in self._own.items():
-            if getattr(GradScaler, name) is ours:
-                setattr(GradScaler, name, own)
+        self.stepped = self.returned = _nothing
+        for owner, name, own, ours in self._own:
+            if getattr(owner, name) is ours:
+                setattr(owner, name, own)
         self._own.clear()
 
     def remove(self) -> None:
@@ -46,22 +55,36 @@ class Boundaries:
         if self._handle is not None:
             self._handle.remove()
 
-    def _around(self, name: str, then: Callable[[GradScaler], None]) -> None:
-        own = getattr(GradScaler, name)
+    def _put(self, owner: Any, name: str, ours: Any) -> None:
+        self._own.append((owner, name, getattr(owner, name), ours))
+        setattr(owner, name, ours)
 
+    def _after(self, own: Callable[..., Any], then: Callable[[GradScaler], None]) -> Callable[..., Any]:
         @functools.wraps(own)
         def around(scaler: GradScaler, *args: Any, **kwargs: Any) -> Any:
             out = own(scaler, *args, **kwargs)
             then(scaler)
             return out
 
-        self._own[name] = (own, around)
-        setattr(GradScaler, name, around)
+        return around
+
+    def _around_backward(self, own: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(own)
+        def around(tensors: Any, *args: Any, **kwargs: Any) -> Any:
+            self._deep += 1
+            try:
+                return own(tensors, *args, **kwargs)
+            finally:
+                self._deep -= 1
+                if not self._deep:  # a reentrant checkpoint has a backward of its own within
+                    self.returned([tensors] if isinstance(tensors, Tensor) else list(tensors))
+
+        return around
 
     def _note_scale(self, scaler: GradScaler) -> None:
         given = getattr(scaler, "_scale", None)  # get_scale() would count a scaler that is off as well
         self.scale = float(given) if scaler.is_enabled() and isinstance(given, Tensor) else 1.0
 
 
-def _nothing(_: Optimizer | None) -> None:
+def _nothing(_: Any) -> None:
     """What is called where nobody watches."""

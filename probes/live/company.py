@@ -22,7 +22,7 @@ __all__ = ["Company"]
 #: Seconds that ranks wait for each other: they keep step with each other anyway.
 PATIENCE = 60.0
 #: What the code makes of a batch, whatever is in it.
-OF_CODE = frozenset(("LA101", "LA102", "LA103", "LA104", "LA106", "LA107", "LA206", "LA605"))
+OF_CODE = frozenset(("LA101", "LA102", "LA103", "LA104", "LA105", "LA106", "LA107", "LA206", "LA605"))
 
 
 class Company:

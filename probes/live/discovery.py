@@ -1,11 +1,15 @@
-"""Which model does a script train? Found at the first forward of a module that holds one with an output head."""
+"""Which model does a script train? Found at the first forward of a module that holds one with an output head.
+
+A model whose own parameters are frozen may be trained through all the same: a projector gives it embeddings, or
+prompts are learnt. Whether it is shows only when its logits turn out to carry a gradient.
+"""
 
 from __future__ import annotations
 
 import gc
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
 from weakref import WeakSet
@@ -20,17 +24,24 @@ __all__ = ["Discovery", "Found"]
 
 @dataclass(frozen=True)
 class Found:
-    """A model that is trained.
+    """A model that is trained, or may be trained through.
 
     Attributes:
         root: the module that the script calls.
         adapter: of the model in it.
+        trained: whether any parameter of the model is; where none is, only its logits can tell.
         begun: whether its forward had already begun: then the first forward is not seen whole.
     """
 
     root: nn.Module
     adapter: Adapter
-    begun: bool
+    trained: bool
+    begun: bool = False
+
+    @property
+    def inner(self) -> nn.Module:
+        """The model itself, below what wraps it."""
+        return self.adapter.inner(self.root)
 
 
 class Discovery:
@@ -45,44 +56,59 @@ class Discovery:
         self.heads = tuple(heads)
         self.unwatchable = ""
         self._seen: WeakSet[nn.Module] = WeakSet()
-        self._reasons: list[tuple[int, str]] = []
+        self._reasons: list[tuple[bool, int, str]] = []
 
     @property
     def reason(self) -> str:
-        """Why the largest module that was called is none; empty if no module was called."""
-        return max(self._reasons)[1] if self._reasons else ""
+        """Why the largest module that was called is none, trained ones first; empty if no module was called."""
+        return max(self._reasons)[2] if self._reasons else ""
 
     def consider(self, module: nn.Module) -> Found | None:
         """What a module that is being called shows."""
-        if module in self._seen or not any(parameter.requires_grad for parameter in module.parameters()):
-            return None  # what is frozen now may be trained later
-        self._seen.add(module)
-        self.unwatchable = _unwatchable(module)
-        if self.unwatchable:
+        if module in self._seen:
             return None
-        adapter = self._adapter(module)
-        if adapter is not None:
-            return Found(module, adapter, begun=False)
+        self._seen.add(module)
+        unwatchable = _unwatchable(module)
+        if unwatchable and _is_trained(module):
+            self.unwatchable = unwatchable
+        if unwatchable:
+            self._note(module, unwatchable)
+            return None
+        found = self._found(module)
+        if found is not None:
+            return found
         enclosing = list(_enclosing(sys._getframe(2)))  # noqa: SLF001 - forwards that were called by their name
         for around in enclosing or _owners(module):
             if around not in self._seen:
                 self._seen.add(around)
-                adapter = self._adapter(around)
-                if adapter is not None:
-                    return Found(around, adapter, begun=bool(enclosing))
+                found = self._found(around)
+                if found is not None:
+                    return replace(found, begun=bool(enclosing))
         return None
 
-    def _adapter(self, module: nn.Module) -> Adapter | None:
-        """The adapter of a module, if it holds a model whose head is known and of which anything is trained."""
-        size = sum(parameter.numel() for parameter in module.parameters())
+    def give_up(self, found: Found) -> None:
+        """No gradient can reach the logits of a frozen model; it may be met again."""
+        self._seen.discard(found.root)
+        self._note(found.root, f"{type(found.inner).__name__} is frozen, and nothing that is trained reaches it")
+
+    def _found(self, module: nn.Module) -> Found | None:
+        """A module, if it holds a model whose head is known."""
         try:
             adapter = adapter_for(module, self.heads)
             inner = adapter.inner(module)
         except UsageError as error:
-            self._reasons.append((size, str(error)))
+            if _is_trained(module):
+                self._note(module, str(error))
             return None
-        trained = any(parameter.requires_grad for parameter in inner.parameters())
-        return adapter if trained else None  # a frozen encoder with a head of its own, beside the model that is trained
+        return Found(module, adapter, _is_trained(inner))
+
+    def _note(self, module: nn.Module, reason: str) -> None:
+        size = sum(parameter.numel() for parameter in module.parameters())
+        self._reasons.append((_is_trained(module), size, reason))
+
+
+def _is_trained(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def _unwatchable(module: nn.Module) -> str:

@@ -81,6 +81,8 @@ class Forward:
         outer: the labels among the arguments of its wrapper; None where no wrapper was called.
         calls: of its heads.
         graded: when the first gradient arrived; 0 before.
+        fresh: whether there was no gradient yet for its own to be added to.
+        dropped: whether the backward after it began at a constant, or at something else that never meets its logits.
         hidden: what the body gave, until the backward has passed.
         problem: why its rows cannot be read; empty if they can.
         fused: whether something other than the heads gave the body's output a gradient, which nobody could read.
@@ -96,6 +98,8 @@ class Forward:
     outer: Batch | None = None
     calls: list[Call] = field(default_factory=list)
     graded: int = 0
+    fresh: bool = False
+    dropped: bool = False
     hidden: Tensor | None = None
     problem: str = ""
     fused: bool = False

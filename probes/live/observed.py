@@ -38,6 +38,7 @@ class Observed:
         expected: what each of its streams must train, and whether labels say so.
         parts: what each forward read.
         steps: how many steps were watched.
+        backward: (R,) int64 per stream, the number of the backward that trained a row.
         even: why their micro-batches cannot be compared; empty if they were, and weigh alike.
         problems: why forwards could not be read.
     """
@@ -46,6 +47,7 @@ class Observed:
     expected: Sequence[Expectation]
     parts: Sequence[Part]
     steps: int
+    backward: Sequence[Tensor] = ()
     even: str = ""
     problems: Sequence[str] = ()
 
@@ -68,11 +70,12 @@ def observe(steps: Sequence[Sequence[Forward]], *, stepped: bool = True) -> Obse
     expected = expectations(joined)
     supervisions = tuple(one.supervision for one in expected)
     forwards = [forward for step in read for forward, _ in step]
+    evened, backward = _by_backward(joined, read)
     findings = _swallowed(steps)
     if graded:
         findings += _not_finite(forwards) or [
             *_label_findings(joined, expected),
-            *compare(supervisions, _evened(joined)),
+            *compare(supervisions, evened, backward),
         ]
     books = sum(stream.is_audio for stream in joined.view.streams)
     unequal, even = accumulation(_micro_batches(read) if graded and stepped else [], books)
@@ -82,7 +85,7 @@ def observe(steps: Sequence[Sequence[Forward]], *, stepped: bool = True) -> Obse
     actual = joined.actual if graded else ()
     witness = Witness(joined.view, supervisions, actual, tuple(findings), None, outer, inner)
     parts = [part for step in read for _, part in step]
-    return Observed(witness, expected, parts, len(steps), even, problems)
+    return Observed(witness, expected, parts, len(steps), backward if graded else (), even, problems)
 
 
 def _read(steps: Sequence[Sequence[Forward]], *, graded: bool) -> tuple[Read, list[str]]:
@@ -114,17 +117,22 @@ def _swallowed(steps: Sequence[Sequence[Forward]]) -> list[Finding]:
             f"model's logits ({sum(map(len, empty))} forward passes): the loss was a constant, or was cut off from them"
         )
         return [finding("LA605", "all", message, count=len(empty))]
-    silent = [
-        one for step in steps for one in step if not one.graded and _is_labelled(one) and not _repeated(one, step)
-    ]
+    silent = [one for step in steps for one in step if not one.graded and not _repeated(one, step)]
+    labelled = [one for one in silent if _is_labelled(one)]
+    cut = [one for one in labelled if one.dropped]
     total = sum(map(len, steps))
-    if not silent:
+    if cut:
+        message = (
+            f"{len(cut)} of {total} forward passes had labelled targets, and the backward pass after them began at a "
+            "constant or at what is cut off from their logits: an error was swallowed, or the loss was detached"
+        )
+        return [finding("LA605", "all", message, count=len(cut))]
+    doubtful = labelled or [one for one in silent if one.dropped and _is_labelled(one) is None]
+    if not doubtful:
         return []
-    message = (
-        f"{len(silent)} of {total} forward passes in train mode had labelled targets and no gradient: "
-        "their loss was dropped, or was a constant"
-    )
-    return [finding("LA605", "all", message, count=len(silent), severity="warning")]
+    what = "in train mode had labelled targets and no gradient" if labelled else "had a backward pass from a constant"
+    message = f"{len(doubtful)} of {total} forward passes {what}: their loss was dropped, or was a constant"
+    return [finding("LA605", "all", message, count=len(doubtful), severity="warning")]
 
 
 def _repeated(forward: Forward, step: Sequence[Forward]) -> bool:
@@ -137,11 +145,13 @@ def _repeated(forward: Forward, step: Sequence[Forward]) -> bool:
     return any(one.graded and len(ids(one)) == len(mine) and all(map(torch.equal, ids(one), mine)) for one in step)
 
 
-def _is_labelled(forward: Forward) -> bool:
+def _is_labelled(forward: Forward) -> bool | None:
+    """Whether a forward has labelled targets; None where its labels were not seen."""
     try:
-        return any(labels is not None and bool((labels >= 0).any()) for labels in forward.view.labels)
+        seen = [labels for labels in forward.view.labels if labels is not None]
     except InputError:
-        return False
+        return None
+    return any(bool((labels >= 0).any()) for labels in seen) if seen else None
 
 
 def _not_finite(forwards: Sequence[Forward]) -> list[Finding]:
@@ -173,31 +183,55 @@ def _labels_dropped(forwards: Sequence[Forward]) -> list[Finding]:
     return []
 
 
-def _evened(joined: Joined) -> tuple[Supervision, ...]:
-    """Weights over their mean in each forward, text and audio apart: forwards are compared by ``accumulation``."""
+def _by_backward(joined: Joined, read: Read) -> tuple[tuple[Supervision, ...], list[Tensor]]:
+    """Weights over their mean in each backward, text and audio apart; and per stream the backward of each row.
+
+    Backwards are compared with each other by ``accumulation``.
+    """
+    number = torch.tensor(_backwards(read))
+    backward = [number[part] for part in joined.part]
     out = list(joined.actual)
     for kind in (False, True):
         mine = [n for n, stream in enumerate(joined.view.streams) if stream.is_audio is kind]
-        if not mine:
-            continue
-        total = max(int(joined.part[n].max()) for n in mine if len(joined.part[n])) + 1
-        sums, counts = torch.zeros(total, dtype=torch.float64), torch.zeros(total, dtype=torch.float64)
+        sums, counts = torch.zeros(2, int(number.max()) + 1, dtype=torch.float64)
         for n in mine:
             weight = joined.actual[n].weight.abs()
             used = joined.actual[n].trained & weight.isfinite()
-            sums.index_add_(0, joined.part[n][used], weight[used])
-            counts.index_add_(0, joined.part[n][used], torch.ones_like(weight[used]))
+            sums.index_add_(0, backward[n][used], weight[used])
+            counts.index_add_(0, backward[n][used], torch.ones_like(weight[used]))
         mean = torch.where(sums > 0, sums / counts.clamp(min=1), 1)
         for n in mine:
-            out[n] = replace(out[n], weight=out[n].weight / mean[joined.part[n]])
-    return tuple(out)
+            out[n] = replace(out[n], weight=out[n].weight / mean[backward[n]])
+    return tuple(out), backward
+
+
+def _backwards(read: Read) -> list[int]:
+    """The number of the backward that each forward's gradient came from, in their order.
+
+    A forward whose gradient had not come when the next one began shares its backward: their losses were added up.
+    """
+    numbers: list[int] = []
+    for step in read:
+        for index, (forward, _) in enumerate(step):
+            shared = index > 0 and not step[index - 1][0].graded < forward.begun
+            numbers.append(numbers[-1] if shared else max(numbers, default=-1) + 1)
+    return numbers
 
 
 def _micro_batches(read: Read) -> list[list[MicroBatch]]:
-    """Per step the forwards whose backward had come before the next forward began; several in one are one loss."""
-    steps = []
+    """The forwards whose gradients were added up, where each had a backward of its own; several in one are one loss.
+
+    A step whose gradients are zeroed in between (a closure that an optimizer calls again) adds up each part for itself.
+    """
+    steps: list[list[MicroBatch]] = []
+    numbers = iter(_backwards(read))
     for step in read:
-        begun = [forward.begun for forward, _ in step[1:]] + [float("inf")]
-        apart = all(forward.graded < later for (forward, _), later in zip(step, begun, strict=True))
-        steps.append([MicroBatch(part, forward.half) for forward, part in step] if apart else [])
+        sums: list[list[tuple[int, MicroBatch]]] = []
+        for (forward, part), number in zip(step, numbers, strict=False):
+            if not sums or (forward.fresh and number != sums[-1][-1][0]):
+                sums.append([])
+            sums[-1].append((number, MicroBatch(part, forward.half)))
+        for added in sums:
+            apart = len({number for number, _ in added}) == len(added)
+            steps.append([one for _, one in added] if apart else [])
     return steps

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from alignment import IGNORE_INDEX, Finding
+import torch
+
+from alignment import Finding
 from alignment.weights import spread
 
-from ..check import COVERAGE, PAIRING, Keep, concerning, report_of
+from ..check import COVERAGE, Keep, concerning, report_of
 from ..report.model import Check, Report
 from .expected import Expectation
 from .observed import Observed
@@ -37,7 +39,7 @@ def circumstances(watcher: Watcher) -> list[str]:
         notes.append("no optimizer step was seen: all forward passes are taken as one step")
     elif len(watcher.steps) < watcher.wanted:
         notes.append(f"the run ended after {len(watcher.steps)} of the {watcher.wanted} steps to be watched")
-    scales = sorted(watcher.scales - {1.0})
+    scales = sorted(watcher.gradients.scales - {1.0})
     if scales:
         notes.append(f"a loss scale of {' and '.join(f'{scale:g}' for scale in scales)} was divided out")
     return notes
@@ -60,16 +62,12 @@ def report_on(observed: Observed, model: Any, adapter: Any, keep: Keep | None) -
 
 
 def _weigh(report: Report, observed: Observed) -> None:
-    """Weights of one step instead of all; their spread inside a forward, not between forwards."""
-    for actual in observed.witness.actual:
+    """Weights of one step instead of all; their spread inside a backward, not between backwards."""
+    for actual, backward in zip(observed.witness.actual, observed.backward, strict=True):
         entry = report.streams[actual.stream.name]
         entry["weight_sum"] = entry["weight_sum"] / observed.steps
-        entry["weight_spread"] = max(
-            spread(reading.weight[reading.target != IGNORE_INDEX])
-            for part in observed.parts
-            for stream, reading in zip(part.view.streams, part.readings, strict=True)
-            if stream.name == actual.stream.name
-        )
+        of_one = (actual.weight[actual.trained & (backward == one)] for one in torch.unique(backward))
+        entry["weight_spread"] = max((spread(weight) for weight in of_one), default=0.0)
 
 
 def _honest(check: Check, unknown: Mapping[str, Expectation]) -> Check:
@@ -86,20 +84,12 @@ def _honest(check: Check, unknown: Mapping[str, Expectation]) -> Check:
 
 
 def _unaccused(check: Check, unknown: Mapping[str, Expectation], observed: Observed) -> Check:
-    """Skipped, if it fails by no finding but by what a preference, a reward or a soft teacher does rightly."""
+    """Skipped, if it fails by no finding but by what a soft teacher does rightly."""
     if check.status != "fail":
         return check
     if check.id == "coverage" and unknown and not concerning(observed.witness.findings, COVERAGE):
         return Check(check.id, check.title, "skip", "; ".join(dict.fromkeys(_why(unknown))))
-    kind = check.id.removeprefix("pairing-")
-    if kind == check.id or concerning(observed.witness.findings, PAIRING, kind):
-        return check
-    mine = [actual for actual in observed.witness.actual if actual.stream.name.startswith(kind)]
-    away, towards = (sum(int((a.trained & (sign * a.weight > 0)).sum()) for a in mine) for sign in (-1, 1))
-    if not (away and towards):
-        return check  # a loss with its sign turned round
-    both = f"{away} of {away + towards} trained rows are pushed away from their target: a preference or a reward"
-    return Check(check.id, check.title, "skip", both)
+    return check
 
 
 def _why(unknown: Mapping[str, Expectation]) -> list[str]:
@@ -132,7 +122,7 @@ def _notes(observed: Observed) -> list[str]:
         count = int(actual.soft.sum())
         if count:
             notes.append(
-                f"{actual.stream.name}: {count} rows are unreadable (no hard target, or a gradient that underflowed): "
-                "that does not mean that they are not trained"
+                f"{actual.stream.name}: {count} rows are unreadable (no hard target, a penalty, or a gradient that "
+                "underflowed): that does not mean that they are not trained"
             )
     return notes

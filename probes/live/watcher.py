@@ -17,16 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from alignment.sketch import sketch
-
+from ..embedded import embedded_ids
 from ..forward_patch import ForwardPatch, bound_arguments
-from ..models.adapter import Batch, Head
-from ..models.reading import decoder_of, is_encoder_decoder
+from ..models.adapter import Batch
+from ..models.reading import CACHE, decoder_of, is_encoder_decoder
 from .boundaries import Boundaries
 from .discovery import Discovery, Found
-from .embedded import embedded_ids
-from .forwards import Call, Forward, grade, kept, label_entries
+from .forwards import Forward, kept, label_entries
+from .gradients import Gradients
 from .hooks import AfterModules, BeforeModules
+from .trained import Trained
 
 __all__ = ["ENDED", "Step", "Watcher"]
 
@@ -56,9 +56,9 @@ class Watcher:
     Attributes:
         steps: the forwards of every step that was seen to its end.
         open: the forwards since.
-        found: the model; None before.
+        found: the model; None before. A frozen one stays on trial until its logits carry a gradient.
         discovery: what was met until then.
-        scales: loss scales that were divided out.
+        gradients: what reads them, and knows the loss scales that were divided out.
         failed: the traceback of an exception of ours; empty if there was none.
         cause: why it stopped before the steps were done; empty if it did not.
     """
@@ -69,14 +69,16 @@ class Watcher:
         self.open: Step = []
         self.found: Found | None = None
         self.discovery = Discovery(heads)
-        self.boundaries = Boundaries(self._safely(self._stepped))
-        self.scales: set[float] = set()
+        self.boundaries = Boundaries(self._safely(self._stepped), self._safely(self._returned))
+        self.gradients = Gradients(self._safely, self._tick, lambda: self.boundaries.scale)
         self.failed = self.cause = ""
         self.active = False
-        self._clock = self._unseen = 0
+        self._clock = self._unseen = self._backward = 0
         self._inside: Forward | None = None
         self._late = False
         self._parts: Any = None
+        self._trained: Trained | None = None
+        self._looking: Any = None
         self._handles: list[Any] = []
 
     @property
@@ -87,7 +89,7 @@ class Watcher:
     def start(self) -> None:
         """Begin to watch."""
         self.active = True
-        self._handles.append(BeforeModules(self._with_gradients(self._look_at)))
+        self._looking = BeforeModules(self._with_gradients(self._look_at))
         self.boundaries.watch()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._leave)  # workers are not watched
@@ -98,6 +100,8 @@ class Watcher:
             return
         self.cause = cause
         self._leave()
+        if self._trained is None:
+            self._give_up()
         self.done(self)
 
     def remove(self) -> None:
@@ -111,8 +115,10 @@ class Watcher:
         self._remove_hooks()
 
     def _remove_hooks(self) -> None:
-        for handle in self._handles:
-            handle.remove()
+        for handle in (self._looking, *self._handles):
+            if handle is not None:
+                handle.remove()
+        self._looking = None
         self._handles.clear()
 
     def _safely(self, hook: Callable[..., None]) -> Callable[..., None]:
@@ -144,22 +150,41 @@ class Watcher:
     # -- the model -------------------------------------------------------------------------------
 
     def _look_at(self, module: nn.Module) -> None:
-        """A module is about to be called, and no model has been found yet."""
-        if self.found is not None:
+        """A module is about to be called, and no model that is trained has been found yet."""
+        if self._trained is not None or self._inside is not None:
             return
         with torch.enable_grad():
             found = self.discovery.consider(module)
         if self.discovery.unwatchable:
             self.finish(self.discovery.unwatchable)
-        if found is None or not self.active:
+        if found is None or not self.active or (self.found is not None and found.inner is self._parts.inner):
             return
+        self._give_up()
         self.found, self._late = found, found.begun
-        inner, decoder = found.adapter.inner(found.root), None
+        inner, decoder = found.inner, None
         if is_encoder_decoder(inner):
             decoder = decoder_of(inner)
         self._parts = _Parts(inner, found.adapter.body(found.root), decoder)
-        self._remove_hooks()
         self._handles += [ForwardPatch(inner, self._around_inner), AfterModules(self._with_gradients(self._after))]
+        if found.trained:
+            self._settle(None)
+
+    def _settle(self, logits: Tensor | None) -> None:
+        """The model that was found is trained, or is trained through: its logits, or what they are made of, say so."""
+        if self._trained is None:
+            assert self.found is not None
+            self._trained = Trained(self.found.root, logits)
+            self._looking.remove()
+
+    def _give_up(self) -> None:
+        """The model on trial is none that is trained."""
+        if self.found is None:
+            return
+        self.discovery.give_up(self.found)
+        self.found, self.open = None, []
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
 
     # -- its forwards ----------------------------------------------------------------------------
 
@@ -175,11 +200,13 @@ class Watcher:
         finally:
             self._inside = None
         if begun is not None:
-            self._safely(self._note_outputs)(begun, outputs)
+            self._safely(self.gradients.note_outputs)(begun, outputs)
         return outputs
 
     def _begin(self, module: nn.Module, received: Batch, *, inner: bool = True) -> Forward:
         assert self.found is not None
+        if self._trained is None:
+            self.open = []  # what came before carried no gradient
         for before in self.open:
             if before.graded:
                 before.hidden = None  # its backward has passed
@@ -189,7 +216,10 @@ class Watcher:
         embeddings = received.get("inputs_embeds")
         if isinstance(embeddings, Tensor) and small.get("input_ids") is None:
             small["input_ids"] = kept(embedded_ids(self._parts.inner, embeddings))
+        if received.get(CACHE) is not None:
+            small[CACHE] = True  # that there is one is all that matters
         forward = Forward(self.found.root, self.found.adapter, small, module.training, self._tick(), inner)
+        forward.fresh = self._trained is not None and self._trained.is_fresh()
         self.open.append(forward)
         self._inside = forward if inner else None
         return forward
@@ -211,7 +241,8 @@ class Watcher:
         elif self.open and (self.open[-1].hidden is not None or parts.body is None):
             head = self.open[-1].head_of(module)
             if head is not None and isinstance(output, Tensor) and output.requires_grad:
-                self._note_call(head, args[0] if args else None, output)
+                self._settle(output)
+                self.gradients.note_call(self.open[-1], head, args[0] if args else None, output)
 
     def _after_body(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         forward = self._inside
@@ -221,7 +252,8 @@ class Watcher:
         if isinstance(first, Tensor):
             forward.hidden = first.detach()
             if first.requires_grad:
-                first.register_hook(self._on_hidden(forward, first.detach()))
+                self._settle(first)
+                self.gradients.read_hidden(forward, first)
 
     def _after_root(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = dict(kwargs)
@@ -234,61 +266,28 @@ class Watcher:
                 break
             forward.outer = labels
 
-    # -- its heads -------------------------------------------------------------------------------
-
-    def _note_call(self, head: Head, inputs: Any, output: Tensor) -> None:
-        forward = self.open[-1]
-        call = forward.note_call(head, inputs if isinstance(inputs, Tensor) else None, output)
-        if call is not None:
-            self._read_at(output, forward, call, "head")
-
-    def _note_outputs(self, forward: Forward, outputs: Any) -> None:
-        """Logits as the script sees them, where the model casts, scales or caps them after its head."""
-        given = outputs.values() if isinstance(outputs, Mapping) else outputs if isinstance(outputs, tuple) else ()
-        for logits in given:
-            if not isinstance(logits, Tensor) or not logits.requires_grad:
-                continue
-            for call in forward.calls:
-                same, address, size = call.output
-                if logits.numel() == size and id(logits) != same and logits.data_ptr() != address:
-                    self._read_at(logits, forward, call, "later")
-
-    def _read_at(self, logits: Tensor, forward: Forward, call: Call, place: str) -> None:
-        rows = sketch(logits.reshape(-1, forward.vocab(call.head)))
-        call.finite &= rows.finite
-
-        def seen(grad: Tensor) -> None:
-            self._grade(forward, grad)
-            if place == "later" or not call.readings.get("later"):  # nearer to the loss is more exact
-                call.take(place, grade(grad, rows, self.boundaries.scale))
-
-        logits.register_hook(self._safely(seen))
-
-    def _on_hidden(self, forward: Forward, hidden: Tensor) -> Callable[[Tensor], None]:
-        def seen(grad: Tensor) -> None:
-            self._grade(forward, grad)
-            forward.read_past_heads(grad, hidden, self.boundaries.scale)
-
-        return self._safely(seen)
-
-    def _grade(self, forward: Forward, grad: Tensor) -> None:
-        """A gradient has arrived."""
-        forward.graded = forward.graded or self._tick()
-        forward.half |= grad.dtype in (torch.float16, torch.bfloat16)
-        self.scales.add(self.boundaries.scale)
-
     # -- its steps -------------------------------------------------------------------------------
+
+    def _returned(self, roots: Sequence[Tensor]) -> None:
+        """A backward has ended; what has come to no logits may have begun at a constant."""
+        since, self._backward = self._backward, self._tick()
+        before = [forward for forward in self.open if forward.begun > since]
+        reached = any(forward.graded > since for forward in self.open)
+        if before and not reached and self._trained is not None and self._trained.alone_below(roots):
+            for forward in before:
+                forward.dropped = True
 
     def _stepped(self, optimizer: Optimizer | None) -> None:
         """An optimizer has stepped, or a scaler has gone past it."""
-        if self.found is None:
+        if self._trained is None:
             self._unseen += optimizer is not None
             if self._unseen >= UNSEEN_STEPS:
                 self.finish(f"{UNSEEN_STEPS} optimizer steps without a model whose output head is known")
             return
-        if optimizer is not None and not self._trains(optimizer):
+        if optimizer is not None and not self._trained.by(optimizer):
             return
-        step = [forward for forward in self.open if forward.training or forward.graded] or self.open
+        step = [forward for forward in self.open if forward.training or forward.graded or forward.dropped]
+        step = step or self.open
         self.open = []
         if self._late:  # its first forward had begun before anyone looked
             self._late = False
@@ -296,9 +295,3 @@ class Watcher:
             self.steps.append(step)
             if len(self.steps) >= self.wanted:
                 self.finish()
-
-    def _trains(self, optimizer: Optimizer) -> bool:
-        """Whether an optimizer holds any parameter of the model."""
-        assert self.found is not None
-        own = {id(parameter) for parameter in self.found.root.parameters()}
-        return any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"])

@@ -29,7 +29,7 @@ from .modules import (
     vocabulary_of,
     widest_layers,
 )
-from .reading import decoder_ids, document_numbers, is_encoder_decoder, padding_mask
+from .reading import CACHE, decoder_ids, document_numbers, is_encoder_decoder, padding_mask
 from .renaming import labels_follow, one_sample
 from .text_runs import TextRuns
 from .token_ids import end_ids, placeholder_ids, special_ids
@@ -147,7 +147,7 @@ class CausalLMAdapter(TextRuns):
         stream = text_stream(
             ids,
             vocabulary_of(named[0][1], inner),
-            mask=padding_mask(mask, ids),
+            mask=padding_mask(mask, ids, cached=batch.get(CACHE) is not None),
             documents=None if self._encoder_decoder else document_numbers(batch, ids),
             placeholders=placeholder_ids(inner),
             end_ids=end_ids(inner),

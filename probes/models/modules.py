@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ __all__ = [
     "peft_model",
     "pretrained_models",
     "routes_by_capacity",
+    "taken_by_wrapper",
     "task_type_hint",
     "unwrapped",
     "virtual_tokens",
@@ -74,6 +76,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
         if not isinstance(below, nn.Module):
             return model
         model = below
+
+
+def taken_by_wrapper(model: nn.Module, inner: nn.Module) -> frozenset[str]:
+    """Arguments that a wrapper of the user's own takes by name, to do with as it likes."""
+    outer = unwrapped(model)
+    return frozenset() if outer is inner else frozenset(inspect.signature(type(outer).forward).parameters)
 
 
 def peft_model(model: nn.Module) -> Any:

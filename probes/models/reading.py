@@ -14,20 +14,29 @@ from alignment import InputError
 from ..preserve import preserved
 from ..sharded import must_finish
 
-__all__ = ["decoder_ids", "decoder_of", "document_numbers", "is_encoder_decoder", "padding_mask"]
+__all__ = ["CACHE", "decoder_ids", "decoder_of", "document_numbers", "is_encoder_decoder", "padding_mask"]
 
+#: The argument by which a forward is given keys and values of what comes before its ids.
+CACHE = "past_key_values"
 #: Boundaries of packed documents over the flattened batch, as attention kernels take them.
 BOUNDARIES = ("cu_seq_lens_q", "cu_seq_lens", "cu_seqlens_q", "cu_seqlens")
 
 
-def padding_mask(mask: Any, ids: Tensor) -> Tensor | None:
+def padding_mask(mask: Any, ids: Tensor, *, cached: bool = False) -> Tensor | None:
     """The (B, T) padding mask of a batch; None where there is none (a four-dimensional mask hides no rows).
+
+    Args:
+        mask: as the model is given it.
+        ids: (B, T).
+        cached: whether keys and values come before the ids (a learnt prefix): the mask then begins with theirs.
 
     Raises:
         InputError: a mask of another length than the ids.
     """
     if not isinstance(mask, Tensor) or mask.dim() != 2:
         return None
+    if cached and mask.shape[1] > ids.shape[1]:
+        mask = mask[:, -ids.shape[1] :]
     if mask.shape != ids.shape:
         raise InputError(f"attention_mask has shape {tuple(mask.shape)}, ids have {tuple(ids.shape)}: they must agree")
     return mask

@@ -54,6 +54,7 @@ KINDS_OF: Mapping[str, tuple[str, ...]] = {
     "LA206": ("missing",),
     "LA301": ("right",),
     "LA303": ("right",),
+    "LA304": ("right",),
 }
 
 

@@ -162,3 +162,37 @@ def test_ambiguity_is_several_offsets_that_explain_every_row(ids, targets, ambig
 def test_what_is_proven_or_untrained_is_never_ambiguous(targets, exact):
     (one,) = infer([targets], plain_stream([7, 7, 7, 7]))
     assert not is_ambiguous(replace(one, exact=exact))
+
+
+# -- rows that are pushed away ------------------------------------------------------------------------
+
+
+def signed(targets, weights, ids):
+    """Supervision of a loss that pulls rows towards their targets, or pushes them away."""
+    targets, weights = torch.tensor(targets), torch.tensor(weights)
+    reading = recover(
+        lambda z: (F.cross_entropy(z, targets, reduction="none") * weights).sum(), torch.zeros(len(ids), 128)
+    )
+    return infer_sources([reading], [plain_stream(ids)])[0]
+
+
+def test_a_row_pushed_away_where_none_is_pulled_is_a_penalty():
+    one = signed([5, 6, 7, 8, 8], [-1.0, 0, 1, 1, -2], ids=[5, 5, 6, 7, 8])
+    assert one.soft.tolist() == [True, False, False, False, True]
+    assert one.target.tolist() == [__, __, 7, 8, __]
+    assert one.weight.tolist() == pytest.approx([0, 0, 1, 1, 0])
+    assert one.offset[one.trained].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("offset", [0, 1, 2])
+def test_a_row_pushed_away_where_others_are_pulled_is_trained(offset):
+    ids = list(range(10, 20))
+    targets = [*ids[offset:], *[__] * offset]
+    one = signed(targets, [1.0, -1.0] * 5, ids=ids)
+    assert one.offset[one.trained].unique().tolist() == [offset]
+    assert not one.soft.any()
+
+
+def test_rows_that_are_all_pushed_away_are_trained():
+    one = signed([11, 12, 13, __], [-1.0, -1.0, -2.0, 0], ids=[10, 11, 12, 13])
+    assert one.trained.tolist() == [True, True, True, False]

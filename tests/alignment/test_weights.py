@@ -1,5 +1,7 @@
 """Weights: the structure that a mean of means leaves is reported, chosen weights are not."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -153,10 +155,35 @@ def test_the_finding_reaches_the_comparison():
     targets = expected.target
 
     def loss(z):
-        return F.cross_entropy(z[:16], targets[:16]) + F.cross_entropy(z[16:], targets[16:]) * 2
+        return F.cross_entropy(z[:16], targets[:16]) + F.cross_entropy(z[16:26], targets[16:26])
 
+    expected = replace(expected, target=targets.masked_fill(every >= 26, __))
     assert [f.code for f in compare([expected], [supervise(loss)])] == ["LA301"]
-    assert compare([expected], [supervise(lambda z: F.cross_entropy(z, targets))]) == ()
+    assert compare([expected], [supervise(lambda z: F.cross_entropy(z, expected.target))]) == ()
+
+
+def test_weights_are_compared_within_one_backward():
+    expected = expect(STREAM.ids, STREAM)
+    actual = supervise(weighted(torch.tensor([1.0] * 10 + [2.0] * 5 + [1.0] * 17), expected.target))
+    halves = torch.tensor(SAMPLE)
+    assert codes(actual) == []
+    twice = supervise(weighted(torch.tensor([1 / 15] * 16 + [1 / 10] * 10 + [0] * 6), expected.target))
+    assert codes(twice) == ["LA301"]
+    assert list(uneven_weights(twice, halves)) == []
+    assert [found.code for found in uneven_weights(twice, torch.zeros(32).long())] == ["LA301"]
+
+
+@pytest.mark.parametrize("weight", [(0.7, 1.9), (1.0, -1.0), (-0.3, -0.8)], ids=str)
+def test_rewards_and_preferences_weigh_samples_as_they_like(weight):
+    one, other = weight
+    assert codes(supervise(weighted(torch.tensor([one] * 16 + [other] * 16)))) == []
+
+
+def test_a_mean_over_the_real_tokens_of_each_sample_is_uneven():
+    padded = plain_stream(STREAM.ids, vocab=VOCAB, sample=SAMPLE, segment=[*SAMPLE[:26], *[-1] * 6])
+    targets = TARGETS.masked_fill(every >= 26, __)
+    weight = torch.tensor([1 / 16] * 16 + [1 / 10] * 16)
+    assert codes(supervise(weighted(weight, targets), padded)) == ["LA301"]
 
 
 def test_spread():

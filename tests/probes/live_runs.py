@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 
 import torch
@@ -38,7 +39,7 @@ def llama():
     from transformers import LlamaForCausalLM
 
     torch.manual_seed(0)
-    return LlamaForCausalLM(_config()).train()
+    return LlamaForCausalLM(copy.deepcopy(_config())).train()
 
 
 def batches(count, size=2, *, seed=0, equal=False):

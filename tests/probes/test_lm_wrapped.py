@@ -173,6 +173,21 @@ def test_text_that_goes_without_its_labels_accuses_the_wrapper():
     assert codes(watch(model, batch, lambda m, b: m(**b).logits.sum() * 0)) == ("LA206", "LA601")
 
 
+def test_labels_that_a_wrapper_asks_for_are_its_own():
+    class Asking(Wrapper):
+        def forward(self, input_ids, labels):
+            return super().forward(input_ids)
+
+    batch = text_batch()
+    del batch["attention_mask"]
+    model = Asking(tiny_model("LlamaForCausalLM"), passes_on=False)
+
+    def loss(model, batch):
+        return F.cross_entropy(model(**batch).logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
+
+    assert codes(watch(model, batch, loss)) == ()
+
+
 def test_shift_labels_are_taken_as_they_are():
     model = tiny_model("LlamaForCausalLM")
     batch = text_batch()
@@ -315,14 +330,6 @@ def test_an_image_put_before_the_text_is_refused():
     batch = {**text_batch(), "pixel_values": torch.randn(2, 3, 16, 16)}
     with pytest.raises(InputError, match="the batch has 48 ids and the model's body 58 rows"):
         watch(model, batch, own_loss)
-
-
-def test_prompt_tuning_is_refused():
-    peft = pytest.importorskip("peft")
-    config = peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
-    model = peft.get_peft_model(tiny_model("LlamaForCausalLM"), config)
-    with pytest.raises(InputError, match="it lengthens the sequence itself"):
-        watch(model, text_batch(), own_loss)
 
 
 # -- nothing is left behind -----------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from torch.nn.modules import module as torch_module
 
 from probes.live import watcher as watching
 from probes.live.arrival import when_imported
+from probes.live.gradients import Gradients
 from probes.live.watcher import Watcher
 
 
@@ -83,7 +84,7 @@ def traces():
     """What a watcher could leave in torch."""
     hooks = [name for name in vars(torch_module) if name.startswith("_global") and getattr(torch_module, name)]
     scaler = torch.amp.GradScaler
-    return nn.Module.__call__, scaler.scale, scaler.update, hooks
+    return nn.Module.__call__, scaler.scale, scaler.update, torch.autograd.backward, hooks
 
 
 def test_nothing_is_left_in_torch_or_in_the_model():
@@ -138,11 +139,17 @@ def test_logits_and_gradients_are_let_go():
     assert held[-1] == [True, True]
 
 
-@pytest.mark.parametrize("hook", ["_begin", "_note_call", "_grade", "_stepped", "_after_body", "_look_at"])
-def test_an_error_of_ours_switches_the_watcher_off_and_not_the_run(hook, monkeypatch, capsys):
+HOOKS = [
+    *((Watcher, name) for name in ("_begin", "_stepped", "_returned", "_after_body", "_look_at")),
+    *((Gradients, name) for name in ("note_call", "_grade")),
+]
+
+
+@pytest.mark.parametrize(("owner", "hook"), HOOKS)
+def test_an_error_of_ours_switches_the_watcher_off_and_not_the_run(owner, hook, monkeypatch, capsys):
     alone = llama()
     loop(alone, right, batches(4))
-    monkeypatch.setattr(Watcher, hook, lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(owner, hook, lambda *_, **__: 1 / 0)
     model = llama()
     report, code = watched(lambda: loop(model, right, batches(4)))
     assert (report.verdict, report.exit_code, code) == ("error", 3, 3)

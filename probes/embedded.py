@@ -12,7 +12,7 @@ from torch import Tensor
 
 from alignment.streams import NO_TOKEN
 
-from ..rows import row_keys
+from .rows import row_keys
 
 __all__ = ["embedded_ids"]
 

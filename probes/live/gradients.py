@@ -1,0 +1,79 @@
+"""Hooks on logits and hidden states: each gradient goes to the forward that it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alignment.sketch import sketch
+
+from ..models.adapter import Head
+from .forwards import Call, Forward, grade
+
+__all__ = ["Gradients"]
+
+
+class Gradients:
+    """Reads the gradients of a run as they come.
+
+    Args:
+        safely: what a hook is wrapped in, so that nothing it raises reaches the script.
+        tick: the next number in the watcher's count of events.
+        scale: what the loss is multiplied by before its backward.
+
+    Attributes:
+        scales: loss scales that were divided out.
+    """
+
+    def __init__(
+        self, safely: Callable[[Callable[..., None]], Any], tick: Callable[[], int], scale: Callable[[], float]
+    ) -> None:
+        self._safely, self._tick, self._scale = safely, tick, scale
+        self.scales: set[float] = set()
+
+    def note_call(self, forward: Forward, head: Head, inputs: Any, output: Tensor) -> None:
+        """A head was called."""
+        call = forward.note_call(head, inputs if isinstance(inputs, Tensor) else None, output)
+        if call is not None:
+            self._read_at(output, forward, call, "head")
+
+    def note_outputs(self, forward: Forward, outputs: Any) -> None:
+        """Logits as the script sees them, where the model casts, scales or caps them after its head."""
+        given = outputs.values() if isinstance(outputs, Mapping) else outputs if isinstance(outputs, tuple) else ()
+        for logits in given:
+            if not isinstance(logits, Tensor) or not logits.requires_grad:
+                continue
+            for call in forward.calls:
+                same, address, size = call.output
+                if logits.numel() == size and id(logits) != same and logits.data_ptr() != address:
+                    self._read_at(logits, forward, call, "later")
+
+    def read_hidden(self, forward: Forward, made: Tensor) -> None:
+        """Read what comes back to the body's output past every head."""
+        hidden = made.detach()
+
+        def seen(grad: Tensor) -> None:
+            self._grade(forward, grad)
+            forward.read_past_heads(grad, hidden, self._scale())
+
+        made.register_hook(self._safely(seen))
+
+    def _read_at(self, logits: Tensor, forward: Forward, call: Call, place: str) -> None:
+        rows = sketch(logits.reshape(-1, forward.vocab(call.head)))
+        call.finite &= rows.finite
+
+        def seen(grad: Tensor) -> None:
+            self._grade(forward, grad)
+            if place == "later" or not call.readings.get("later"):  # nearer to the loss is more exact
+                call.take(place, grade(grad, rows, self._scale()))
+
+        logits.register_hook(self._safely(seen))
+
+    def _grade(self, forward: Forward, grad: Tensor) -> None:
+        """A gradient has arrived."""
+        forward.graded = forward.graded or self._tick()
+        forward.half |= grad.dtype in (torch.float16, torch.bfloat16)
+        self.scales.add(self._scale())

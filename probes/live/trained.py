@@ -1,0 +1,63 @@
+"""What is trained by a model's gradient: parameters of its own, and those that its logits are made of beside them."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
+
+__all__ = ["Trained"]
+
+
+class Trained:
+    """Knows which optimizers train a model.
+
+    Args:
+        root: as the script calls it.
+        logits: of a frozen model, or what they are made of: a projector in front of it need not be part of it.
+    """
+
+    def __init__(self, root: nn.Module, logits: Tensor | None = None) -> None:
+        self._root = root
+        leaves = [] if logits is None else _leaves([logits])
+        self._beyond = [weakref.ref(leaf) for leaf in leaves if isinstance(leaf, nn.Parameter)]
+
+    def by(self, optimizer: Optimizer) -> bool:
+        """Whether an optimizer holds any of the parameters."""
+        own = self._own()
+        return any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"])
+
+    def alone_below(self, roots: Sequence[Tensor]) -> bool:
+        """Whether what a backward begins at depends on no parameter of anything else; on none at all, if constant."""
+        own = self._own()
+        return all(id(leaf) in own for leaf in _leaves(roots) if isinstance(leaf, nn.Parameter))
+
+    def is_fresh(self) -> bool:
+        """Whether no gradient is there that a backward would add to: they were zeroed, or taken away."""
+        grads = [parameter.grad for parameter in self._parameters() if parameter.grad is not None]
+        return not any(grad.is_sparse or hasattr(grad, "full_tensor") or bool((grad != 0).any()) for grad in grads)
+
+    def _own(self) -> set[int]:
+        return {id(parameter) for parameter in self._parameters()}
+
+    def _parameters(self) -> list[nn.Parameter]:
+        beyond = [parameter for reference in self._beyond if (parameter := reference()) is not None]
+        return [*self._root.parameters(), *beyond]
+
+
+def _leaves(made: Sequence[Tensor]) -> list[Tensor]:
+    """The leaves of the graph of some tensors."""
+    leaves: list[Tensor] = []
+    known, nodes = set(), [one.grad_fn for one in made]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in known:
+            continue
+        known.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            leaves.append(variable)
+        nodes += [below for below, _ in node.next_functions]
+    return leaves
