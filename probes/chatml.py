@@ -247,9 +247,8 @@ def chosen_records(
         raise UsageError(f"--batch-size must be at least 1, got {size}")
     whose = "" if place.world == 1 else f" that rank {place.rank} gets"
     if size > len(records):
-        raise UsageError(
-            f"--batch-size is {size}, {path} has {len(records)} samples{whose}: give at most {len(records)}"
-        )
+        have = f"{len(records)} sample{'s' * (len(records) != 1)}{whose}"
+        raise UsageError(f"--batch-size is {size}, {path} has {have}: give at most {len(records)}")
     chosen = records[:size]
     return chosen, [f"the first {size} of {len(records)} samples{whose} of {path}", *stand_in_notes(chosen)]
 

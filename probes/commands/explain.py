@@ -64,6 +64,9 @@ def run(args: argparse.Namespace) -> int:
         seen.view.streams[n].name: [s for s in row_stories(seen, n, args.sample) if s.row in rows]
         for n in pick_streams(seen, args.stream)
     }
+    if not any(stories.values()):
+        last = max(int(seen.view.streams[n].row.max()) for n in pick_streams(seen, args.stream))
+        raise UsageError(f"--rows {args.rows}: no such row; they are counted from 0 to {last}")
     report = _report(plan, seen, stories, keep)
     report.causality = causality(plan.model, plan.adapter, plan.batch, seen, plan.seed).as_dict()
     _show(stories, report, plan, console, args)

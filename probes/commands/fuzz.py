@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     if inside == 0:
         raise UsageError("no case lies inside the loss's contract: widen it with --allow")
     report = _report(contract, args, inside, found)
-    console.print(f"{report.verdict.upper()}: {inside} cases, {len(found)} kinds of finding")
+    console.print(f"{report.verdict.upper()}: {inside} cases, {len(found)} kind{'s' * (len(found) != 1)} of finding")
     told = {
         "schema": 1,
         "verdict": report.verdict,

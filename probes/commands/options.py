@@ -205,6 +205,8 @@ def finding_filter(args: argparse.Namespace) -> Callable[[Finding], bool]:
     select, ignore = codes(args.select, "--select"), codes(args.ignore, "--ignore")
     if args.select is not None and not select:
         raise UsageError("--select names no code; loss-align rules lists all")
+    if select and not select - ignore:
+        raise UsageError("--select and --ignore leave no code; loss-align rules lists all")
     return lambda finding: (not select or finding.code in select) and finding.code not in ignore
 
 

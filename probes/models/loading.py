@@ -42,6 +42,7 @@ def load_model(name: str | None, *, device: torch.device, dtype: torch.dtype | N
     if path.is_dir() and not (path / "config.json").is_file():
         raise UsageError(f"--model {name}: the folder has no config.json; name a checkpoint saved by save_pretrained")
     kind = _model_type(name)
+    from safetensors import SafetensorError
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
@@ -56,8 +57,12 @@ def load_model(name: str | None, *, device: torch.device, dtype: torch.dtype | N
             model = load_causal_lm(name, dtype)
     except UsageError:
         raise
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--model {name}: cannot be loaded: {_first_line(error)}") from error
+    except SafetensorError as error:
+        raise UsageError(
+            f"--model {name}: its safetensors are damaged ({_first_line(error)}); copy them again"
+        ) from error
+    except (OSError, ValueError, RuntimeError) as error:  # weights of other shapes are a RuntimeError
+        raise UsageError(f"--model {name}: cannot be loaded: {_told(error)}") from error
     return Loaded(model.to(device=device, dtype=dtype), name, random_init=False)
 
 
@@ -90,6 +95,12 @@ def _model_type(name: str) -> str:
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise UsageError(f"--model {name}: its config.json names no model_type")
     return config["model_type"]
+
+
+def _told(error: Exception) -> str:
+    """Its first line, and the second where the first only announces it."""
+    lines = [line.strip() for line in str(error).strip().splitlines()[:2]]
+    return " ".join(lines) if lines and lines[0].endswith(":") else _first_line(error)
 
 
 def _first_line(error: Exception) -> str:

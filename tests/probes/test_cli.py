@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from lm_tiny import tiny_model
 from rank_pairs import launched
+from safetensors.torch import load_file, save_file
 
 from loss_align import main
 from probes.models import higgs, higgs_v2
@@ -86,6 +88,7 @@ BAD_USAGE = {
     "json is a folder": (["preflight", "--json", "{files}/empty"], "it is a folder"),
     "probe in no folder": (["probe", "--out", "{files}/nowhere/r.json"], "create it first"),
     "probe without out": (["probe"], "--out"),
+    "selected and ignored": (["preflight", "--select", "LA102", "--ignore", "LA102"], "leave no code"),
     "rows of no form": (["explain", "--rows", "7"], "must be A:B"),
 }
 
@@ -96,6 +99,11 @@ BAD_RUN = {
     "loss misses a key": (["--loss", "{files}/losses.py:key"], "KeyError: 'nope'"),
     "odd length": (["--length", "100"], "multiple of 8"),
     "more micro-batches than samples": (["--grad-accum", "3"], "raise --batch-size"),
+}
+
+BAD_ROWS = {
+    "rows beyond the last": (["--rows", "500:600"], "--rows 500:600: no such row; they are counted from 0 to"),
+    "rows backwards": (["--rows", "5:2"], "--rows 5:2: no such row"),
 }
 
 BAD_DATA = {
@@ -139,6 +147,34 @@ def test_bad_usage_is_one_sentence_and_exit_2(argv, message, files, capsys):
 def test_bad_losses_and_sizes(options, message, files, capsys):
     sized = [] if "--length" in options else ["--length", "96"]
     fails_with(["preflight", *sized, *options], files, capsys, message)
+
+
+@pytest.mark.parametrize(("options", "message"), BAD_ROWS.values(), ids=BAD_ROWS.keys())
+def test_rows_that_are_not_there(options, message, files, capsys):
+    fails_with(["explain", "--length", "96", *options], files, capsys, message)
+
+
+def other_shape(path):
+    weights = load_file(path)
+    save_file({**weights, "lm_head.weight": torch.zeros(10, 32)}, path, metadata={"format": "pt"})
+
+
+DAMAGED = {
+    "cut short": (lambda path: path.write_bytes(path.read_bytes()[:-999]), "its safetensors are damaged"),
+    "no safetensors": (lambda path: path.write_bytes(b"hello"), "its safetensors are damaged"),
+    "another shape": (other_shape, "cannot be loaded"),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGED.values(), ids=DAMAGED.keys())
+def test_damaged_weights_are_bad_input(damage, message, files, capsys, tmp_path):
+    tiny_model("LlamaForCausalLM").save_pretrained(tmp_path)
+    damage(tmp_path / "model.safetensors")
+    capsys.readouterr()
+    assert main(["preflight", "--model", str(tmp_path)]) == 2
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("loss-align: ")]
+    assert len(told) == 1
+    assert message in told[0]
 
 
 @pytest.mark.parametrize(("options", "message"), BAD_DATA.values(), ids=BAD_DATA.keys())
