@@ -11,6 +11,7 @@ from lm_tiny import HIDDEN, LENGTH, VOCAB, tiny_model
 from torch import nn
 
 from alignment import InputError
+from probes import check_loss
 from probes.errors import UsageError
 from probes.models.causal_lm import CausalLMAdapter
 from probes.witness import witness
@@ -298,6 +299,27 @@ def test_an_image_put_before_the_text_is_refused():
     batch = {**text_batch(), "pixel_values": torch.randn(2, 3, 16, 16)}
     with pytest.raises(InputError, match="the batch has 48 ids and the model's body 58 rows"):
         watch(model, batch, own_loss)
+
+
+def test_a_loss_over_several_adapters_leaves_the_active_one_as_it_was():
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(target_modules=["q_proj"])
+    model = peft.get_peft_model(tiny_model("LlamaForCausalLM"), config)
+    model.add_adapter("other", config)
+
+    def both(model, batch):
+        losses = []
+        for name in ("default", "other"):
+            model.set_adapter(name)
+            losses.append(own_loss(model, batch))
+        return sum(losses)
+
+    assert check_loss(model, text_batch(), both).findings == []
+    assert model.active_adapter == "default"
+    assert model.base_model.model.model.layers[0].self_attn.q_proj.active_adapters == ["default"]
+    model.set_adapter("other")
+    model.requires_grad_(requires_grad=False)
+    assert [found.code for found in check_loss(model, text_batch(), own_loss).findings] == ["LA602"]
 
 
 # -- nothing is left behind -----------------------------------------------------------------------------
