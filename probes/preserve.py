@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,10 @@ from .sharded import reshard
 __all__ = ["copy_of", "cuda_devices", "preserved", "same_random_state"]
 
 
+#: Where PEFT keeps which of several adapters a module applies.
+ACTIVE = {"active_adapter", "_active_adapter", "_disable_adapters"}
+
+
 def cuda_devices(model: nn.Module) -> list[int]:
     """The accelerators that a model's parameters lie on."""
     return sorted({param.device.index or 0 for param in model.parameters() if param.device.type == "cuda"})
@@ -26,13 +31,14 @@ def cuda_devices(model: nn.Module) -> list[int]:
 def preserved(model: nn.Module) -> Iterator[None]:
     """Restore everything a loss call may touch, also when it raises.
 
-    Random state of the CPU and of the model's devices, train or eval mode of every module, every
+    Random state of the CPU and of the model's devices, train or eval mode and active adapters of every module, every
     ``requires_grad`` and ``.grad``, all buffers, gradient mode. Compiled modules run eagerly inside, because
     compiled code does not see hooks that come later. DDP is stepped over: it would wait for the backward of every
     forward, and for the other ranks, which may have no such forward. Parameters of FSDP2 are sharded before and after.
     """
     reshard(model)
     modes = {module: module.training for module in model.modules()}
+    adapters = {module: {key: copy.copy(vars(module)[key]) for key in ACTIVE & vars(module).keys()} for module in modes}
     params = [(param, param.grad, param.requires_grad) for param in model.parameters()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     devices = cuda_devices(model)
@@ -51,6 +57,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
             reshard(model)
             for module, training in modes.items():
                 module.training = training
+                vars(module).update(adapters[module])
             for param, grad, requires_grad in params:
                 param.requires_grad_(requires_grad)
                 param.grad = grad

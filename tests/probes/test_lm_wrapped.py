@@ -332,6 +332,27 @@ def test_an_image_put_before_the_text_is_refused():
         watch(model, batch, own_loss)
 
 
+def test_a_loss_over_several_adapters_leaves_the_active_one_as_it_was():
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(target_modules=["q_proj"])
+    model = peft.get_peft_model(tiny_model("LlamaForCausalLM"), config)
+    model.add_adapter("other", config)
+
+    def both(model, batch):
+        losses = []
+        for name in ("default", "other"):
+            model.set_adapter(name)
+            losses.append(own_loss(model, batch))
+        return sum(losses)
+
+    assert check_loss(model, text_batch(), both).findings == []
+    assert model.active_adapter == "default"
+    assert model.base_model.model.model.layers[0].self_attn.q_proj.active_adapters == ["default"]
+    model.set_adapter("other")
+    model.requires_grad_(requires_grad=False)
+    assert [found.code for found in check_loss(model, text_batch(), own_loss).findings] == ["LA602"]
+
+
 # -- nothing is left behind -----------------------------------------------------------------------------
 
 
