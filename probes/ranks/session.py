@@ -56,8 +56,10 @@ class Session:
         """
         self.steps += 1
         failure = self.exchange.claimed(FAILED)
-        if failure is None or failure["step"] < self.steps:
-            self.watch()
+        if failure is not None and failure["step"] >= self.steps:
+            return
+        if self.stopped or failure is not None or self.exchange.claimed(STOPPED):
+            raise RunOverError
 
     def watch(self) -> None:
         """Stop here if another rank has failed or was stopped.
