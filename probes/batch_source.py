@@ -16,6 +16,7 @@ from .batches_v2 import collate_for
 from .errors import UsageError
 from .memory import check_memory
 from .models import Adapter, Batch, HiggsAudioV2Adapter, is_higgs
+from .models.adapter import OtherCheckpointError
 from .models.codebooks import CodebookAdapter
 from .plain_batch import barcoded_text, vocabulary_size
 from .ranks import ALONE, Place
@@ -44,7 +45,7 @@ def load_batch(adapter: Adapter, model: nn.Module, args: argparse.Namespace, pla
     Raises:
         UsageError: a data file or sizes that cannot be used.
         CannotRunError: the data path's packages are missing, or the batch cannot fit into memory.
-        InputError: a batch that was made for another checkpoint.
+        OtherCheckpointError: a data file that was made for another checkpoint.
     """
     device = next(model.parameters()).device
     if isinstance(adapter, CodebookAdapter):
@@ -56,7 +57,16 @@ def load_batch(adapter: Adapter, model: nn.Module, args: argparse.Namespace, pla
         source.batch = to_device(hand_labels(source.batch, args.labels, key=adapter.label_keys[0]), device)
     else:
         raise UsageError("--data reads ChatML for the Higgs model; other models take a barcoded batch")
-    adapter.check_batch(model, source.batch)
+    try:
+        adapter.check_batch(model, source.batch)
+    except OtherCheckpointError as error:
+        if args.data is not None:
+            raise
+        problem = error.problem.partition("; ")[0]  # what follows is for who made the batch
+        raise UsageError(
+            f"our own barcoded batch, which has the ids and codes of the released model, does not fit --model "
+            f"{args.model}: {problem}; name a batch that does with --data, or correct the configuration"
+        ) from error
     streams = adapter.view(model, source.batch).streams
     check_memory(len(streams[0]), sum(len(stream) * stream.vocab for stream in streams), device)
     return source

@@ -144,12 +144,13 @@ def text_findings(ids: Tensor, labels: Tensor | None, expected: Tensor, either: 
 
 def _text_finding(code: str, where: Tensor, what: str, labels: Tensor, expected: Tensor) -> Finding:
     """A finding about the positions ``where`` (B, T); the row that a label trains is the one before it."""
+    sample, position = torch.nonzero(where)[0].tolist()
+    message = f"text: {what}; the first is at sample {sample} position {position} of input_ids"
+    rows = where[:, 1:]  # no row comes before the first position
     examples = tuple(
-        Example("text", sample, at - 1, int(labels[sample, at]), int(expected[sample, at]), at)
-        for sample, at in torch.nonzero(where)[:SHOWN].tolist()
+        Example("text", sample, row, int(labels[sample, row + 1]), int(expected[sample, row + 1]), row + 1)
+        for sample, row in torch.nonzero(rows)[:SHOWN].tolist()
     )
-    first = examples[0]
-    message = f"text: {what}; the first is at sample {first.sample} position {first.source} of input_ids"
     return finding(code, "text", message, count=int(where.sum()), basis=LABELS, examples=examples)
 
 

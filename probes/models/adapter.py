@@ -9,13 +9,36 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from alignment import DualLoss, Stream
+from alignment import DualLoss, InputError, Stream
 from alignment.pairing import Policy
 
-__all__ = ["Adapter", "Batch", "CannotDecodeError", "Head", "Layout", "Repadded", "Step", "View", "find_instance"]
+__all__ = [
+    "Adapter",
+    "Batch",
+    "CannotDecodeError",
+    "Head",
+    "Layout",
+    "OtherCheckpointError",
+    "Repadded",
+    "Step",
+    "View",
+    "find_instance",
+]
 
 #: The mapping of a model's keyword arguments, labels included.
 Batch = dict[str, Any]
+
+
+class OtherCheckpointError(InputError):
+    """A batch that was made for another checkpoint.
+
+    Attributes:
+        problem: what the batch holds and the model's configuration does not know.
+    """
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"the batch was made for another checkpoint: {problem}")
+        self.problem = problem
 
 
 @dataclass(frozen=True)
@@ -134,7 +157,7 @@ class Adapter(Protocol):
         """Refuse a batch that was made for another checkpoint, before anything runs.
 
         Raises:
-            InputError: what the batch holds and the model's configuration does not know.
+            OtherCheckpointError: what the batch holds and the model's configuration does not know.
         """
         ...
 

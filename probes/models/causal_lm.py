@@ -17,7 +17,7 @@ from alignment.pairing import Policy
 
 from ..errors import UsageError
 from ..sharded import local
-from .adapter import Batch, Head, View
+from .adapter import Batch, Head, OtherCheckpointError, View
 from .checkpoint import load_causal_lm
 from .modules import (
     embedding_rows,
@@ -122,7 +122,7 @@ class CausalLMAdapter(TextRuns):
         """Refuse ids beyond the model's input embeddings, special ids of its configuration excepted.
 
         Raises:
-            InputError: the first such id.
+            OtherCheckpointError: the first such id.
         """
         inner = self.inner(model)
         ids, rows = batch.get("input_ids"), embedding_rows(inner)
@@ -130,8 +130,8 @@ class CausalLMAdapter(TextRuns):
             return
         beyond = sorted(set(ids[ids >= rows].tolist()) - special_ids(inner))
         if beyond:
-            raise InputError(
-                f"the batch was made for another checkpoint: input_ids hold {beyond[0]}, {self.name} reads the ids "
+            raise OtherCheckpointError(
+                f"input_ids hold {beyond[0]}, {self.name} reads the ids "
                 f"below {rows}; use the checkpoint's own tokenizer"
             )
 

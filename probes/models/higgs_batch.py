@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignment import InputError
+from .adapter import OtherCheckpointError
 
 __all__ = ["check_released_batch", "check_v2_batch"]
 
@@ -63,8 +63,8 @@ def check_released_batch(config: Any, batch: Mapping[str, Any]) -> None:
         batch: keyword arguments of ``HiggsAudioModel.forward``; codes are (K, N) int64.
 
     Raises:
-        InputError: text ids or codes outside the vocabularies, another number of codebooks, placeholders that the
-            configuration does not know, other codes that begin and end a stream, or another delay pattern.
+        OtherCheckpointError: text ids or codes outside the vocabularies, another number of codebooks, placeholders
+            that the configuration does not know, other codes that begin and end a stream, or another delay pattern.
     """
     _refuse(_released_problems(config, batch))
 
@@ -78,14 +78,14 @@ def check_v2_batch(config: Any, batch: Mapping[str, Any], valid: Tensor | None) 
         valid: (B, F) bool, the frames that are no padding; None without audio.
 
     Raises:
-        InputError: as for the released model.
+        OtherCheckpointError: as for the released model.
     """
     _refuse(_v2_problems(config, batch, valid))
 
 
 def _refuse(problems: Iterator[str]) -> None:
     for problem in problems:
-        raise InputError(f"the batch was made for another checkpoint: {problem}")
+        raise OtherCheckpointError(problem)
 
 
 def _released_problems(config: Any, batch: Mapping[str, Any]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from probes.chatml import (
     collate_released,
     read_chatml,
 )
-from probes.chatml_rules import label_rule_findings, role_labels
+from probes.chatml_rules import label_rule_findings, role_labels, text_findings
 from probes.errors import UsageError
 from probes.models.higgs import (
     END_OF_TURN,
@@ -261,3 +261,14 @@ def test_a_copying_audio_loss_is_named(model):
     seen = witness(model, HiggsAdapter(), batch, audio_copy_loss)
     assert {found.code for found in seen.findings} == {"LA102"}
     assert all(found.stream.startswith("audio") for found in seen.findings)
+
+
+def test_no_row_comes_before_a_label_at_the_first_position():
+    ids = torch.tensor([[5, 6, 7, 8]])
+    expected = torch.tensor([[-100, -100, 7, 8]])
+    nowhere = torch.zeros_like(ids, dtype=torch.bool)
+    (found,) = text_findings(ids, ids, expected, nowhere)
+    assert (found.code, found.count, [example.row for example in found.examples]) == ("LA202", 2, [0])
+    assert found.message.endswith("the first is at sample 0 position 0 of input_ids")
+    (found,) = text_findings(ids, torch.tensor([[5, -100, 7, 8]]), expected, nowhere)
+    assert (found.count, found.examples) == (1, ())

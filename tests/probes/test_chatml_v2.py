@@ -125,6 +125,7 @@ def test_what_the_processor_labels_is_named(made, samples, model, tokenizer):
     assert said[3].count == 8 * trained
     assert "audio_stream_eos_id" in said[3].fix
     assert said[1].count == 7 * sum(len(sample.codes) for sample in samples)
+    assert min(example.row for example in said[0].examples) >= 0, "a label at the first position trains no row"
 
 
 def test_the_end_of_audio_alone_is_named_by_the_general_rule_too(made, samples, model, tokenizer):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -106,8 +107,21 @@ def test_the_command_names_it_and_writes_the_error(model, tmp_path, capsys):
     other.save_pretrained(tmp_path / "checkpoint")
     report = tmp_path / "report.json"
     assert main(["preflight", "--model", str(tmp_path / "checkpoint"), "--json", str(report)]) == 2
-    assert "no placeholder for them, which is 128020" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "our own barcoded batch" in told
+    assert "made for another checkpoint" not in told
+    assert "no placeholder for them, which is 128020" in told
+    assert told.rstrip().endswith("; name a batch that does with --data, or correct the configuration")
+    assert "the checkpoint's own tokenizer" not in told
     assert json.loads(report.read_text())["verdict"] == "error"
+
+
+@pytest.mark.higgs
+def test_a_file_that_does_not_fit_is_not_told_as_ours(model, tmp_path, capsys):
+    configured(model, audio_stream_bos_id=1023).save_pretrained(tmp_path / "checkpoint")
+    monologue = Path(__file__).parents[2] / "fixtures" / "chatml" / "speech.jsonl"
+    main(["preflight", "--model", str(tmp_path / "checkpoint"), "--data", str(monologue)])
+    assert "barcoded" not in capsys.readouterr().err
 
 
 def test_text_ids_beyond_the_embeddings_are_named():
