@@ -368,6 +368,27 @@ def fused(model, batch):
     return mean(logits, batch["labels"])
 
 
+class Fused(torch.autograd.Function):
+    """Logits and their loss in one, gradients made on the way forward."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, labels):
+        with torch.enable_grad():
+            leaves = [one.detach().requires_grad_() for one in (hidden, weight)]
+            loss = F.cross_entropy(F.linear(*leaves), labels)
+            ctx.grads = torch.autograd.grad(loss, leaves)
+        return loss.detach()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return (*(grad * one for one in ctx.grads), None)
+
+
+def fused_by_a_function(model, batch):
+    hidden = model.model(batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+    return Fused.apply(hidden[:, :-1].flatten(0, 1), model.lm_head.weight, batch["labels"][:, 1:].flatten())
+
+
 def by_chunks(model, batch):
     """Chunks of rows, the head and its loss recomputed in the backward."""
     hidden = model.model(batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
@@ -419,7 +440,17 @@ def half(model, batch):
 
 @pytest.mark.parametrize(
     "loss",
-    [fused, by_chunks, in_two_backwards, scaled_in_place, with_an_evaluation, smoothed, by_its_forward, half],
+    [
+        fused,
+        fused_by_a_function,
+        by_chunks,
+        in_two_backwards,
+        scaled_in_place,
+        with_an_evaluation,
+        smoothed,
+        by_its_forward,
+        half,
+    ],
     ids=lambda loss: loss.__name__,
 )
 def test_a_correct_loss_of_any_style_is_silent_and_read(loss):
@@ -615,6 +646,50 @@ def test_a_loop_without_an_optimizer_is_read_all_the_same():
     report, code = watched(by_hand)
     assert (codes(report), code) == (["LA102 error"], 1)
     assert any("no optimizer step" in note for note in report.notes)
+
+
+def with_gradients_asked_for(model, data, shift):
+    parameters = list(model.parameters())
+    optimizer = torch.optim.SGD(parameters, lr=0.1)
+    for batch in data:
+        grads = torch.autograd.grad(mean(model(**batch).logits, batch["labels"], shift), parameters)
+        for parameter, grad in zip(parameters, grads, strict=True):
+            parameter.grad = grad
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def with_steps_in_the_backward(model, data, shift):
+    own = {parameter: torch.optim.SGD([parameter], lr=0.1) for parameter in model.parameters()}
+
+    def step(parameter):
+        own[parameter].step()
+        own[parameter].zero_grad()
+
+    for parameter in own:
+        parameter.register_post_accumulate_grad_hook(step)
+    for batch in data:
+        mean(model(**batch).logits, batch["labels"], shift).backward()
+
+
+def against_a_critic(model, data, shift):
+    critic = nn.Linear(VOCAB, 1)
+    optimizer, others = (torch.optim.SGD(one.parameters(), lr=0.1) for one in (model, critic))
+    for batch in data:
+        logits = model(**batch).logits
+        critic(logits.detach().softmax(-1)).mean().backward()
+        others.step()
+        others.zero_grad()
+        (mean(logits, batch["labels"], shift) - 0.01 * critic(logits.softmax(-1)).mean()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@pytest.mark.parametrize(("shift", "found"), [(1, []), (0, ["LA102 error"])])
+@pytest.mark.parametrize("train", [with_gradients_asked_for, with_steps_in_the_backward, against_a_critic])
+def test_loops_of_other_kinds(train, shift, found):
+    report, _ = watched(lambda: train(llama(), batches(4), shift))
+    assert (report.error, codes(report)) == ("", found)
 
 
 def test_a_compiled_model_is_said_to_hide_its_gradients():
