@@ -7,16 +7,27 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .errors import UsageError
+
 __all__ = ["gradients_at"]
 
 
 def gradients_at(wanted: Sequence[Tensor], loss: Tensor, model: nn.Module) -> Sequence[Tensor | None]:
-    """D loss / d every one of ``wanted``; None where the loss does not reach it."""
+    """D loss / d every one of ``wanted``; None where the loss does not reach it.
+
+    Raises:
+        UsageError: the graph of the loss is gone: it ran its own backward.
+    """
     if not wanted:
         return []
-    if _is_checkpointed(loss):
-        return _by_backward(wanted, loss, model)
-    return torch.autograd.grad(loss.reshape(()), wanted, allow_unused=True)
+    try:
+        if _is_checkpointed(loss):
+            return _by_backward(wanted, loss, model)
+        return torch.autograd.grad(loss.reshape(()), wanted, allow_unused=True)
+    except RuntimeError as error:
+        if "second time" not in str(error):
+            raise
+        raise UsageError("the loss function ran the backward of its own loss: return the loss before it") from error
 
 
 def _by_backward(wanted: Sequence[Tensor], loss: Tensor, model: nn.Module) -> list[Tensor | None]:

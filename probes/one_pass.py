@@ -183,6 +183,8 @@ def _as_scalar(value: Any, capture: Capture) -> tuple[Tensor | float, list[Findi
             got = f"a tensor of shape {tuple(value.shape)}"
         dropped = capture.dropped_labels
         why = f"; {told_dropped(dropped)} (LA601)" if dropped else ""
+        if value is None and capture.withhold:
+            why = "; the labels are withheld from the model (--labels none): compute the loss outside it (--loss)"
         raise UsageError(f"the loss function must return a scalar tensor, it returned {got}{why}")
     if not value.is_floating_point():
         raise UsageError(f"the loss function must return a floating point scalar, it returned {value.dtype}")

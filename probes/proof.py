@@ -15,7 +15,7 @@ from alignment.sources import infer_sources, unpenalised
 
 from .errors import UsageError
 from .models.adapter import Batch, View
-from .models.modules import task_type_hint
+from .models.modules import positions_hint, task_type_hint
 from .one_pass import LossError, Watched, run_pass
 from .pace import IDS
 
@@ -85,7 +85,7 @@ def retry_in_range(watched: Watched, batch: Batch, view: View, error: LossError)
         except LossError:
             pass
     cause = error.cause
-    hint = task_type_hint(watched.model, cause)
+    hint = task_type_hint(watched.model, cause) or positions_hint(watched.model, batch, cause)
     raise UsageError(f"the loss function raised {type(cause).__name__}: {cause}{hint}") from cause
 
 

@@ -175,7 +175,7 @@ def make_plan(args: argparse.Namespace, place: Place | None = None) -> Plan:
     from ..ranks import ALONE
 
     source = load_batch(plan.adapter, plan.model, args, place or ALONE)
-    plan.batch, plan.notes, plan.findings = source.batch, source.notes, source.findings
+    plan.batch, plan.notes, plan.findings = source.batch, loaded.notes + source.notes, source.findings
     plan.tokenizer = source.tokenizer
     _add_lora(plan, args)
     return plan

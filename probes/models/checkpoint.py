@@ -10,10 +10,18 @@ from torch import nn
 
 from ..errors import UsageError
 
-__all__ = ["load_causal_lm"]
+__all__ = ["from_folder", "load_causal_lm"]
 
 
-def load_causal_lm(name_or_path: str | Path, dtype: torch.dtype | str | None = None) -> nn.Module:
+def from_folder(model_class: Any, name: str, **wanted: Any) -> tuple[nn.Module, tuple[str, ...]]:
+    """A model in train mode, and the names of its weights that the checkpoint lacks: they are random."""
+    model, told = model_class.from_pretrained(name, use_safetensors=True, output_loading_info=True, **wanted)
+    return model.train(), tuple(sorted(told["missing_keys"]))
+
+
+def load_causal_lm(
+    name_or_path: str | Path, dtype: torch.dtype | str | None = None
+) -> tuple[nn.Module, tuple[str, ...]]:
     """Load a model by the class that its configuration names, in train mode.
 
     Any class of transformers works (``LlavaForConditionalGeneration``, ``WhisperForConditionalGeneration``);
@@ -23,6 +31,9 @@ def load_causal_lm(name_or_path: str | Path, dtype: torch.dtype | str | None = N
     Args:
         name_or_path: a folder, or a name on the hub.
         dtype: of the weights; None keeps the checkpoint's own.
+
+    Returns:
+        the model, and the names of its weights that the checkpoint lacks.
 
     Raises:
         UsageError: an unknown name, a folder without config or safetensors, a model that would need
@@ -35,7 +46,7 @@ def load_causal_lm(name_or_path: str | Path, dtype: torch.dtype | str | None = N
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
         model_class = _model_class(transformers, config)
         wanted = {_dtype_keyword(transformers): "auto" if dtype is None else dtype}
-        model = model_class.from_pretrained(name, config=config, use_safetensors=True, **wanted)
+        return from_folder(model_class, name, config=config, **wanted)
     except UsageError:
         raise
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -44,7 +55,6 @@ def load_causal_lm(name_or_path: str | Path, dtype: torch.dtype | str | None = N
             f"--model {name}: cannot be loaded ({reason}); name a folder with config.json and safetensors, "
             "or a model of this transformers on the hub"
         ) from error
-    return model.train()
 
 
 def _model_class(transformers: Any, config: Any) -> Any:

@@ -17,6 +17,7 @@ from alignment.pairing import Policy
 
 from ..errors import CannotRunError
 from .adapter import Batch, Head, View, find_instance
+from .checkpoint import from_folder
 from .higgs_batch import check_released_batch
 from .higgs_runs import HiggsRuns
 from .renaming import one_sample_with_audio, raw_labels_follow
@@ -120,15 +121,14 @@ def small_model(*, seed: int = 0, hidden: int = 64, layers: int = 2) -> nn.Modul
         return package.HiggsAudioModel(small_config(hidden, layers)).train()
 
 
-def load(path: str | Path) -> nn.Module:
-    """Load a checkpoint of the released model: safetensors only, no remote code.
+def load(path: str | Path) -> tuple[nn.Module, tuple[str, ...]]:
+    """Load a checkpoint of the released model, and say what it lacks: safetensors only, no remote code.
 
     Raises:
         CannotRunError: the released model cannot be imported here.
         OSError: no such checkpoint, or it has no safetensors.
     """
-    package = require()
-    return package.HiggsAudioModel.from_pretrained(str(path), use_safetensors=True, torch_dtype="auto").train()
+    return from_folder(require().HiggsAudioModel, str(path), torch_dtype="auto")
 
 
 class HiggsAdapter(HiggsRuns):

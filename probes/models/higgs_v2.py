@@ -24,6 +24,7 @@ from alignment.streams import NO_TOKEN
 
 from ..errors import CannotRunError
 from .adapter import Batch, Head, View, find_instance
+from .checkpoint import from_folder
 from .codebooks import audio_segments, filling
 from .higgs import END_OF_TURN, FIRST_SPECIAL, SPECIAL_IDS
 from .higgs_batch import check_v2_batch
@@ -72,19 +73,19 @@ def small_model(*, seed: int = 0, hidden: int = 64, layers: int = 2, use_text_he
         return package.HiggsAudioV2ForConditionalGeneration(config, use_text_head=use_text_head).train()
 
 
-def load(path: str | Path, dtype: torch.dtype | None = None) -> nn.Module:
-    """Load a checkpoint, with its text head where it holds one: safetensors only, no remote code.
+def load(path: str | Path, dtype: torch.dtype | None = None) -> tuple[nn.Module, tuple[str, ...]]:
+    """Load a checkpoint, with its text head where it has one, and say what it lacks: safetensors only, no remote code.
 
     Raises:
         CannotRunError: this transformers does not have the model.
         OSError: no such checkpoint, or it has no safetensors.
     """
     family = _require().HiggsAudioV2ForConditionalGeneration
-    wanted: dict[str, Any] = {"use_safetensors": True, "dtype": "auto" if dtype is None else dtype}
-    model, told = family.from_pretrained(str(path), use_text_head=True, output_loading_info=True, **wanted)
-    if any(name.startswith("text_lm_head") for name in told["missing_keys"]):
-        model = family.from_pretrained(str(path), use_text_head=False, **wanted)
-    return model.train()
+    wanted = {"dtype": "auto" if dtype is None else dtype}
+    model, missing = from_folder(family, str(path), use_text_head=True, **wanted)
+    if any(name.startswith("text_lm_head") for name in missing):
+        return from_folder(family, str(path), use_text_head=False, **wanted)
+    return model, missing
 
 
 def _require() -> Any:

@@ -18,11 +18,20 @@ __all__ = ["Loaded", "load_model"]
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model on its device, what to call it, and whether its weights are random."""
+    """A model on its device, what to call it, whether its weights are random, and those that its checkpoint lacks."""
 
     model: nn.Module
     name: str
     random_init: bool
+    missing: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of it in a report."""
+        if not self.missing:
+            return []
+        weights = "weight" if len(self.missing) == 1 else "weights"
+        return [f"the checkpoint lacks {len(self.missing)} {weights} (first {self.missing[0]}): random here"]
 
 
 def load_model(name: str | None, *, device: torch.device, dtype: torch.dtype | None, seed: int) -> Loaded:
@@ -48,13 +57,13 @@ def load_model(name: str | None, *, device: torch.device, dtype: torch.dtype | N
     disable_progress_bar()
     try:
         if kind == "higgs_audio":
-            model = higgs.load(name)
+            model, missing = higgs.load(name)
         elif kind == "higgs_audio_v2":
-            model = higgs_v2.load(name, dtype)
+            model, missing = higgs_v2.load(name, dtype)
         else:
             from .causal_lm import load_causal_lm
 
-            model = load_causal_lm(name, dtype)
+            model, missing = load_causal_lm(name, dtype)
     except UsageError:
         raise
     except SafetensorError as error:
@@ -63,7 +72,7 @@ def load_model(name: str | None, *, device: torch.device, dtype: torch.dtype | N
         ) from error
     except (OSError, ValueError, RuntimeError) as error:  # weights of other shapes are a RuntimeError
         raise UsageError(f"--model {name}: cannot be loaded: {_told(error)}") from error
-    return Loaded(model.to(device=device, dtype=dtype), name, random_init=False)
+    return Loaded(model.to(device=device, dtype=dtype), name, random_init=False, missing=missing)
 
 
 def _small_model(seed: int) -> nn.Module:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,9 +17,9 @@ __all__ = [
     "module_at",
     "output_embeddings",
     "peft_model",
+    "positions_hint",
     "pretrained_models",
     "routes_by_capacity",
-    "taken_by_wrapper",
     "task_type_hint",
     "unwrapped",
     "virtual_tokens",
@@ -78,12 +77,6 @@ def unwrapped(model: nn.Module) -> nn.Module:
         model = below
 
 
-def taken_by_wrapper(model: nn.Module, inner: nn.Module) -> frozenset[str]:
-    """Arguments that a wrapper of the user's own takes by name, to do with as it likes."""
-    outer = unwrapped(model)
-    return frozenset() if outer is inner else frozenset(inspect.signature(type(outer).forward).parameters)
-
-
 def peft_model(model: nn.Module) -> Any:
     """The PEFT model in a model, whatever wraps it; None if there is none."""
     for module in model.modules():
@@ -118,6 +111,16 @@ def task_type_hint(model: nn.Module, error: Exception) -> str:
         f"; PEFT's task_type {', '.join(sorted(tasks))} hands the model keywords of its own: wrap it without a "
         "task_type, or call model.base_model(**batch)"
     )
+
+
+def positions_hint(model: nn.Module, batch: Any, error: Exception) -> str:
+    """Why an index may be out of range: more positions than the model has been made for; empty elsewhere."""
+    config = getattr(unwrapped(model), "config", None)
+    most = getattr(config, "max_position_embeddings", None)
+    length = max((ids.shape[-1] for ids in batch.values() if isinstance(ids, Tensor) and ids.dim() == 2), default=0)
+    if not isinstance(error, IndexError) or not isinstance(most, int) or length <= most:
+        return ""
+    return f"; the batch has {length} positions, the model {most}: shorten it (--length of the barcoded batch)"
 
 
 def feeder(inner: nn.Module, head: nn.Module) -> nn.Module | None:

@@ -90,3 +90,26 @@ def test_a_bad_call_is_one_clear_error(arguments, message):
     good = {"model": Own(), "batch": {"tokens": torch.zeros(1, 4, dtype=torch.long)}, "loss_fn": own_loss(1)}
     with pytest.raises((UsageError, InputError), match=message):
         check_loss(**{**good, "heads": "out", **arguments})
+
+
+def stepping(model, batch):
+    loss = model(**batch).loss
+    loss.backward()
+    return loss
+
+
+LONG = {"input_ids": torch.zeros(1, 4096, dtype=torch.long), "labels": torch.zeros(1, 4096, dtype=torch.long)}
+BAD_LOSSES = {
+    "its own backward": ("LlamaForCausalLM", text_batch(), stepping, "return the loss before it"),
+    "more positions than there are": ("GPT2LMHeadModel", LONG, None, "4096 positions, the model [0-9]+: shorten"),
+}
+
+
+@pytest.mark.parametrize(("name", "batch", "loss", "message"), BAD_LOSSES.values(), ids=BAD_LOSSES.keys())
+def test_a_loss_that_cannot_be_read_is_one_clear_error(name, batch, loss, message):
+    model = tiny_model(name)
+    before = [parameter.clone() for parameter in model.parameters()]
+    with pytest.raises(UsageError, match=message):
+        check_loss(model, batch, loss or (lambda model, batch: model(**batch).loss))
+    assert all(map(torch.equal, before, model.parameters()))
+    assert all(parameter.grad is None for parameter in model.parameters())

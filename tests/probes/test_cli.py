@@ -177,6 +177,24 @@ def test_damaged_weights_are_bad_input(damage, message, files, capsys, tmp_path)
     assert message in told[0]
 
 
+def test_labels_withheld_from_the_loss_that_needs_them(files, capsys, tmp_path):
+    tiny_model("LlamaForCausalLM").save_pretrained(tmp_path / "model")
+    capsys.readouterr()
+    message = "the labels are withheld from the model (--labels none): compute the loss outside it (--loss)"
+    fails_with(["preflight", "--model", str(tmp_path / "model"), "--labels", "none"], files, capsys, message)
+
+
+def test_a_checkpoint_that_lacks_weights_is_told_as_that(capsys, tmp_path):
+    tiny_model("LlamaForCausalLM").save_pretrained(tmp_path)
+    whole = load_file(tmp_path / "model.safetensors")
+    lacking = {name: weight for name, weight in whole.items() if name != "model.layers.1.mlp.up_proj.weight"}
+    for weights, told in ((whole, False), (lacking, True)):
+        save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        assert main(["preflight", "--model", str(tmp_path)]) == 0
+        note = "lacks 1 weight (first model.layers.1.mlp.up_proj.weight)"
+        assert (note in " ".join(capsys.readouterr().out.split())) is told
+
+
 @pytest.mark.parametrize(("options", "message"), BAD_DATA.values(), ids=BAD_DATA.keys())
 def test_bad_data(options, message, files, capsys):
     fails_with(["preflight", *options], files, capsys, message)
