@@ -146,13 +146,19 @@ def lora_check(
     step = adapters_trained(model, adapter, batch, loss_fn, seen, options, movement)
     if step.findings:
         return Check("peft", TITLE, "fail", f"LA602 {step.findings[0].name}: {step.findings[0].message}"), step.findings
-    same = "outputs, labels and supervision as without" if fresh else "trained before: not compared with none"
+    same = "outputs, labels and supervision as without" if fresh else f"{_past(outer)}: not compared with none"
     detail = f"{step.adapters} adapters: {same}; {step.told}; undone"
     if broken:
         detail += (
             f"; task types {', '.join(broken)} break this model: leave task_type unset, or call base_model(**batch)"
         )
     return Check("peft", TITLE, "pass", detail), []
+
+
+def _past(outer: Any) -> str:
+    """Why adapters may change outputs."""
+    kinds = {str(getattr(config.peft_type, "value", config.peft_type)) for config in outer.peft_config.values()}
+    return "trained before" if kinds == {"LORA"} else f"{', '.join(sorted(kinds))}, which need not begin as nothing"
 
 
 def is_fresh(outer: Any) -> bool:

@@ -62,6 +62,18 @@ def test_a_trained_adapter_is_not_compared_with_none():
     assert "trained before" in check.detail
 
 
+def test_adapters_that_are_no_lora_are_judged_by_what_they_train():
+    import peft
+
+    for config in (
+        peft.IA3Config(target_modules=["q_proj", "down_proj"], feedforward_modules=["down_proj"]),
+        peft.LoHaConfig(target_modules=["q_proj"], r=2),
+    ):
+        check, found = judge(peft.get_peft_model(tiny_model("LlamaForCausalLM"), config))
+        assert (check.status, found) == ("pass", [])
+        assert f"{config.peft_type.value}, which need not begin as nothing" in check.detail
+
+
 def test_a_wrapper_that_changes_the_outputs():
     model = llama()
     layer = model.base_model.model.model.layers[0].self_attn.v_proj
