@@ -63,7 +63,9 @@ class HeadCall:
         width, vocab = seen.shape[-1], self.head.vocabulary(seen.shape[-1])
         shape = (seen.numel() // max(vocab, 1), vocab)
         if grad is not None and self.period is None:  # real logits, some of which may be sure of their token
-            return read_sketched(grad.reshape(shape), sketch(seen.detach().reshape(shape)))
+            kept = sketch(seen.detach().reshape(shape))
+            if not bool(kept.masked.any()):  # else a masked target is to be named
+                return read_sketched(grad.reshape(shape), kept)
         written = self.handed is not None and self.handed._version != self.version  # noqa: SLF001 - its only name
         period = None
         if self.period is not None and seen is self.leaf and not written:
