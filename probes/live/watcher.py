@@ -82,9 +82,9 @@ class Watcher:
         self._handles: list[Any] = []
 
     @property
-    def graded(self) -> Step:
-        """The open ones that have gradients."""
-        return [forward for forward in self.open if forward.graded]
+    def answered(self) -> Step:
+        """The open ones that a backward has reached, or should have."""
+        return [forward for forward in self.open if forward.graded or forward.dropped]
 
     def start(self) -> None:
         """Begin to watch."""
