@@ -71,7 +71,7 @@ def observe(steps: Sequence[Sequence[Forward]], *, stepped: bool = True) -> Obse
     supervisions = tuple(one.supervision for one in expected)
     forwards = [forward for step in read for forward, _ in step]
     evened, backward = _by_backward(joined, read)
-    findings = _swallowed(steps)
+    findings = _swallowed(steps, stepped=stepped)
     if graded:
         findings += _not_finite(forwards) or [
             *_label_findings(joined, expected),
@@ -108,10 +108,10 @@ def _read(steps: Sequence[Sequence[Forward]], *, graded: bool) -> tuple[Read, li
 # -- findings ---------------------------------------------------------------------------------------
 
 
-def _swallowed(steps: Sequence[Sequence[Forward]]) -> list[Finding]:
-    """LA605: the optimizer stepped, and no gradient had reached the logits of any forward of the step."""
+def _swallowed(steps: Sequence[Sequence[Forward]], *, stepped: bool) -> list[Finding]:
+    """LA605: no gradient has reached the logits of any forward of a step, or of one that has labelled targets."""
     empty = [step for step in steps if not any(one.graded for one in step)]
-    if empty:
+    if empty and stepped:
         message = (
             f"in {len(empty)} of {len(steps)} watched steps the optimizer stepped and no gradient had reached the "
             f"model's logits ({sum(map(len, empty))} forward passes): the loss was a constant, or was cut off from them"

@@ -131,7 +131,7 @@ class Session:
         if watcher.failed:
             return self._broken(watcher.failed)
         try:
-            steps = watcher.steps or ([watcher.graded] if watcher.graded else [])
+            steps = watcher.steps or ([watcher.answered] if watcher.answered else [])
             if watcher.found is None or not steps:
                 return error_report(f"nothing was read: {nothing_seen(watcher)}", 0)
             observed = observe(steps, stepped=bool(watcher.steps))

@@ -16,13 +16,18 @@ class Trained:
 
     Args:
         root: as the script calls it.
-        logits: of a frozen model, or what they are made of: a projector in front of it need not be part of it.
     """
 
-    def __init__(self, root: nn.Module, logits: Tensor | None = None) -> None:
+    def __init__(self, root: nn.Module) -> None:
         self._root = root
-        leaves = [] if logits is None else _leaves([logits])
-        self._beyond = [weakref.ref(leaf) for leaf in leaves if isinstance(leaf, nn.Parameter)]
+        self._beyond: dict[int, weakref.ref[nn.Parameter]] = {}
+
+    def note_made(self, made: Tensor) -> None:
+        """Logits, or what they are made of: a projector in front of the model need not be part of it."""
+        known = self._own()
+        for leaf in _leaves([made]):
+            if isinstance(leaf, nn.Parameter) and id(leaf) not in known:
+                self._beyond[id(leaf)] = weakref.ref(leaf)
 
     def by(self, optimizer: Optimizer) -> bool:
         """Whether an optimizer holds any of the parameters."""
@@ -43,7 +48,7 @@ class Trained:
         return {id(parameter) for parameter in self._parameters()}
 
     def _parameters(self) -> list[nn.Parameter]:
-        beyond = [parameter for reference in self._beyond if (parameter := reference()) is not None]
+        beyond = [parameter for reference in self._beyond.values() if (parameter := reference()) is not None]
         return [*self._root.parameters(), *beyond]
 
 

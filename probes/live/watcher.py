@@ -82,9 +82,9 @@ class Watcher:
         self._handles: list[Any] = []
 
     @property
-    def graded(self) -> Step:
-        """The open ones that have gradients."""
-        return [forward for forward in self.open if forward.graded]
+    def answered(self) -> Step:
+        """The open ones that a backward has reached, or should have."""
+        return [forward for forward in self.open if forward.graded or forward.dropped]
 
     def start(self) -> None:
         """Begin to watch."""
@@ -103,6 +103,8 @@ class Watcher:
         if self._trained is None:
             self._give_up()
         self.done(self)
+        self.steps, self.open = [], []  # nothing of the script's is held: it may let its model go
+        self.found = self._parts = self._trained = None
 
     def remove(self) -> None:
         """Leave no trace in this process, and tell nobody; once the script is over."""
@@ -112,9 +114,6 @@ class Watcher:
     def _leave(self) -> None:
         self.active = False
         self.boundaries.leave()
-        self._remove_hooks()
-
-    def _remove_hooks(self) -> None:
         for handle in (self._looking, *self._handles):
             if handle is not None:
                 handle.remove()
@@ -161,20 +160,20 @@ class Watcher:
             return
         self._give_up()
         self.found, self._late = found, found.begun
-        inner, decoder = found.inner, None
-        if is_encoder_decoder(inner):
-            decoder = decoder_of(inner)
+        inner = found.inner
+        decoder = decoder_of(inner) if is_encoder_decoder(inner) else None
         self._parts = _Parts(inner, found.adapter.body(found.root), decoder)
         self._handles += [ForwardPatch(inner, self._around_inner), AfterModules(self._with_gradients(self._after))]
         if found.trained:
-            self._settle(None)
+            self._settle()
 
-    def _settle(self, logits: Tensor | None) -> None:
-        """The model that was found is trained, or is trained through: its logits, or what they are made of, say so."""
+    def _settle(self) -> Trained:
+        """The model that was found is trained, or is trained through."""
         if self._trained is None:
             assert self.found is not None
-            self._trained = Trained(self.found.root, logits)
+            self._trained = Trained(self.found.root)
             self._looking.remove()
+        return self._trained
 
     def _give_up(self) -> None:
         """The model on trial is none that is trained."""
@@ -203,7 +202,7 @@ class Watcher:
             self._safely(self.gradients.note_outputs)(begun, outputs)
         return outputs
 
-    def _begin(self, module: nn.Module, received: Batch, *, inner: bool = True) -> Forward:
+    def _begin(self, module: nn.Module, received: Batch, *, inner: bool = True) -> Forward | None:
         assert self.found is not None
         if self._trained is None:
             self.open = []  # what came before carried no gradient
@@ -212,6 +211,7 @@ class Watcher:
                 before.hidden = None  # its backward has passed
         if len(self.open) >= MOST_FORWARDS:
             self.finish(f"{MOST_FORWARDS} forwards without an optimizer step")
+            return None
         small = {key: kept(value) for key, value in received.items()}
         embeddings = received.get("inputs_embeds")
         if isinstance(embeddings, Tensor) and small.get("input_ids") is None:
@@ -241,7 +241,7 @@ class Watcher:
         elif self.open and (self.open[-1].hidden is not None or parts.body is None):
             head = self.open[-1].head_of(module)
             if head is not None and isinstance(output, Tensor) and output.requires_grad:
-                self._settle(output)
+                self._settle().note_made(output)
                 self.gradients.note_call(self.open[-1], head, args[0] if args else None, output)
 
     def _after_body(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -249,10 +249,10 @@ class Watcher:
         if forward is None:  # the script calls the body itself, below every hooked forward
             forward = self._begin(module, bound_arguments(module, args, kwargs), inner=False)
         first = output[0] if isinstance(output, (tuple, list)) else getattr(output, "last_hidden_state", output)
-        if isinstance(first, Tensor):
+        if forward is not None and isinstance(first, Tensor):
             forward.hidden = first.detach()
             if first.requires_grad:
-                self._settle(first)
+                self._settle().note_made(first)
                 self.gradients.read_hidden(forward, first)
 
     def _after_root(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -648,6 +648,21 @@ def test_a_loop_without_an_optimizer_is_read_all_the_same():
     assert any("no optimizer step" in note for note in report.notes)
 
 
+@pytest.mark.parametrize(("lost", "found"), [((), []), ((1,), ["LA605 error"]), ((0, 1, 2), ["LA605 error"])])
+def test_a_swallowed_error_is_named_where_no_step_is_seen(lost, found):
+    """By an optimizer of copies; or by a loss scaler, which ends the script where there is no gradient."""
+
+    def train():
+        model = llama()
+        for number, batch in enumerate(batches(3)):
+            value = right(model, batch)
+            (constant(model, value) if number in lost else value).backward()
+
+    report, code = watched(train)
+    assert (codes(report), code) == (found, len(found))
+    assert "stepped" not in " ".join(one.message for one in report.findings)
+
+
 def with_gradients_asked_for(model, data, shift):
     parameters = list(model.parameters())
     optimizer = torch.optim.SGD(parameters, lr=0.1)

@@ -12,9 +12,11 @@ from live_runs import batches, llama, loop, mean, same_state, watched
 from torch import nn
 from torch.nn.modules import module as torch_module
 
+from probes.launch import Ended
 from probes.live import watcher as watching
 from probes.live.arrival import when_imported
 from probes.live.gradients import Gradients
+from probes.live.session import Session, Settings
 from probes.live.watcher import Watcher
 
 
@@ -139,6 +141,26 @@ def test_logits_and_gradients_are_let_go():
     assert held[-1] == [True, True]
 
 
+@pytest.mark.parametrize("steps", [2, 9], ids=["all steps seen", "the script ended"])
+def test_the_model_is_let_go(steps):
+    held = []
+
+    def train():
+        model = llama()
+        held.append(weakref.ref(model))
+        loop(model, right, batches(3), optimizer=torch.optim.SGD(model.parameters(), 0.1))
+
+    session = Session(Settings(steps, (), False, {}, lambda _: True, list))
+    with session:
+        session.begin()
+        train()
+        if steps == 9:
+            session.end(Ended(0))
+        gc.collect()
+        assert held[0]() is None
+        assert session.report.verdict == "pass"
+
+
 HOOKS = [
     *((Watcher, name) for name in ("_begin", "_stepped", "_returned", "_after_body", "_look_at")),
     *((Gradients, name) for name in ("note_call", "_grade")),
@@ -189,6 +211,23 @@ def test_an_optimizer_of_another_model_makes_no_step():
 
     report, _ = watched(lambda: loop(llama(), loss, batches(4), accumulate=2))
     assert "watched 2 optimizer steps, 4 forward passes" in " ".join(report.notes)
+
+
+@pytest.mark.parametrize(("shift", "found"), [(1, set()), (0, {"LA102"})], ids=["right", "copy"])
+def test_an_optimizer_of_a_projector_alone_makes_the_steps(shift, found):
+    """A language model that is not trained need not be frozen: the optimizer is not given its parameters."""
+    projector = nn.Linear(8, 32)
+    optimizer = torch.optim.SGD(projector.parameters(), lr=0.1)
+
+    def loss(model, batch):
+        embeddings = model.get_input_embeddings()(batch["input_ids"])
+        embeddings = torch.cat([embeddings[:, :2] + projector(torch.ones(8)), embeddings[:, 2:]], 1)
+        given = {"inputs_embeds": embeddings, "attention_mask": batch["attention_mask"], "labels": batch["labels"]}
+        return mean(model(**given).logits, batch["labels"], shift)
+
+    report, _ = watched(lambda: loop(llama(), loss, batches(8), accumulate=2, optimizer=optimizer))
+    assert "watched 2 optimizer steps, 4 forward passes" in " ".join(report.notes)
+    assert {one.code for one in report.findings} == {"LA302"} | found
 
 
 def test_a_step_that_a_scaler_skips_ends_a_step_all_the_same():
