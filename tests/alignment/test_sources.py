@@ -196,3 +196,35 @@ def test_a_row_pushed_away_where_others_are_pulled_is_trained(offset):
 def test_rows_that_are_all_pushed_away_are_trained():
     one = signed([11, 12, 13, __], [-1.0, -1.0, -2.0, 0], ids=[10, 11, 12, 13])
     assert one.trained.tolist() == [True, True, True, False]
+
+
+# -- beside soft rows ---------------------------------------------------------------------------------
+
+
+def taught(peaks, ids=tuple(range(10, 34)), sure=0.97):
+    """Supervision of a loss towards a teacher that is sure of ``peaks`` (row -> token) and of nothing else."""
+    teacher = torch.randn(len(ids), 128, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    for row, token in peaks.items():
+        teacher[row] = (1 - sure) * teacher[row]
+        teacher[row, token] += sure
+    reading = recover(lambda z: F.cross_entropy(z, teacher, reduction="sum"), torch.zeros(teacher.shape))
+    return infer_sources([reading], [plain_stream(list(ids))])[0]
+
+
+@pytest.mark.parametrize("sure", [0.93, 0.999], ids=["some", "quite"])
+@pytest.mark.parametrize(
+    "peaks",
+    [{4: 99}, {4: 99, 9: 100}, {4: 20}, {4: 20, 9: 12}, {4: 99, 9: 20, 11: 25}],
+    ids=["nowhere", "nowhere twice", "once", "two offsets", "all of these"],
+)
+def test_a_soft_teacher_that_is_sure_of_other_tokens_is_unreadable(peaks, sure):
+    one = taught(peaks, sure=sure)
+    assert one.soft.all()
+    assert not one.trained.any()
+
+
+@pytest.mark.parametrize("offset", [0, 1, 2])
+def test_of_what_a_soft_teacher_is_sure_the_shared_offset_is_read(offset):
+    one = taught({row: 10 + row + offset for row in range(4, 16)} | {16: 99, 17: 12})
+    assert torch.nonzero(one.trained).reshape(-1).tolist() == list(range(4, 16))
+    assert one.offset[one.trained].unique().tolist() == [offset]
