@@ -25,7 +25,7 @@ from .supervision import Supervision
 
 __all__ = ["infer_sources", "is_ambiguous", "unpenalised"]
 
-#: Share of soft rows from which the other rows of a stream may have a soft teacher too.
+#: Share of rows without a plain cross-entropy from which, beside soft ones, all may have a soft teacher.
 TAUGHT = 0.1
 
 #: Offsets that code is seen to make, likeliest first; what they leave open is looked up one by one.
@@ -60,14 +60,15 @@ def _infer(number: int, reading: Reading, streams: Sequence[Stream]) -> Supervis
     lost = torch.zeros_like(source, dtype=torch.bool)
     soft = reading.form == int(Form.SOFT)
     told = Supervision(own, reading.target, reading.weight, source, origin, lost, soft, exact=exact)
-    return unpenalised(_without_peaks(told))
+    return unpenalised(_without_peaks(told, reading.form == int(Form.NOT_PLAIN)))
 
 
-def _without_peaks(one: Supervision) -> Supervision:
+def _without_peaks(one: Supervision, impure: Tensor) -> Supervision:
     """The supervision with rows unreadable that a soft teacher may be sure of: where most share no offset, all."""
     pulled = one.trained & (one.weight > 0)
     rows = int(pulled.sum())
-    if rows == 0 or int(one.soft.sum()) < TAUGHT * (rows + int(one.soft.sum())):
+    soft = int(one.soft.sum())
+    if rows == 0 or soft == 0 or soft + int(impure.sum()) < TAUGHT * (rows + soft):
         return one
     place = torch.where(one.source >= 0, _places(one), -1)
     shared, count = torch.unique(place[pulled], return_counts=True)

@@ -228,3 +228,22 @@ def test_of_what_a_soft_teacher_is_sure_the_shared_offset_is_read(offset):
     one = taught({row: 10 + row + offset for row in range(4, 16)} | {16: 99, 17: 12})
     assert torch.nonzero(one.trained).reshape(-1).tolist() == list(range(4, 16))
     assert one.offset[one.trained].unique().tolist() == [offset]
+
+
+def test_a_teacher_that_is_nearly_always_sure_is_still_one():
+    peaks = {row: 11 + row for row in range(3, 23)} | {0: 99, 1: 30}  # two rows are sure of others, one of none
+    one = taught(peaks, sure=0.9)
+    assert torch.nonzero(one.soft).reshape(-1).tolist() == [0, 1, 2, 23]
+    assert one.offset[one.trained].unique().tolist() == [1]
+
+
+def test_beside_plain_rows_a_soft_one_excuses_none():
+    ids, targets = torch.arange(10, 34), torch.arange(11, 35)
+    targets[::2] = ids[::2]  # every other row is trained on what it has read
+
+    def loss(z):
+        return F.cross_entropy(z[:-1], targets[:-1], reduction="sum") + z[-1].log_softmax(-1).square().mean()
+
+    (one,) = infer_sources([recover(loss, torch.zeros(24, 128))], [plain_stream(ids)])
+    assert one.soft.tolist() == [False] * 23 + [True]
+    assert one.offset[one.trained].unique().tolist() == [0, 1]
