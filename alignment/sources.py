@@ -6,6 +6,9 @@ offset should explain all targets of a stream, and the offset that explains most
 A row that is pushed away from a token is trained on it like any other (a rejected answer, a negative reward),
 but where no row at all is pulled towards the token at that place, it is a penalty (unlikelihood, repetition):
 what the row is pulled towards does not show beside it.
+
+Beside soft rows, a soft teacher that is sure of a token looks like a hard target, and its token need not be in the
+batch: of such rows, those at the offset that most of them share are read.
 """
 
 from __future__ import annotations
@@ -21,6 +24,9 @@ from .streams import IGNORE_INDEX, NO_TOKEN, Stream
 from .supervision import Supervision
 
 __all__ = ["infer_sources", "is_ambiguous", "unpenalised"]
+
+#: Share of rows without a plain cross-entropy from which, beside soft ones, all may have a soft teacher.
+TAUGHT = 0.1
 
 #: Offsets that code is seen to make, likeliest first; what they leave open is looked up one by one.
 USUAL_OFFSETS = (1, 0, 2, -1, 3, -2, 4, -3, 5, -4, 6, -5, 7, -6, 8, -7, -8)
@@ -53,7 +59,22 @@ def _infer(number: int, reading: Reading, streams: Sequence[Stream]) -> Supervis
             rows = rows[found < 0]
     lost = torch.zeros_like(source, dtype=torch.bool)
     soft = reading.form == int(Form.SOFT)
-    return unpenalised(Supervision(own, reading.target, reading.weight, source, origin, lost, soft, exact=exact))
+    told = Supervision(own, reading.target, reading.weight, source, origin, lost, soft, exact=exact)
+    return unpenalised(_without_peaks(told, reading.form == int(Form.NOT_PLAIN)))
+
+
+def _without_peaks(one: Supervision, impure: Tensor) -> Supervision:
+    """The supervision with rows unreadable that a soft teacher may be sure of: where most share no offset, all."""
+    pulled = one.trained & (one.weight > 0)
+    rows = int(pulled.sum())
+    soft = int(one.soft.sum())
+    if rows == 0 or soft == 0 or soft + int(impure.sum()) < TAUGHT * (rows + soft):
+        return one
+    place = torch.where(one.source >= 0, _places(one), -1)
+    shared, count = torch.unique(place[pulled], return_counts=True)
+    most = shared[count.argmax()]
+    agrees = (place == most) & (most >= 0) & (2 * count.max() > max(rows, 2))
+    return _unread(one, pulled & ~agrees)
 
 
 def unpenalised(one: Supervision) -> Supervision:
@@ -61,16 +82,25 @@ def unpenalised(one: Supervision) -> Supervision:
     pulled, pushed = one.trained & (one.weight > 0), one.trained & (one.weight < 0)
     if not bool((pulled | one.soft).any()) or not bool(pushed.any()):
         return one
+    place = _places(one)
+    return _unread(one, pushed & ~torch.isin(place, place[pulled]))
+
+
+def _places(one: Supervision) -> Tensor:
+    """(R,) int64: rows whose targets come from the same stream at the same offset have the same number."""
     where = torch.stack([one.origin, torch.where(one.source >= 0, one.offset, 0)])
-    place = torch.unique(where, dim=1, return_inverse=True)[1]
-    penalty = pushed & ~torch.isin(place, place[pulled])
+    return torch.unique(where, dim=1, return_inverse=True)[1]
+
+
+def _unread(one: Supervision, rows: Tensor) -> Supervision:
+    """The supervision with these rows soft."""
     return replace(
         one,
-        target=one.target.masked_fill(penalty, IGNORE_INDEX),
-        weight=one.weight.masked_fill(penalty, 0),
-        source=one.source.masked_fill(penalty, -1),
-        origin=one.origin.masked_fill(penalty, -1),
-        soft=one.soft | penalty,
+        target=one.target.masked_fill(rows, IGNORE_INDEX),
+        weight=one.weight.masked_fill(rows, 0),
+        source=one.source.masked_fill(rows, -1),
+        origin=one.origin.masked_fill(rows, -1),
+        soft=one.soft | rows,
     )
 
 

@@ -135,10 +135,20 @@ def pushed_away(actual: Supervision) -> Iterator[Finding]:
 
 
 def uneven_codebooks(actual: Sequence[Supervision]) -> Iterator[Finding]:
-    """LA303 where trained codebooks weigh differently per target."""
+    """LA303 where trained codebooks weigh differently: by a factor of their own, the same in every frame.
+
+    Weights that differ from frame to frame as well, preferences and what a soft teacher leaves are a choice.
+    """
     trained = [a for a in actual if bool(a.trained.any())]
-    means = torch.tensor([float(a.weight[a.trained].mean()) for a in trained])
-    if len(means) < 2 or not spread(means) > TOLERANCE:
+    if len(trained) < 2 or len({len(a.stream) for a in trained}) > 1:
         return
-    shares = ", ".join(f"{a.stream.name} {float(m / means.mean()):.3g}" for a, m in zip(trained, means, strict=True))
-    yield finding("LA303", "audio", f"codebooks weigh differently (share of the mean): {shares}", count=len(means))
+    shared = torch.stack([a.trained for a in trained]).all(0)
+    weight = torch.stack([a.weight for a in trained])[:, shared]
+    if weight.numel() == 0 or bool((weight < 0).any()) or any(bool(a.soft.any()) for a in trained):
+        return
+    share = weight / weight.mean(0)
+    factor = share.mean(1)
+    if bool(((share.T - factor).abs() <= TOLERANCE * factor).all()) and spread(factor) > TOLERANCE:
+        shares = ", ".join(f"{a.stream.name} {float(f):.3g}" for a, f in zip(trained, factor, strict=True))
+        message = f"codebooks weigh differently (share of the mean): {shares}"
+        yield finding("LA303", "audio", message, count=len(trained))

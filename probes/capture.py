@@ -220,7 +220,8 @@ class Capture:
                 with torch.no_grad():
                     stand_in.masked_fill_(output == -torch.inf, -torch.inf)
             inputs, number = self._fed.get(head.name, self._read), len(self.forwards) - 1
-            call = HeadCall(head, stand_in, inputs, number, finite=finite, period=period)
+            real = self.values == "real"
+            call = HeadCall(head, stand_in, inputs, number, finite=finite, real=real, period=period)
             with torch.enable_grad():
                 call.handed = handed(stand_in)
             call.version = call.handed._version  # noqa: SLF001 - its only name

@@ -112,9 +112,11 @@ def case_batch(contract: Contract, case: Case) -> Batch:
     else:
         if not all(isinstance(piece, Text) for sample in case.samples for piece in sample):
             raise UsageError(f"--case {case}: this model reads text alone; use pieces tN with a letter")
+        from .encoder_noise import as_read
         from .plain_batch import ordinary_ids
 
-        batch = hand_labels(case.text_batch(ordinary_ids(adapter, model)), contract.labels, key="labels")
+        batch = as_read(adapter.inner(model), case.text_batch(ordinary_ids(adapter, model)))
+        batch = hand_labels(batch, contract.labels, key="labels")
     return to_device(batch, next(model.parameters()).device)
 
 

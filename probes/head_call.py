@@ -30,8 +30,9 @@ class Forward:
 class HeadCall:
     """One call of a head: the leaf in its place, the hidden rows it read, and where the loss saw it last.
 
-    ``rows`` are those of the leaf that the head reads, where it stands at the head's input. ``period`` is after how
-    many rows the leaf repeats, as long as what is ``handed`` to the loss keeps its ``version``: it may be written to.
+    ``rows`` are those of the leaf that the head reads, where it stands at the head's input. ``real`` leaves hold the
+    model's own logits. ``period`` is after how many rows the leaf repeats, as long as what is ``handed`` to the loss
+    keeps its ``version``: it may be written to.
     """
 
     head: Head
@@ -41,6 +42,7 @@ class HeadCall:
     later: Tensor | None = None
     finite: bool = True
     rows: Tensor | None = None
+    real: bool = False
     period: int | None = None
     handed: Tensor | None = None
     version: int = 0
@@ -62,10 +64,8 @@ class HeadCall:
         grad = grads.get(id(seen))
         width, vocab = seen.shape[-1], self.head.vocabulary(seen.shape[-1])
         shape = (seen.numel() // max(vocab, 1), vocab)
-        if grad is not None and self.period is None:  # real logits, some of which may be sure of their token
-            kept = sketch(seen.detach().reshape(shape))
-            if not bool(kept.masked.any()):  # else a masked target is to be named
-                return read_sketched(grad.reshape(shape), kept)
+        if grad is not None and self.real:  # rows may be sure of their token
+            return read_sketched(grad.reshape(shape), sketch(seen.detach().reshape(shape)))
         written = self.handed is not None and self.handed._version != self.version  # noqa: SLF001 - its only name
         period = None
         if self.period is not None and seen is self.leaf and not written:

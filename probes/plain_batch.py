@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from alignment import IGNORE_INDEX, Stream, text_stream
 
 from .batches import LabelsAs, hand_labels
+from .encoder_noise import as_read
 from .errors import UsageError
 from .models import Adapter, Batch, View
 from .models.reading import is_encoder_decoder
@@ -23,10 +24,11 @@ def barcoded_text(
     """Right-padded samples of ordinary ids, the first third unlabelled, as keyword arguments of a text model.
 
     Ids repeat only where the vocabulary is smaller than the batch. An encoder-decoder model reads the same
-    ids in its encoder and is trained to write all of them: what is unlabelled its decoder would read as padding.
+    ids in its encoder, or noise where that hears or sees, and is trained to write all of them: what is unlabelled
+    its decoder would read as padding.
 
     Raises:
-        UsageError: fewer than 8 positions.
+        UsageError: fewer than 8 positions, or an encoder that we have nothing for.
     """
     if length < SHORTEST:
         raise UsageError(f"--length must be at least {SHORTEST}, got {length}")
@@ -46,7 +48,7 @@ def barcoded_text(
     batch: Batch = {"input_ids": ids, "attention_mask": mask, "labels": wanted}
     if getattr(inner.config, "model_type", "") == "paligemma":  # its prompt sees itself whole: where does it end?
         batch["token_type_ids"] = (torch.arange(length) >= length // 3).long().expand_as(ids).contiguous()
-    return hand_labels(batch, labels, key="labels")
+    return hand_labels(as_read(inner, batch), labels, key="labels")
 
 
 def ordinary_ids(adapter: Adapter, model: nn.Module) -> Tensor:
@@ -60,5 +62,5 @@ def vocabulary_size(adapter: Adapter, model: nn.Module) -> int:
     """How many ids the head of a text model scores."""
     one = torch.arange(2, device=next(model.parameters()).device)[None]  # one of them is no padding, which some need
     # labels too: of an encoder-decoder model they are what the head reads
-    seen = adapter.view(model, {"input_ids": one, "labels": one, "attention_mask": torch.ones_like(one)})
-    return seen.streams[0].vocab
+    batch = as_read(adapter.inner(model), {"input_ids": one, "labels": one, "attention_mask": torch.ones_like(one)})
+    return adapter.view(model, batch).streams[0].vocab

@@ -196,3 +196,54 @@ def test_a_row_pushed_away_where_others_are_pulled_is_trained(offset):
 def test_rows_that_are_all_pushed_away_are_trained():
     one = signed([11, 12, 13, __], [-1.0, -1.0, -2.0, 0], ids=[10, 11, 12, 13])
     assert one.trained.tolist() == [True, True, True, False]
+
+
+# -- beside soft rows ---------------------------------------------------------------------------------
+
+
+def taught(peaks, ids=tuple(range(10, 34)), sure=0.97):
+    """Supervision of a loss towards a teacher that is sure of ``peaks`` (row -> token) and of nothing else."""
+    teacher = torch.randn(len(ids), 128, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    for row, token in peaks.items():
+        teacher[row] = (1 - sure) * teacher[row]
+        teacher[row, token] += sure
+    reading = recover(lambda z: F.cross_entropy(z, teacher, reduction="sum"), torch.zeros(teacher.shape))
+    return infer_sources([reading], [plain_stream(list(ids))])[0]
+
+
+@pytest.mark.parametrize("sure", [0.93, 0.999], ids=["some", "quite"])
+@pytest.mark.parametrize(
+    "peaks",
+    [{4: 99}, {4: 99, 9: 100}, {4: 20}, {4: 20, 9: 12}, {4: 99, 9: 20, 11: 25}],
+    ids=["nowhere", "nowhere twice", "once", "two offsets", "all of these"],
+)
+def test_a_soft_teacher_that_is_sure_of_other_tokens_is_unreadable(peaks, sure):
+    one = taught(peaks, sure=sure)
+    assert one.soft.all()
+    assert not one.trained.any()
+
+
+@pytest.mark.parametrize("offset", [0, 1, 2])
+def test_of_what_a_soft_teacher_is_sure_the_shared_offset_is_read(offset):
+    one = taught({row: 10 + row + offset for row in range(4, 16)} | {16: 99, 17: 12})
+    assert torch.nonzero(one.trained).reshape(-1).tolist() == list(range(4, 16))
+    assert one.offset[one.trained].unique().tolist() == [offset]
+
+
+def test_a_teacher_that_is_nearly_always_sure_is_still_one():
+    peaks = {row: 11 + row for row in range(3, 23)} | {0: 99, 1: 30}  # two rows are sure of others, one of none
+    one = taught(peaks, sure=0.9)
+    assert torch.nonzero(one.soft).reshape(-1).tolist() == [0, 1, 2, 23]
+    assert one.offset[one.trained].unique().tolist() == [1]
+
+
+def test_beside_plain_rows_a_soft_one_excuses_none():
+    ids, targets = torch.arange(10, 34), torch.arange(11, 35)
+    targets[::2] = ids[::2]  # every other row is trained on what it has read
+
+    def loss(z):
+        return F.cross_entropy(z[:-1], targets[:-1], reduction="sum") + z[-1].log_softmax(-1).square().mean()
+
+    (one,) = infer_sources([recover(loss, torch.zeros(24, 128))], [plain_stream(ids)])
+    assert one.soft.tolist() == [False] * 23 + [True]
+    assert one.offset[one.trained].unique().tolist() == [0, 1]

@@ -219,3 +219,29 @@ def test_two_codebooks_are_enough_to_differ():
 @pytest.mark.parametrize("factors", [(1.0, 1.0, 1.001), (3.0,), (None, None), ()], ids=str)
 def test_codebooks_that_weigh_alike_are_silent(factors):
     assert list(uneven_codebooks(books(*factors))) == []
+
+
+def weighed(*weights):
+    """Codebooks whose targets weigh as the (R,) weights say; a zero leaves a target out."""
+    out = []
+    for number, weight in enumerate(weights):
+        stream = plain_stream(STREAM.ids, name=f"audio[{number}]", vocab=VOCAB, sample=SAMPLE, segment=SAMPLE)
+        out.append(supervise(lambda z, w=weight: (F.cross_entropy(z, TARGETS, reduction="none") * w).sum(), stream))
+    return out
+
+
+CHOSEN = torch.rand(len(TARGETS), generator=torch.Generator().manual_seed(0)) + 0.1
+
+
+def test_a_factor_of_a_codebook_shows_under_weights_of_the_frames():
+    (found,) = uneven_codebooks(weighed(2 * CHOSEN, CHOSEN))
+    assert found.message.endswith("audio[0] 1.33, audio[1] 0.667")
+
+
+@pytest.mark.parametrize(
+    "others",
+    [CHOSEN.flip(0), CHOSEN * (torch.arange(len(TARGETS)) % 3 > 0), -CHOSEN / 2],
+    ids=["other weights", "fewer targets", "a preference"],
+)
+def test_codebooks_whose_weights_differ_by_choice_are_silent(others):
+    assert list(uneven_codebooks(weighed(CHOSEN, others))) == []

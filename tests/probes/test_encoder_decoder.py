@@ -4,9 +4,12 @@ import json
 
 import pytest
 import torch
+from lm_tiny import tiny_model
 from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
 from loss_align import main
+from probes.encoder_noise import as_read
+from probes.errors import UsageError
 
 COPY = """
 import torch.nn.functional as F
@@ -29,7 +32,26 @@ def bart():
     return BartForConditionalGeneration(BartConfig(vocab_size=600, d_model=16, **layers, **sizes))
 
 
-@pytest.fixture(scope="module", params=[t5, bart], ids=["T5", "BART"])
+def whisper():
+    return tiny_model("WhisperForConditionalGeneration")
+
+
+def speech_to_text():
+    return tiny_model("Speech2TextForConditionalGeneration")
+
+
+def waveform_to_text():
+    return tiny_model("SpeechEncoderDecoderModel")
+
+
+def image_to_text():
+    return tiny_model("VisionEncoderDecoderModel")
+
+
+MODELS = [t5, bart, whisper, speech_to_text, waveform_to_text, image_to_text]
+
+
+@pytest.fixture(scope="module", params=MODELS, ids=lambda make: make.__name__)
 def checkpoint(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("checkpoint")
     torch.manual_seed(0)
@@ -55,3 +77,10 @@ def test_a_row_trained_on_what_it_has_read_is_a_copy(checkpoint, tmp_path):
     code, report = checked(checkpoint, tmp_path, "--loss", f"{tmp_path / 'trainer.py'}:loss")
     assert code == 1
     assert [f["code"] for f in report["findings"] if f["severity"] == "error"] == ["LA102"]
+
+
+def test_an_encoder_that_we_have_nothing_for_is_told_apart():
+    model = t5()
+    model.main_input_name = "flattened_patches"
+    with pytest.raises(UsageError, match=r"T5ForConditionalGeneration reads flattened_patches, .* a batch of yours"):
+        as_read(model, {"input_ids": torch.zeros(2, 8, dtype=torch.long)})

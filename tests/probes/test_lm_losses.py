@@ -373,6 +373,29 @@ def test_weights_are_read_where_the_loss_sees_the_logits(name, loss, batch):
 # -- faults ---------------------------------------------------------------------------------------------
 
 
+def distilled(offset, hard):
+    """Towards a teacher that is sure of some tokens, a third of them not the labels', beside a share of hard loss."""
+
+    def loss(model, batch):
+        targets = shifted(batch, offset)
+        logits = logits_of(model, batch)[:, : LENGTH - offset].flatten(0, 1)
+        draw = torch.Generator().manual_seed(0)
+        other = torch.randint(0, VOCAB, targets.shape, generator=draw)
+        believed = torch.where(torch.rand(targets.shape, generator=draw) < 1 / 3, other, targets.clamp(min=0))
+        sure = 15 * torch.rand(targets.shape, generator=draw)
+        teacher = torch.randn(logits.shape, generator=draw).scatter_add(-1, believed[..., None], sure[..., None])
+        soft = -(teacher.softmax(-1) * logits.log_softmax(-1)).sum(-1)[targets != -100].mean()
+        return (1 - hard) * soft + hard * cross_entropy(logits, targets)
+
+    return loss
+
+
+@pytest.mark.parametrize("hard", [0, 0.1, 0.5], ids=str)
+def test_a_distilled_loss_is_silent_and_its_copy_is_named(llama, hard):
+    assert codes(watch(llama, right_padded(), distilled(1, hard))) == ()
+    assert codes(watch(llama, right_padded(), distilled(0, hard))) == ("LA102",)
+
+
 def at_offset(offset):
     """A loss that pairs logits[t] with the label ``offset`` positions on."""
 
