@@ -11,11 +11,11 @@ from torch import Tensor
 from alignment import IGNORE_INDEX, Finding, Supervision, pair
 
 from .budget import loss_budget
-from .check import LENGTH, concerning, named
 from .engine import Engine
 from .forward import Outputs, length_problem
 from .report.model import Check
 from .training import NotTrainedError, Steps
+from .witness_checks import LENGTH, concerning, named
 
 __all__ = ["fallback_path", "loss_value", "text_length", "training_step"]
 

@@ -10,7 +10,7 @@ from torch import nn
 from alignment import Finding
 
 from .causality import causality, causality_check
-from .check import Keep, named
+from .check import Keep
 from .decode import decode_check
 from .forward import Outputs
 from .lora import lora_check
@@ -19,6 +19,7 @@ from .models.modules import peft_model
 from .padding import padding_matters
 from .report.model import Check, Report
 from .witness import LossFunction, Options, Witness
+from .witness_checks import named
 
 __all__ = ["model_checks"]
 

@@ -77,9 +77,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _report(contract: Contract, args: argparse.Namespace, inside: int, found: Sequence[Counterexample]) -> Report:
     """The counterexamples as a report: one check, and the findings that it was shrunk to."""
-    from ..check import named
     from ..environment import environment_of
     from ..report import Check, Report
+    from ..witness_checks import named
 
     cases = f"{inside} case{'' if inside == 1 else 's'}"
     findings = [[f for f in one.findings if f.code == one.code] for one in found]

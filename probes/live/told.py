@@ -10,8 +10,9 @@ import torch
 from alignment import Finding
 from alignment.weights import spread
 
-from ..check import COVERAGE, Keep, concerning, report_of
+from ..check import Keep, report_of
 from ..report.model import Check, Report
+from ..witness_checks import COVERAGE, concerning
 from .expected import Expectation
 from .observed import Observed
 from .watcher import ENDED, Watcher

@@ -11,8 +11,9 @@ from typing import Any
 from alignment import Finding
 from alignment.findings import Example, finding
 
-from ..check import Keep, named
+from ..check import Keep
 from ..report.model import Check, Report
+from ..witness_checks import named
 from .exchange import told_ranks
 from .same_batch import BASIS, rank_findings
 
