@@ -25,8 +25,10 @@ def nothing_seen(watcher: Watcher) -> str:
     if watcher.cause != ENDED:
         return watcher.cause
     if watcher.found is None:
-        reason = watcher.discovery.reason
-        return f"no model whose output head is known was trained{f' ({reason})' if reason else ''}"
+        reason = watcher.discovery.reason or (
+            "no module was called in this process, and those that it starts are not watched: start ranks with torchrun"
+        )
+        return f"no model whose output head is known was trained ({reason})"
     name = type(watcher.found.adapter.inner(watcher.found.root)).__name__
     if not watcher.open:
         return f"{name} was called, but no forward with gradients was seen from its beginning to an optimizer step"
@@ -57,7 +59,7 @@ def report_on(observed: Observed, model: Any, adapter: Any, keep: Keep | None) -
     for stream in unknown:
         for key in ("expected", "missing", "unexpected"):
             report.streams[stream].pop(key, None)
-    report.checks = [_unaccused(_honest(check, unknown), unknown, observed) for check in report.checks]
+    report.checks = [_honest(check, unknown, seen.findings) for check in report.checks]
     report.checks.append(_accumulation_check(observed, seen.findings, report.findings))
     return report
 
@@ -71,26 +73,17 @@ def _weigh(report: Report, observed: Observed) -> None:
         entry["weight_spread"] = max((spread(weight) for weight in of_one), default=0.0)
 
 
-def _honest(check: Check, unknown: Mapping[str, Expectation]) -> Check:
-    """A check that would rest on labels that were not seen is skipped, with the reason."""
-    if check.status != "pass" or not unknown:
+def _honest(check: Check, unknown: Mapping[str, Expectation], findings: Sequence[Finding]) -> Check:
+    """A check that would rest on labels that were not seen is skipped, with the reason; what a finding fails stays."""
+    coverage = check.id == "coverage"
+    accused = check.status == "fail" and (not coverage or bool(concerning(findings, COVERAGE)))
+    if check.status == "skip" or accused:
         return check
-    if check.id == "coverage":
-        return Check(check.id, check.title, "skip", "; ".join(dict.fromkeys(_why(unknown))))
     kind = check.id.removeprefix("pairing-")
-    unjudged = {name: one for name, one in unknown.items() if not one.judged and name.startswith(kind)}
-    if unjudged:
-        return Check(check.id, check.title, "skip", "; ".join(dict.fromkeys(_why(unjudged))))
-    return check
-
-
-def _unaccused(check: Check, unknown: Mapping[str, Expectation], observed: Observed) -> Check:
-    """Skipped, if it fails by no finding but by what a soft teacher does rightly."""
-    if check.status != "fail":
+    unsure = {name: one for name, one in unknown.items() if coverage or (name.startswith(kind) and not one.judged)}
+    if not unsure:
         return check
-    if check.id == "coverage" and unknown and not concerning(observed.witness.findings, COVERAGE):
-        return Check(check.id, check.title, "skip", "; ".join(dict.fromkeys(_why(unknown))))
-    return check
+    return Check(check.id, check.title, "skip", "; ".join(dict.fromkeys(_why(unsure))))
 
 
 def _why(unknown: Mapping[str, Expectation]) -> list[str]:

@@ -631,6 +631,7 @@ def test_a_run_without_a_model_says_so():
     report, code = watched(lambda: None)
     assert (report.verdict, code) == ("error", 0)
     assert "no model" in report.error
+    assert "torchrun" in report.error  # its children may be the ranks
 
 
 def test_a_loop_without_an_optimizer_is_read_all_the_same():
