@@ -12,10 +12,7 @@ LONGEST = 86400
 
 def positive(text: str) -> int:
     """An integer of at least 1, for argparse."""
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    value = _whole(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is less than 1")
     return value
@@ -23,10 +20,7 @@ def positive(text: str) -> int:
 
 def seed(text: str) -> int:
     """An integer that torch takes as a seed, for argparse."""
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    value = _whole(text)
     if not 0 <= value < 1 << 63:
         raise argparse.ArgumentTypeError(f"{value} is not between 0 and 2**63 - 1")
     return value
@@ -34,10 +28,7 @@ def seed(text: str) -> int:
 
 def dropout(text: str) -> float:
     """A share of at least 0 and below 1, for argparse."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    value = _number(text)
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 0 and below 1")
     return value
@@ -45,10 +36,21 @@ def dropout(text: str) -> float:
 
 def seconds(text: str) -> float:
     """A time of more than 0 s, for argparse."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    value = _number(text)
     if not 0 < value <= LONGEST:
         raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most {LONGEST}")
     return value
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None

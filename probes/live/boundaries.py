@@ -77,7 +77,8 @@ class Boundaries:
             finally:
                 self._deep -= 1
                 if not self._deep:  # a reentrant checkpoint has a backward of its own within
-                    self.returned([tensors] if isinstance(tensors, Tensor) else list(tensors))
+                    given = tensors if isinstance(tensors, (tuple, list)) else (tensors,)
+                    self.returned([root for root in given if isinstance(root, Tensor)])
 
         return around
 

@@ -117,7 +117,8 @@ def positions_hint(model: nn.Module, batch: Any, error: Exception) -> str:
     """Why an index may be out of range: more positions than the model has been made for; empty elsewhere."""
     config = getattr(unwrapped(model), "config", None)
     most = getattr(config, "max_position_embeddings", None)
-    length = max((ids.shape[-1] for ids in batch.values() if isinstance(ids, Tensor) and ids.dim() == 2), default=0)
+    ids = batch.get("input_ids")  # a waveform or codes may be longer
+    length = ids.shape[-1] if isinstance(ids, Tensor) and ids.dim() == 2 else 0
     if not isinstance(error, IndexError) or not isinstance(most, int) or length <= most:
         return ""
     return f"; the batch has {length} positions, the model {most}: shorten it (--length of the barcoded batch)"

@@ -286,3 +286,22 @@ def test_a_module_is_waited_for_until_it_is_imported(tmp_path, monkeypatch):
         pass
     assert sys.meta_path == finders
     assert seen == [1, 2]
+
+
+def test_a_backward_of_what_is_no_tensor_raises_as_ever():
+    def told():
+        with pytest.raises(Exception, match=r".*") as raised:  # whatever this torch says
+            torch.autograd.backward([None])
+        return str(raised.value)
+
+    def train():
+        model = llama()
+        loop(model, right, batches(1))
+        right(model, batches(1)[0])
+        said.append(told())
+        loop(model, right, batches(1))
+
+    said = [told()]
+    report, code = watched(train)
+    assert said[0] == said[1]
+    assert (report.error, code) == ("", 0)
