@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     if problem is not None:
         print(f"loss-align: {problem}", file=sys.stderr)
         return 3
-    from probes.cli import run
+    from probes.commands.cli import run
 
     return run(sys.argv[1:] if argv is None else argv)
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from probes.record import Record
-    from probes.report.model import Report
+    from probes.records.record import Record
+    from probes.records.report import Report
 
 __all__ = ["LossAlignment"]
 
@@ -130,10 +130,10 @@ class LossAlignment:
         Raises:
             UsageError: no baseline, or one that cannot be read or written.
         """
-        from probes.baseline import add_comparison, read_baseline
         from probes.errors import UsageError
-        from probes.provenance import provenance
-        from probes.record import record_of_report
+        from probes.records.baseline import add_comparison, read_baseline
+        from probes.records.provenance import provenance
+        from probes.records.record import record_of_report
 
         command = f"pytest {self.node.nodeid!r} --align-update"
         new = record_of_report(report, provenance(model, report.environment, f"{command}=create"))
@@ -159,7 +159,7 @@ class LossAlignment:
 
     def _write(self, path: Path, record: Record) -> None:
         from probes.errors import UsageError
-        from probes.record import write_record
+        from probes.records.record import write_record
 
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -216,7 +216,7 @@ def _told(work: Callable[[], None]) -> str:
 
 
 def _differs(old: Record, new: Record) -> bool:
-    from probes.regression import compare
+    from probes.records.regression import compare
 
     comparison = compare(old, new)
     return any(comparison.of(kind) for kind in ("regression", "improvement", "neutral"))

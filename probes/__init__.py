@@ -6,22 +6,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .batches import barcoded_batch
-    from .check import check_loss
+    from .batches.barcoded import barcoded_batch
+    from .checks.check import check_loss
     from .errors import CannotRunError, UsageError
+    from .live.trainer_callback import AlignmentCallback
     from .report import Report
-    from .trainer_callback import AlignmentCallback
 
 #: Tells our package from any other that is called ``probes``.
 __distribution__ = "loss-alignment"
 
 _HOME = {
-    "AlignmentCallback": "trainer_callback",
+    "AlignmentCallback": "live.trainer_callback",
     "CannotRunError": "errors",
-    "Report": "report",
+    "Report": "records.report",
     "UsageError": "errors",
-    "barcoded_batch": "batches",
-    "check_loss": "check",
+    "barcoded_batch": "batches.barcoded",
+    "check_loss": "checks.check",
 }
 
 __all__ = ["AlignmentCallback", "CannotRunError", "Report", "UsageError", "barcoded_batch", "check_loss"]

@@ -9,7 +9,7 @@ import torch
 from hypothesis import strategies as st
 
 from alignment import IGNORE_INDEX, text_stream
-from probes.batches import CODEBOOKS, Sample, collate
+from probes.batches.barcoded import CODEBOOKS, Sample, collate
 from probes.models.higgs import SPECIAL_IDS
 
 FIRST_ID = 10

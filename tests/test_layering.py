@@ -63,6 +63,6 @@ def test_engine_sources_import_themselves_torch_and_the_standard_library(path):
 def test_imports_inside_functions_are_seen_too(tmp_path):
     source = tmp_path / "planted.py"
     source.write_text(
-        "def f():\n    from probes.batches import collate\n    import peft.tuners\n    from .. import x\n"
+        "def f():\n    from probes.batches.barcoded import collate\n    import peft.tuners\n    from .. import x\n"
     )
-    assert list(imported(source)) == ["probes.batches", "peft.tuners", ".."]
+    assert list(imported(source)) == ["probes.batches.barcoded", "peft.tuners", ".."]

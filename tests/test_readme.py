@@ -8,7 +8,7 @@ import pytest
 
 from alignment import RULES, __version__
 from loss_align import main
-from probes.cli import build_parser
+from probes.commands.cli import build_parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

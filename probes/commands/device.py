@@ -39,7 +39,7 @@ def pick_device(text: str, place: Place | None = None) -> torch.device:
         if place is not None:
             text = _own_device(text, count, place)
     else:
-        from ..allocator import keep_freed_memory
+        from ..host.allocator import keep_freed_memory
 
         keep_freed_memory()
     return torch.device(text)

@@ -22,11 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare, show, write; exit code 1 on a regression."""
-    from ..files import write_json
-    from ..outputs import checked_outputs, standard_output
-    from ..record import read_record
-    from ..regression import compare
+    from ..host.files import write_json
+    from ..records.record import read_record
+    from ..records.regression import compare
     from ..report.changes import as_dict, show_changes
+    from ..report.outputs import checked_outputs, standard_output
     from ..report.terminal import console_for
 
     outputs = checked_outputs(args)

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the environment."""
-    from ..environment import versions
+    from ..host.environment import versions
 
     found = {"python": platform.python_version(), "platform": platform.platform(), **versions(), **_devices()}
     if args.json:

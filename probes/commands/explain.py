@@ -10,11 +10,11 @@ from ..errors import UsageError
 from .options import add_loss_options, add_model_options, add_outputs, finding_filter
 
 if TYPE_CHECKING:
-    from ..check import Keep
-    from ..explain import RowStory
-    from ..preflight import Plan
+    from ..checks.check import Keep
+    from ..checks.preflight import Plan
+    from ..records.row_story import RowStory
     from ..report import Report
-    from ..witness import Witness
+    from ..witness.witness import Witness
 
 NAME = "explain"
 HELP = "token by token: input, what its logit is trained to predict, expected, verdict"
@@ -39,14 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Explain one sample; exit code 1 if the loss has an error finding."""
-    from ..causality import causality
-    from ..engine import default_loss
-    from ..explain import pick_streams, row_stories
-    from ..outputs import checked_outputs, standard_output, write_outputs
-    from ..preflight import CONVENTIONS
-    from ..reduction import counted_loss
+    from ..checks.causality import causality
+    from ..checks.engine import default_loss
+    from ..checks.preflight import CONVENTIONS
+    from ..checks.reduction import counted_loss
+    from ..report.explain import pick_streams, row_stories
+    from ..report.outputs import checked_outputs, standard_output, write_outputs
     from ..report.terminal import console_for, status_line
-    from ..witness import Options, witness
+    from ..witness.witness import Options, witness
     from .preflight import make_plan
 
     outputs = checked_outputs(args)
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _report(plan: Plan, seen: Witness, stories: dict[str, list[RowStory]], keep: Keep) -> Report:
     """The report of the witness alone, over the rows that were picked."""
-    from ..check import report_of
+    from ..checks.check import report_of
 
     found = [*plan.findings, *seen.findings]
     withheld = plan.labels == "none"

@@ -13,7 +13,7 @@ from .options import add_loss_options, add_report_options, finding_filter
 from .values import positive, seed
 
 if TYPE_CHECKING:
-    from ..fuzz import Contract, Counterexample
+    from ..fuzzing.fuzz import Contract, Counterexample
     from ..report import Report
 
 NAME = "fuzz"
@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fuzz, show the counterexamples, write them."""
-    from ..fuzz import fuzz, require_hypothesis
-    from ..outputs import checked_outputs, standard_output, write_outputs
+    from ..fuzzing.fuzz import fuzz, require_hypothesis
+    from ..report.outputs import checked_outputs, standard_output, write_outputs
     from ..report.progress import counting
     from ..report.terminal import console_for
 
@@ -77,9 +77,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _report(contract: Contract, args: argparse.Namespace, inside: int, found: Sequence[Counterexample]) -> Report:
     """The counterexamples as a report: one check, and the findings that it was shrunk to."""
-    from ..environment import environment_of
+    from ..checks.witness_checks import named
+    from ..host.environment import environment_of
     from ..report import Check, Report
-    from ..witness_checks import named
 
     cases = f"{inside} case{'' if inside == 1 else 's'}"
     findings = [[f for f in one.findings if f.code == one.code] for one in found]
@@ -96,14 +96,14 @@ def _report(contract: Contract, args: argparse.Namespace, inside: int, found: Se
 
 
 def _contract(args: argparse.Namespace) -> Contract:
-    from ..engine import default_loss
-    from ..fuzz import ALLOWED, Contract
-    from ..loss_file import load_loss
+    from ..checks.engine import default_loss
+    from ..checks.preflight import CONVENTIONS
+    from ..fuzzing.fuzz import ALLOWED, Contract
     from ..models import adapter_for
     from ..models.codebooks import CodebookAdapter
     from ..models.loading import load_model
-    from ..preflight import CONVENTIONS
-    from ..witness import Options
+    from ..witness.loss_file import load_loss
+    from ..witness.witness import Options
 
     allow = frozenset(word.strip() for word in args.allow.split(",") if word.strip())
     unknown = sorted(allow - set(ALLOWED))
@@ -131,8 +131,8 @@ def _contract(args: argparse.Namespace) -> Contract:
 
 
 def _one_case(contract: Contract, spec: str) -> tuple[int, list[Counterexample]]:
-    from ..cases import parse_case
-    from ..fuzz import Counterexample, run_case
+    from ..fuzzing.cases import parse_case
+    from ..fuzzing.fuzz import Counterexample, run_case
 
     case = parse_case(spec)
     ran = run_case(contract, case)
@@ -144,8 +144,8 @@ def _one_case(contract: Contract, spec: str) -> tuple[int, list[Counterexample]]
 
 def _show(one: Counterexample, contract: Contract, console: Any, args: argparse.Namespace) -> None:
     """One counterexample: its finding, a small picture, and the command that runs it again."""
-    from ..explain import row_stories, token_namer
-    from ..fuzz import run_case
+    from ..fuzzing.fuzz import run_case
+    from ..report.explain import row_stories, token_namer
     from ..report.terminal import show_finding
     from ..report.tokens import show_grid, show_rows
 

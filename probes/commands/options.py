@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from alignment.rules import lookup
 
 from ..errors import UsageError
-from ..outputs import FORMS
 from ..ranks.exchange import DEFAULT_TIMEOUT
+from ..report.outputs import FORMS
 from .values import dropout, positive, seconds, seed
 
 if TYPE_CHECKING:

@@ -24,11 +24,11 @@ from .options import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..check import Keep
-    from ..preflight import Plan
+    from ..checks.check import Keep
+    from ..checks.preflight import Plan
     from ..ranks import Place
     from ..ranks.part import Part
-    from ..report.model import Report
+    from ..records.report import Report
 
 NAME = "preflight"
 HELP = "the pre-training sanity check: the whole checklist"
@@ -73,10 +73,10 @@ def _handed_in(args: argparse.Namespace, part: Part) -> int:
 
 
 def _reported(args: argparse.Namespace, part: Part | None = None) -> int:
-    from ..baseline import add_comparison, read_baseline
-    from ..outputs import checked_outputs, standard_output, write_outputs
-    from ..provenance import provenance
-    from ..record import record_of_report
+    from ..records.baseline import add_comparison, read_baseline
+    from ..records.provenance import provenance
+    from ..records.record import record_of_report
+    from ..report.outputs import checked_outputs, standard_output, write_outputs
     from ..report.terminal import console_for, show, status_line
 
     outputs = checked_outputs(args)
@@ -105,8 +105,8 @@ def _checked(
     args: argparse.Namespace, keep: Keep, progress: Callable[[str], None], part: Part | None = None
 ) -> tuple[Plan, Report]:
     """Run every check; with ``part``, as one of several ranks."""
-    from ..batch_source import barcoded
-    from ..preflight import preflight
+    from ..batches.batch_source import barcoded
+    from ..checks.preflight import preflight
 
     progress = progress if part is None else part.watching(progress)
     progress("loading")
@@ -126,7 +126,7 @@ def _checked(
 
 
 def _add_floor(plan: Plan, report: Report, progress: Callable[[str], None]) -> None:
-    from ..floor import floor_finding
+    from ..checks.floor import floor_finding
 
     found = floor_finding(plan, progress)
     report.notes.append(found.note)
@@ -139,11 +139,11 @@ def make_plan(args: argparse.Namespace, place: Place | None = None) -> Plan:
     """Load the model, the batch and the loss that the options name; with ``place``, those of one rank."""
     import inspect
 
-    from ..loss_file import load_loss
+    from ..checks.preflight import Plan
+    from ..checks.reduction import COUNTS
     from ..models import adapter_for
     from ..models.loading import load_model
-    from ..preflight import Plan
-    from ..reduction import COUNTS
+    from ..witness.loss_file import load_loss
 
     device, dtype = pick_device(args.device, place), pick_dtype(args.dtype)
     if args.data is not None and args.length is not None:
@@ -171,7 +171,7 @@ def make_plan(args: argparse.Namespace, place: Place | None = None) -> Plan:
         reduction=args.reduction,
         grad_accum=args.grad_accum,
     )
-    from ..batch_source import load_batch
+    from ..batches.batch_source import load_batch
     from ..ranks import ALONE
 
     source = load_batch(plan.adapter, plan.model, args, place or ALONE)
@@ -183,7 +183,7 @@ def make_plan(args: argparse.Namespace, place: Place | None = None) -> Plan:
 
 def _add_lora(plan: Plan, args: argparse.Namespace) -> None:
     """Wrap the model where a --lora option asks for it; what PEFT would break is found on the bare model."""
-    from ..lora import Lora, broken_task_types, no_layers, wrapped
+    from ..checks.lora import Lora, broken_task_types, no_layers, wrapped
     from ..models import adapter_for
 
     given = {"r": args.lora_r, "alpha": args.lora_alpha, "dropout": args.lora_dropout, "target": args.lora_target}

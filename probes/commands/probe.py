@@ -35,16 +35,16 @@ def _add_grid(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the grid, write the record, hold it against its baseline."""
-    from ..baseline import read_baseline, regression_findings
-    from ..files import check_writable
-    from ..record import write_record
+    from ..host.files import check_writable
+    from ..records.baseline import read_baseline, regression_findings
+    from ..records.record import write_record
     from ..report.terminal import console_for, show_finding
 
     check_writable(args.out)
     device, dtype = pick_device(args.device), pick_dtype(args.dtype)
     baseline = None if args.baseline is None else read_baseline(args.baseline, "probe", _recording(args))
     console = console_for(args.out)
-    from ..grid import QUICK, grid_record
+    from ..fuzzing.grid import QUICK, grid_record
     from ..models.loading import load_model
 
     loaded = load_model(args.model, device=device, dtype=dtype, seed=args.seed)

@@ -24,10 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the checklist, show it, write the record; the exit code is that of preflight."""
-    from ..files import check_writable
-    from ..preflight import preflight
-    from ..provenance import provenance
-    from ..record import record_of_report, write_record
+    from ..checks.preflight import preflight
+    from ..host.files import check_writable
+    from ..records.provenance import provenance
+    from ..records.record import record_of_report, write_record
     from ..report.terminal import console_for, show, status_line
     from .preflight import make_plan
 

@@ -49,10 +49,10 @@ def own_words(argv: Sequence[str]) -> list[str]:
 
 def run(args: argparse.Namespace) -> int:
     """Run the script, tell what its steps train; returns its exit code, or 1 on findings."""
-    from ..launch import Ended, foreign_names, module_program, run_program, script_program
     from ..live.arrival import when_imported
+    from ..live.launch import Ended, foreign_names, module_program, run_program, script_program
     from ..live.session import Session, Settings
-    from ..outputs import checked_outputs
+    from ..report.outputs import checked_outputs
 
     if args.strict is not None and args.strict != "all":
         codes(args.strict, "--strict (write --strict=CODE, or -- before the script)")

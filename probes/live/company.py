@@ -8,14 +8,14 @@ from typing import Any
 
 from alignment.findings import Finding, finding
 
-from ..check import Keep
+from ..checks.check import Keep
 from ..errors import CannotRunError, UsageError
+from ..host.place import environment_place
 from ..ranks import MissingRanksError, RankExchange, told_ranks
 from ..ranks.launcher import leave_reason
-from ..ranks.place import environment_place
 from ..ranks.same_batch import BASIS
 from ..ranks.shards import join_shards, rank_payload
-from ..report.model import Report
+from ..records.report import Report
 
 __all__ = ["Company"]
 

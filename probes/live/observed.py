@@ -11,9 +11,9 @@ from torch import Tensor
 from alignment import Finding, InputError, Supervision, compare
 from alignment.findings import finding
 
-from ..label_rules import label_findings
 from ..models.modules import unwrapped
-from ..witness import Witness
+from ..witness.label_rules import label_findings
+from ..witness.witness import Witness
 from .expected import Expectation, expectations
 from .forwards import Forward
 from .joined import Joined, Part, join

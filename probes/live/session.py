@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from ..launch import Ended
-from ..outputs import write_outputs
-from ..report.model import Report, error_report
+from ..records.report import Report, error_report
+from ..report.outputs import write_outputs
+from .launch import Ended
 
 if TYPE_CHECKING:
     from alignment.findings import Finding
@@ -109,7 +109,7 @@ class Session:
 
     def _done(self, watcher: Watcher) -> None:
         """The watched steps are over, or nothing more will be seen."""
-        from ..preserve import same_random_state
+        from ..host.preserve import same_random_state
 
         try:
             with same_random_state():

@@ -10,9 +10,9 @@ import torch
 from alignment import Finding
 from alignment.weights import spread
 
-from ..check import Keep, report_of
-from ..report.model import Check, Report
-from ..witness_checks import COVERAGE, concerning
+from ..checks.check import Keep, report_of
+from ..checks.witness_checks import COVERAGE, concerning
+from ..records.report import Check, Report
 from .expected import Expectation
 from .observed import Observed
 from .watcher import ENDED, Watcher

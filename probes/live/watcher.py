@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from ..embedded import embedded_ids
-from ..forward_patch import ForwardPatch, bound_arguments
+from ..host.forward_patch import ForwardPatch, bound_arguments
 from ..models.adapter import Batch
 from ..models.reading import CACHE, decoder_of, is_encoder_decoder
+from ..witness.embedded import embedded_ids
 from .boundaries import Boundaries
 from .discovery import Discovery, Found
 from .forwards import Forward, kept, label_entries

@@ -17,6 +17,7 @@ __all__ = [
     "Batch",
     "CannotDecodeError",
     "Head",
+    "LabelsAs",
     "Layout",
     "OtherCheckpointError",
     "Repadded",
@@ -27,6 +28,8 @@ __all__ = [
 
 #: The mapping of a model's keyword arguments, labels included.
 Batch = dict[str, Any]
+#: How a batch hands its labels to the model.
+LabelsAs = Literal["position-aligned", "pre-shifted", "none"]
 
 
 class OtherCheckpointError(InputError):

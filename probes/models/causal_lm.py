@@ -16,7 +16,7 @@ from alignment.loss import text_loss
 from alignment.pairing import Policy
 
 from ..errors import UsageError
-from ..sharded import local
+from ..host.sharded import local
 from .adapter import Batch, Head, OtherCheckpointError, View
 from .checkpoint import load_causal_lm
 from .modules import (

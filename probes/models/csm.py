@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from alignment import IGNORE_INDEX, InputError, Stream, text_stream
 from alignment.streams import NO_TOKEN
 
-from ..preserve import preserved
+from ..host.preserve import preserved
 from .adapter import Batch, Head, View
 from .codebooks import CodebookAdapter, audio_segments
 from .reading import padding_mask

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from alignment import InputError
 
-from ..preserve import preserved
-from ..sharded import must_finish
+from ..host.preserve import preserved
+from ..host.sharded import must_finish
 
 __all__ = ["CACHE", "decoder_ids", "decoder_of", "document_numbers", "is_encoder_decoder", "padding_mask"]
 

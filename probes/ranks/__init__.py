@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
+from ..host.place import ALONE, Place
 from .exchange import MissingRanksError, RankExchange, told_ranks
-from .place import ALONE, Place
 
 __all__ = ["ALONE", "MissingRanksError", "Place", "RankExchange", "told_ranks"]

@@ -17,7 +17,7 @@ from datetime import timedelta
 from typing import Any
 
 from ..errors import CannotRunError
-from .place import Place, environment_place, whole_number
+from ..host.place import Place, environment_place, whole_number
 
 __all__ = [
     "DEFAULT_TIMEOUT",

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..host.preserve import copy_of, preserved
 from ..models import Adapter, Batch
-from ..preserve import copy_of, preserved
 from .session import TURN, Session
 
 __all__ = ["Lockstep"]

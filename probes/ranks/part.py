@@ -6,12 +6,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ..engine import default_loss
+from ..checks.engine import default_loss
+from ..checks.preflight import Plan
+from ..host.place import Place
 from ..models import Batch
-from ..preflight import Plan
-from ..report.model import Report
+from ..records.report import Report
 from .lockstep import Lockstep, called_once
-from .place import Place
 from .same_batch import watched
 from .session import REPORTS, Session
 from .shards import join_ranks, rank_payload

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from alignment import Finding
 from alignment.findings import finding
 
-from ..check import stream_summary
+from ..checks.check import stream_summary
+from ..checks.reduction import counted_loss
 from ..errors import ending
+from ..host.preserve import cuda_devices, same_random_state
 from ..models import Adapter, Batch
-from ..preserve import cuda_devices, same_random_state
-from ..reduction import counted_loss
-from ..report.model import told_offset
-from ..rounding import agree
-from ..witness import Options, witness
+from ..records.report import told_offset
+from ..records.rounding import agree
+from ..witness.witness import Options, witness
 from .exchange import told_ranks
 
 __all__ = ["BASIS", "rank_findings", "watched"]

@@ -11,9 +11,9 @@ from typing import Any
 from alignment import Finding
 from alignment.findings import Example, finding
 
-from ..check import Keep
-from ..report.model import Check, Report
-from ..witness_checks import named
+from ..checks.check import Keep
+from ..checks.witness_checks import named
+from ..records.report import Check, Report
 from .exchange import told_ranks
 from .same_batch import BASIS, rank_findings
 

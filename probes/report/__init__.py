@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .model import Check, LossAlignmentError, Report, Status
+from ..records.report import Check, LossAlignmentError, Report, Status
 
 __all__ = ["Check", "LossAlignmentError", "Report", "Status"]

@@ -7,9 +7,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from ..causes import causes, told_change
-from ..regression import Comparison, Effect
-from .model import SCHEMA
+from ..records.causes import causes, told_change
+from ..records.regression import Comparison, Effect
+from ..records.report import SCHEMA
 
 __all__ = ["as_dict", "show_changes"]
 

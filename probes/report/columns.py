@@ -11,7 +11,7 @@ from typing import Any
 
 from alignment.findings import Finding
 
-from ..explain import RowStory
+from ..records.row_story import RowStory
 from .kinds import KINDS, KINDS_OF, kind_of
 
 __all__ = ["columns", "script_json"]

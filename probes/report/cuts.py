@@ -10,7 +10,7 @@ from typing import Any
 __all__ = ["cuts_table"]
 
 CELL, HEIGHT = 6, 14
-#: The signs of a strip (see ``probes.causality``), as classes of the style sheet; what did not move stays plain.
+#: The signs of a strip (see ``probes.checks.causality``), as classes of the style sheet; what did not move stays plain.
 CLASSES = {"█": "k-right", "!": "k-copy"}
 
 

@@ -16,11 +16,11 @@ from urllib.parse import quote
 
 from alignment.findings import Example, Finding
 
+from ..records.report import Report
 from .characters import held
 from .columns import columns
 from .cuts import cuts_table
 from .histogram import streams_table
-from .model import Report
 from .picture import STYLE, picture
 from .ranks import ranks_table
 

@@ -8,8 +8,8 @@ from xml.etree import ElementTree as ET
 
 from alignment.findings import Finding
 
+from ..records.report import Check, Report, told_example
 from .characters import held
-from .model import Check, Report, told_example
 
 __all__ = ["render"]
 

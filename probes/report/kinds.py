@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..explain import RowStory
+from ..records.row_story import RowStory
 from .tokens import SIGNS
 
 __all__ = ["KINDS", "KINDS_OF", "Kind", "kind_of"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from alignment.findings import Finding
 
-from .model import Check, Report, told_example, told_offset
+from ..records.report import Check, Report, told_example, told_offset
 from .ranks import rank_rows
 from .terminal import grouped
 

@@ -13,7 +13,7 @@ from importlib.resources import files
 
 from alignment.findings import Finding
 
-from ..explain import RowStory
+from ..records.row_story import RowStory
 from .kinds import KINDS, kind_of
 
 __all__ = ["STYLE", "picture"]

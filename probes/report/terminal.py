@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from .model import Report, told_example, told_offset
+from ..records.report import Report, told_example, told_offset
 from .ranks import rank_rows
 from .strips import show_strips
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..explain import RowStory
+from ..records.row_story import RowStory
 
 __all__ = ["show_grid", "show_rows"]
 

@@ -22,8 +22,8 @@ from scaling import scaling
 from startup import startup
 from verification import decoding, verification
 
-from probes.environment import environment
-from probes.provenance import git_state
+from probes.host.environment import environment
+from probes.records.provenance import git_state
 
 __all__ = ["FAMILIES", "main"]
 

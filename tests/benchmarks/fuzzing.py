@@ -9,9 +9,9 @@ from unittest.mock import patch
 import torch
 from measure import Figure, Size
 
-from probes.allocator import keep_freed_memory
-from probes.engine import default_loss
-from probes.fuzz import Contract, fuzz
+from probes.checks.engine import default_loss
+from probes.fuzzing.fuzz import Contract, fuzz
+from probes.host.allocator import keep_freed_memory
 from probes.models import adapter_for
 from probes.models.higgs import small_model, why_unavailable
 
@@ -48,7 +48,7 @@ def fuzzing(size: Size) -> Iterator[Figure]:
 
         return run
 
-    from probes import capture, head_call
+    from probes.witness import capture, head_call
 
     contract = Contract(model, adapter, timed("forward and loss", default_loss(adapter, "evidence")))
     fuzz(contract, examples=2, seed=0)

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
-from probes.batches_v2 import AUDIO, DELAY, WRITTEN_AS, placeholders
+from probes.batches.barcoded_v2 import AUDIO, DELAY, WRITTEN_AS, placeholders
 from probes.models import HiggsAudioV2Adapter
 
 __all__ = ["as_released", "released_of", "v2_of"]

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from probes.batches import barcoded_samples
-from probes.batches_v2 import collate_for
+from probes.batches.barcoded import barcoded_samples
+from probes.batches.barcoded_v2 import collate_for
 from probes.models import adapter_for
 
 __all__ = ["FAMILIES", "higgs_batch", "higgs_model", "parts"]

@@ -28,10 +28,10 @@ from rich.table import Table
 from torch import nn
 
 from probes import barcoded_batch, check_loss
-from probes.cases import Case as LineCase
-from probes.cases import End, Reference, Target, Text
-from probes.loss_file import load_loss
+from probes.fuzzing.cases import Case as LineCase
+from probes.fuzzing.cases import End, Reference, Target, Text
 from probes.models import Batch
+from probes.witness.loss_file import load_loss
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 LENGTH = 96
@@ -119,7 +119,7 @@ def packed_batch(size: int) -> Batch:
 
 def released_batch(size: int) -> Batch:
     """Real samples, as the released data path collates them; the first has untrained and trained audios."""
-    from probes.chatml import byte_tokenizer, chatml_samples, collate_copies, read_chatml
+    from probes.batches.chatml import byte_tokenizer, chatml_samples, collate_copies, read_chatml
 
     first, second, *rest = read_chatml(CHATML)
     config, records = model_for("higgs").config, [second, first, *rest][:size]
@@ -213,8 +213,8 @@ def short(finding: Any) -> str:
 
 def collated(case: Case, size: int, model: Any) -> tuple[Batch, list[Any]]:
     """The last epoch's batch of ChatML samples kept in memory, and what the label rules say of it."""
-    from probes.chatml import byte_tokenizer, chatml_samples, collate_released, read_chatml
-    from probes.chatml_rules import label_rule_findings
+    from probes.batches.chatml import byte_tokenizer, chatml_samples, collate_released, read_chatml
+    from probes.batches.chatml_rules import label_rule_findings
 
     records, config, tokenizer = read_chatml(CHATML)[:size], model.config, byte_tokenizer()
     books = config.audio_num_codebooks

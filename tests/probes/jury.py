@@ -36,9 +36,9 @@ from torch import Tensor, nn
 
 from alignment import Supervision
 from probes.errors import UsageError
-from probes.files import check_writable
+from probes.host.files import check_writable
 from probes.models import Batch, adapter_for
-from probes.witness import Witness, witness
+from probes.witness.witness import Witness, witness
 
 #: A step of four times the batch's targets: as with four micro-batches of one size.
 ACCUMULATION = 4

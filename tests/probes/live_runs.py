@@ -8,7 +8,7 @@ import functools
 import torch
 import torch.nn.functional as F
 
-from probes.launch import Ended
+from probes.live.launch import Ended
 from probes.live.session import Session, Settings
 
 __all__ = ["VOCAB", "batches", "llama", "loop", "mean", "same_state", "watched"]

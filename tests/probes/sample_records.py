@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from probes import check_loss
-from probes.provenance import provenance
-from probes.record import record_of_report
+from probes.records.provenance import provenance
+from probes.records.record import record_of_report
 
 VOCAB, ROWS = 96, 20
 

@@ -23,9 +23,9 @@ from lm_tiny import LENGTH, tiny_model
 from torch import distributed, nn
 
 from probes import barcoded_batch, check_loss
-from probes.loss_file import load_loss
+from probes.checks.preflight import Plan, preflight
 from probes.models import adapter_for
-from probes.preflight import Plan, preflight
+from probes.witness.loss_file import load_loss
 
 #: Of Higgs's own forward, which gives a view of its audio logits.
 HIGGS_WARNS = r"FSDP2-wrapped module \(FSDPHiggsAudioModel\) returned a view"

@@ -1,0 +1,1 @@
+"""Batches: barcoded ones, and those of the data paths."""

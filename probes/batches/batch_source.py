@@ -1,0 +1,143 @@
+"""Where a batch comes from: the barcoded default, or the real data path of ``--data``."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alignment import Finding
+
+from ..errors import UsageError
+from ..host.memory import check_memory
+from ..models import Adapter, Batch, HiggsAudioV2Adapter, is_higgs
+from ..models.adapter import OtherCheckpointError
+from ..models.codebooks import CodebookAdapter
+from ..ranks import ALONE, Place
+from .barcoded import FULL_LENGTH, barcoded_samples, hand_labels
+from .barcoded_v2 import collate_for
+from .plain_batch import barcoded_text, vocabulary_size
+
+__all__ = ["Source", "barcoded", "load_batch", "to_device"]
+
+DEFAULT_SIZE = 2
+PLAIN_LENGTH = 64
+
+
+@dataclass
+class Source:
+    """A batch on the model's device, what is to be said of it, and what its label rules found."""
+
+    batch: Batch
+    notes: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    tokenizer: Any = None
+
+
+def load_batch(adapter: Adapter, model: nn.Module, args: argparse.Namespace, place: Place = ALONE) -> Source:
+    """The batch that ``--data``, ``--batch-size``, ``--length``, ``--labels`` and ``--seed`` ask for.
+
+    Every rank of a distributed run has its own: every world-th sample of the file, or a barcode of another seed.
+
+    Raises:
+        UsageError: a data file or sizes that cannot be used.
+        CannotRunError: the data path's packages are missing, or the batch cannot fit into memory.
+        OtherCheckpointError: a data file that was made for another checkpoint.
+    """
+    device = next(model.parameters()).device
+    if isinstance(adapter, CodebookAdapter):
+        adapter.refuse()
+    if args.data is None:
+        source = Source(barcoded(adapter, model, args, args.seed + place.rank))
+    elif is_higgs(adapter):
+        source = _from_file(adapter, model, args, place)
+        source.batch = to_device(hand_labels(source.batch, args.labels, key=adapter.label_keys[0]), device)
+    else:
+        raise UsageError("--data reads ChatML for the Higgs model; other models take a barcoded batch")
+    try:
+        adapter.check_batch(model, source.batch)
+    except OtherCheckpointError as error:
+        if args.data is not None:
+            raise
+        problem = error.problem.partition("; ")[0]  # what follows is for who made the batch
+        raise UsageError(
+            f"our own barcoded batch, which has the ids and codes of the released model, does not fit --model "
+            f"{args.model}: {problem}; name a batch that does with --data, or correct the configuration"
+        ) from error
+    streams = adapter.view(model, source.batch).streams
+    check_memory(len(streams[0]), sum(len(stream) * stream.vocab for stream in streams), device)
+    return source
+
+
+def barcoded(adapter: Adapter, model: nn.Module, args: argparse.Namespace, seed: int) -> Batch:
+    """The barcoded batch of that seed, on the model's device, labels handed as ``--labels`` says.
+
+    Raises:
+        UsageError: sizes that cannot hold one.
+        CannotRunError: it cannot fit into memory.
+    """
+    device, size = next(model.parameters()).device, args.batch_size or DEFAULT_SIZE
+    if is_higgs(adapter):
+        config, length = adapter.inner(model).config, args.length or FULL_LENGTH
+        # before a batch of that size is made at all
+        check_memory(size * length, size * length * config.get_text_config().vocab_size, device)
+        delayed = getattr(config, "use_delay_pattern", True)
+        samples = barcoded_samples(size, length=length, seed=seed, use_delay_pattern=delayed)
+        batch = collate_for(adapter, model, samples)
+        return to_device(hand_labels(batch, args.labels, key=adapter.label_keys[0]), device)
+    length = args.length or PLAIN_LENGTH
+    check_memory(size * length, size * length * vocabulary_size(adapter, model), device)
+    return to_device(barcoded_text(adapter, model, size, length, seed, args.labels), device)
+
+
+def _from_file(adapter: Adapter, model: nn.Module, args: argparse.Namespace, place: Place) -> Source:
+    """The real data path, its labels held against the roles of the conversations."""
+    if isinstance(adapter, HiggsAudioV2Adapter):
+        return _through_processor(adapter, model, args, place)
+    from .chatml import byte_tokenizer, chatml_batch
+    from .chatml_file import read_chatml, shard_of
+    from .chatml_rules import label_rule_findings
+
+    config = adapter.inner(model).config
+    own = _tokenizer(args.model)
+    batch, notes = chatml_batch(args.data, config, tokenizer=own, batch_size=args.batch_size, place=place)
+    tokenizer = own or byte_tokenizer()
+    records = shard_of(read_chatml(args.data), args.data, place)
+    findings = label_rule_findings(batch, records, config, tokenizer=tokenizer)
+    return Source(batch, notes, findings, tokenizer)
+
+
+def _through_processor(
+    adapter: HiggsAudioV2Adapter, model: nn.Module, args: argparse.Namespace, place: Place
+) -> Source:
+    """The same through the processor of transformers."""
+    from .byte_tokenizer import byte_tokenizer
+    from .chatml_v2 import chatml_batch_v2
+    from .chatml_v2_rules import rule_findings_v2
+
+    config = adapter.inner(model).config
+    own = _tokenizer(args.model)
+    batch, notes, samples = chatml_batch_v2(args.data, config, tokenizer=own, batch_size=args.batch_size, place=place)
+    tokenizer = own or byte_tokenizer(adapter.special_ids)
+    return Source(batch, notes, rule_findings_v2(batch, samples, config, tokenizer), tokenizer)
+
+
+def _tokenizer(checkpoint: str | None) -> Any:
+    """The checkpoint's own tokenizer; None where it has none."""
+    if checkpoint is None:
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(checkpoint)
+    except (OSError, ValueError, KeyError):  # KeyError: a configuration that names no tokenizer of its own
+        return None  # a folder with weights alone: the byte-level tokenizer stands in, and a note says so
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with every tensor on ``device``."""
+    moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+    return moved

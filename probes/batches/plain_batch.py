@@ -1,0 +1,67 @@
+"""Barcoded batches for any text model: unique ids, a masked prompt, samples of unequal length."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from alignment import IGNORE_INDEX, Stream, text_stream
+
+from ..errors import UsageError
+from ..models import Adapter, Batch, View
+from ..models.adapter import LabelsAs
+from ..models.reading import is_encoder_decoder
+from .barcoded import hand_labels
+from .encoder_noise import as_read
+
+__all__ = ["barcoded_text", "ordinary_ids", "vocabulary_size"]
+
+SHORTEST = 8
+
+
+def barcoded_text(
+    adapter: Adapter, model: nn.Module, batch_size: int, length: int, seed: int, labels: LabelsAs
+) -> Batch:
+    """Right-padded samples of ordinary ids, the first third unlabelled, as keyword arguments of a text model.
+
+    Ids repeat only where the vocabulary is smaller than the batch. An encoder-decoder model reads the same
+    ids in its encoder, or noise where that hears or sees, and is trained to write all of them: what is unlabelled
+    its decoder would read as padding.
+
+    Raises:
+        UsageError: fewer than 8 positions, or an encoder that we have nothing for.
+    """
+    if length < SHORTEST:
+        raise UsageError(f"--length must be at least {SHORTEST}, got {length}")
+    usable = ordinary_ids(adapter, model)
+    generator = torch.Generator().manual_seed(seed)
+    count = batch_size * length
+    rounds = -(-count // len(usable))
+    ids = torch.cat([usable[torch.randperm(len(usable), generator=generator)] for _ in range(rounds)])
+    ids = ids[:count].view(batch_size, length)  # (B, T)
+    mask = torch.ones_like(ids)
+    for index in range(1, batch_size):
+        mask[index, length - 1 - index % (length // 4) :] = 0
+    wanted = ids.masked_fill(mask == 0, IGNORE_INDEX)
+    inner = adapter.inner(model)
+    if not is_encoder_decoder(inner):
+        wanted[:, : length // 3] = IGNORE_INDEX
+    batch: Batch = {"input_ids": ids, "attention_mask": mask, "labels": wanted}
+    if getattr(inner.config, "model_type", "") == "paligemma":  # its prompt sees itself whole: where does it end?
+        batch["token_type_ids"] = (torch.arange(length) >= length // 3).long().expand_as(ids).contiguous()
+    return hand_labels(as_read(inner, batch), labels, key="labels")
+
+
+def ordinary_ids(adapter: Adapter, model: nn.Module) -> Tensor:
+    """(n,) the ids that mean nothing special to a text model."""
+    stream: Stream = text_stream(torch.zeros((1, 2), dtype=torch.long), vocabulary_size(adapter, model))
+    nothing: tuple[Tensor | None, ...] = (None,)
+    return adapter.usable_ids(model, View((stream,), nothing, nothing)).cpu()
+
+
+def vocabulary_size(adapter: Adapter, model: nn.Module) -> int:
+    """How many ids the head of a text model scores."""
+    one = torch.arange(2, device=next(model.parameters()).device)[None]  # one of them is no padding, which some need
+    # labels too: of an encoder-decoder model they are what the head reads
+    batch = as_read(adapter.inner(model), {"input_ids": one, "labels": one, "attention_mask": torch.ones_like(one)})
+    return adapter.view(model, batch).streams[0].vocab

@@ -1,0 +1,166 @@
+"""One optimizer step of a model with adapters: it moves every adapter, and nothing else (LA602)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alignment import Finding
+from alignment.findings import finding
+
+from ..host.preserve import copy_of, preserved
+from ..models import Adapter, Batch
+from ..models.forward import forward
+from ..models.modules import peft_model
+from ..witness.witness import LossFunction, Options, Witness
+from .perturbation import SAME_ORDER, Movement, row_changes, stream_logits
+from .training import LEARNING_RATE, MasterAdam, NotTrainedError, borrowed_weights
+
+__all__ = ["AdapterStep", "adapters_trained", "frozen_adapters"]
+
+
+@dataclass(frozen=True)
+class AdapterStep:
+    """What one optimizer step showed: how many adapters there are, LA602, and in words what moved if none is."""
+
+    adapters: int
+    findings: list[Finding]
+    told: str
+
+
+def adapters_trained(
+    model: nn.Module,
+    adapter: Adapter,
+    batch: Batch,
+    loss_fn: LossFunction,
+    seen: Witness,
+    options: Options,
+    movement: Movement,
+) -> AdapterStep:
+    """Take one optimizer step on what is trainable, and undo it.
+
+    An adapter that does not move is at fault only where a trained row depends on the module that it adapts: those of
+    the audio layers cannot move on a batch of text.
+    """
+    named, groups = dict(model.named_parameters()), _adapters(model)
+    moved = _moved(model, adapter, batch, loss_fn, adapter.label_keys if options.withhold else ())
+    still = [owner for owner, names in groups.items() if not moved.intersection(names)]
+    inside = {name for names in groups.values() for name in names}
+    foreign = [name for name in named if name in moved - inside]
+    frozen = [owner for owner in still if not any(named[name].requires_grad for name in groups[owner])]
+    findings = []
+    first = frozen[0] if frozen else _first_needed(model, adapter, batch, seen, still, movement)
+    if first:
+        why = "is frozen" if frozen else "receives no gradient"
+        message = f"{len(still)} of {len(groups)} adapters do not move in a step, first {first}: it {why}"
+        findings.append(finding("LA602", "all", message, count=len(still), basis="one optimizer step"))
+    if foreign:
+        message = f"{len(foreign)} weights outside the adapters move in a step, first {foreign[0]}: it is not frozen"
+        findings.append(finding("LA602", "all", message, count=len(foreign), basis="one optimizer step"))
+    told = "one step moves them all and nothing else"
+    if still:
+        told = (
+            f"one step moves {len(groups) - len(still)} and nothing else; no target of this batch depends on the other "
+            f"{len(still)}, first {still[0]}: not judged"
+        )
+    return AdapterStep(len(groups), findings, told)
+
+
+def _first_needed(
+    model: nn.Module, adapter: Adapter, batch: Batch, seen: Witness, owners: list[str], movement: Movement
+) -> str:
+    """The first of some modules on which a trained row depends; empty if none does.
+
+    Noise on their outputs tells it: unlike a gradient, it is stopped by no detach, which is what is looked for.
+    """
+    if not owners:
+        return ""
+    streams = seen.view.streams
+    masks = [seen.trained(number) for number in range(len(streams))]
+
+    def rows() -> list[Tensor]:
+        logits = stream_logits(forward(model, adapter, batch), len(streams))
+        return [one[mask.to(one.device)] for one, mask in zip(logits, masks, strict=True)]
+
+    with preserved(model):
+        model.eval()
+        base = rows()
+
+        def needed(some: list[str]) -> bool:
+            with _noise(model, some):
+                changes = row_changes(base, rows())
+            allowed = (movement.allowed(stream.name, SAME_ORDER) for stream in streams)
+            return any(bool((~(change <= limit)).any()) for change, limit in zip(changes, allowed, strict=True))
+
+        if not needed(owners):
+            return ""
+        while len(owners) > 1:
+            half = owners[: len(owners) // 2]
+            owners = half if needed(half) else owners[len(half) :]
+    return owners[0]
+
+
+@contextmanager
+def _noise(model: nn.Module, owners: list[str]) -> Iterator[None]:
+    """Add noise of its own to the output of every one of these modules."""
+
+    def noisy(_module: nn.Module, _args: Any, output: Any) -> Any:
+        return output + torch.randn_like(output) if isinstance(output, Tensor) else None
+
+    handles = [model.get_submodule(owner).register_forward_hook(noisy) for owner in owners]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def frozen_adapters(model: nn.Module) -> list[Finding]:
+    """LA602 for active adapters that no optimizer can train, told without running anything."""
+    named, groups = dict(model.named_parameters()), _adapters(model)
+    still = [owner for owner, names in groups.items() if not any(named[name].requires_grad for name in names)]
+    if not still:
+        return []
+    message = (
+        f"{len(still)} of {len(groups)} active adapters are frozen, first {still[0]} (PeftModel.from_pretrained "
+        "freezes them unless is_trainable=True)"
+    )
+    return [finding("LA602", "all", message, count=len(still), basis="requires_grad")]
+
+
+def _adapters(model: nn.Module) -> dict[str, list[str]]:
+    """Per adapted module, the names of its active adapters' parameters."""
+    outer = peft_model(model)
+    prefix = getattr(outer.base_model, "prefix", "lora_")
+    active = outer.active_adapters if hasattr(outer, "active_adapters") else [outer.active_adapter]
+    groups: dict[str, list[str]] = {}
+    for name, _ in model.named_parameters():
+        for mark in (f".{prefix}", ".modules_to_save."):
+            owner, found, rest = name.partition(mark)
+            if found and any(adapter in rest.split(".") for adapter in active):
+                groups.setdefault(owner, []).append(name)
+                break
+    return groups
+
+
+def _moved(
+    model: nn.Module, adapter: Adapter, batch: Batch, loss_fn: LossFunction, withhold: tuple[str, ...]
+) -> set[str]:
+    """Names of the parameters that one step of the model's own trainable parameters moves."""
+    trainable = [param for param in model.parameters() if param.requires_grad]
+    if not trainable:
+        return set()
+    before = {name: _size(param) for name, param in model.named_parameters()}
+    with borrowed_weights(model, adapter, trainable, withhold):
+        with suppress(NotTrainedError):
+            MasterAdam(trainable, LEARNING_RATE).step(loss_fn(model, copy_of(batch)))
+        return {name for name, param in model.named_parameters() if _size(param) != before[name]}
+
+
+def _size(param: Tensor) -> float:
+    return float(torch.linalg.vector_norm(param.detach(), dtype=torch.float64))

@@ -1,0 +1,189 @@
+"""``check_loss``: any model, batch and loss function in, a report out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alignment import AlignmentError, Convention, Decision, Finding, choose
+from alignment.comparison import judge
+from alignment.streams import IGNORE_INDEX, Stream
+from alignment.supervision import Supervision
+from alignment.weights import spread
+
+from ..errors import UsageError
+from ..host.environment import environment_of
+from ..models import Adapter, Batch, adapter_for
+from ..models.modules import peft_model
+from ..records.report import Report
+from ..report.explain import all_stories
+from ..witness.witness import Options, Witness, witness
+from .adapter_step import frozen_adapters
+from .reduction import Reduction, check_reduction, counted_loss, settled
+from .witness_checks import witness_checks
+
+__all__ = ["Keep", "check_loss", "report_of", "stream_summary"]
+
+Keep = Callable[[Finding], bool]
+
+
+def check_loss(
+    model: nn.Module,
+    batch: Mapping[str, Any],
+    loss_fn: Callable[[nn.Module, Any], Tensor],
+    *,
+    heads: Sequence[str] | str = (),
+    labels: Convention | str = Convention.POSITION_ALIGNED,
+    reduction: Reduction | None = None,
+    grad_accum: int = 1,
+    real_logits: bool = False,
+) -> Report:
+    """Which token does ``loss_fn`` train each logit of ``model`` to predict on ``batch``, and is it the right one?
+
+    One forward of the body without gradients, the loss, and its backward down to the logits. The model,
+    its gradients, modes, buffers, hooks and the random state are afterwards as before.
+
+    Args:
+        model: wrapped (PEFT, DDP, torch.compile) or not.
+        batch: the mapping of the model's keyword arguments, labels included.
+        loss_fn: ``loss_fn(model, batch) -> scalar tensor``. If it takes ``num_items``, it is given the number of
+            targets of the whole accumulated batch by stream (``{"text": 240, "audio[0]": 50, ...}``); if it takes
+            ``num_items_in_batch``, what the Trainer of transformers hands on, which counts text labels alone.
+        heads: names of head modules (or the one), where neither an adapter nor ``get_output_embeddings()`` tells.
+        labels: the convention that the batch's labels are meant to follow, where the ids fit both.
+        reduction: ``token-mean``, ``sequence-mean`` or ``sum``: declares what LA302 holds the weights to.
+        grad_accum: how many micro-batches one step accumulates; the batch is split into as many.
+        real_logits: run the loss on the real logits instead of noise, for losses that choose targets by them.
+
+    Returns:
+        The report; ``report.raise_for_findings()`` raises where it did not pass.
+
+    Raises:
+        UsageError: arguments of the wrong kind; the loss raises for another reason than lengths, or returns no scalar.
+        InputError: a batch that does not fit the model.
+    """
+    _check_arguments(model, batch, loss_fn, grad_accum)
+    adapter = adapter_for(model, [heads] if isinstance(heads, str) else heads)
+    inputs: Batch = dict(batch)
+    adapter.check_batch(model, inputs)
+    values = "real" if real_logits else "noise"
+    options = Options(values=values, convention=Convention(labels))
+    seen = witness(model, adapter, inputs, counted_loss(loss_fn, model, adapter, inputs, options), options)
+    findings = list(seen.findings)
+    if reduction is not None or grad_accum > 1:
+        declared = reduction or "token-mean"
+        wrong = check_reduction(model, adapter, inputs, loss_fn, declared, grad_accum, options)
+        findings = settled(findings, wrong, declared)
+    if peft_model(model) is not None:
+        findings += frozen_adapters(model)
+    return report_of(model, adapter, inputs, seen, findings=findings)
+
+
+def _check_arguments(model: Any, batch: Any, loss_fn: Any, grad_accum: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model must be a torch module, got {type(model).__name__}")
+    if not isinstance(batch, Mapping):
+        raise UsageError(f"batch must map the model's keyword arguments to tensors, got {type(batch).__name__}")
+    if not callable(loss_fn):
+        raise UsageError(f"loss_fn must be a function (model, batch) -> scalar tensor, got {type(loss_fn).__name__}")
+    if not isinstance(grad_accum, int) or grad_accum < 1:
+        raise UsageError(f"grad_accum must be a whole number of at least 1, got {grad_accum!r}")
+
+
+def report_of(
+    model: nn.Module,
+    adapter: Adapter,
+    batch: Batch,
+    seen: Witness,
+    *,
+    findings: Sequence[Finding] | None = None,
+    keep: Keep | None = None,
+    withheld: bool = False,
+    name: str = "",
+    seed: int = 0,
+) -> Report:
+    """The report of one witness: its checks, findings, streams and decisions."""
+    found = list(seen.findings if findings is None else findings)
+    kept = [f for f in found if keep is None or keep(f)]
+    ignored = [f for f in found if f not in kept]
+    return Report(
+        checks=witness_checks(adapter, batch, seen, kept, ignored, withheld=withheld),
+        findings=kept,
+        streams=stream_summary(seen),
+        decision=_decisions(seen, "fallback" if withheld else "expanded"),
+        losses={} if seen.loss is None else {"total": seen.loss},
+        environment=environment_of(model, name or adapter.name, seed),
+        notes=list(seen.notes),
+        rows=partial(all_stories, seen),
+    )
+
+
+def stream_summary(seen: Witness) -> dict[str, dict[str, Any]]:
+    """The report's ``streams``."""
+    out = {}
+    for number, expected in enumerate(seen.expected):
+        entry: dict[str, Any] = {"rows": len(expected.stream), "expected": int(expected.trained.sum())}
+        if seen.actual:
+            entry |= _actual_summary(number, expected, seen.actual[number], seen.expected)
+        out[expected.stream.name] = entry
+    return out
+
+
+def _actual_summary(
+    number: int, expected: Supervision, actual: Supervision, streams: Sequence[Supervision]
+) -> dict[str, Any]:
+    verdicts = judge(number, expected, actual, streams)
+    weight = actual.weight[actual.trained]
+    placed = actual.trained & (actual.source >= 0) & (actual.origin == number)
+    offsets, counts = torch.unique(actual.offset[placed], return_counts=True)
+    histogram = {str(int(d)): int(c) for d, c in zip(offsets, counts, strict=True)}
+    for label, mask in (
+        ("outside", actual.trained & (actual.source < 0)),
+        ("elsewhere", actual.trained & (actual.source >= 0) & (actual.origin != number)),
+    ):
+        if bool(mask.any()):
+            histogram[label] = int(mask.sum())
+    return {
+        "supervised": int(actual.trained.sum()),
+        "missing": int(verdicts.missing.sum()),
+        "unexpected": int((actual.trained & ~expected.trained).sum()),
+        "unreadable": int(actual.soft.sum()),
+        "offsets": histogram,
+        "weight_sum": float(weight.sum()),
+        "weight_spread": spread(weight),
+        "sources": "proven" if actual.exact else "inferred",
+    }
+
+
+def _decisions(seen: Witness, path: str) -> dict[str, dict[str, Any]]:
+    """The engine's own decision per modality, from the labels of the batch."""
+    out: dict[str, dict[str, Any]] = {}
+    for kind in ("text", "audio"):
+        mine = [
+            n for n, s in enumerate(seen.view.streams) if s.name.startswith(kind) and seen.view.labels[n] is not None
+        ]
+        if mine:
+            decision = decide([seen.view.streams[n] for n in mine], [seen.view.labels[n] for n in mine], kind, path)
+            out[kind] = {} if decision is None else decision.as_dict()
+        else:
+            out[kind] = {}
+    return out
+
+
+def decide(streams: Sequence[Stream], labels: Sequence[Tensor | None], kind: str, path: str) -> Decision | None:
+    """The engine's decision over one modality's streams; None where the labels contradict the ids."""
+    from alignment.loss import join_streams
+
+    whole = join_streams(tuple(streams))
+    flat = torch.cat([row for row in labels if row is not None])[None]
+    if not bool((flat != IGNORE_INDEX).any()):
+        return None
+    try:
+        given = {"labels": flat} if path == "expanded" else {"labels": None, "fallback": flat}
+        return choose(flat.shape[1], stream=whole, name=kind, **given)
+    except AlignmentError:
+        return None

@@ -1,0 +1,110 @@
+"""Decoding: the logits that generation sees, step by step with the cache, are those that training forced."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from alignment import Finding
+from alignment.findings import finding
+
+from ..host.preserve import preserved
+from ..models import Adapter, Batch
+from ..models.adapter import CannotDecodeError, Step
+from ..models.forward import Outputs, all_finite, can_be_learnt, forward
+from ..models.modules import routes_by_capacity
+from ..records.report import Check
+from .perturbation import OTHER_ORDER, Movement, near_ties, perturbed, row_changes
+
+__all__ = ["decode_check"]
+
+TITLE = "Decoding step by step gives the logits of training"
+#: Positions of one sample that are decoded one by one; those before them fill the cache.
+STEPS = 96
+#: Why a right model that chooses may differ.
+NEAR_TIES = "rounding alone moves logits as far: the model chooses (an expert, a token) between near equals"
+
+
+@dataclass
+class _Compared:
+    """Decoded rows held to those of the teacher-forced forward, per kind."""
+
+    steps: dict[str, int] = field(default_factory=lambda: {"text": 0, "audio": 0})
+    worst: dict[str, float] = field(default_factory=dict)
+    wrong: dict[str, list[tuple[int, float]]] = field(default_factory=lambda: {"text": [], "audio": []})
+    doubts: set[str] = field(default_factory=set)
+
+    def add(self, step: Step, forced: Outputs, movement: Movement) -> None:
+        teacher = forced.logits[0, step.row] if step.kind == "text" else forced.audio_logits[step.row]
+        error = float(row_changes([step.logits], [teacher])[0].max())
+        self.steps[step.kind] += 1
+        self.worst[step.kind] = max(self.worst.get(step.kind, 0.0), error)
+        if not error <= movement.allowed(step.kind, OTHER_ORDER):
+            self.wrong[step.kind].append((step.row, error))
+            self.doubts |= {step.doubt} - {""}
+
+    @property
+    def differ(self) -> int:
+        return sum(map(len, self.wrong.values()))
+
+    @property
+    def errors(self) -> dict[str, float]:
+        return {kind: max(error for _, error in rows) for kind, rows in self.wrong.items() if rows}
+
+
+def decode_check(
+    model: nn.Module, adapter: Adapter, batch: Batch, movement: Movement | None = None
+) -> tuple[Check, list[Finding]]:
+    """Decode the end of the first sample, and compare each step with the teacher-forced forward.
+
+    ``movement`` is what rounding does to the logits of the batch, where it has been measured.
+    """
+    sample = adapter.split(model, batch)[0]
+    told = _Compared()
+    with preserved(model), torch.no_grad():
+        model.eval()
+        try:
+            forced = forward(model, adapter, sample)
+        except Exception as error:  # noqa: BLE001 - the batch ran: a model that cannot run one of its samples is named
+            return Check("decode", TITLE, "skip", f"the first sample alone raises {type(error).__name__}: {error}"), []
+        given = forced.audio_logits if forced.logits is None else forced.logits
+        if given is None or not (all_finite(given) or can_be_learnt(given)):
+            return Check("decode", TITLE, "fail", "the logits are not finite"), []
+        movement = movement or perturbed(model, adapter, sample, forced)
+        try:
+            for step in adapter.decode(model, sample, STEPS):
+                told.add(step, forced, movement)
+        except CannotDecodeError as error:
+            return Check("decode", TITLE, "skip", str(error)), []
+        if told.differ:
+            told.doubts |= {routes_by_capacity(model)} - {""}
+            if not told.doubts and near_ties(model, adapter, sample, forced, told.errors):
+                told.doubts.add(NEAR_TIES)
+    return _verdict(told, movement)
+
+
+def _verdict(told: _Compared, movement: Movement) -> tuple[Check, list[Finding]]:
+    if told.doubts:
+        return Check("decode", TITLE, "skip", f"{told.differ} rows differ, but {'; '.join(sorted(told.doubts))}"), []
+    findings = [
+        finding(
+            "LA604",
+            kind,
+            f"{len(rows)} of {told.steps[kind]} decoded {kind} rows differ from teacher forcing, by up to "
+            f"{told.errors[kind]:.1e} (rounding explains {movement.allowed(kind, OTHER_ORDER):.1e}); "
+            f"first at sample 0 row {rows[0][0]}",
+            count=len(rows),
+            basis="decoding against teacher forcing",
+        )
+        for kind, rows in told.wrong.items()
+        if rows
+    ]
+    if findings:
+        codes = ", ".join(f"{f.code} {f.name} on {f.stream} ({f.count} rows)" for f in findings)
+        return Check("decode", TITLE, "fail", codes), findings
+    if not sum(told.steps.values()):
+        return Check("decode", TITLE, "skip", "the sample has no position to decode"), []
+    shown = ", ".join(f"{told.steps[kind]} {kind} rows within {error:.1e}" for kind, error in told.worst.items())
+    return Check("decode", TITLE, "pass", f"{shown} of teacher forcing"), []

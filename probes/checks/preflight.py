@@ -1,0 +1,209 @@
+"""Preflight: the whole checklist on a model, a batch and a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import nn
+
+from alignment import Convention, Finding
+from alignment.pairing import Policy
+
+from ..host.preserve import preserved
+from ..models import Adapter, Batch
+from ..models.adapter import LabelsAs
+from ..models.forward import forward, shapes_of
+from ..records.report import Report
+from ..report.explain import token_namer
+from ..witness.witness import LossFunction, Options, Witness, witness
+from .check import Keep, report_of
+from .checklist import fallback_path, loss_value, text_length, training_step
+from .engine import Engine, default_loss
+from .model_checks import model_checks
+from .reduction import Reduction, check_reduction, counted_loss, settled
+from .training import Steps, take_steps
+
+__all__ = ["CONVENTIONS", "Plan", "preflight"]
+
+ORDER = (
+    "text-length",
+    "text-loss",
+    "audio-loss",
+    "fallback-path",
+    "training-step",
+    "pairing-text",
+    "pairing-audio",
+    "coverage",
+    "labels-received",
+    "peft",
+    "causality",
+    "decode",
+)
+CONVENTIONS: Mapping[LabelsAs, Convention] = {
+    "position-aligned": Convention.POSITION_ALIGNED,
+    "pre-shifted": Convention.PRE_SHIFTED,
+    "none": Convention.POSITION_ALIGNED,
+}
+
+
+@dataclass
+class Plan:
+    """What to check.
+
+    Attributes:
+        model: on its device, in its dtype.
+        adapter: of the model.
+        batch: on the same device, labels handed as ``labels`` says.
+        loss: the user's loss; None checks the engine's own.
+        labels: how the batch hands its labels to the model.
+        policy: how the engine's own loss pairs.
+        random_init: whether the weights are random (the loss must then lie near ln V).
+        name: of the model, for the report.
+        seed: of the run.
+        keep: which findings count.
+        task_types: of PEFT that break the bare model, each with the reason.
+        tokenizer: of the batch, to write tokens with; None if it has none.
+        findings: found before (label rules of the data path).
+        notes: said before.
+    """
+
+    model: nn.Module
+    adapter: Adapter
+    batch: Batch
+    loss: LossFunction | None = None
+    labels: LabelsAs = "position-aligned"
+    policy: Policy = "evidence"
+    random_init: bool = True
+    name: str = ""
+    seed: int = 0
+    reduction: Reduction | None = None
+    grad_accum: int = 1
+    keep: Keep | None = None
+    task_types: Mapping[str, str] = field(default_factory=dict)
+    tokenizer: Any = None
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def options(self) -> Options:
+        """How the loss is watched."""
+        return Options(convention=CONVENTIONS[self.labels], withhold=self.labels == "none")
+
+    def token_name(self, token: int) -> str:
+        """How a text token is written."""
+        return token_namer(self.tokenizer, self.adapter.special_ids)(token)
+
+
+def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> Report:
+    """Run the checklist.
+
+    Raises:
+        UsageError: the loss raises for another reason than lengths, or returns no scalar.
+        InputError: a batch that does not fit the model.
+    """
+    model, adapter, batch = plan.model, plan.adapter, plan.batch
+    withheld = plan.labels == "none"
+    named = plan.loss or default_loss(adapter, plan.policy)
+    options = plan.options
+    progress("watching the loss")
+    loss_fn = counted_loss(named, model, adapter, batch, options)
+    seen = witness(model, adapter, batch, loss_fn, options)
+    told = {(f.code, f.stream) for f in plan.findings}  # the data path's rules know more: theirs goes first
+    found = [*plan.findings, *(f for f in seen.findings if (f.code, f.stream) not in told)]
+    if plan.reduction is not None or plan.grad_accum > 1:
+        progress("splitting the batch")
+        declared = plan.reduction or "token-mean"
+        wrong = check_reduction(model, adapter, batch, named, declared, plan.grad_accum, options)
+        found = settled(found, wrong, declared)
+    report = report_of(
+        model,
+        adapter,
+        batch,
+        seen,
+        findings=found,
+        keep=plan.keep,
+        withheld=withheld,
+        name=plan.name,
+        seed=plan.seed,
+    )
+    report.notes += plan.notes
+    report.token_name = plan.token_name
+    progress("real forward passes")
+    without = forward(model, adapter, batch, labels=False)
+    outputs = without if withheld else forward(model, adapter, batch)
+    engine = Engine.run(model, adapter, outputs, batch, seen.view, seen.expected, plan.policy)
+    report.shapes = shapes_of(outputs)
+    _decide(report, engine)
+    fallback = Engine.run(model, adapter, without, batch, seen.view, seen.expected, plan.policy)
+    progress("training steps")
+    steps = _steps(plan, seen, loss_fn, engine)
+    _losses(report, engine, steps, own=plan.loss is None)
+    findings = report.findings
+    report.checks += [
+        text_length(engine, findings),
+        loss_value("text", engine, findings, random_init=plan.random_init),
+        loss_value("audio", engine, findings, random_init=plan.random_init),
+        fallback_path(fallback, expands=without.expanded_input_ids is not None),
+        training_step(steps, findings),
+    ]
+    model_checks(report, outputs, model, adapter, batch, loss_fn, seen, options, plan.task_types, plan.keep, progress)
+    report.checks.sort(key=lambda check: ORDER.index(check.id))
+    return report
+
+
+def _decide(report: Report, engine: Engine) -> None:
+    """The decisions that the engine took on the real outputs; its warnings become notes."""
+    if engine.dual is None:
+        return
+    for kind, decision in (("text", engine.dual.text_decision), ("audio", engine.dual.audio_decision)):
+        if decision is not None:
+            report.decision[kind] = decision.as_dict()
+            report.notes += [f"{kind}: {warning}" for warning in decision.warnings]
+
+
+def _steps(plan: Plan, seen: Witness, loss_fn: LossFunction, engine: Engine) -> Steps | str | Exception:
+    """A few training steps, or why there are none."""
+    unusable = [f for f in seen.findings if f.code in ("LA101", "LA206", "LA501", "LA605")]
+    if unusable:
+        return f"the loss does not train: {unusable[0].code} {unusable[0].name}"
+    if engine.dual is None:
+        return f"the engine cannot judge it: {engine.problem}"
+
+    def judge() -> dict[str, float]:
+        with preserved(plan.model):
+            plan.model.eval()  # three steps move a loss by less than dropout does
+            out = forward(plan.model, plan.adapter, plan.batch)
+        return Engine.run(plan.model, plan.adapter, out, plan.batch, seen.view, seen.expected).losses()
+
+    def steps(only: str = "") -> Steps:
+        return take_steps(
+            plan.model,
+            plan.adapter,
+            plan.batch,
+            seen.view,
+            loss_fn,
+            judge,
+            everything=plan.random_init,
+            withhold=plan.adapter.label_keys if plan.labels == "none" else (),
+            only=only,
+        )
+
+    try:
+        taken = steps()
+        silent = {f.stream.partition("[")[0] for f in seen.findings if f.code == "LA205"}
+        # few parameters may serve one stream at the cost of another: each is then looked at alone
+        apart = [kind for kind in taken.risen if kind not in silent and len(taken.risen) < len(taken.before)]
+        return replace(taken, alone={kind: steps(kind).after[kind] for kind in apart})
+    except Exception as error:  # noqa: BLE001 - the user's loss may raise anything; the report goes on without it
+        return error
+
+
+def _losses(report: Report, engine: Engine, steps: Steps | str | Exception, *, own: bool) -> None:
+    """Text and audio loss as the engine computes them; in total what the checked loss says."""
+    report.losses = engine.losses()
+    if own and engine.dual is not None:
+        report.losses["total"] = float(engine.dual.total)
+    elif isinstance(steps, Steps) and steps.losses:
+        report.losses["total"] = steps.losses[0]

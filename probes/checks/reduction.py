@@ -1,0 +1,237 @@
+"""Reduction and accumulation: do the weights keep to what was declared, however the batch is split?
+
+Only where a reduction or an accumulation is declared can a denominator be wrong (LA302). The batch is
+split into its samples; the loss is watched on each, as a step of its own and as one micro-batch of a
+larger step, and the weights are compared.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from alignment import Finding
+from alignment.comparison import merge_codebooks
+from alignment.findings import finding
+from alignment.supervision import Supervision
+from alignment.weights import TOLERANCE, spread, uneven_weights
+
+from ..errors import UsageError
+from ..models import Adapter, Batch, View
+from ..witness.witness import LossFunction, Options, Witness, expected_of, witness
+
+__all__ = ["COUNTS", "Reduction", "check_reduction", "counted_loss", "settled", "told_sums"]
+
+Reduction = Literal["token-mean", "sequence-mean", "sum"]
+
+#: Parameters by which a loss asks for the targets of its whole step.
+COUNTS = frozenset(("num_items", "num_items_in_batch"))
+#: Relative difference of two sums of float32 weights that is more than rounding.
+EXACT = 1e-4
+
+
+def check_reduction(
+    model: nn.Module,
+    adapter: Adapter,
+    batch: Batch,
+    loss_fn: Callable[..., Tensor],
+    reduction: Reduction,
+    grad_accum: int,
+    options: Options | None = None,
+) -> list[Finding]:
+    """LA302 where the weights do not keep to the declared reduction.
+
+    ``token-mean``: the targets of a stream weigh alike within a batch, their weights add up to the same for
+    every batch, and stay in proportion when one step is split into micro-batches; a loss that is given
+    ``num_items_in_batch`` keeps them as they are, for nobody divides by the number of micro-batches then.
+    ``sequence-mean``: the same for samples. ``sum``: every target weighs the same, whatever the batch.
+
+    Raises:
+        UsageError: an unknown reduction, or fewer samples than micro-batches.
+    """
+    if reduction not in get_args(Reduction):
+        raise UsageError(f"unknown --reduction {reduction!r}: choose one of {', '.join(get_args(Reduction))}")
+    parts = adapter.split(model, batch)
+    needed = max(2, grad_accum)
+    if len(parts) < needed:
+        raise UsageError(
+            f"--reduction and --grad-accum {grad_accum} split the batch into at least {needed} parts, "
+            f"it has {len(parts)} samples: raise --batch-size"
+        )
+    whole = _watch(model, adapter, batch, loss_fn, batch, options)
+    alone = [_watch(model, adapter, part, loss_fn, part, options) for part in parts]
+    within = [_watch(model, adapter, part, loss_fn, batch, options) for part in parts] if grad_accum > 1 else []
+    if any(not seen.actual for seen in (whole, *alone, *within)):
+        return []  # a batch on which the loss does not run has a finding of its own
+    exact = EXACT if next(model.parameters()).dtype == torch.float32 else TOLERANCE
+    findings = []
+    for number, stream in enumerate(whole.view.streams):
+        parts = _weights(alone, stream.name), _weights(within, stream.name)
+        weights = Weights(whole.actual[number], *parts, counted=" and ".join(sorted(_asked_counts(loss_fn))))
+        wrong = _wrong(reduction, weights, exact)
+        if wrong:
+            message = f"{stream.name}: declared {reduction}, but {wrong}"
+            findings.append(finding("LA302", stream.name, message, count=len(weights.all)))
+    return list(merge_codebooks(findings, sum(stream.is_audio for stream in whole.view.streams)))
+
+
+def settled(findings: Sequence[Finding], wrong: Sequence[Finding], reduction: Reduction) -> list[Finding]:
+    """All findings, less the LA301 that a declared reduction explains or that its LA302 says more sharply.
+
+    Args:
+        findings: of the undeclared comparison.
+        wrong: what ``check_reduction`` found.
+        reduction: the declared one; ``sequence-mean`` asks for weights that differ between samples.
+    """
+    sharper = {one.stream.partition("[")[0] for one in wrong}
+    kept = [
+        one
+        for one in findings
+        if one.code != "LA301" or not (reduction == "sequence-mean" or one.stream.partition("[")[0] in sharper)
+    ]
+    return [*kept, *wrong]
+
+
+def counted_loss(
+    loss_fn: Callable[..., Tensor], model: nn.Module, adapter: Adapter, step: Batch, options: Options | None = None
+) -> LossFunction:
+    """The loss, told how many targets its whole step has, if it asks for it by the name of a parameter.
+
+    ``num_items_in_batch`` is what the Trainer of transformers counts: the labels of the text alone, None where the
+    batch has none. ``num_items`` maps the name of every stream to the number of its targets:
+    ``{"text": 240, "audio[0]": 50, ...}``. Both are counted after the shift: a sample's first label pairs with nothing.
+    """
+    asked = _asked_counts(loss_fn)
+    if not asked:
+        return loss_fn
+    view = adapter.view(model, step)
+    counts = {"num_items": _targets(view, options), "num_items_in_batch": _text_labels(adapter, view, step, options)}
+    told = {name: counts[name] for name in asked}
+    return lambda inner_model, inner_batch: loss_fn(inner_model, inner_batch, **told)
+
+
+def _targets(view: View, options: Options | None) -> dict[str, Tensor]:
+    expected, _ = expected_of(view, options or Options())
+    return {one.stream.name: (one.trained & ~one.lost).sum() for one in expected}
+
+
+def _text_labels(adapter: Adapter, view: View, step: Batch, options: Options | None) -> Tensor | None:
+    """The text targets, those of a model without a text head included: the Trainer does not know of heads."""
+    labels, text = view.labels[0], view.streams[0]
+    if text.is_audio:  # a model without text: the labels of all its codebooks are what it calls labels
+        return None if labels is None else sum(_targets(view, options).values(), torch.zeros((), dtype=torch.long))
+    if labels is None:
+        labels = step.get(adapter.label_keys[0])
+    if labels is None:
+        return None
+    view = View((text,), (labels.reshape(-1),), (None,))
+    return _targets(view, options)[text.name]
+
+
+def _asked_counts(loss_fn: Callable[..., Tensor]) -> set[str]:
+    """Which counts of the whole step a loss asks for."""
+    return inspect.signature(loss_fn).parameters.keys() & COUNTS
+
+
+def _watch(
+    model: nn.Module,
+    adapter: Adapter,
+    part: Batch,
+    loss_fn: Callable[..., Tensor],
+    step: Batch,
+    options: Options | None,
+) -> Witness:
+    """Watch one micro-batch of a step."""
+    return witness(model, adapter, part, counted_loss(loss_fn, model, adapter, step, options), options)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of one stream's targets: in the whole batch, and in its parts.
+
+    Attributes:
+        whole: the stream over the whole batch, as one step.
+        alone: (n,) weights per part that trains any target, each part a step of its own.
+        within: the same with each part a micro-batch of one step; empty without accumulation.
+        counted: the parameters by which the loss is told how many targets the whole step has; empty without.
+    """
+
+    whole: Supervision
+    alone: list[Tensor]
+    within: list[Tensor]
+    counted: str = ""
+
+    @property
+    def all(self) -> Tensor:
+        """(n,) the weights of the whole batch's targets."""
+        return self.whole.weight[self.whole.trained]
+
+    def ratio(self, parts: list[Tensor]) -> Tensor:
+        """(n,) the weight of every target in its part, relative to that in the whole batch."""
+        joined = torch.cat(parts) if parts else self.all[:0]
+        return joined / self.all if len(joined) == len(self.all) else joined / self.all.mean()
+
+
+def _weights(seen: Sequence[Witness], name: str) -> list[Tensor]:
+    found: list[Supervision] = [a for one in seen for a in one.actual if a.stream.name == name]
+    return [a.weight[a.trained] for a in found if bool(a.trained.any())]
+
+
+def _wrong(reduction: Reduction, weights: Weights, exact: float) -> str:
+    """What does not keep to the reduction, in words; empty if all does."""
+    alone, within = weights.alone, weights.within
+    if len(alone) < 2:
+        return ""
+    ratio = weights.ratio(alone)
+    if reduction == "sum":
+        changes = spread(torch.cat([ratio, torch.ones_like(ratio[:1])])) > exact
+        return f"the weight of a target changes with the batch it is in ({told_sums(alone)})" if changes else ""
+    sums = torch.stack([weight.sum() for weight in alone])
+    apart = spread(sums) > exact
+    if apart and any(spread(weight) > TOLERANCE for weight in alone):
+        # weights of classes, with which sums may differ: the same target may not be divided by something else
+        counts = torch.cat([torch.full_like(weight, len(weight)) for weight in alone])
+        apart = spread(ratio * counts if reduction == "token-mean" else ratio) > exact
+    if apart:
+        return (
+            f"the weights of a step add up differently from batch to batch ({told_sums(alone)}): "
+            "the denominator counts other tokens"
+        )
+    if reduction == "token-mean" and any(uneven_weights(weights.whole)):
+        return "its weights are constant inside a sample, segment or chunk and differ between them: a mean of means"
+    if reduction == "sequence-mean" and spread(ratio) > exact:
+        return "the samples of one batch weigh differently"
+    if reduction == "token-mean" and within and weights.counted:
+        dropped = _dropped_count(weights.counted, within, weights.ratio(within), exact)
+        if dropped:
+            return dropped
+    if within and spread(weights.ratio(within)) > exact:
+        return (
+            f"targets weigh otherwise once the step is split into micro-batches ({told_sums(within)}): "
+            "a mean of means; divide by the targets of the whole step"
+        )
+    return ""
+
+
+def _dropped_count(counted: str, within: list[Tensor], ratio: Tensor, exact: float) -> str:
+    """What a loss makes of a count that it is given and does not divide by; empty if it does."""
+    if bool(((ratio - 1).abs() <= exact).all()):
+        return ""
+    least, most = ratio.aminmax()
+    times = f"{least:.4g}" if spread(ratio) <= exact else f"{least:.4g} to {most:.4g}"
+    return (
+        f"targets weigh {times} times as much once the step is split into micro-batches ({told_sums(within)}): "
+        f"{counted} is given and not divided by, and Trainer divides by nothing else then"
+    )
+
+
+def told_sums(weights: Sequence[Tensor]) -> str:
+    """How many targets every part has, and what their weights add up to."""
+    told = Counter(f"{len(weight)} targets add up to {float(weight.sum()):.4g}" for weight in weights)
+    return ", ".join(f"{count} times {what}" if count > 1 else what for what, count in told.items())

@@ -1,0 +1,155 @@
+"""What a witness answers: ``pairing-text``, ``pairing-audio``, ``coverage`` and ``labels-received``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from alignment import Finding
+from alignment.comparison import judge
+from alignment.supervision import Supervision
+
+from ..models import Adapter, Batch
+from ..records.report import Check
+from ..witness.witness import Witness, unlabelled
+
+__all__ = ["COVERAGE", "LENGTH", "PAIRING", "concerning", "named", "witness_checks"]
+
+#: Findings by the check they fail.
+LENGTH = frozenset({"LA101"})
+PAIRING = frozenset({"LA101", "LA102", "LA103", "LA104", "LA105", "LA106", "LA107", "LA205", "LA206", "LA501", "LA605"})
+COVERAGE = frozenset({"LA201", "LA202", "LA203", "LA204", "LA205", "LA206", "LA502", "LA605"})
+
+
+def witness_checks(
+    adapter: Adapter,
+    batch: Batch,
+    seen: Witness,
+    findings: Sequence[Finding],
+    ignored: Sequence[Finding] = (),
+    *,
+    withheld: bool = False,
+) -> list[Check]:
+    """``pairing-text``, ``pairing-audio``, ``coverage`` and ``labels-received``.
+
+    A check that only ``ignored`` findings would fail is skipped and says so: it was not passed.
+    """
+    checks = []
+    for kind, title in (
+        ("text", "Each text logit predicts the next token"),
+        ("audio", "Each audio logit predicts the next frame"),
+    ):
+        check = _pairing_check(f"pairing-{kind}", title, kind, seen, findings)
+        checks.append(_unless_ignored(check, concerning(ignored, PAIRING, kind)))
+    check = _coverage_check(batch, seen, findings)
+    checks.append(_unless_ignored(check, concerning(ignored, COVERAGE | PAIRING)))
+    checks.append(_received_check(adapter, batch, seen, findings, withheld))
+    return checks
+
+
+def _unless_ignored(check: Check, ignored: Sequence[Finding]) -> Check:
+    if not ignored or (check.status == "fail" and "LA" in check.detail):
+        return check
+    return Check(check.id, check.title, "skip", f"ignored: {named(ignored)}")
+
+
+def concerning(findings: Sequence[Finding], codes: frozenset[str], kind: str | None = None) -> list[Finding]:
+    """Error findings of some codes that touch a modality (or all of them)."""
+    return [
+        f
+        for f in findings
+        if f.is_error and f.code in codes and (kind is None or f.stream == "all" or f.stream.startswith(kind))
+    ]
+
+
+def named(findings: Sequence[Finding]) -> str:
+    """Findings in one line: code, name, stream and count; their messages stand below the checklist."""
+    return "; ".join(f"{f.code} {f.name} on {f.stream}{f' ({f.count} rows)' if f.count else ''}" for f in findings)
+
+
+def _pairing_check(check_id: str, title: str, kind: str, seen: Witness, findings: Sequence[Finding]) -> Check:
+    mine = [n for n, e in enumerate(seen.expected) if e.stream.name.startswith(kind)]
+    wanted = sum(int(seen.expected[n].trained.sum()) for n in mine)
+    bad = concerning(findings, PAIRING, kind)
+    if bad:
+        return Check(check_id, title, "fail", named(bad))
+    if not seen.actual:
+        return Check(check_id, title, "skip", "the loss did not run")
+    trained = sum(int(seen.actual[n].trained.sum()) for n in mine)
+    if wanted == 0 and trained == 0:
+        return Check(check_id, title, "skip", f"the batch has no {kind} target")
+    soft = sum(int(seen.actual[n].soft.sum()) for n in mine)
+    if wanted == 0 and unlabelled(seen.view):
+        return _unlabelled_pairing(check_id, title, [seen.actual[n] for n in mine], trained)
+    right = sum(int(judge(n, seen.expected[n], seen.actual[n], seen.expected).right.sum()) for n in mine)
+    if right == 0:
+        if soft:
+            return Check(check_id, title, "skip", f"{soft} rows have no hard target: not read")
+        return Check(check_id, title, "fail", f"none of {wanted} expected {kind} targets is trained")
+    pushed = sum(int((seen.actual[n].weight < 0).sum()) for n in mine)
+    if pushed:
+        away = f"{pushed} of {trained} trained rows are pushed away from their target"
+        why = "a preference or a reward" if pushed < trained else "a negative reward, or a sign that is turned round"
+        return Check(check_id, title, "skip", f"{away}: {why}")
+    if soft:
+        return Check(check_id, title, "skip", f"{right} rows at offset +1, {soft} rows have no hard target: not read")
+    return Check(check_id, title, "pass", f"{right} of {trained} trained rows at offset +1")
+
+
+def _unlabelled_pairing(check_id: str, title: str, actual: Sequence[Supervision], trained: int) -> Check:
+    """Without labels in the batch: whether what is trained is the next token, where it is an input at all."""
+    right = sum(int((a.trained & (a.source >= 0) & (a.offset == 1)).sum()) for a in actual)
+    if 2 * right < trained:
+        return Check(
+            check_id, title, "skip", f"most of {trained} targets are no inputs of the batch, which has no labels"
+        )
+    return Check(check_id, title, "pass", f"{right} of {trained} trained rows at offset +1")
+
+
+def _coverage_check(batch: Batch, seen: Witness, findings: Sequence[Finding]) -> Check:
+    title = "Every expected target is trained, and nothing else"
+    bad = concerning(findings, COVERAGE)
+    if bad:
+        return Check("coverage", title, "fail", named(bad))
+    if not seen.actual:
+        return Check("coverage", title, "skip", "the loss did not run")
+    if unlabelled(seen.view) and not any(bool(e.trained.any()) for e in seen.expected):
+        return Check("coverage", title, "skip", f"the batch has no labels for the model: it has {', '.join(batch)}")
+    swallowed = [f for f in findings if f.is_error and f.code in PAIRING]
+    if swallowed:
+        codes = ", ".join(sorted({f.code for f in swallowed}))
+        return Check("coverage", title, "skip", f"not judged beside {codes}: rows are trained on the wrong tokens")
+    wanted = sum(int(e.trained.sum()) for e in seen.expected)
+    got = sum(
+        int(judge(n, e, a, seen.expected).right.sum())
+        for n, (e, a) in enumerate(zip(seen.expected, seen.actual, strict=True))
+    )
+    lost = sum(f.count for f in findings if f.code == "LA201")
+    extra = f", {lost} lost in the model's merge" if lost else ""
+    unread = sum(int((e.trained & a.soft).sum()) for e, a in zip(seen.expected, seen.actual, strict=True))
+    if unread:
+        return Check(
+            "coverage", title, "skip", f"{got} of {wanted} expected targets trained, {unread} could not be read"
+        )
+    if got == 0:
+        return Check("coverage", title, "fail", f"0 of {wanted} expected targets are trained")
+    return Check("coverage", title, "pass", f"{got} of {wanted} expected targets trained{extra}")
+
+
+def _received_check(
+    adapter: Adapter, batch: Batch, seen: Witness, findings: Sequence[Finding], withheld: bool
+) -> Check:
+    check_id, title = "labels-received", "The model receives the labels"
+    if withheld:
+        return Check(check_id, title, "skip", "declared: --labels none withholds them from the model")
+    dropped = concerning(findings, frozenset({"LA601"}))
+    if dropped:
+        return Check(check_id, title, "fail", dropped[0].message)
+    got = ", ".join(f"{key}: {key in seen.inner_labels}" for key in adapter.label_keys if batch.get(key) is not None)
+    if not got:
+        return Check(check_id, title, "skip", "the batch has no labels for the model")
+    if not seen.inner_labels:
+        why = "a wrapper keeps the labels to itself" if seen.outer_labels else "the loss hands the model no labels"
+        return Check(check_id, title, "skip", f"{why} ({got})")
+    codes = batch.get("audio_out_ids")
+    audio = f", audio_out_ids: {codes.numel() > 0}" if codes is not None else ""
+    return Check(check_id, title, "pass", f"the innermost forward received {got}{audio}")

@@ -1,0 +1,1 @@
+"""Cases that are drawn, judged and shrunk; the probe grid."""

@@ -1,0 +1,72 @@
+"""Files are written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+
+__all__ = ["as_json", "check_writable", "write_json", "write_text"]
+
+
+def check_writable(path: str) -> None:
+    """Refuse a path that cannot be written before any work is done.
+
+    Raises:
+        UsageError: the folder does not exist, or may not be written; or the path is a folder.
+    """
+    if path == "-":
+        return
+    target = Path(path)
+    if target.is_dir():
+        raise UsageError(f"cannot write {path}: it is a folder; name a file in it")
+    folder = target.absolute().parent
+    if not folder.is_dir():
+        raise UsageError(f"cannot write {path}: folder {folder} does not exist; create it first")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"cannot write {path}: no permission to write in {folder}")
+
+
+def write_text(path: str, text: str) -> None:
+    """Write ``text`` to ``path`` (``-``: standard output) by way of a temporary file beside it.
+
+    Raises:
+        UsageError: the path cannot be written.
+    """
+    if path == "-":
+        sys.stdout.write(text)
+        return
+    check_writable(path)
+    target = Path(path).resolve()  # a link stays a link
+    try:
+        if target.exists() and not target.is_file():
+            target.write_text(text, encoding="utf-8")  # a device or a pipe: nothing to replace
+            return
+        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(target)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def as_json(value: Any) -> str:
+    """``value`` as indented JSON, a line at the end."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_json(path: str, value: Any) -> None:
+    """Write ``value`` as indented JSON, whole or not at all."""
+    write_text(path, as_json(value))

@@ -1,0 +1,266 @@
+"""The Trainer callback: what does transformers' Trainer train its first step on, before it trains at all?
+
+    trainer.add_callback(AlignmentCallback())
+
+The first step's micro-batches are those of the run itself: the data loader is not touched, so that the order of the
+data stays as it is. They go through the trainer's own ``training_step``, with its ``num_items_in_batch``, autocast
+and division by the accumulation; only the backward is taken from it. Afterwards weights, gradients, modes, random
+state and the trainer's own counters are as before.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback
+
+from alignment import Convention, Finding, InputError
+
+from ..checks.accumulation import undivided
+from ..checks.adapter_step import frozen_adapters
+from ..checks.check import report_of
+from ..checks.reduction import Reduction, settled
+from ..errors import CannotRunError, UsageError
+from ..models import Adapter, Batch, adapter_for
+from ..models.modules import peft_model
+from ..records.report import Report
+from ..report.terminal import console_for, show
+from ..witness.witness import LossFunction, Options, Witness, witness
+from .joined import Part
+from .micro_batches import MicroBatch, accumulation
+
+__all__ = ["AlignmentCallback", "OnFindings"]
+
+OnFindings = Literal["fail", "warn", "report"]
+
+#: Micro-batches of the first step that are watched; more would tell no more.
+MOST = 8
+#: What a trainer keeps beside its modules: its own counters and logs.
+PLAIN = (bool, int, float, str, type(None))
+
+
+class AlignmentCallback(TrainerCallback):
+    """Check what the first training step of a ``transformers.Trainer`` trains, before any weight moves.
+
+    >>> trainer.add_callback(AlignmentCallback(on_findings="warn"))  # doctest: +SKIP
+
+    Attributes:
+        report: what was found; None until training begins.
+
+    Args:
+        on_findings: ``fail`` raises :class:`probes.report.LossAlignmentError` where the report does not pass,
+            ``warn`` warns, ``report`` only shows it.
+        heads: names of head modules, where neither an adapter nor ``get_output_embeddings()`` tells.
+        labels: the convention that the batch's labels are meant to follow, where the ids fit both.
+        reduction: what the weights of a step are meant to keep to; a mean over its targets if None.
+        ignore: codes that do not count.
+        real_logits: run the loss on the real logits instead of noise, for losses that choose targets by them.
+
+    Raises:
+        UsageError: an unknown ``on_findings``.
+    """
+
+    def __init__(
+        self,
+        on_findings: OnFindings = "fail",
+        *,
+        heads: Sequence[str] = (),
+        labels: Convention | str = Convention.POSITION_ALIGNED,
+        reduction: Reduction | None = None,
+        ignore: Sequence[str] = (),
+        real_logits: bool = False,
+    ) -> None:
+        if on_findings not in get_args(OnFindings):
+            raise UsageError(f"unknown on_findings {on_findings!r}: choose one of {', '.join(get_args(OnFindings))}")
+        if reduction not in (None, *get_args(Reduction)):
+            raise UsageError(f"unknown reduction {reduction!r}: choose one of {', '.join(get_args(Reduction))}")
+        self.on_findings = on_findings
+        self.heads = tuple(heads)
+        self.reduction = reduction
+        self.ignore = frozenset(ignore)
+        self.options = Options(values="real" if real_logits else "noise", convention=Convention(labels))
+        self.report: Report | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stand around the trainer's first ``training_step``; a run that is resumed is checked again."""
+        trainer = _calling_trainer()
+        gathered: list[Any] = []
+
+        def note(method: Callable[..., Any], *given: Any, **named: Any) -> Any:
+            step = method(*given, **named)
+            gathered[:] = step[0]
+            return step
+
+        def check_first(method: Callable[..., Any], model: nn.Module, inputs: Any, *given: Any, **named: Any) -> Any:
+            stand.close()
+            self._check(trainer, model, gathered or [inputs], given, named)
+            return trainer.training_step(model, inputs, *given, **named)
+
+        stand = _Stand(trainer)
+        if hasattr(trainer, "get_batch_samples"):  # before 4.46 a step was not gathered before it began
+            stand.around("get_batch_samples", note)
+        stand.around("training_step", check_first)
+
+    def _check(self, trainer: Trainer, model: nn.Module, parts: Sequence[Any], given: Any, named: Any) -> None:
+        try:
+            with _counters_kept(trainer):
+                self.report = report = self._watch(model, parts, _step_loss(trainer, given, named))
+        except (UsageError, InputError, CannotRunError) as error:
+            if self.on_findings == "fail":
+                raise
+            warnings.warn(f"loss alignment could not be checked: {error}", stacklevel=2)
+            return
+        if self.on_findings == "report":
+            if trainer.is_world_process_zero():
+                show(report, console_for("-"))  # standard output is the script's
+            return
+        if self.on_findings == "fail":
+            report.raise_for_findings()
+        if report.findings:
+            warnings.warn(report.in_short(), stacklevel=2)
+
+    def _watch(self, model: nn.Module, parts: Sequence[Any], loss: LossFunction) -> Report:
+        adapter = adapter_for(model, self.heads)
+        watched = [_mapping(part) for part in parts[:MOST]]
+        seen = [self._witness(model, adapter, batch, loss) for batch in watched]
+        findings = _joined([one.findings for one in seen])
+        readable = all(one.actual for one in seen) and not any(f.code == "LA501" for f in findings)
+        if len(seen) > 1 and readable:
+            findings = settled(findings, _accumulated(seen, self.reduction), self.reduction or "token-mean")
+        if peft_model(model) is not None:
+            findings += frozen_adapters(model)
+        report = report_of(
+            model, adapter, watched[0], seen[0], findings=findings, keep=lambda f: f.code not in self.ignore
+        )
+        which = f"{len(seen)} of {len(parts)}" if len(seen) < len(parts) else str(len(parts))
+        report.notes.append(f"the first step of the trainer, micro-batches: {which}")
+        return report
+
+    def _witness(self, model: nn.Module, adapter: Adapter, batch: Batch, loss: LossFunction) -> Witness:
+        adapter.check_batch(model, batch)
+        return witness(model, adapter, batch, loss, self.options)
+
+
+def _calling_trainer() -> Trainer:
+    """The trainer whose event this is: callbacks are handed its model, but not the trainer itself."""
+    frame = sys._getframe(2)  # noqa: SLF001 - the one way from a callback to its trainer
+    while frame is not None:
+        found = frame.f_locals.get("self")
+        if isinstance(found, Trainer):
+            return found
+        frame = frame.f_back
+    raise UsageError("AlignmentCallback belongs to a transformers.Trainer: trainer.add_callback(AlignmentCallback())")
+
+
+class _Stand:
+    """Functions that stand around methods of one object until ``close``."""
+
+    def __init__(self, owner: Any) -> None:
+        self.owner = owner
+        self.before: dict[str, Any] = {}
+
+    def around(self, name: str, function: Callable[..., Any]) -> None:
+        """Call ``function(method, *args, **kwargs)`` in place of the method."""
+        method = getattr(self.owner, name)
+        self.before[name] = vars(self.owner).get(name)
+        setattr(self.owner, name, lambda *args, **kwargs: function(method, *args, **kwargs))
+
+    def close(self) -> None:
+        """Put the methods back."""
+        for name, own in self.before.items():
+            if own is None:
+                delattr(self.owner, name)
+            else:
+                setattr(self.owner, name, own)
+        self.before.clear()
+
+
+def _step_loss(trainer: Trainer, given: Sequence[Any], named: Mapping[str, Any]) -> LossFunction:
+    """The loss of one micro-batch as the trainer is about to call backward on it, ``num_items_in_batch`` and all."""
+
+    def loss(model: nn.Module, batch: Batch) -> Any:
+        taken: list[Tensor] = []
+
+        def backward(_: Any, loss: Tensor, **kwargs: Any) -> None:
+            # the accelerator divides by the steps that it accumulates itself; DeepSpeed does unless told not to
+            divisor = trainer.accelerator.gradient_accumulation_steps if kwargs.get("scale_wrt_gas", True) else 1
+            taken.append(loss / divisor)
+
+        stand = _Stand(trainer.accelerator)
+        stand.around("backward", backward)
+        try:
+            returned = trainer.training_step(model, batch, *given, **named)
+        finally:
+            stand.close()
+        return torch.stack([one.reshape(()) for one in taken]).sum() if taken else returned
+
+    return loss
+
+
+def _accumulated(seen: Sequence[Witness], reduction: Reduction | None) -> list[Finding]:
+    """LA302 of the micro-batches of one step; a mean over samples asks for targets that weigh differently."""
+    if reduction == "sum":
+        return []
+    found = undivided([one.actual for one in seen])
+    if reduction != "sequence-mean":
+        books = sum(stream.is_audio for stream in seen[0].view.streams)
+        means, _ = accumulation([[MicroBatch(Part(one.view, one.actual)) for one in seen]], books)
+        told = {one.stream for one in found}
+        found += [one for one in means if one.stream not in told]
+    return found
+
+
+def _mapping(batch: Any) -> Batch:
+    if not isinstance(batch, Mapping):
+        raise UsageError(
+            f"the data collator gives a {type(batch).__name__}: AlignmentCallback needs a mapping of tensors"
+        )
+    return dict(batch)
+
+
+def _joined(found: Sequence[Sequence[Finding]]) -> list[Finding]:
+    """The findings of all micro-batches, each once: those of the first as they are, others with their number."""
+    joined: dict[tuple[str, str], Finding] = {}
+    for number, findings in enumerate(found):
+        for one in findings:
+            message = one.message if number == 0 else f"micro-batch {number + 1}: {one.message}"
+            joined.setdefault((one.code, one.stream), replace(one, message=message))
+    return list(joined.values())
+
+
+@contextmanager
+def _counters_kept(trainer: Trainer) -> Iterator[None]:
+    """Leave the trainer's own numbers and logs as they were: a ``compute_loss`` may keep metrics of what it sees."""
+    kept = [(owner, _plain_attributes(owner)) for owner in (trainer, trainer.state)]
+    try:
+        yield
+    finally:
+        for owner, attributes in kept:
+            for name, value in attributes.items():
+                now = getattr(owner, name, None)
+                if isinstance(now, (dict, list)) and type(now) is type(value):
+                    now.clear()
+                    now.extend(value) if isinstance(now, list) else now.update(value)
+                else:
+                    setattr(owner, name, value)
+
+
+def _plain_attributes(owner: Any) -> dict[str, Any]:
+    """Copies of the attributes that hold numbers and words alone, at any depth."""
+    return {name: copy.deepcopy(value) for name, value in vars(owner).items() if _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_is_plain(key) and _is_plain(entry) for key, entry in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(entry) for entry in value)
+    return isinstance(value, PLAIN)

@@ -1,0 +1,1 @@
+"""The report as data, files that last, and what differs between two."""

@@ -1,0 +1,155 @@
+"""The report as data: the JSON schema of version 1, and what verdict and exit code follow from it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from alignment.findings import Example, Finding
+
+if TYPE_CHECKING:
+    from .row_story import RowStory
+
+__all__ = ["SCHEMA", "Check", "LossAlignmentError", "Report", "Status", "error_report", "told_example", "told_offset"]
+
+SCHEMA = 1
+Status = Literal["pass", "fail", "skip", "error"]
+
+
+class LossAlignmentError(AssertionError):
+    """A report with an error finding or a failed check; the message is the report in short."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the checklist. A check that could not run is ``skip`` with its reason, never ``pass``."""
+
+    id: str
+    title: str
+    status: Status
+    detail: str
+
+    def as_dict(self) -> dict[str, str]:
+        """The check in the report's JSON schema."""
+        return {"id": self.id, "title": self.title, "status": self.status, "detail": self.detail}
+
+
+@dataclass
+class Report:
+    """Everything a run found out.
+
+    Attributes:
+        checks: the checklist, in order.
+        findings: one per cause.
+        streams: per stream: rows, expected, supervised, missing, unexpected, offsets, weights.
+        decision: per modality: pairing, path, convention, verified.
+        shapes: of logits, expanded_labels and audio_logits.
+        losses: text, audio and total in nats.
+        causality: the stretches of each sample, and which rows moved at which cut; empty if it was not run.
+        ranks: per rank of a distributed run: device, verdict, targets, weights; empty where there is one process.
+        environment: device, dtype, versions, model, seed.
+        notes: what a reader should know and no check fails on.
+        rows: makes the rows themselves, for renderers that show them; not in the JSON.
+        token_name: how such a renderer writes a text token.
+        error: why no report could be made; empty if one was.
+        stopped: the exit code that such a run ended with; None if a report was made.
+    """
+
+    checks: list[Check] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    streams: dict[str, dict[str, Any]] = field(default_factory=dict)
+    decision: dict[str, dict[str, Any]] = field(default_factory=dict)
+    shapes: dict[str, list[int]] = field(default_factory=dict)
+    losses: dict[str, float] = field(default_factory=dict)
+    causality: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    ranks: list[dict[str, Any]] = field(default_factory=list)
+    environment: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    rows: Callable[[], Sequence[RowStory]] = field(default=tuple, repr=False, compare=False)
+    token_name: Callable[[int], str] = field(default=str, repr=False, compare=False)
+    error: str = ""
+    stopped: int | None = None
+
+    @property
+    def verdict(self) -> str:
+        """``fail`` with an error finding or a failed check, ``error`` with a check that crashed, else ``pass``."""
+        if self.error:
+            return "error"
+        if any(f.is_error for f in self.findings) or any(c.status == "fail" for c in self.checks):
+            return "fail"
+        return "error" if any(c.status == "error" for c in self.checks) else "pass"
+
+    @property
+    def exit_code(self) -> int:
+        """0 pass, 1 findings, 3 a check could not run; 2 or 3 where no report could be made."""
+        return {"pass": 0, "fail": 1, "error": 3}[self.verdict] if self.stopped is None else self.stopped
+
+    def check(self, check_id: str) -> Check:
+        """The check of that id."""
+        return next(check for check in self.checks if check.id == check_id)
+
+    def raise_for_findings(self) -> None:
+        """Raise if the verdict is not ``pass``.
+
+        Raises:
+            LossAlignmentError: names every failed check and every error finding.
+        """
+        if self.verdict != "pass":
+            raise LossAlignmentError(self.in_short())
+
+    def in_short(self) -> str:
+        """A line per failed check and finding; warnings where nothing else was found."""
+        passed = self.verdict == "pass"
+        lines = [f"{c.id}: {c.status}: {c.detail}" for c in self.checks if c.status in ("fail", "error")]
+        lines += [f"{f.code} {f.name} [{f.stream}]: {f.message}" for f in self.findings if passed or f.is_error]
+        return "\n".join([f"loss alignment check {'passed' if passed else 'failed'}", *lines])
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report in its JSON schema; numbers that JSON has no word for are written as strings."""
+        return {
+            "schema": SCHEMA,
+            "verdict": self.verdict,
+            "checks": [check.as_dict() for check in self.checks],
+            "findings": [finding.as_dict() for finding in self.findings],
+            "streams": _plain(self.streams),
+            "decision": _plain(self.decision),
+            "shapes": self.shapes,
+            "losses": _plain(self.losses),
+            "causality": self.causality,
+            **({"ranks": _plain(self.ranks)} if self.ranks else {}),
+            "environment": self.environment,
+            "notes": self.notes,
+            **({"error": self.error, "exit_code": self.exit_code} if self.error else {}),
+        }
+
+
+def told_offset(key: str, count: int) -> str:
+    """An entry of ``offsets`` as people read it: ``+1: 240``, ``0: 4``, ``outside: 1``."""
+    told = f"{int(key):+d}".replace("+0", "0") if re.fullmatch(r"-?[0-9]{1,9}", key) else key
+    return f"{told}: {count}"
+
+
+def told_example(example: Example) -> str:
+    """One row of a finding in a line."""
+    source = f"taken from row {example.source}" if example.source >= 0 else "not among the inputs"
+    expected = f"expected {example.expected}" if example.expected >= 0 else "nothing expected"
+    trained = f"trained on {example.target} ({source})" if example.target >= 0 else "not trained"
+    return f"{example.stream} sample {example.sample} row {example.row}: {trained}, {expected}"
+
+
+def error_report(message: str, exit_code: int) -> Report:
+    """What the files of a run say where no report could be made: verdict ``error`` and the reason."""
+    return Report(error=message, stopped=exit_code)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

@@ -1,0 +1,122 @@
+"""Token by token: what each row has read, what it is trained to predict, what it should predict, verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from alignment.comparison import judge
+from alignment.supervision import Supervision
+
+from ..errors import UsageError
+from ..records.row_story import RowStory
+from ..witness.witness import Witness
+
+__all__ = ["all_stories", "pick_streams", "row_stories", "token_namer"]
+
+#: Verdicts in the order in which a row is tried for them.
+VERDICTS = ("right", "foreign", "codebook", "astray", "border", "unexpected", "lost", "missing")
+#: Rows told of a whole batch: two samples of 4096 positions with all their codebooks.
+MOST = 80_000
+
+
+def pick_streams(seen: Witness, wanted: str | None) -> list[int]:
+    """The streams that ``--stream`` names: ``text``, ``audio`` (all codebooks), ``audio[3]``; all if None.
+
+    Raises:
+        UsageError: no such stream.
+    """
+    names = [stream.name for stream in seen.view.streams]
+    chosen = [n for n, name in enumerate(names) if wanted in (None, name, name.partition("[")[0])]
+    if not chosen:
+        raise UsageError(f"--stream {wanted}: the batch has {', '.join(names)}")
+    return chosen
+
+
+def row_stories(seen: Witness, number: int, sample: int) -> list[RowStory]:
+    """The rows of one stream that belong to one sample.
+
+    Raises:
+        UsageError: the batch has no such sample.
+    """
+    samples = int(seen.view.streams[0].sample.max()) + 1
+    if not 0 <= sample < samples:
+        raise UsageError(f"--sample {sample}: the batch has samples 0 to {samples - 1}")
+    here = seen.view.streams[number].sample == sample
+    return _told(seen, number, torch.nonzero(here).reshape(-1).tolist())
+
+
+def all_stories(seen: Witness, most: int = MOST) -> list[RowStory]:
+    """The rows of every stream; of a large batch the first rows of each sample, ``most`` in all."""
+    samples = [[torch.nonzero(s.sample == n).reshape(-1) for n in torch.unique(s.sample)] for s in seen.view.streams]
+    share = max(1, most // max(1, sum(len(rows) for rows in samples)))
+    stories = []
+    for number, parts in enumerate(samples):
+        stories += _told(seen, number, [row for rows in parts for row in rows[:share].tolist()])
+    return stories
+
+
+def _told(seen: Witness, number: int, rows: Sequence[int]) -> list[RowStory]:
+    stream, expected = seen.view.streams[number], seen.expected[number]
+    actual = seen.actual[number] if seen.actual else None
+    words = _verdicts(number, expected, actual, seen.expected)
+    offsets = stream.row if actual is None else actual.offset
+    stories = []
+    for row in rows:
+        known = actual is not None and int(actual.source[row]) >= 0 and int(actual.origin[row]) == number
+        stories.append(
+            RowStory(
+                stream=stream.name,
+                sample=int(stream.sample[row]),
+                row=int(stream.row[row]),
+                token=int(stream.ids[row]),
+                target=_token(actual, row),
+                expected=_token(expected, row),
+                offset=int(offsets[row]) if known else None,
+                weight=0.0 if actual is None else float(actual.weight[row]),
+                verdict=words[row],
+                padding=bool(stream.segment[row] < 0),
+                filler=bool(stream.filler[row]),
+                segment=int(stream.segment[row]),
+            )
+        )
+    return stories
+
+
+def _token(supervision: Supervision | None, row: int) -> int:
+    return -1 if supervision is None or not bool(supervision.trained[row]) else int(supervision.target[row])
+
+
+def _verdicts(
+    number: int, expected: Supervision, actual: Supervision | None, streams: Sequence[Supervision]
+) -> list[str]:
+    if actual is None:
+        return ["unknown" if wanted else "none" for wanted in expected.trained.tolist()]
+    judged = judge(number, expected, actual, streams)
+    words = ["none"] * len(expected.stream)
+    for name in reversed(VERDICTS):
+        for row in torch.nonzero(getattr(judged, name)).reshape(-1).tolist():
+            words[row] = name
+    for row in torch.nonzero(judged.astray & (actual.offset == 0)).reshape(-1).tolist():
+        words[row] = "copy"
+    for row in torch.nonzero(actual.soft).reshape(-1).tolist():
+        words[row] = "unreadable"
+    return words
+
+
+def token_namer(tokenizer: Any | None, special: Mapping[str, int]) -> Callable[[int], str]:
+    """How a token id is written: decoded where there is a tokenizer, special tokens by name, else the id."""
+    names = {index: name for name, index in special.items()}
+
+    def name(token: int) -> str:
+        if token < 0:
+            return ""
+        if token in names:
+            return names[token]
+        if tokenizer is None:
+            return str(token)
+        return repr(tokenizer.decode([token]))[1:-1] or str(token)
+
+    return name

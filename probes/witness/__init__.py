@@ -1,0 +1,1 @@
+"""What a loss trains, read off its gradient."""

@@ -1,0 +1,59 @@
+"""A backward that ends at the leaves in place of a model's logits: no parameter receives a gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UsageError
+
+__all__ = ["gradients_at"]
+
+
+def gradients_at(wanted: Sequence[Tensor], loss: Tensor, model: nn.Module) -> Sequence[Tensor | None]:
+    """D loss / d every one of ``wanted``; None where the loss does not reach it.
+
+    Raises:
+        UsageError: the graph of the loss is gone: it ran its own backward.
+    """
+    if not wanted:
+        return []
+    try:
+        if _is_checkpointed(loss):
+            return _by_backward(wanted, loss, model)
+        return torch.autograd.grad(loss.reshape(()), wanted, allow_unused=True)
+    except RuntimeError as error:
+        if "second time" not in str(error):
+            raise
+        raise UsageError("the loss function ran the backward of its own loss: return the loss before it") from error
+
+
+def _by_backward(wanted: Sequence[Tensor], loss: Tensor, model: nn.Module) -> list[Tensor | None]:
+    """The same by a full backward, which reentrant checkpoints insist on; gradients of parameters are dropped."""
+    held = [(parameter, parameter.grad) for parameter in model.parameters()]
+    for parameter, _ in held:
+        parameter.grad = None
+    for tensor in wanted:
+        tensor.retain_grad()
+    try:
+        loss.reshape(()).backward()
+    finally:
+        for parameter, grad in held:
+            parameter.grad = grad
+    return [tensor.grad for tensor in wanted]
+
+
+def _is_checkpointed(loss: Tensor) -> bool:
+    """Whether the loss's graph holds a reentrant checkpoint, for which torch has no ``autograd.grad``."""
+    nodes, known = [loss.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in known:
+            continue
+        known.add(node)
+        if node.name() == "CheckpointFunctionBackward":
+            return True
+        nodes += [below for below, _ in node.next_functions]
+    return False

@@ -1,0 +1,291 @@
+"""Capture: stand a leaf in for the output of every head, so that a backward from any loss ends there.
+
+The body runs without gradients; each head's output is replaced by a fresh leaf, and gradients are
+on for whatever comes after it. The model's parameters never receive a gradient, and its memory is
+that of the logits alone. A loss that never calls its heads (fused linear cross-entropy) is caught
+at their input as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from alignment import InputError
+from alignment.recovery import NOISE_ROWS, Values, leaf
+
+from ..errors import UsageError
+from ..host.forward_patch import ForwardPatch, bound_arguments
+from ..host.sharded import reshard
+from ..models.adapter import Adapter, Head
+from ..models.forward import all_finite, can_be_learnt
+from .backward import gradients_at
+from .head_call import Forward, HeadCall
+from .hidden import hidden_leaf, lent_tables
+from .numbered import Numbered
+from .rows import match_rows
+from .skipped_product import SkippedProduct
+from .stand_in import handed, is_untouched
+
+__all__ = ["Capture", "Forward", "HeadCall", "told_dropped"]
+
+
+@dataclass
+class Capture:
+    """Hooks on a model's heads for the length of a ``with`` block.
+
+    Attributes:
+        model: as the loss calls it, wrappers and all.
+        adapter: knows the innermost model.
+        heads: the heads to stand in for.
+        values: noise in place of the logits, or the real ones.
+        dtype: of the leaves; None takes the head's own.
+        alone: the head whose part of the gradient is read at the heads' common input; None reads all at the outputs.
+        withhold: label keywords to take from the innermost forward (``--labels none``).
+    """
+
+    model: nn.Module
+    adapter: Adapter
+    heads: Sequence[Head]
+    values: Values = "noise"
+    dtype: torch.dtype | None = torch.float32
+    alone: Head | None = None
+    withhold: tuple[str, ...] = ()
+    forwards: list[Forward] = field(default_factory=list)
+    calls: list[HeadCall] = field(default_factory=list)
+    outer_labels: set[str] = field(default_factory=set)
+    inner_labels: set[str] = field(default_factory=set)
+    _handles: list[RemovableHandle | ForwardPatch | SkippedProduct] = field(default_factory=list)
+    _lent: ExitStack = field(default_factory=ExitStack)
+    _stand_in: Tensor | None = None
+    _numbered: Numbered | None = None
+    _read: Tensor | None = None
+    _fed: dict[str, Tensor] = field(default_factory=dict)
+    _suspended: bool = False
+    _inside: bool = False
+    _in_head: bool = False
+
+    def __enter__(self) -> Capture:
+        inner, body = self.adapter.inner(self.model), self.adapter.body(self.model)
+        if self.alone is not None:
+            reshard(self.model)  # what is lent must be what is gathered
+            self._lent.enter_context(lent_tables(self.heads, self.alone))
+        add = self._handles.append
+        if inner is not self.model:
+            add(self.model.register_forward_pre_hook(self._enter_outer, with_kwargs=True))
+            add(self.model.register_forward_hook(self._resume, always_call=True))
+        add(ForwardPatch(inner, self._around_inner))
+        if body is not None:
+            add(body.register_forward_pre_hook(self._enter_body, with_kwargs=True))
+            add(body.register_forward_hook(self._leave_body, always_call=True))
+        for head in self.heads:
+            if head.fed is not None:
+                add(head.fed[0].register_forward_pre_hook(self._note_fed(head), with_kwargs=True))
+            if head is self.alone:  # its gradient belongs to the leaf before it
+                add(head.module.register_forward_pre_hook(self._note_rows))
+            else:
+                product = None
+                if self.values == "noise" and SkippedProduct.fits(head.module):
+                    product = SkippedProduct(head.module, self._replaces)
+                    add(product)
+                add(head.module.register_forward_pre_hook(self._enter_head, prepend=True))  # before any hook of a user
+                add(head.module.register_forward_hook(self._leave_head(head, product)))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._lent.close()
+
+    @property
+    def dropped_labels(self) -> list[str]:
+        """Label keywords that the outermost model was given and the innermost forward was not (LA601)."""
+        return [] if self.withhold else sorted((self.outer_labels & set(self.adapter.label_keys)) - self.inner_labels)
+
+    # -- the hooks -------------------------------------------------------------------------------
+
+    def _enter_outer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.outer_labels |= self._given(kwargs, (*self.adapter.label_keys, "labels"))
+        self._suspend()
+
+    def _around_inner(
+        self, forward: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        changed = {key: value for key, value in kwargs.items() if key not in self.withhold}
+        # ids and masks as they were: the loss may edit its batch afterwards
+        given = bound_arguments(module, args, changed)
+        seen = Forward({key: _kept(value) for key, value in given.items()})
+        self.inner_labels |= self._given(seen.received, self.adapter.label_keys)
+        self.forwards.append(seen)
+        self._inside = True
+        self._suspend()
+        try:
+            seen.outputs = forward(*args, **changed)
+            self._note_later(seen.outputs)
+        finally:
+            self._inside = False
+            self._resume()
+        return seen.outputs
+
+    def _enter_body(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self._inside:  # the trainer calls the body itself, below every hooked forward
+            self.forwards.append(Forward(bound_arguments(module, args, kwargs)))
+            self._suspend()
+
+    def _suspend(self) -> None:
+        """Run what follows without gradients, if the loss itself has them on."""
+        if torch.is_grad_enabled():
+            torch.set_grad_enabled(False)
+            self._suspended = True
+
+    def _resume(self, *_: Any) -> None:
+        if self._suspended:
+            torch.set_grad_enabled(True)
+            self._suspended = False
+
+    def _leave_body(self, module: nn.Module, args: Any, output: Any) -> Any:
+        wanted = self._suspended or torch.is_grad_enabled()
+        if not self._inside:
+            self._resume()
+        if output is None:  # it raised
+            return None
+        first = output[0] if isinstance(output, (tuple, list)) else getattr(output, "last_hidden_state", output)
+        if wanted and self.alone is None and self.values == "noise":
+            self._numbered = Numbered(first.detach())
+            first = self._numbered.rows
+            output = _replace_first(output, first)
+        self.forwards[-1].hidden = first.detach()
+        if self.alone is None or not wanted:
+            return output
+        self._stand_in = stand_in = hidden_leaf(first, self.values)
+        if self.alone.books == 1:
+            every = torch.arange(first.numel() // first.shape[-1], device=first.device)
+            self.calls.append(HeadCall(self.alone, stand_in, first.detach(), len(self.forwards) - 1, rows=every))
+        torch.set_grad_enabled(True)
+        self._suspended = False
+        return _replace_first(output, stand_in)
+
+    def _note_fed(self, head: Head) -> Any:
+        """Keep the rows of the body that reach a head through layers of its own."""
+
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            assert head.fed is not None
+            given = bound_arguments(module, args, kwargs).get(head.fed[1])
+            if isinstance(given, Tensor):
+                self._fed[head.name] = given.detach()
+
+        return hook
+
+    def _enter_head(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Give the head the model's own rows, where it is called on numbered ones."""
+        self._suspend()
+        self._in_head = True
+        self._read = args[0].detach() if args and isinstance(args[0], Tensor) else None
+        known = None if self._read is None or self._numbered is None else self._numbered.known(self._read)
+        if known is None:
+            return None
+        self._read, own = known
+        return (own, *args[1:])
+
+    def _replaces(self) -> bool:
+        """Whether a leaf will stand in for what the head gives in this call."""
+        return self._in_head and self._suspended
+
+    def _leave_head(self, head: Head, product: SkippedProduct | None) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+            self._in_head = False
+            if not self._suspended:
+                return None  # the loss asked for no gradients here (a reference model, say)
+            if not isinstance(output, Tensor):
+                raise UsageError(
+                    f"the {head.name} head, a {type(module).__name__}, gives a {type(output).__name__} and no tensor "
+                    "of logits: name the layer that gives them with --head"
+                )
+            skipped = product is not None and output is product.placeholder
+            finite = skipped or all_finite(output)
+            stand_in = leaf(output, values=self.values, dtype=self.dtype or output.dtype)
+            period = NOISE_ROWS if self.values == "noise" else None
+            if not finite and can_be_learnt(output):  # ids that the head masks out: the loss must not miss that
+                finite, period = True, None
+                with torch.no_grad():
+                    stand_in.masked_fill_(output == -torch.inf, -torch.inf)
+            inputs, number = self._fed.get(head.name, self._read), len(self.forwards) - 1
+            real = self.values == "real"
+            call = HeadCall(head, stand_in, inputs, number, finite=finite, real=real, period=period)
+            with torch.enable_grad():
+                call.handed = handed(stand_in)
+            call.version = call.handed._version  # noqa: SLF001 - its only name
+            self.calls.append(call)
+            self._resume()
+            return call.handed
+
+        return hook
+
+    def _note_rows(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Which hidden rows a head of several codebooks reads; the loss may read the same ones itself."""
+        head, stand_in = self.alone, self._stand_in
+        if head is None or head.books == 1 or stand_in is None or not args:
+            return
+        with suppress(InputError):  # a head behind layers of its own
+            rows = match_rows(args[0].detach(), stand_in.detach())
+            self.calls.append(HeadCall(head, stand_in, args[0].detach(), len(self.forwards) - 1, rows=rows))
+
+    # -- what they saw ---------------------------------------------------------------------------
+
+    def _note_later(self, output: Any) -> None:
+        """Keep the logits as the loss sees them, where the model scales or caps them after its head."""
+        given = output if isinstance(output, tuple) else (getattr(output, "logits", None),)
+        for logits in given:
+            if not isinstance(logits, Tensor) or not logits.requires_grad or is_untouched(logits):
+                continue
+            for call in self.calls:
+                if call.forward == len(self.forwards) - 1 and call.leaf.shape == logits.shape:
+                    call.later = logits
+
+    def _given(self, kwargs: Mapping[str, Any], keys: Sequence[str]) -> set[str]:
+        return {key for key in keys if kwargs.get(key) is not None}
+
+    def gradients(self, loss: Tensor) -> dict[int, Tensor | None]:
+        """D loss / d every leaf, by the leaf's identity; nothing reaches a parameter."""
+        wanted: list[Tensor] = []
+        for call in self.calls:
+            wanted += [t for t in (call.leaf, call.later) if t is not None and all(t is not w for w in wanted)]
+        grads = gradients_at(wanted, loss, self.model)
+        return {id(tensor): grad for tensor, grad in zip(wanted, grads, strict=True)}
+
+
+def _kept(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) and not value.is_floating_point() else value
+
+
+def _replace_first(output: Any, tensor: Tensor) -> Any:
+    """The body's output with ``tensor`` as its last hidden state, also where all hidden states are listed."""
+    if isinstance(output, Tensor):
+        return tensor
+    if isinstance(output, tuple) and not hasattr(output, "_fields"):
+        return (tensor, *output[1:])
+    for name in ("hidden_states", "decoder_hidden_states"):
+        states = getattr(output, name, None)
+        if isinstance(states, tuple) and states and _same(states[-1], output.last_hidden_state):
+            setattr(output, name, (*states[:-1], tensor))
+    output.last_hidden_state = tensor
+    return output
+
+
+def _same(state: Any, last: Any) -> bool:
+    return isinstance(state, Tensor) and state.shape == last.shape and (state is last or torch.equal(state, last))
+
+
+def told_dropped(labels: Sequence[str]) -> str:
+    """What a message says of labels that a wrapper dropped."""
+    return f"{', '.join(labels)} was given to the outermost model and did not reach the innermost forward"

@@ -1,0 +1,61 @@
+"""Load the user's loss: ``FILE.py:FUNC`` or ``package.module:FUNC``."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ..errors import UsageError
+
+__all__ = ["load_loss"]
+
+
+def load_loss(spec: str) -> Any:
+    """The function that ``spec`` names.
+
+    Raises:
+        UsageError: no such file, module or function, or the module raises on import.
+    """
+    where, separator, name = spec.rpartition(":")
+    if not separator or not where or not name:
+        raise UsageError(f"--loss {spec!r} must be FILE.py:FUNC or package.module:FUNC, as in trainer.py:loss")
+    module = _from_file(where) if where.endswith(".py") or "/" in where else _from_module(where)
+    found = getattr(module, name, None)
+    if found is None:
+        near = difflib.get_close_matches(name, [n for n in vars(module) if callable(vars(module)[n])], n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(f"--loss: {where} has no function {name!r}{hint}")
+    if not callable(found):
+        raise UsageError(f"--loss: {name!r} in {where} is {type(found).__name__}, not a function")
+    return found
+
+
+def _from_file(where: str) -> ModuleType:
+    path = Path(where)
+    if not path.is_file():
+        raise UsageError(f"--loss: no such file: {where}")
+    spec = importlib.util.spec_from_file_location(f"_loss_align_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"--loss: {where} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    sys.path.insert(0, str(path.parent.resolve()))  # a trainer imports its neighbours
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"--loss: importing {where} raised {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(path.parent.resolve()))
+    return module
+
+
+def _from_module(where: str) -> ModuleType:
+    try:
+        return importlib.import_module(where)
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"--loss: importing {where} raised {type(error).__name__}: {error}") from error

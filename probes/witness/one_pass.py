@@ -1,0 +1,227 @@
+"""One pass: run a loss once with its heads captured, and read what its gradient says of every row."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alignment import Convention, Finding
+from alignment.findings import finding
+from alignment.recovery import Form, Reading, Values, silent_reading
+
+from ..errors import UsageError
+from ..host.preserve import copy_of, cuda_devices, same_random_state
+from ..models.adapter import Adapter, Batch, Head, View
+from ..models.forward import all_finite
+from .capture import Capture, told_dropped
+from .head_call import HeadCall
+from .pace import LOSS, Pace
+from .placement import place_readings
+
+__all__ = ["LossError", "LossFunction", "Options", "Pass", "Watched", "run_along", "run_pass"]
+
+LossFunction = Callable[[nn.Module, Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a loss is watched.
+
+    Attributes:
+        values: what stands in for the logits.
+        leaf_dtype: dtype of the leaves; None takes the head's own.
+        convention: the convention declared for text labels, where the ids cannot tell.
+        withhold: take the labels from the innermost forward (``--labels none``).
+    """
+
+    values: Values = "noise"
+    leaf_dtype: torch.dtype | None = torch.float32
+    convention: Convention = Convention.POSITION_ALIGNED
+    withhold: bool = False
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A loss on a model, and how it is watched."""
+
+    model: nn.Module
+    adapter: Adapter
+    loss_fn: LossFunction
+    options: Options
+    pace: Pace
+
+
+@dataclass
+class Pass:
+    """One run of the loss: readings per stream, and what else was seen."""
+
+    readings: list[Reading]
+    capture: Capture
+    loss: float
+    finite: bool
+    unplaced: int = 0
+    problems: list[Finding] = field(default_factory=list)
+
+    @property
+    def reads(self) -> int:
+        """How many rows have a gradient."""
+        return sum(int((reading.form != int(Form.NONE)).sum()) for reading in self.readings)
+
+    def take(self, other: Pass, streams: Sequence[int]) -> None:
+        """Take what ``other`` read of streams of which this pass read nothing."""
+        for number in streams:
+            if not bool((self.readings[number].form != int(Form.NONE)).any()):
+                self.readings[number] = other.readings[number]
+        self.unplaced += other.unplaced
+        self.problems = other.problems
+
+
+class LossError(Exception):
+    """The loss raised: why, and what was captured until then."""
+
+    def __init__(self, cause: Exception, capture: Capture) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+        self.capture = capture
+
+
+def run_pass(watched: Watched, batch: Batch, view: View) -> Pass:
+    """Run the loss once, and once more at its input for every head that its gradient went past."""
+    heads = watched.adapter.heads(watched.model, view)
+    seen = _run_at(watched, batch, view, heads)
+    if not seen.finite:
+        return seen
+    for head in heads:
+        if seen.problems or any(_is_silent(seen.readings[n], view.labels[n]) for n in head.streams):
+            past = _run_at(watched, batch, view, heads, alone=head)
+            if past.reads:
+                seen.take(past, head.streams)
+    return seen
+
+
+def run_along(watched: Watched, batch: Batch, view: View, kind: int) -> None:
+    """Run a pass of a kind for its part in the forward of all processes; whatever it raises has been told."""
+    heads = watched.adapter.heads(watched.model, view)
+    with suppress(Exception):
+        if kind < LOSS:
+            watched.adapter.view(watched.model, batch)
+        else:
+            _run_at(watched, batch, view, heads, alone=heads[kind - LOSS - 1] if kind > LOSS else None)
+
+
+def _is_silent(reading: Reading, labels: Tensor | None) -> bool:
+    """Whether a stream has labels and no gradient."""
+    return labels is not None and bool((labels >= 0).any()) and not bool((reading.form != int(Form.NONE)).any())
+
+
+def _run_at(watched: Watched, batch: Batch, view: View, heads: Sequence[Head], alone: Head | None = None) -> Pass:
+    model, adapter, options = watched.model, watched.adapter, watched.options
+    watched.pace.step(LOSS if alone is None else LOSS + 1 + heads.index(alone))
+    withhold = adapter.label_keys if options.withhold else ()
+    capture = Capture(
+        model,
+        adapter,
+        heads,
+        values=options.values,
+        dtype=options.leaf_dtype,
+        alone=alone,
+        withhold=withhold,
+    )
+    # equal conditions for every pass: dropout and sampling in the loss must not differ between them
+    with _same_conditions(model), torch.enable_grad(), capture, warnings.catch_warnings():
+        # reentrant checkpoints say so in a body that runs without gradients
+        warnings.filterwarnings("ignore", message="None of the inputs have requires_grad=True")
+        try:
+            value = watched.loss_fn(model, copy_of(batch))
+        except UsageError:
+            raise
+        except SystemExit as error:
+            raise UsageError(f"the loss function ended the program (sys.exit({error.code!r}))") from error
+        except Exception as error:
+            raise LossError(error, capture) from error
+        loss, problems = _as_scalar(value, capture)
+        nothing = [silent_reading(len(stream), stream.ids.device) for stream in view.streams]
+        number = float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
+        if problems:
+            return Pass(nothing, capture, number, finite=True, problems=problems)
+        assert isinstance(loss, Tensor)
+        grads = capture.gradients(loss)
+    if not any(grad is not None for grad in grads.values()):
+        detached = finding("LA605", "all", "the loss has a gradient, but none reaches the logits of any head")
+        return Pass(nothing, capture, number, finite=True, problems=[detached])
+    read = [call.read(grads) for call in capture.calls]
+    problems = _not_finite(number, grads, capture, read, view)
+    readings, unplaced = place_readings(capture, read, model, adapter, view)
+    return Pass(readings, capture, number, finite=not problems, unplaced=unplaced, problems=problems)
+
+
+@contextmanager
+def _same_conditions(model: nn.Module) -> Iterator[None]:
+    """Every random state as before, afterwards: those of the model's devices too."""
+    with torch.random.fork_rng(devices=cuda_devices(model)), same_random_state():
+        yield
+
+
+def _as_scalar(value: Any, capture: Capture) -> tuple[Tensor | float, list[Finding]]:
+    """The loss as a scalar tensor, or the finding that it is cut off from the logits.
+
+    Raises:
+        UsageError: None, or anything that is no scalar.
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value, [finding("LA605", "all", f"the loss is the python number {value!r}: no gradient can flow")]
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        got = "None" if value is None else type(value).__name__
+        if isinstance(value, Tensor):
+            got = f"a tensor of shape {tuple(value.shape)}"
+        dropped = capture.dropped_labels
+        why = f"; {told_dropped(dropped)} (LA601)" if dropped else ""
+        if value is None and capture.withhold:
+            why = "; the labels are withheld from the model (--labels none): compute the loss outside it (--loss)"
+        raise UsageError(f"the loss function must return a scalar tensor, it returned {got}{why}")
+    if not value.is_floating_point():
+        raise UsageError(f"the loss function must return a floating point scalar, it returned {value.dtype}")
+    if not value.requires_grad:
+        return value, [finding("LA605", "all", "the loss is a constant or was detached: it has no gradient")]
+    return value, []
+
+
+def _masked_targets(call: HeadCall, reading: Reading) -> str:
+    """Which targets of a head call the head itself masks out, in words; empty where there are none."""
+    rows = torch.nonzero(reading.target >= 0).reshape(-1)
+    if call.rows is not None or not len(rows):
+        return ""
+    logits = call.leaf.detach().reshape(len(reading.target), -1)
+    masked = rows[logits[rows, reading.target[rows]] == -torch.inf]
+    if not len(masked):
+        return ""
+    ids = reading.target[masked].unique().tolist()
+    shown = ", ".join(map(str, ids[:4])) + (", ..." if len(ids) > 4 else "")
+    return f": the {call.head.name} head masks the targets of {len(masked)} rows with a logit of -inf (ids {shown})"
+
+
+def _not_finite(
+    loss: float, grads: dict[int, Tensor | None], capture: Capture, read: Sequence[Reading], view: View
+) -> list[Finding]:
+    labelled = any(labels is not None and bool((labels >= 0).any()) for labels in view.labels)
+    if not math.isfinite(loss):
+        why = "" if labelled else ": the batch has no labelled token, and a mean over nothing is NaN"
+        why = next((told for told in map(_masked_targets, capture.calls, read) if told), why)
+        return [finding("LA501", "all", f"the loss is {loss}{why}")]
+    for call, reading in zip(capture.calls, read, strict=True):
+        if not call.finite:
+            return [finding("LA501", call.head.name, f"the logits of the {call.head.name} head are not finite")]
+        grad = grads.get(id(call.leaf))
+        broken = bool((reading.form == int(Form.NOT_FINITE)).any())
+        if grad is not None and (call.later is not None or call.rows is not None):  # read elsewhere, or in part
+            broken |= not all_finite(grad)
+        if broken:
+            return [finding("LA501", call.head.name, f"the gradient at the {call.head.name} head is not finite")]
+    return []

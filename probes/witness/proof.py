@@ -1,0 +1,98 @@
+"""Proof: rename every token of the batch, and see where the trained targets were taken from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from alignment import InputError, Supervision
+from alignment.barcode import Barcode, barcode, resolve_sources
+from alignment.recovery import Reading
+from alignment.sources import infer_sources, unpenalised
+
+from ..errors import UsageError
+from ..models.adapter import Batch, View
+from ..models.modules import positions_hint, task_type_hint
+from .one_pass import LossError, Watched, run_pass
+from .pace import IDS
+
+__all__ = ["prove", "retry_in_range"]
+
+
+def _passes(watched: Watched, batch: Batch, view: View) -> tuple[Barcode, list[list[Reading]]]:
+    """The readings of the batch under every digit of a barcode."""
+    model, adapter = watched.model, watched.adapter
+    code = barcode(view.streams, adapter.usable_ids(model, view))
+    passes = []
+    for digit in range(code.passes):
+        ids = [code.codes(n, len(stream), digit).to(stream.ids.device) for n, stream in enumerate(view.streams)]
+        relabelled = adapter.relabel(model, batch, view, ids, code.foreign(digit))
+        watched.pace.step(IDS)
+        passes.append(run_pass(watched, relabelled, adapter.view(model, relabelled)).readings)
+    return code, passes
+
+
+def prove(watched: Watched, batch: Batch, view: View, inferred: Sequence[Supervision]) -> tuple[Supervision, ...]:
+    """The same supervision with sources proven by a barcode, where the loss runs under one."""
+    try:
+        code, passes = _passes(watched, batch, view)
+    except (LossError, InputError):
+        return tuple(inferred)  # the loss holds on to its own labels: sources stay inferred
+    proven = resolve_sources(inferred, code, passes)
+    return tuple(
+        unpenalised(_confirmed(n, was, now, view, [readings[n].target for readings in passes]))
+        for n, (was, now) in enumerate(zip(inferred, proven, strict=True))
+    )
+
+
+def _confirmed(
+    number: int, inferred: Supervision, proven: Supervision, view: View, targets: Sequence[Tensor]
+) -> Supervision:
+    """Proven sources that the batch as it is bears out; the others stay inferred.
+
+    A loss that holds on to labels of its own trains the same token under every barcode, and a source whose
+    own token is not the trained one is none. Heads that read the same ids share their sources.
+    """
+    source, origin = proven.source.clone(), proven.origin.clone()
+    doubtful = torch.stack([target == inferred.target for target in targets]).all(0) & (source < 0)
+    for other, stream in enumerate(view.streams):
+        rows = torch.nonzero((origin == other) & (source >= 0)).reshape(-1)
+        if other != number and torch.equal(stream.ids, view.streams[number].ids):
+            origin[rows] = number
+        doubtful[rows] = stream.ids[source[rows]] != proven.target[rows]
+    return replace(
+        proven,
+        source=torch.where(doubtful, inferred.source, source),
+        origin=torch.where(doubtful, inferred.origin, origin),
+        exact=proven.exact and not bool((doubtful & proven.trained).any()),
+    )
+
+
+def retry_in_range(watched: Watched, batch: Batch, view: View, error: LossError) -> tuple[Supervision, ...]:
+    """A label out of a head's range: run it again with ids that every head knows, and see whose they are.
+
+    Raises:
+        UsageError: the loss failed for another reason.
+    """
+    if isinstance(error.cause, IndexError) or "out of bounds" in str(error.cause):
+        try:
+            code, passes = _passes(watched, batch, view)
+            proven = resolve_sources(infer_sources(passes[0], view.streams), code, passes)
+            return tuple(_literal(one, view) for one in proven)
+        except LossError:
+            pass
+    cause = error.cause
+    hint = task_type_hint(watched.model, cause) or positions_hint(watched.model, batch, cause)
+    raise UsageError(f"the loss function raised {type(cause).__name__}: {cause}{hint}") from cause
+
+
+def _literal(supervision: Supervision, view: View) -> Supervision:
+    """The supervision with the batch's own ids as targets again, where a barcode stood in for them."""
+    target = supervision.target.clone()
+    for number, stream in enumerate(view.streams):
+        rows = torch.nonzero((supervision.origin == number) & (supervision.source >= 0)).reshape(-1)
+        target[rows] = stream.ids[supervision.source[rows]]
+    return replace(supervision, target=target)

@@ -1,0 +1,76 @@
+"""A product that nobody sees: the logits of a linear head are not computed where noise stands in for them.
+
+At a vocabulary of 128256 the head's matrix product is the dearest step of a small model's forward. All that is
+needed of it is its shape, its dtype, and whether it would have been finite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..host.forward_patch import ForwardPatch
+
+__all__ = ["SkippedProduct"]
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class SkippedProduct:
+    """Stand around the forward of a linear head.
+
+    Args:
+        module: the head.
+        unseen: whether the logits of the present call will be replaced.
+    """
+
+    def __init__(self, module: nn.Linear, unseen: Callable[[], bool]) -> None:
+        self.unseen = unseen
+        self.placeholder: Tensor | None = None
+        self._largest: float | None = None
+        self._patch = ForwardPatch(module, self._around)
+
+    @staticmethod
+    def fits(module: nn.Module) -> bool:
+        """Whether the head is a linear layer and nothing else: no subclass, hook, patch or sharded weight."""
+        return (
+            type(module) is nn.Linear
+            and type(module.weight) is nn.Parameter
+            and module.weight.shape == (module.out_features, module.in_features)
+            and "forward" not in vars(module)
+            and not any(getattr(module, name) for name in HOOKS)
+            and not any(getattr(nn.modules.module, f"_global{name}", None) for name in HOOKS)
+        )
+
+    def remove(self) -> None:
+        """Put the module's own forward back."""
+        self._patch.remove()
+
+    def _around(
+        self, forward: Callable[..., Any], module: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if not self.unseen() or kwargs or len(args) != 1 or not isinstance(args[0], Tensor):
+            return forward(*args, **kwargs)
+        rows = args[0].detach()
+        if rows.dim() == 0 or rows.numel() == 0 or rows.shape[-1] != module.in_features:
+            return forward(*args)
+        none = forward(rows.reshape(-1, module.in_features)[:0])  # (0, V) in the dtype that autocast gives it
+        if not self.bound(module, rows) <= torch.finfo(none.dtype).max:
+            return forward(*args)  # it may overflow, or is not finite
+        self.placeholder = none.new_zeros(()).expand(*rows.shape[:-1], none.shape[-1])
+        return self.placeholder
+
+    def bound(self, module: nn.Linear, rows: Tensor) -> float:
+        """What no logit can exceed: the longest row (L1) times the largest weight; NaN if anything is NaN."""
+        if self._largest is None:  # once: a head may be called chunk by chunk
+            self._largest = _largest(module.weight.detach())
+        bias = 0.0 if module.bias is None else _largest(module.bias.detach())
+        return float(rows.float().abs().sum(-1).amax()) * self._largest + bias
+
+
+def _largest(values: Tensor) -> float:
+    low, high = torch.aminmax(values)
+    return float(torch.maximum(-low, high))

@@ -1,0 +1,194 @@
+"""The witness: run a loss on a model and say, per stream and row, what it trains.
+
+One pass of the loss on the batch as it is decides which rows are trained, on which token, with what
+weight. Only where that differs from what is expected, or could be read two ways, the batch is run
+again under a barcode, which proves where every target was taken from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from alignment import (
+    IGNORE_INDEX,
+    Convention,
+    Finding,
+    Supervision,
+    compare,
+    expect,
+    infer_convention,
+)
+from alignment.findings import finding
+from alignment.sources import infer_sources, is_ambiguous
+
+from ..host.preserve import preserved
+from ..models.adapter import Adapter, Batch, View
+from ..models.modules import unwrapped
+from .capture import Capture, told_dropped
+from .diagnose import explain_exception
+from .label_rules import label_findings
+from .one_pass import LossError, LossFunction, Options, Watched, run_along, run_pass
+from .pace import LOSS, Pace
+from .proof import prove, retry_in_range
+
+__all__ = ["LossFunction", "Options", "Witness", "expected_of", "unlabelled", "witness"]
+
+#: What text shows that lost its labels on the way: nothing, or labels that nobody expanded.
+WITHOUT_LABELS = frozenset({"LA105", "LA205", "LA206", "LA605"})
+
+
+@dataclass(frozen=True)
+class Witness:
+    """What a loss trains, beside what it must train.
+
+    Attributes:
+        view: the batch's streams and labels.
+        expected: per stream; from the batch's labels.
+        actual: per stream; read off the gradient. Empty if the loss could not be run.
+        findings: what tells the two apart.
+        loss: the loss's value on the stand-in logits, None if there is none.
+        outer_labels: label keywords the outermost model was given.
+        inner_labels: label keywords that reached the innermost forward.
+        notes: what a reader should know (declared conventions, unreadable rows).
+    """
+
+    view: View
+    expected: tuple[Supervision, ...]
+    actual: tuple[Supervision, ...]
+    findings: tuple[Finding, ...]
+    loss: float | None = None
+    outer_labels: frozenset[str] = frozenset()
+    inner_labels: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
+
+    def trained(self, number: int) -> Tensor:
+        """(R,) bool: rows of a stream that are trained, or must be."""
+        expected = self.expected[number].trained
+        return expected | self.actual[number].trained if self.actual else expected
+
+
+def witness(
+    model: nn.Module, adapter: Adapter, batch: Batch, loss_fn: LossFunction, options: Options | None = None
+) -> Witness:
+    """Watch ``loss_fn(model, batch)`` and compare what it trains with what the batch's labels demand.
+
+    Raises:
+        UsageError: the loss raises for another reason than lengths, or returns no scalar.
+        InputError: a batch that does not fit the model.
+    """
+    pace = Pace(model, lambda kind: run_along(watched, batch, view, kind))
+    watched = Watched(model, adapter, loss_fn, options or Options(), pace)
+    view = adapter.view(model, batch)
+    with preserved(model):
+        try:
+            return _watch(watched, batch, view)
+        finally:
+            pace.finish()
+
+
+def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
+    model, adapter, loss_fn, options = watched.model, watched.adapter, watched.loss_fn, watched.options
+    expected, notes = expected_of(view, options)
+    of_labels = label_findings(view)
+    try:
+        first = run_pass(watched, batch, view)
+    except LossError as error:
+        watched.pace.step(LOSS)
+        found = explain_exception(model, adapter, batch, view, loss_fn, error.cause, options.withhold)
+        actual = ()
+        if found is None:
+            actual = retry_in_range(watched, batch, view, error)
+        findings = list(compare(*_within_range(expected, actual))) if found is None else [found]
+        return _told(view, expected, actual, (*of_labels, *findings), None, error.capture, notes)
+    actual = infer_sources(first.readings, view.streams)
+    findings = first.problems or list(compare(expected, actual))
+    if not first.problems and _needs_proof(findings, actual):
+        actual = prove(watched, batch, view, actual)
+        findings = list(compare(expected, actual))
+    if unlabelled(view):  # nobody said what must be trained: only where its targets are taken from can be judged
+        findings = [f for f in findings if f.code != "LA202"]
+    findings += _labels_dropped(watched, first.capture, findings)
+    notes += _unreadable(actual, first.unplaced)
+    return _told(view, expected, actual, (*of_labels, *findings), first.loss, first.capture, notes)
+
+
+def _told(
+    view: View,
+    expected: tuple[Supervision, ...],
+    actual: tuple[Supervision, ...],
+    findings: tuple[Finding, ...],
+    loss: float | None,
+    capture: Capture,
+    notes: Sequence[str],
+) -> Witness:
+    outer, inner = frozenset(capture.outer_labels), frozenset(capture.inner_labels)
+    return Witness(view, expected, actual, findings, loss, outer, inner, tuple(notes))
+
+
+def _needs_proof(findings: Sequence[Finding], actual: Sequence[Supervision]) -> bool:
+    """Whether sources decide anything: something differs, or could be read two ways."""
+    about_sources = [f for f in findings if f.code not in ("LA205", "LA206") and f.severity == "error"]
+    return bool(about_sources) or any(f.code == "LA202" for f in findings) or any(is_ambiguous(a) for a in actual)
+
+
+def expected_of(view: View, options: Options) -> tuple[tuple[Supervision, ...], list[str]]:
+    """What the labels of a batch demand of every stream, and what was taken as declared."""
+    expected, notes = [], list(view.notes)
+    for number, (stream, labels, carried) in enumerate(zip(view.streams, view.labels, view.carried, strict=True)):
+        given = torch.full_like(stream.ids, IGNORE_INDEX) if labels is None else labels
+        convention = infer_convention(given, stream).convention
+        if convention is Convention.AMBIGUOUS:
+            convention = Convention.POSITION_ALIGNED if stream.is_audio else options.convention
+            notes.append(f"{stream.name}: the ids fit both label conventions; {convention} taken as declared")
+        if convention is Convention.INCONSISTENT:
+            convention = Convention.POSITION_ALIGNED if stream.is_audio else options.convention
+        expected.append(expect(given, stream, convention, number=number, carried=carried))
+    return tuple(expected), notes
+
+
+def _within_range(
+    expected: Sequence[Supervision], actual: Sequence[Supervision]
+) -> tuple[list[Supervision], list[Supervision]]:
+    """Both sides without the rows whose label no head knows: LA502 has told of them."""
+    sides: tuple[list[Supervision], list[Supervision]] = ([], [])
+    for wanted, got in zip(expected, actual, strict=True):
+        known = (wanted.target >= 0) & (wanted.target < wanted.stream.vocab)
+        beyond = wanted.trained & ~known & (got.source < 0)
+        for side, one in zip(sides, (wanted, got), strict=True):
+            target, weight = one.target.masked_fill(beyond, IGNORE_INDEX), one.weight.masked_fill(beyond, 0.0)
+            side.append(replace(one, target=target, weight=weight))
+    return sides
+
+
+def unlabelled(view: View) -> bool:
+    """Whether a batch has no labels at all, not even masked ones."""
+    return all(labels is None for labels in view.labels)
+
+
+def _labels_dropped(watched: Watched, capture: Capture, findings: Sequence[Finding]) -> list[Finding]:
+    """LA601: a wrapper was given labels, and the innermost forward was not.
+
+    A module of the user's own may keep them and compute the loss itself: it is accused where text goes without.
+    """
+    dropped = capture.dropped_labels
+    own = unwrapped(watched.model) is not watched.adapter.inner(watched.model)
+    if not dropped or (
+        own and not any(f.code in WITHOUT_LABELS and not f.stream.startswith("audio") for f in findings)
+    ):
+        return []
+    return [finding("LA601", "text", told_dropped(dropped), count=len(dropped))]
+
+
+def _unreadable(actual: Sequence[Supervision], unplaced: int) -> list[str]:
+    notes = [
+        f"{one.stream.name}: {int(one.soft.sum())} rows have no hard target (a soft teacher, a penalty): not read"
+        for one in actual
+        if bool(one.soft.any())
+    ]
+    if unplaced:
+        notes.append(f"{unplaced} trained rows belong to no position of the batch (audio, prompts or padding put in)")
+    return notes

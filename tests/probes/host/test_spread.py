@@ -1,0 +1,147 @@
+"""FSDP2, DDP and accelerate under the checks, in one process and in two: named, silent, and nothing left behind."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import spread_cases
+import torch
+import torch.nn.functional as F
+from spread_cases import APART, CASES, HIGGS, expected, run_case
+from torch import distributed, nn
+
+from probes.witness.pace import IDS, LOSS, Pace
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+ROOT = Path(__file__).parents[3]
+#: What the two processes of a plain run of the tests are shown: the nightly run shows them everything.
+QUICK = ["fsdp2", "fsdp2, fused copy", "fsdp2, one process copies", "ddp, one process copies", "accelerate, copy"]
+
+
+def skip_unless_possible(name):
+    pytest.importorskip("torch.distributed.fsdp", reason="torch has no FSDP2")
+    if "fused" in name and not hasattr(F, "linear_cross_entropy"):
+        pytest.skip("torch has no linear_cross_entropy")
+    for package, word in (("accelerate", "accelerate"), ("peft", "lora")):
+        if word in name:
+            pytest.importorskip(package)
+
+
+@pytest.fixture(scope="module")
+def group(tmp_path_factory):
+    """A group of this process alone."""
+    store = tmp_path_factory.mktemp("group") / "store"
+    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+def check(told, case, rank=0):
+    failed = told.pop("failed")
+    assert told == expected(case, rank)
+    assert bool(failed) == bool(told["codes"])
+
+
+@pytest.mark.usefixtures("group")
+@pytest.mark.parametrize("name", CASES)
+def test_one_process(name):
+    skip_unless_possible(name)
+    check(run_case(CASES[name]), CASES[name])
+
+
+@pytest.mark.higgs
+@pytest.mark.filterwarnings(f"ignore:{spread_cases.HIGGS_WARNS}")
+@pytest.mark.usefixtures("group")
+@pytest.mark.parametrize("name", HIGGS)
+def test_one_process_with_higgs(name):
+    skip_unless_possible(name)
+    check(run_case(HIGGS[name]), HIGGS[name])
+
+
+def in_two_processes(*names):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [*command, spread_cases.__file__, *names], env=env, capture_output=True, text=True, timeout=400, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    every = {**CASES, **HIGGS, **APART}
+    assert sorted((one["name"], one["rank"]) for one in told) == sorted((n, r) for n in names for r in (0, 1))
+    for one in told:
+        case, rank = every[one.pop("name")], one.pop("rank")
+        check(one, case, rank)
+
+
+def test_two_processes():
+    for name in QUICK:
+        skip_unless_possible(name)
+    in_two_processes(*QUICK)
+
+
+@pytest.mark.deep
+def test_two_processes_of_every_case():
+    for name in CASES:
+        skip_unless_possible(name)
+    in_two_processes(*CASES, *APART)
+
+
+@pytest.mark.deep
+@pytest.mark.higgs
+def test_two_processes_with_higgs():
+    in_two_processes(*HIGGS)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="accelerate shards on an accelerator only")
+@pytest.mark.parametrize(("loss", "codes"), [(spread_cases.own, []), (spread_cases.copied, ["LA102"])])
+def test_accelerate_with_fsdp2(loss, codes, tmp_path, monkeypatch):
+    accelerate = pytest.importorskip("accelerate")
+    for key, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
+        monkeypatch.setenv(key, value)
+    distributed.init_process_group("nccl", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        plugin = accelerate.FullyShardedDataParallelPlugin(
+            fsdp_version=2,
+            auto_wrap_policy="transformer_based_wrap",
+            transformer_cls_names_to_wrap=["LlamaDecoderLayer"],
+        )
+        accelerator = accelerate.Accelerator(fsdp_plugin=plugin, mixed_precision="bf16")
+
+        def prepared():
+            model = spread_cases.llama()
+            return accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))[0]
+
+        def batch():
+            return {key: value.cuda() for key, value in spread_cases.text_batch().items()}
+
+        case = spread_cases.Case(prepared, loss, tuple(codes), batch)
+        check(run_case(case), case)
+    finally:
+        distributed.destroy_process_group()
+
+
+# -- keeping pace ---------------------------------------------------------------------------------------
+
+
+def test_a_model_of_one_process_waits_for_none():
+    pace = Pace(nn.Linear(2, 2), pytest.fail)
+    pace.step(LOSS)
+    pace.step(IDS)
+    pace.finish()
+
+
+def test_a_process_runs_along_until_it_is_its_turn(monkeypatch):
+    """The others want the ids of a decoder, then the loss before its first head, then nothing."""
+    others, ran = iter([LOSS + 1, IDS, IDS, LOSS, 0]), []
+    pace = Pace(nn.Linear(2, 2), ran.append)
+    monkeypatch.setattr(pace, "_highest", lambda kind: max(kind, next(others)))
+    pace.step(LOSS)
+    assert ran == [LOSS + 1]
+    pace.step(IDS)
+    assert ran == [LOSS + 1]
+    pace.finish()
+    assert ran == [LOSS + 1, LOSS]

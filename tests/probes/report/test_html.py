@@ -1,0 +1,427 @@
+"""``--html``: one file that needs no network, says what the report says, and lets no text from data run."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch.nn.functional as F
+
+from alignment.findings import Example, finding
+from loss_align import main
+from probes import check_loss
+from probes.records.report import error_report
+from probes.records.row_story import RowStory
+from probes.report import Check, Report
+from probes.report.columns import columns
+from probes.report.html import render
+from probes.report.kinds import KINDS, KINDS_OF, kind_of
+from probes.report.picture import picture
+from probes.report.tokens import SIGNS
+
+ROOT = Path(__file__).parents[3]
+TRAINERS = ROOT / "fixtures" / "trainers"
+TWO_MB = 2_000_000
+EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'`&\u2028"
+
+
+def story(row, verdict="copy", **changes):
+    plain = {
+        "right": {"target": row + 101, "expected": row + 101, "offset": 1},
+        "copy": {"target": row + 100, "expected": row + 101, "offset": 0},
+        "none": {"target": -1, "expected": -1, "offset": None},
+    }.get(verdict, {"target": -1, "expected": row + 101, "offset": None})
+    base = RowStory(
+        "text", 0, row, row + 100, **plain, weight=0.1, verdict=verdict, padding=False, filler=False, segment=0
+    )
+    return replace(base, **changes)
+
+
+def report(rows, **changes):
+    return Report(
+        checks=[Check("pairing-text", "Each text logit", "fail", "LA102")],
+        findings=[finding("LA102", "text", "copies", count=2, examples=(Example("text", 0, 3, 103, 104, 3),))],
+        streams={"text": {"rows": len(rows), "expected": 2, "offsets": {"0": 2}}},
+        environment={"model": "tiny"},
+        rows=lambda: rows,
+        **changes,
+    )
+
+
+class Reader(HTMLParser):
+    """Every tag and address of a page, and the text of its scripts."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.links, self.scripts, self.ids = [], [], [], []
+        self.inside = None
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.inside = tag
+        for key, value in attrs:
+            assert not key.startswith("on"), (tag, key)
+            if key in ("src", "href", "action", "srcset"):
+                self.links.append(value)
+            if key == "id":
+                self.ids.append(value)
+
+    def handle_data(self, data):
+        if self.inside == "script":
+            self.scripts.append(data)
+
+    def handle_endtag(self, tag):
+        self.inside = None
+
+
+def told(page):
+    """The rows that a page's script reads."""
+    return json.loads(re.search(r'id="data">(.*?)</script>', page, flags=re.DOTALL)[1])
+
+
+# ---------------------------------------------------------------- the page
+
+
+def test_the_page_says_what_the_report_says():
+    page = render(report([story(row) for row in range(6)]))
+    assert "FAIL" in page
+    assert "LA102 copy-objective" in page
+    assert "pairing-text" in page
+    assert 'href="#row/text/0/3"' in page
+    assert "What this loss trains: 6 copy" in page
+    assert "What it should train: the next token" in page
+
+
+def test_the_page_needs_no_network():
+    page = render(report([story(row) for row in range(6)]))
+    seen = Reader(page)
+    assert all(link.startswith(("#", "data:image/svg+xml")) for link in seen.links)
+    addresses = set(re.findall(r"\b(?:https?:)?//[a-z][^\s\"'<]*", page))
+    assert addresses <= {"http://www.w3.org/2000/svg"}, "a name space, never fetched"
+    assert "default-src 'none'" in page
+    assert "unsafe-inline" not in page
+    assert len(seen.ids) == len(set(seen.ids))
+
+
+def test_a_page_without_findings_or_rows():
+    page = render(Report(checks=[Check("coverage", "Every target", "pass", "2 of 2")]))
+    assert "PASS" in page
+    assert "None." in page
+    assert 'id="rows"' not in page
+
+
+def test_an_error_is_a_page_too():
+    page = render(error_report("no such <file>", 2))
+    assert "ERROR" in page
+    assert "no such &lt;file&gt;" in page
+    assert "exit code 2" in page
+    assert told(page)["parts"] == []
+
+
+def test_no_text_from_data_becomes_markup():
+    evil = finding("LA102", f"text {EVIL}", EVIL, fix=EVIL, examples=(Example(f"t{EVIL}", 0, 1, 1, 2, 1),))
+    page = render(
+        Report(
+            checks=[Check(EVIL, EVIL, "fail", EVIL)],
+            findings=[evil],
+            streams={EVIL: {"rows": 1, "offsets": {EVIL: 1}}},
+            environment={"model": EVIL, EVIL: EVIL},
+            decision={"text": {"pairing": EVIL}},
+            notes=[EVIL],
+            rows=lambda: [story(0, stream=f"text{EVIL}"), story(1)],
+            token_name=lambda token: f"{EVIL}{token}",
+        )
+    )
+    clean = Reader(render(report([story(0), story(1)])))
+    seen = Reader(page)
+    assert seen.tags.count("script") == clean.tags.count("script") == 2
+    assert "img" not in seen.tags
+    assert told(page)["names"]["101"].startswith("</script>"), "still there, as text"
+
+
+def test_every_verdict_has_a_kind_and_every_kind_a_colour():
+    styles = [(ROOT / "probes" / "report" / "assets" / name).read_text() for name in ("page.css", "picture.css")]
+    assert {kind.id for kind in KINDS} == {*SIGNS, "double"}
+    for kind in KINDS:
+        assert f".k-{kind.id} " in styles[0]
+        assert f".picture .{kind.id} " in styles[1]
+    assert {kind for kinds in KINDS_OF.values() for kind in kinds} <= {kind.id for kind in KINDS}
+    assert kind_of(story(0, "astray", offset=2)) == "double"
+    assert kind_of(story(0, "astray", offset=3)) == "astray"
+
+
+def test_causality_is_drawn_where_the_report_has_it():
+    cut = {"sample": 0, "position": 5, "what": "inside <text>", "leaking": 1, "moved": 4, "strip": "··!█"}
+    one = report([story(0)])
+    assert "Causality" not in render(one)
+    one.causality = {"runs": [], "cuts": [cut]}
+    page = render(one)
+    assert "inside &lt;text&gt;" in page
+    assert "4 rows moved, 1 of them before the cut" in page
+
+
+# ---------------------------------------------------------------- the rows
+
+
+def test_the_rows_come_back_as_they_were():
+    rows = [story(0, "none"), story(1), story(2, "missing"), story(7, "right", weight=float("nan")), story(8, sample=1)]
+    part, other = json.loads(columns(rows, 5, [], str))["parts"]
+    assert part["row"] == [[0, 3], [7, 1]]
+    assert part["token"] == [100, 101, 102, 107]
+    assert part["target"] == [-1, 101, -1, 108]
+    assert part["offset"] == [[None, 1], [0, 1], [None, 1], [1, 1]]
+    assert part["weight"] == [[0.1, 3], ["nan", 1]]
+    assert [KINDS[kind].id for kind, _ in part["kind"]] == ["none", "copy", "missing", "right"]
+    assert (other["sample"], other["token"]) == (1, [108])
+
+
+def test_a_long_batch_stays_under_two_megabytes():
+    audio = [
+        story(n, stream=f"audio[{k}]", sample=s, weight=n / 7) for s in (0, 1) for k in range(8) for n in range(3900)
+    ]
+    text = [story(n, sample=s, token=120_000 - n, weight=n / 3) for s in (0, 1) for n in range(4096)]
+    page = render(report([*text, *audio], token_name=lambda token: f"token number {token}"))
+    assert len(page.encode()) < TWO_MB
+    data = told(page)
+    held = [sum(count for _, count in part["row"]) for part in data["parts"]]
+    assert max(held) < 4096, "this one has to be cut"
+    assert data["total"] > sum(held), "and the page says so"
+    short = told(render(report([story(n, sample=s, token=n) for s in (0, 1) for n in range(4096)])))
+    assert [part["row"] for part in short["parts"]] == [[[0, 4096]]] * 2, "4096 positions of text fit whole"
+
+
+def test_the_picture_opens_where_the_finding_points():
+    rows = [story(row, "none") for row in range(40)] + [story(row) for row in range(40, 80)]
+    found = finding("LA102", "text", "copies", examples=(Example("text", 0, 60, 1, 2, 60),))
+    assert "rows 58 to 69" in picture(rows, [found], str)
+    assert "rows 38 to 49" in picture(rows, [], str)
+    assert picture([], [found], str) == ""
+    right = picture([story(row, "right") for row in range(5)], [], str)
+    assert "5 right" in right
+    assert "should train" not in right
+    unknown = picture([story(row, "unknown") for row in range(5)], [], str)
+    assert "What this loss trains" not in unknown
+
+
+# ---------------------------------------------------------------- real models
+
+
+def test_any_model_gets_its_rows(lm):
+    page = render(check_loss(lm.model, lm.batch, lm.copy))
+    data = told(page)
+    kinds = [KINDS[kind].id for part in data["parts"] for kind, _ in part["kind"]]
+    assert "copy" in kinds
+    assert data["findings"][0]["label"] == "LA102 copy-objective on text"
+
+
+@pytest.fixture(scope="module")
+def lm():
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=128, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+    )
+    ids = torch.arange(40).view(2, 20) + 3
+
+    def copy(model, batch):
+        return F.cross_entropy(model(**batch).logits.flatten(0, 1), batch["labels"].flatten())
+
+    return SimpleNamespace(model=LlamaForCausalLM(config), batch={"input_ids": ids, "labels": ids.clone()}, copy=copy)
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """The pages of the seed document's losses: before its fix, after it, and corrected."""
+    folder = tmp_path_factory.mktemp("pages")
+    for name, expected in (("seed_before_fix", 1), ("seed_after_fix", 1), ("correct", 0)):
+        loss = f"{TRAINERS / name}.py:loss"
+        assert main(["preflight", "--length", "96", "--loss", loss, "--html", str(folder / f"{name}.html")]) == expected
+    return folder
+
+
+@pytest.mark.higgs
+@pytest.mark.parametrize(
+    ("name", "says", "kinds"),
+    [
+        ("seed_before_fix", "LA101 length-mismatch", {"unknown", "none"}),
+        ("seed_after_fix", "LA102 copy-objective", {"copy", "missing", "right", "none"}),
+        ("correct", "PASS", {"right", "none"}),
+    ],
+)
+def test_the_three_losses_of_the_seed(pages, name, says, kinds):
+    page = (pages / f"{name}.html").read_text(encoding="utf-8")
+    assert len(page.encode()) < TWO_MB
+    assert says in page
+    data = told(page)
+    assert {KINDS[kind].id for part in data["parts"] for kind, _ in part["kind"]} == kinds
+    assert {part["stream"] for part in data["parts"]} == {"text", *(f"audio[{k}]" for k in range(8))}
+    assert data["names"]["128009"] == "<|eot_id|>"
+
+
+#: The command that README gives for its picture; the picture is the page's first.
+PICTURED = (
+    "explain --data fixtures/chatml/speech.jsonl --loss fixtures/trainers/seed_after_fix.py:loss "
+    "--sample 1 --stream text --rows 148:160"
+)
+
+
+@pytest.mark.higgs
+def test_the_picture_in_the_readme_is_what_the_command_makes(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert f"loss-align {PICTURED}" in (ROOT / "README.md").read_text(encoding="utf-8")
+    page = tmp_path / "page.html"
+    assert main([*PICTURED.split(), "--html", str(page)]) == 1
+    drawn = re.search(r"<svg class=\"picture\".*?</svg>\n", page.read_text(encoding="utf-8"), flags=re.DOTALL)[0]
+    assert drawn == (ROOT / "docs" / "copy-objective.svg").read_text(encoding="utf-8"), "save it from the page again"
+
+
+@pytest.mark.higgs
+def test_a_page_that_cannot_be_written_is_refused_first(tmp_path, capsys):
+    assert main(["preflight", "--html", str(tmp_path / "no" / "page.html")]) == 2
+    assert "create it first" in capsys.readouterr().err
+
+
+def test_bad_usage_writes_the_page_of_the_error(tmp_path):
+    path = tmp_path / "page.html"
+    assert main(["preflight", "--html", str(path), "--batch-size", "none"]) == 2
+    assert "is not a whole number" in path.read_text(encoding="utf-8")
+
+
+def test_characters_that_no_page_can_hold_are_replaced():
+    report = error_report("a\x00b\x1b[31mc\ud800", 2)
+    page = render(report)
+    assert "a\ufffdb\ufffd[31mc\ufffd" in page
+    page.encode("utf-8")
+
+
+# ---------------------------------------------------------------- in a browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if shutil.which("chromium") is None:
+        pytest.skip("no chromium on this machine: apt install chromium")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        pytest.skip("playwright is not installed: pip install playwright")
+    with sync_playwright() as started:
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        running = started.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    """Open a report from disk; what the console said, and what was asked of the network, must be nothing."""
+    said, asked = [], []
+
+    def call(one):
+        path = tmp_path / "page.html"
+        path.write_text(render(one), encoding="utf-8")
+        page = browser.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("dialog", lambda dialog: said.append(dialog.message))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(path.as_uri())
+        return page
+
+    yield call
+    assert said == []
+    assert all(url.startswith(("file:", "data:")) for url in asked)
+
+
+def mixed():
+    text = [story(row, "none") for row in range(50)] + [story(row) for row in range(50, 60)]
+    other = [story(row, "right", sample=1) for row in range(20)]
+    audio = [story(row, "right", stream=f"audio[{k}]") for k in range(2) for row in range(12)]
+    rows = [*text, *other, *audio]
+    one = report(rows)
+    one.streams["audio[0]"] = one.streams["audio[1]"] = {"rows": 12}
+    one.streams["text"]["rows"] = len(text) + len(other)
+    one.findings = [finding("LA102", "text", "copies", examples=(Example("text", 0, 55, 155, 156, 55),))]
+    return one
+
+
+@pytest.mark.browser
+def test_the_filters_work(opened):
+    page = opened(mixed())
+    count = page.locator("#count")
+    assert page.locator(".part h3").all_text_contents() == [
+        "text · sample 0",
+        "audio, codebooks by frames · sample 0",
+        "text · sample 1",
+    ]
+    assert count.inner_text() == "54 of 104 rows match"
+    page.select_option("#sample", "1")
+    assert page.locator(".part h3").all_text_contents() == ["text · sample 1"]
+    assert count.inner_text() == "20 of 20 rows match"
+    page.get_by_role("button", name="Reset filters").click()
+    page.select_option("#stream", "audio[1]")
+    assert page.locator(".part h3").all_text_contents() == ["audio[1] · sample 0"]
+    page.select_option("#stream", "text")
+    page.select_option("#finding", "0")
+    assert count.inner_text() == "10 of 80 rows match"
+    page.locator("#kind-copy").focus()
+    page.keyboard.press("Space")
+    assert count.inner_text() == "0 of 80 rows match"
+    assert page.get_by_role("button", name="next").is_disabled()
+
+
+@pytest.mark.browser
+def test_a_finding_leads_to_its_row_and_keys_lead_on(opened):
+    page = opened(mixed())
+    page.get_by_role("link", name="text sample 0 row 55").click()
+    detail = page.locator(".part .detail").first
+    assert "row 55 · has read 155 · is trained to predict 155 (offset 0) · should predict 156" in detail.inner_text()
+    page.locator(".part .view").first.focus()
+    page.keyboard.press("ArrowRight")
+    assert "row 56" in detail.inner_text()
+    page.keyboard.press("End")
+    assert "row 59" in detail.inner_text()
+    page.keyboard.press("Home")
+    assert "row 0 · has read 100 · is not trained" in detail.inner_text()
+    page.keyboard.press("n")
+    assert "row 50" in detail.inner_text()
+    page.get_by_text("these rows as a table").first.click()
+    assert page.locator(".part table tbody tr").count() > 3
+
+
+@pytest.mark.browser
+def test_a_short_stream_is_drawn_too(opened):
+    rows = [story(0), *(story(0, "right", stream=f"audio[{k}]") for k in range(2))]
+    page = opened(report(rows))
+    assert page.locator(".cell").count() == 2
+    page.locator(".cell").last.click()
+    assert "audio[1], sample 0, row 0" in page.locator(".part .detail").last.inner_text()
+
+
+@pytest.mark.browser
+def test_no_script_comes_in_with_the_data(opened):
+    one = mixed()
+    one.token_name = lambda token: f"{EVIL}{token}"
+    one.environment = {"model": EVIL}
+    one.notes = [EVIL]
+    page = opened(one)
+    assert page.locator("#count").inner_text() == "54 of 104 rows match"
+    assert page.locator("img").count() == 0
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_nothing_runs_out_of_the_window(opened, scheme, width):
+    page = opened(mixed())
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert background == {"light": "rgb(250, 249, 247)", "dark": "rgb(20, 23, 26)"}[scheme]
