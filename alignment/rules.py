@@ -13,7 +13,7 @@ from .errors import InputError
 
 __all__ = ["RULES", "Rule", "Severity", "lookup", "nearest"]
 
-Severity = Literal["error", "warning"]
+Severity = Literal["error", "warning", "blind"]
 
 _NO_CASE = "No public case on record."
 _ABSORBS = "Across a whole stream it absorbs LA201, LA202, LA203 and LA301 of that stream."
@@ -369,6 +369,60 @@ _CATALOGUE = (
         fix="See what changed with `loss-align diff OLD NEW`. Undo it, or where it is meant write a new "
         "baseline with `loss-align record`.",
         case=_NO_CASE,
+    ),
+    Rule(
+        "LA801",
+        "unwatched-head",
+        "blind",
+        summary="The loss trains logits over a vocabulary that no judged stream explains.",
+        silent="A model with several heads has one loss curve, and the head that is looked at may be right.",
+        fix="Declare the stream of this head in two lines (`streams=` or `--streams FILE`), or let "
+        "`loss-align discover` write them. Where it is left out on purpose, accept it by name: `--ignore LA801:HEAD`.",
+        case="boson-ai/higgs-audio #94: the text loss was right, and every codebook head was trained to copy.",
+        note="Value, reward, classification, stop and CTC heads, routers and contrastive losses are a note.",
+    ),
+    Rule(
+        "LA802",
+        "unread-rows",
+        "blind",
+        summary="Expected rows have a gradient that names no single target.",
+        silent="A soft teacher spreads its gradient over the vocabulary, and a saturated softmax has none to read.",
+        fix="Check the loss on its hard targets, or on a fresh model; where a soft teacher is meant, accept it by "
+        "name: `--ignore LA802:text`.",
+        case=_NO_CASE,
+        note="Regularisers on rows without a target are stated, and so are up to 5% of a stream's rows that are "
+        "saturated.",
+    ),
+    Rule(
+        "LA803",
+        "unplaced-rows",
+        "blind",
+        summary="Trained rows belong to no position of the batch.",
+        silent="Rows that the model puts in by itself have no input token to compare their target with.",
+        fix="Name the ids that the head's rows stand for with `--streams FILE`, or accept it by name: "
+        "`--ignore LA803:text`.",
+        case=_NO_CASE,
+        note="Virtual tokens that PEFT puts in front are none.",
+    ),
+    Rule(
+        "LA804",
+        "nothing-to-compare",
+        "blind",
+        summary="Nobody says which tokens must be trained, or no stream was judged at all.",
+        silent="Without labels, a mask or a template every loss is as right as any other.",
+        fix="Put labels or a loss mask into the batch, or say whose turns are meant with `--train-on`.",
+        case=_NO_CASE,
+        note="Not where every row that is no padding and has a successor is trained: there is nothing to compare.",
+    ),
+    Rule(
+        "LA805",
+        "not-replayed",
+        "blind",
+        summary="Causality applies and could not be judged.",
+        silent="An offset is right only where the row could not see its target.",
+        fix="Run `loss-align preflight` on the same model and loss; to do without, say `--replay none`.",
+        case=_NO_CASE,
+        note="A skip that the caller asked for is accepted and named.",
     ),
 )
 

@@ -3,6 +3,7 @@
 import ast
 import json
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -66,3 +67,104 @@ def test_imports_inside_functions_are_seen_too(tmp_path):
         "def f():\n    from probes.batches.barcoded import collate\n    import peft.tuners\n    from .. import x\n"
     )
     assert list(imported(source)) == ["probes.batches.barcoded", "peft.tuners", ".."]
+
+
+# ------------------------------------------------------------------------------ rooms of probes/
+
+#: From the top, as ARCHITECTURE.md lists them: arrows point down only.
+ROOMS = re.findall(r"^\| `(\w+)/` \|", (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8"), re.MULTILINE)
+#: What lies at the root, for everybody.
+SHARED = {"", "errors"}
+
+
+def modules_of(package):
+    """Every module below a package's folder, by its dotted name, which is empty for the package itself."""
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+def arrows(package):
+    """Every (module, module that it imports) inside a package, also inside functions and for types alone."""
+    modules = dict(modules_of(package))
+    for name, path in modules.items():
+        folder = name.split(".") if path.stem == "__init__" and name else name.split(".")[:-1]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or not node.level:
+                continue
+            base = [*folder[: len(folder) - node.level + 1], *(node.module or "").split(".")]
+            base = ".".join(part for part in base if part)
+            for alias in node.names:
+                whole = f"{base}.{alias.name}".strip(".")
+                yield name, whole if whole in modules else base
+
+
+def upward(package):
+    """Arrows from a room to one above it, or to a room that nobody has listed."""
+    found = set()
+    for name, target in arrows(package):
+        here, there = name.split(".")[0], target.split(".")[0]
+        if {here, there} & SHARED or here == there:
+            continue
+        if not {here, there} <= set(ROOMS) or ROOMS.index(there) < ROOMS.index(here):
+            found.add((name, target))
+    return found
+
+
+def circles(package):
+    """Modules that import themselves in the end."""
+    edges = {}
+    for name, target in arrows(package):
+        if target != name and target != name.rpartition(".")[0]:  # names that a room's own door hands out
+            edges.setdefault(name, set()).add(target)
+
+    def reached(start):
+        seen, todo = set(), [*edges.get(start, ())]
+        while todo:
+            module = todo.pop()
+            if module not in seen:
+                seen.add(module)
+                todo += edges.get(module, ())
+        return seen
+
+    return {name for name in edges if name in reached(name)}
+
+
+def test_probes_is_rooms_and_nothing_else():
+    here = {path.name for path in (ROOT / "probes").iterdir() if path.name not in ("__pycache__", "py.typed")}
+    assert here == {"__init__.py", "errors.py", *ROOMS}
+
+
+def test_no_arrow_between_rooms_runs_up():
+    assert upward(ROOT / "probes") == set()
+
+
+def test_no_module_imports_itself_in_the_end():
+    assert circles(ROOT / "probes") == set()
+    assert circles(ROOT / "alignment") == set()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["from ..checks import check", "def f():\n    from ..checks.check import check_loss", "from .. import checks"],
+    ids=["module", "inside a function", "a whole room"],
+)
+def test_an_arrow_that_runs_up_is_seen(tmp_path, statement):
+    for module in ("host/__init__", "host/files", "checks/__init__", "checks/check"):
+        path = tmp_path / f"{module}.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(statement if module == "host/files" else "")
+    assert [name for name, _ in upward(tmp_path)] == ["host.files"]
+
+
+def test_a_circle_is_seen(tmp_path):
+    (tmp_path / "one.py").write_text("from .two import x\n")
+    (tmp_path / "two.py").write_text("def f():\n    from .one import y\n")
+    assert circles(tmp_path) == {"one", "two"}
+
+
+def test_the_tests_mirror_the_rooms():
+    rooms = {
+        path.name for path in (ROOT / "tests" / "probes").iterdir() if path.is_dir() and path.name != "__pycache__"
+    }
+    assert rooms <= set(ROOMS)

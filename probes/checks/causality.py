@@ -8,14 +8,10 @@ is allowed. (Poisoning later inputs with NaN would not do: 0 · NaN passes throu
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from alignment import Finding
 
 from ..host.preserve import preserved
 from ..models import Adapter, Batch
@@ -24,10 +20,11 @@ from ..models.forward import Outputs, all_finite, can_be_learnt, forward, spelle
 from ..models.modules import routes_by_capacity
 from ..records.report import Check
 from ..witness.witness import Witness
+from .cuts import Causality, Cut, Run
 from .leaks import judge
-from .perturbation import SAME_ORDER, Movement, perturbed, repeats, row_changes, stream_logits
+from .perturbation import SAME_ORDER, perturbed, repeats, row_changes, stream_logits
 
-__all__ = ["Causality", "Cut", "Run", "causality", "causality_check"]
+__all__ = ["causality", "causality_check"]
 
 TITLE = "No logit sees its own target or later inputs"
 #: Where a stretch of one kind is cut inside.
@@ -35,44 +32,6 @@ INSIDE = (0.35, 0.7)
 #: Cells of the strip that shows one cut.
 CELLS = 64
 UNMOVED, MOVED, LEAK = "·", "█", "!"
-
-
-@dataclass(frozen=True)
-class Run:
-    """A stretch of one kind in the sequence of a sample: positions ``first`` to ``last``."""
-
-    sample: int
-    kind: str
-    first: int
-    last: int
-
-
-@dataclass(frozen=True)
-class Cut:
-    """One cut: where, how many rows before it and from it on moved, and a strip of the sample's positions."""
-
-    sample: int
-    position: int
-    what: str
-    leaking: int
-    moved: int
-    strip: str
-
-
-@dataclass
-class Causality:
-    """What the cuts showed, held to which movement by rounding; ``problem`` says why there are none."""
-
-    runs: list[Run] = field(default_factory=list)
-    cuts: list[Cut] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    movement: Movement | None = None
-    problem: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """The picture in the report's JSON schema."""
-        return {"runs": [asdict(run) for run in self.runs], "cuts": [asdict(cut) for cut in self.cuts]}
 
 
 def causality(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,10 +12,8 @@ from alignment.findings import finding
 
 from ..models.adapter import Layout
 from ..witness.witness import Witness
+from .cuts import Causality
 from .perturbation import SAME_ORDER, Movement
-
-if TYPE_CHECKING:
-    from .causality import Causality
 
 __all__ = ["judge"]
 
