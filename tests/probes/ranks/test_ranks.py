@@ -27,7 +27,7 @@ from probes.witness.witness import Options
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[3]
-LOSSES = Path(__file__).with_name("rank_losses.py")
+LOSSES = Path(__file__).parents[1] / "rank_losses.py"
 WAITED = "the loss of rank 0 waited in a collective for rank 1"
 
 
