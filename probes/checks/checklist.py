@@ -9,26 +9,25 @@ import torch
 from torch import Tensor
 
 from alignment import IGNORE_INDEX, Finding, Supervision, pair
+from alignment.rules import failing
 
 from ..models.forward import Outputs, length_problem
 from ..records.report import Check
 from .budget import loss_budget
 from .engine import Engine
 from .training import NotTrainedError, Steps
-from .witness_checks import LENGTH, concerning, named
+from .witness_checks import concerning, named
 
 __all__ = ["fallback_path", "loss_value", "text_length", "training_step"]
 
 #: How far from ln(vocabulary) the loss of a randomly initialised model may lie.
 NEAR_UNIFORM = 0.05
-#: Findings that leave a stream without any loss value.
-WITHOUT_LOSS = frozenset({"LA101", "LA205", "LA206", "LA501", "LA605"})
 
 
 def text_length(engine: Engine, findings: Sequence[Finding]) -> Check:
     """Logits, expanded ids and expanded labels have the same length, and are what our expansion says."""
     title = "Logits and expanded labels have the same length"
-    bad = concerning(findings, LENGTH, "text")
+    bad = concerning(findings, failing("text-length"), "text")
     if bad:
         return Check("text-length", title, "fail", f"LA101: {bad[0].message}")
     problem = length_problem(engine.outputs, engine.view)
@@ -51,7 +50,7 @@ def loss_value(kind: str, engine: Engine, findings: Sequence[Finding], *, random
     wanted = sum(int((e.trained & ~e.lost).sum()) for e in mine)
     if wanted == 0:
         return Check(check_id, title, "skip", f"the batch has no {kind} target")
-    without = concerning(findings, WITHOUT_LOSS, kind)
+    without = concerning(findings, failing("loss"), kind)
     if without:
         return Check(check_id, title, "fail", named(without))
     if engine.dual is None:

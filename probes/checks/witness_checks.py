@@ -6,18 +6,17 @@ from collections.abc import Sequence
 
 from alignment import Finding
 from alignment.comparison import judge
+from alignment.rules import failing
 from alignment.supervision import Supervision
 
 from ..models import Adapter, Batch
 from ..records.report import Check
 from ..witness.witness import Witness, unlabelled
 
-__all__ = ["COVERAGE", "LENGTH", "PAIRING", "concerning", "named", "witness_checks"]
+__all__ = ["COVERAGE", "PAIRING", "concerning", "named", "witness_checks"]
 
 #: Findings by the check they fail.
-LENGTH = frozenset({"LA101"})
-PAIRING = frozenset({"LA101", "LA102", "LA103", "LA104", "LA105", "LA106", "LA107", "LA205", "LA206", "LA501", "LA605"})
-COVERAGE = frozenset({"LA201", "LA202", "LA203", "LA204", "LA205", "LA206", "LA502", "LA605"})
+PAIRING, COVERAGE = failing("pairing"), failing("coverage")
 
 
 def witness_checks(
@@ -141,7 +140,7 @@ def _received_check(
     check_id, title = "labels-received", "The model receives the labels"
     if withheld:
         return Check(check_id, title, "skip", "declared: --labels none withholds them from the model")
-    dropped = concerning(findings, frozenset({"LA601"}))
+    dropped = concerning(findings, failing("labels-received"))
     if dropped:
         return Check(check_id, title, "fail", dropped[0].message)
     got = ", ".join(f"{key}: {key in seen.inner_labels}" for key in adapter.label_keys if batch.get(key) is not None)

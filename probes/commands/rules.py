@@ -63,6 +63,8 @@ def _print_one(console: object, rule: Rule) -> None:
         ("How to fix it", rule.fix),
         ("A real case", rule.case),
         ("Note", rule.note),
+        ("It explains, and is told instead of", ", ".join(rule.absorbs)),
+        ("Checks that it fails", ", ".join(rule.checks)),
     ):
         if text:
             parts.append(f"\n[bold]{title}[/]\n{escape(text)}")

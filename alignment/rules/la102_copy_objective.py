@@ -1,0 +1,22 @@
+"""LA102: Offset 0: a row is trained to repeat the token it has just read."""
+
+from __future__ import annotations
+
+from .rule import Rule
+
+RULE = Rule(
+    "LA102",
+    "copy-objective",
+    "error",
+    summary="Offset 0: a row is trained to repeat the token it has just read.",
+    silent="Copying is easy, so the loss falls further and faster than it should, and nothing fails "
+    "before generation. A training loss under the entropy of the data is the sign.",
+    fix="Pair each row with the next label: `logits[:, :-1]` with `labels[:, 1:]` for text, "
+    "`audio_logits[:-1, k]` with `label_audio_ids[k, 1:]` for audio.",
+    case="boson-ai/higgs-audio #94: after five LoRA epochs the text loss is 4e-7, the audio loss "
+    "0.0028, and the model generates silence; the training script of the day paired audio_logits[t] "
+    "with label_audio_ids[t].",
+    note="An offset of 0 is legitimate for a masked language model; judge it together with LA401.",
+    checks=("pairing",),
+    absorbs=("LA201", "LA202", "LA203", "LA204", "LA301", "LA304"),
+)

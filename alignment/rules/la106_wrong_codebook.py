@@ -1,0 +1,19 @@
+"""LA106: The rows of a codebook are trained on the tokens of another codebook."""
+
+from __future__ import annotations
+
+from .rule import Rule
+
+RULE = Rule(
+    "LA106",
+    "wrong-codebook",
+    "error",
+    summary="The rows of a codebook are trained on the tokens of another codebook.",
+    silent="All codebooks have the same number of codes, so a swapped axis gives valid shapes and valid targets.",
+    fix="Put codebook and time in the same order on both sides, and shift along time only: "
+    "`audio_logits[:-1, k]` with `label_audio_ids[k, 1:]`.",
+    case="QwenLM/Qwen3-TTS #371 (3): the shift of the loss runs along the codebook axis instead of "
+    "time, so a head is trained on the codes of a later codebook.",
+    checks=("pairing",),
+    absorbs=("LA102", "LA103", "LA104", "LA105", "LA201", "LA202", "LA203", "LA204", "LA301", "LA304"),
+)

@@ -1,0 +1,18 @@
+"""LA603: Distributed ranks differ in decision, codes or normaliser."""
+
+from __future__ import annotations
+
+from .rule import Rule
+
+RULE = Rule(
+    "LA603",
+    "ranks-disagree",
+    "error",
+    summary="Distributed ranks differ in decision, codes or normaliser.",
+    silent="Usually one rank logs, and its own numbers agree with each other; DDP takes the mean of all "
+    "gradients, by whatever rule each was made. Unequal targets alone are no finding, the check `ranks` states "
+    "them: with 34 and 36 of them on two ranks, a target weighs 1.029 or 0.972 of its global weight.",
+    fix="Run the same loss, data code, options and library versions on every rank. To divide alike, divide by the "
+    "targets of all ranks (`torch.distributed.all_reduce`) and multiply by the world size, which DDP divides by.",
+    checks=("ranks",),
+)

@@ -1,0 +1,18 @@
+"""LA605: The loss is a constant, a Python number, or detached from the logits."""
+
+from __future__ import annotations
+
+from .rule import Rule
+
+RULE = Rule(
+    "LA605",
+    "swallowed-error",
+    "error",
+    summary="The loss is a constant, a Python number, or detached from the logits.",
+    silent="It prints like a loss. An `except` that returns a constant turns every failure into a step "
+    "that trains nothing.",
+    fix="Return the loss tensor itself and let exceptions through: no `.item()`, `float()` or "
+    "`.detach()` before backward, and no `except` that returns a constant.",
+    note="A NaN or infinite loss is LA501; None or a non-scalar is bad usage (exit 2).",
+    checks=("loss", "pairing", "coverage"),
+)

@@ -1,0 +1,17 @@
+"""LA801: The loss trains logits over a vocabulary that no judged stream explains."""
+
+from __future__ import annotations
+
+from .rule import Rule
+
+RULE = Rule(
+    "LA801",
+    "unwatched-head",
+    "blind",
+    summary="The loss trains logits over a vocabulary that no judged stream explains.",
+    silent="A model with several heads has one loss curve, and the head that is looked at may be right.",
+    fix="Declare the stream of this head in two lines (`streams=` or `--streams FILE`), or let "
+    "`loss-align discover` write them. Where it is left out on purpose, accept it by name: `--ignore LA801:HEAD`.",
+    case="boson-ai/higgs-audio #94: the text loss was right, and every codebook head was trained to copy.",
+    note="Value, reward, classification, stop and CTC heads, routers and contrastive losses are a note.",
+)

@@ -1,0 +1,16 @@
+"""LA802: Expected rows have a gradient that names no single target."""
+
+from __future__ import annotations
+
+from .rule import Rule
+
+RULE = Rule(
+    "LA802",
+    "unread-rows",
+    "blind",
+    summary="Expected rows have a gradient that names no single target.",
+    silent="A soft teacher spreads its gradient over the vocabulary, and a saturated softmax has none to read.",
+    fix="Check the loss on its hard targets, or on a fresh model; where a soft teacher is meant, accept it by "
+    "name: `--ignore LA802:text`.",
+    note="Regularisers on rows without a target are stated, and so are up to 5% of a stream's rows that are saturated.",
+)

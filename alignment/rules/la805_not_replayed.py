@@ -1,0 +1,15 @@
+"""LA805: Causality applies and could not be judged."""
+
+from __future__ import annotations
+
+from .rule import Rule
+
+RULE = Rule(
+    "LA805",
+    "not-replayed",
+    "blind",
+    summary="Causality applies and could not be judged.",
+    silent="An offset is right only where the row could not see its target.",
+    fix="Run `loss-align preflight` on the same model and loss; to do without, say `--replay none`.",
+    note="A skip that the caller asked for is accepted and named.",
+)

@@ -1,0 +1,40 @@
+"""What one entry of the catalogue holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Rule", "Severity"]
+
+Severity = Literal["error", "warning", "blind"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One entry of the catalogue.
+
+    Attributes:
+        code: the stable code, never reused.
+        name: the readable name, unique as the code is.
+        severity: what a finding of this code is unless ``note`` says otherwise.
+        summary: what it is, in one line.
+        silent: why nobody notices it.
+        fix: what to do about it; shown under every finding.
+        case: a real case with its public reference, or that none is on record.
+        note: conditions, such as when a finding is a warning instead.
+        checks: the ids of the checks that an error of this code fails (``pairing`` and ``loss`` stand for both
+            modalities).
+        absorbs: codes that are not reported beside it for the same stream, because it is their cause.
+    """
+
+    code: str
+    name: str
+    severity: Severity
+    summary: str
+    silent: str
+    fix: str
+    case: str = "No public case on record."
+    note: str = ""
+    checks: tuple[str, ...] = ()
+    absorbs: tuple[str, ...] = ()
