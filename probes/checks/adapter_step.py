@@ -17,8 +17,8 @@ from ..host.preserve import copy_of, preserved
 from ..models import Adapter, Batch
 from ..models.forward import forward
 from ..models.modules import peft_model
+from ..replay.perturbation import SAME_ORDER, Movement, row_changes, stream_logits
 from ..witness.witness import LossFunction, Options, Witness
-from .perturbation import SAME_ORDER, Movement, row_changes, stream_logits
 from .training import LEARNING_RATE, MasterAdam, NotTrainedError, borrowed_weights
 
 __all__ = ["AdapterStep", "adapters_trained", "frozen_adapters"]

@@ -19,10 +19,10 @@ from ..models.adapter import Layout
 from ..models.forward import Outputs, all_finite, can_be_learnt, forward, spelled_out
 from ..models.modules import routes_by_capacity
 from ..records.report import Check
+from ..replay.perturbation import SAME_ORDER, perturbed, repeats, row_changes, stream_logits
 from ..witness.witness import Witness
 from .cuts import Causality, Cut, Run
 from .leaks import judge
-from .perturbation import SAME_ORDER, perturbed, repeats, row_changes, stream_logits
 
 __all__ = ["causality", "causality_check"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from alignment import Finding
 
-from .perturbation import Movement
+from ..replay.perturbation import Movement
 
 __all__ = ["Causality", "Cut", "Run"]
 

@@ -16,7 +16,7 @@ from ..models.adapter import CannotDecodeError, Step
 from ..models.forward import Outputs, all_finite, can_be_learnt, forward
 from ..models.modules import routes_by_capacity
 from ..records.report import Check
-from .perturbation import OTHER_ORDER, Movement, near_ties, perturbed, row_changes
+from ..replay.perturbation import OTHER_ORDER, Movement, near_ties, perturbed, row_changes
 
 __all__ = ["decode_check"]
 

@@ -11,9 +11,9 @@ from alignment import Finding
 from alignment.findings import finding
 
 from ..models.adapter import Layout
+from ..replay.perturbation import SAME_ORDER, Movement
 from ..witness.witness import Witness
 from .cuts import Causality
-from .perturbation import SAME_ORDER, Movement
 
 __all__ = ["judge"]
 

@@ -25,9 +25,9 @@ from ..models import Adapter, Batch
 from ..models.forward import Outputs, forward
 from ..models.modules import peft_model
 from ..records.report import Check
+from ..replay.perturbation import SAME_ORDER, Movement, row_changes
 from ..witness.witness import LossFunction, Options, Witness, witness
 from .adapter_step import adapters_trained
-from .perturbation import SAME_ORDER, Movement, row_changes
 
 __all__ = ["Lora", "broken_task_types", "lora_check", "no_layers", "wrapped"]
 

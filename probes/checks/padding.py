@@ -15,7 +15,7 @@ from ..host.preserve import preserved
 from ..models import Adapter, Batch, View
 from ..models.adapter import Repadded
 from ..models.forward import Outputs, forward, spelled_out
-from .perturbation import OTHER_ORDER, Movement, near_ties, row_changes, stream_logits
+from ..replay.perturbation import OTHER_ORDER, Movement, near_ties, row_changes, stream_logits
 
 __all__ = ["padding_matters"]
 

@@ -17,8 +17,8 @@ from alignment.sketch import Sketch, read_sketched
 from ..errors import UsageError
 from ..models.adapter import Adapter, Batch, Head, View
 from ..models.reading import is_encoder_decoder
+from ..models.rows import head_rows, match_rows
 from ..witness.placement import merged
-from ..witness.rows import head_rows, match_rows
 
 __all__ = ["Call", "Forward", "grade", "grade_hidden", "kept", "label_entries"]
 

@@ -19,8 +19,8 @@ from torch.optim.optimizer import Optimizer
 
 from ..host.forward_patch import ForwardPatch, bound_arguments
 from ..models.adapter import Batch
+from ..models.embedded import embedded_ids
 from ..models.reading import CACHE, decoder_of, is_encoder_decoder
-from ..witness.embedded import embedded_ids
 from .boundaries import Boundaries
 from .discovery import Discovery, Found
 from .forwards import Forward, kept, label_entries

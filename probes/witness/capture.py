@@ -26,11 +26,11 @@ from ..host.forward_patch import ForwardPatch, bound_arguments
 from ..host.sharded import reshard
 from ..models.adapter import Adapter, Head
 from ..models.forward import all_finite, can_be_learnt
+from ..models.rows import match_rows
 from .backward import gradients_at
 from .head_call import Forward, HeadCall
 from .hidden import hidden_leaf, lent_tables
 from .numbered import Numbered
-from .rows import match_rows
 from .skipped_product import SkippedProduct
 from .stand_in import handed, is_untouched
 

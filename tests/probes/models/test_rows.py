@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from alignment import InputError, text_stream
-from probes.witness.rows import align_streams, head_rows, match_rows
+from probes.models.rows import align_streams, head_rows, match_rows
 
 IDS = torch.arange(12).reshape(2, 6) + 10
 MASK = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])

@@ -1,0 +1,101 @@
+"""Placing: which row of the batch each row of logits stands for, whoever asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from alignment import InputError, Stream
+from alignment.streams import NO_TOKEN
+
+from .adapter import Adapter, Head, View
+from .embedded import embedded_ids
+from .rows import align_streams, head_rows
+
+__all__ = ["Places"]
+
+
+class _Forward(Protocol):
+    """One call of the innermost model: what it was given, and what its body gave."""
+
+    received: dict[str, Any]
+    hidden: Tensor | None
+
+
+class Places:
+    """Which rows of the batch the rows of each head call stand for."""
+
+    def __init__(self, forwards: Sequence[_Forward], model: nn.Module, adapter: Adapter, view: View) -> None:
+        self.forwards, self.model, self.adapter, self.view = forwards, model, adapter, view
+        self.found: dict[tuple[int, int], Tensor] = {}
+        self.uses = [torch.zeros_like(stream.ids) for stream in view.streams]
+
+    def rows_of(self, head: Head, forward: int, count: int, inputs: Tensor | None) -> Tensor:
+        """(r,) rows of the head's streams in the batch, -1 where a row belongs to none of them.
+
+        Args:
+            head: the head that was called.
+            forward: number of the forward it was called in or after; -1 before any.
+            count: how many rows of logits it gave.
+            inputs: (.., H), what it read, where that was seen.
+
+        Raises:
+            InputError: rows that cannot be placed.
+        """
+        number = head.streams[0]
+        key = (forward, number)
+        if key not in self.found:
+            self.found[key] = self._received_rows(forward, number)
+        in_batch = self.found[key]
+        hidden = self.forwards[forward].hidden if forward >= 0 else None
+        if hidden is not None and inputs is not None:
+            return in_batch[head_rows(inputs, hidden, count, len(in_batch)).to(in_batch.device)]
+        if count != len(in_batch):
+            raise InputError(
+                f"the {head.name} head was called on {count} rows, the batch has {len(in_batch)}, and the body's "
+                "output was not seen: call the model, or name the head that gives one row per position (--head)"
+            )
+        return in_batch
+
+    def _received_rows(self, forward: int, number: int) -> Tensor:
+        """The row of the batch for each row that a forward was given."""
+        stream = self.view.streams[number]
+        given = self._with_ids(self.forwards[forward].received if forward >= 0 else {}, len(stream))
+        received = stream
+        if any(given.get(key) is not None for key in _id_keys(self.adapter)):
+            seen = self.adapter.view(self.model, given).streams
+            received = _tokens_alone(seen[number].to(stream.ids.device)) if len(seen) > number else stream
+        rows = align_streams(received, stream, self.uses[number])
+        if len(stream) and not bool((rows >= 0).any()):
+            raise InputError(
+                f"the ids that the model was given are not those of the batch ({len(received)} rows, the batch has "
+                f"{len(stream)}): the loss function must run the model on the batch's own ids"
+            )
+        return rows
+
+    def _with_ids(self, given: Mapping[str, Any], rows: int) -> Mapping[str, Any]:
+        """What a forward was given, with the ids behind embeddings that are more than the ``rows`` of the batch."""
+        embeddings = given.get("inputs_embeds")
+        if not isinstance(embeddings, Tensor) or embeddings.dim() != 3 or embeddings.shape[:2].numel() == rows:
+            return given
+        ids = embedded_ids(self.adapter.inner(self.model), embeddings)
+        return given if ids is None else {**given, "input_ids": ids}
+
+
+def _tokens_alone(received: Stream) -> Stream:
+    """The stream with what is no token (embedded audio, learnt prompts) cut out of its segments."""
+    gone = received.ids == NO_TOKEN
+    if not bool(gone.any()):
+        return received
+    run = torch.stack([received.segment, gone.long().cumsum(0)])
+    segment = torch.unique(run, dim=1, return_inverse=True)[1]
+    return replace(received, segment=segment.masked_fill(gone | (received.segment < 0), -1))
+
+
+def _id_keys(adapter: Adapter) -> tuple[str, ...]:
+    """The arguments of a forward that say which ids it reads; encoder-decoder models have others."""
+    return getattr(adapter, "id_keys", ("input_ids",))
