@@ -16,6 +16,7 @@ from alignment import __version__
 
 from ..errors import RunFailedError, UsageError, ending
 from ..host.place import ALONE, Place, environment_place
+from ..host.printable import capped, printable
 from . import COMMANDS
 from .run import own_words
 
@@ -106,5 +107,5 @@ def _fail(error: BaseException, argv: Sequence[str], *, verbose: bool) -> int:
         message = f"{message} (and {unwritten})"
     if verbose:
         traceback.print_exception(error, file=sys.stderr)
-    print(f"loss-align: {message}", file=sys.stderr)
+    print(f"loss-align: {printable(capped(message))}", file=sys.stderr)
     return code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -12,6 +13,9 @@ from typing import Any
 from ..errors import UsageError
 
 __all__ = ["as_json", "check_writable", "write_json", "write_text"]
+
+#: What JSON may hold and a terminal would act upon, or no encoding can write.
+BEYOND = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def check_writable(path: str) -> None:
@@ -64,7 +68,8 @@ def write_text(path: str, text: str) -> None:
 
 def as_json(value: Any) -> str:
     """``value`` as indented JSON, a line at the end."""
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    return BEYOND.sub(lambda found: f"\\u{ord(found.group()):04x}", text) + "\n"
 
 
 def write_json(path: str, value: Any) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
+from ..host.printable import capped, printable
 from ..records.report import Report, error_report
 from ..report.outputs import write_outputs
 from .launch import Ended
@@ -155,7 +156,7 @@ class Session:
 
         self.report = report
         if report.error:
-            print(f"loss-align: {report.error}", file=sys.stderr, flush=True)
+            print(f"loss-align: {printable(capped(report.error))}", file=sys.stderr, flush=True)
         else:
             show(report, console_for("-"), verbose=self.settings.verbose)  # standard output is the script's
         self._write(report)
@@ -165,4 +166,4 @@ class Session:
             write_outputs(self.settings.outputs, report)
         except (OSError, UsageError) as error:
             self._own_error = True
-            print(f"loss-align: {error}", file=sys.stderr, flush=True)
+            print(f"loss-align: {printable(capped(str(error)))}", file=sys.stderr, flush=True)

@@ -62,7 +62,7 @@ def _model_class(transformers: Any, config: Any) -> Any:
     base = transformers.MODEL_MAPPING.get(type(config), None)
     for architecture in getattr(config, "architectures", None) or ():
         found = getattr(transformers, architecture, None)
-        if found is None:
+        if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
             version = transformers.__version__
             raise UsageError(f"{architecture} is not in transformers {version}: install a version that has it")
         if found is not base:

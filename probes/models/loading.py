@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 
 from ..errors import CannotRunError, UsageError
 from . import higgs, higgs_v2
+from .proven import prove_checkpoint, read_json
 
 __all__ = ["Loaded", "load_model"]
 
@@ -51,6 +51,8 @@ def load_model(name: str | None, *, device: torch.device, dtype: torch.dtype | N
     if path.is_dir() and not (path / "config.json").is_file():
         raise UsageError(f"--model {name}: the folder has no config.json; name a checkpoint saved by save_pretrained")
     kind = _model_type(name)
+    if path.is_dir():
+        prove_checkpoint(path)
     from safetensors import SafetensorError
     from transformers.utils.logging import disable_progress_bar
 
@@ -91,11 +93,13 @@ def _model_type(name: str) -> str:
     """The configuration's ``model_type``, read without running any code of the checkpoint."""
     try:
         if Path(name).is_dir():
-            config: Any = json.loads((Path(name) / "config.json").read_text(encoding="utf-8"))
+            config: Any = read_json(Path(name) / "config.json")
         else:
             from transformers import PretrainedConfig
 
             config, _ = PretrainedConfig.get_config_dict(name)
+    except UsageError:
+        raise
     except (OSError, ValueError) as error:
         raise UsageError(
             f"unknown --model {name!r}: neither a folder here nor a name on the hub that can be reached "

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
 from rich.markup import escape
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from ..host.printable import printable
 from ..records.report import Report, told_example, told_offset
 from .ranks import rank_rows
 from .strips import show_strips
@@ -23,11 +25,20 @@ STATUS = {"pass": ("✓", "green"), "fail": ("✗", "red"), "skip": ("-", "yello
 WIDE = 120
 
 
+class SafeConsole(Console):
+    """A console that shows the control characters of data as what they are, and obeys none of them."""
+
+    def render(self, renderable: Any, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Every piece of text that is about to be shown, made safe; rich's own control codes are no text."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
 def console_for(json_path: str | None) -> Console:
     """Where the report is shown: on standard error if the JSON goes to standard output."""
     stream = sys.stderr if json_path == "-" else sys.stdout
     width = None if stream.isatty() else WIDE
-    return Console(file=stream, highlight=False, width=width)
+    return SafeConsole(file=stream, highlight=False, width=width)
 
 
 @contextmanager

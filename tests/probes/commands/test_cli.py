@@ -42,6 +42,7 @@ def files(tmp_path_factory):
     (folder / "empty").mkdir()
     (folder / "unknown").mkdir()
     (folder / "unknown" / "config.json").write_text('{"model_type": "nobody_knows"}')
+    (folder / "unknown" / "model.safetensors").write_bytes(b"\x02" + bytes(7) + b"{}")
     (folder / "nojson").mkdir()
     (folder / "nojson" / "config.json").write_text("{")
     return folder
@@ -81,7 +82,7 @@ BAD_USAGE = {
     "model of unknown type": (["preflight", "--model", "{files}/unknown"], "nobody_knows"),
     "model with broken config": (
         ["preflight", "--model", "{files}/nojson"],
-        "neither a folder here nor a name",
+        "is no JSON",
     ),
     "unknown model": (["preflight", "--model", "nobody/nothing"], "unknown --model 'nobody/nothing'"),
     "json in no folder": (["preflight", "--json", "{files}/nowhere/r.json"], "create it first"),
