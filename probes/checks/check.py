@@ -18,15 +18,18 @@ from alignment.weights import spread
 from ..errors import UsageError
 from ..host.environment import environment_of
 from ..models import Adapter, Batch, adapter_for
+from ..models.declaration import Declaration, read_streams
+from ..models.declared import DeclaredAdapter
 from ..models.modules import peft_model
 from ..records.report import Report
 from ..report.explain import all_stories
+from ..witness.scout import scout
 from ..witness.witness import Options, Witness, witness
 from .adapter_step import frozen_adapters
 from .reduction import Reduction, check_reduction, counted_loss, settled
 from .witness_checks import witness_checks
 
-__all__ = ["Keep", "check_loss", "report_of", "stream_summary"]
+__all__ = ["Keep", "adapter_of", "check_loss", "report_of", "stream_summary"]
 
 Keep = Callable[[Finding], bool]
 
@@ -41,6 +44,7 @@ def check_loss(
     reduction: Reduction | None = None,
     grad_accum: int = 1,
     real_logits: bool = False,
+    streams: Mapping[str, Any] | None = None,
 ) -> Report:
     """Which token does ``loss_fn`` train each logit of ``model`` to predict on ``batch``, and is it the right one?
 
@@ -58,6 +62,8 @@ def check_loss(
         reduction: ``token-mean``, ``sequence-mean`` or ``sum``: declares what LA302 holds the weights to.
         grad_accum: how many micro-batches one step accumulates; the batch is split into as many.
         real_logits: run the loss on the real logits instead of noise, for losses that choose targets by them.
+        streams: what the heads of a model of your own predict, by the name of each stream
+            (``{"audio[{k}]": {"head": "heads.{k}", "ids": "codes[:, {k}]"}}``).
 
     Returns:
         The report; ``report.raise_for_findings()`` raises where it did not pass.
@@ -67,9 +73,8 @@ def check_loss(
         InputError: a batch that does not fit the model.
     """
     _check_arguments(model, batch, loss_fn, grad_accum)
-    adapter = adapter_for(model, [heads] if isinstance(heads, str) else heads)
     inputs: Batch = dict(batch)
-    adapter.check_batch(model, inputs)
+    adapter = adapter_of(model, inputs, loss_fn, [heads] if isinstance(heads, str) else heads, streams)
     values = "real" if real_logits else "noise"
     options = Options(values=values, convention=Convention(labels))
     seen = witness(model, adapter, inputs, counted_loss(loss_fn, model, adapter, inputs, options), options)
@@ -81,6 +86,32 @@ def check_loss(
     if peft_model(model) is not None:
         findings += frozen_adapters(model)
     return report_of(model, adapter, inputs, seen, findings=findings)
+
+
+def adapter_of(
+    model: nn.Module,
+    batch: Batch,
+    loss_fn: Callable[..., Any],
+    heads: Sequence[str] = (),
+    streams: Mapping[str, Any] | Sequence[Declaration] | None = None,
+) -> Adapter:
+    """The adapter of a model, which has accepted the batch: of its declared streams, where there are any.
+
+    Raises:
+        UsageError: no adapter knows the model, or streams that cannot be read.
+        InputError: a batch that does not fit the model.
+    """
+    if streams is None:
+        adapter = adapter_for(model, heads)
+        adapter.check_batch(model, batch)
+        return adapter
+    if heads:
+        raise UsageError("heads are named in the declared streams: give heads or streams, not both")
+    declared = read_streams(streams) if isinstance(streams, Mapping) else tuple(streams)
+    adapter = DeclaredAdapter(model, declared, batch)
+    adapter.check_batch(model, batch)
+    scout(model, adapter, batch, loss_fn)
+    return adapter
 
 
 def _check_arguments(model: Any, batch: Any, loss_fn: Any, grad_accum: Any) -> None:

@@ -9,8 +9,10 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from alignment import DualLoss, InputError, Stream
+from alignment import Convention, DualLoss, InputError, Stream
 from alignment.pairing import Policy
+
+from .place import Place
 
 __all__ = [
     "Adapter",
@@ -23,6 +25,7 @@ __all__ = [
     "Repadded",
     "Step",
     "View",
+    "bodies_of",
     "find_instance",
 ]
 
@@ -50,7 +53,9 @@ class Head:
 
     ``streams`` are the numbers of the streams it predicts, one per codebook. They share the last dimension, or lie on
     the one before it (``stacked``, as a depth decoder gives them). ``fed`` is the module and the name of its argument
-    by which rows of the body reach the head, where layers of its own stand between.
+    by which rows of the body reach the head, where layers of its own stand between. ``places`` are where each stream
+    lies in what the head gives, where a user has said so, and ``call`` is which of its calls in a forward is meant;
+    ``body`` is the module out of whose rows its own are cut, where that is not the same for all heads.
     """
 
     name: str
@@ -58,6 +63,9 @@ class Head:
     streams: tuple[int, ...]
     stacked: bool = False
     fed: tuple[nn.Module, str] | None = None
+    places: tuple[Place, ...] = ()
+    call: int | None = None
+    body: nn.Module | None = None
 
     @property
     def books(self) -> int:
@@ -67,6 +75,21 @@ class Head:
     def vocabulary(self, width: int) -> int:
         """How many ids one codebook scores, in an output whose last dimension is ``width``."""
         return width if self.stacked else width // self.books
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether rows of its streams lie behind one another in what it gives."""
+        return not self.places and not isinstance(self.module, nn.Conv1d)
+
+    def rows(self, logits: Tensor) -> Tensor:
+        """(r * books, V): what the head gave, or its gradient, a row for each stream in turn."""
+        if isinstance(self.module, nn.Conv1d):
+            logits = logits.movedim(-2, -1)  # (B, V, T)
+        if not self.places:
+            return logits.reshape(-1, max(self.vocabulary(logits.shape[-1]), 1))
+        parts = [place.at(logits) for place in self.places]
+        flat = [part.reshape(-1, part.shape[-1]) for part in parts]
+        return torch.stack(flat, 1).reshape(-1, parts[0].shape[-1])
 
 
 @dataclass(frozen=True)
@@ -78,12 +101,22 @@ class View:
         labels: (R,) int64 per stream, in the batch's own convention; None without labels.
         carried: per stream, labels that sat on placeholders (see ``alignment.Expansion.carried``).
         notes: what a reader should know of the batch on this model.
+        conventions: per stream, the convention that was declared for its labels; None where the ids tell.
+        masked: numbers of the streams that are trained on their own token where their input was masked.
+        kin: per stream, the kind of head that predicts it; empty where all codebooks are of one kind.
     """
 
     streams: tuple[Stream, ...]
     labels: tuple[Tensor | None, ...]
     carried: tuple[Tensor | None, ...]
     notes: tuple[str, ...] = ()
+    conventions: tuple[Convention | None, ...] = ()
+    masked: frozenset[int] = frozenset()
+    kin: tuple[str, ...] = ()
+
+    def convention(self, number: int) -> Convention | None:
+        """The declared convention of a stream's labels."""
+        return self.conventions[number] if self.conventions else None
 
 
 @dataclass(frozen=True)
@@ -214,6 +247,15 @@ class Adapter(Protocol):
     def lora_targets(self, model: nn.Module) -> list[str] | str:
         """Target modules of a LoRA where none are named: names, a pattern, or ``all-linear``."""
         ...
+
+
+def bodies_of(adapter: Adapter, model: nn.Module) -> tuple[nn.Module, ...]:
+    """The modules whose rows the heads read: the one body, or those of an adapter that has several."""
+    several = getattr(adapter, "bodies", None)
+    if several is not None:
+        return several(model)
+    body = adapter.body(model)
+    return () if body is None else (body,)
 
 
 def find_instance(model: nn.Module, class_name: str, package: str) -> nn.Module | None:

@@ -20,7 +20,7 @@ from ..errors import UsageError
 from .adapter import Batch, View, find_instance
 from .renaming import labels_follow, one_sample
 
-__all__ = ["CodebookAdapter", "audio_segments", "by_codebook", "filling", "masked"]
+__all__ = ["CodebookAdapter", "again", "audio_segments", "by_codebook", "filling", "masked"]
 
 
 class CodebookAdapter:
@@ -121,7 +121,7 @@ class CodebookAdapter:
                     rows.sample,
                     rows.row,
                     vocab,
-                    rows.filler | _again(rows.ids, segment, rows.end_ids),
+                    rows.filler | again(rows.ids, segment, rows.end_ids),
                     rows.end_ids,
                 )
             )
@@ -223,10 +223,10 @@ def audio_segments(text: Stream, frame: Tensor, begins: int) -> Tensor:
 
 def filling(book: Tensor, segment: Tensor, bos: int, eos: int) -> Tensor:
     """(R,) bool: the stream's bos and, after its first one in an audio, its eos: filling of the delay pattern."""
-    return (book == bos) | _again(book, segment, (eos,))
+    return (book == bos) | again(book, segment, (eos,))
 
 
-def _again(book: Tensor, segment: Tensor, ends: Sequence[int]) -> Tensor:
+def again(book: Tensor, segment: Tensor, ends: Sequence[int]) -> Tensor:
     """(R,) bool: an end code right behind itself."""
     again = torch.zeros_like(book, dtype=torch.bool)
     again[1:] = (book[1:] == book[:-1]) & (segment[1:] == segment[:-1])

@@ -13,6 +13,7 @@ from alignment import InputError, Stream
 from alignment.streams import NO_TOKEN
 
 from .adapter import Adapter, Head, View
+from .declared import DeclaredAdapter
 from .embedded import embedded_ids
 from .rows import align_streams, head_rows
 
@@ -34,7 +35,17 @@ class Places:
         self.found: dict[tuple[int, int], Tensor] = {}
         self.uses = [torch.zeros_like(stream.ids) for stream in view.streams]
 
-    def rows_of(self, head: Head, forward: int, count: int, inputs: Tensor | None) -> Tensor:
+    def rows_of(
+        self,
+        head: Head,
+        forward: int,
+        count: int,
+        inputs: Tensor | None,
+        *,
+        number: int | None = None,
+        hidden: Tensor | None = None,
+        nth: int = 0,
+    ) -> Tensor:
         """(r,) rows of the head's streams in the batch, -1 where a row belongs to none of them.
 
         Args:
@@ -42,11 +53,18 @@ class Places:
             forward: number of the forward it was called in or after; -1 before any.
             count: how many rows of logits it gave.
             inputs: (.., H), what it read, where that was seen.
+            number: of the stream; the head's first if None.
+            hidden: (.., H), the rows of a declared head's body; those of the forward if None.
+            nth: which call this is of its body, or of the head where that has none.
 
         Raises:
             InputError: rows that cannot be placed.
         """
-        number = head.streams[0]
+        number = head.streams[0] if number is None else number
+        if isinstance(self.adapter, DeclaredAdapter):
+            hidden = self.forwards[forward].hidden if hidden is None and forward >= 0 else hidden
+            return self.adapter.entered(head, number, nth, count, inputs, hidden if head.body is not None else None)
+        number = head.streams[0]  # rows of one head are those of all its streams
         key = (forward, number)
         if key not in self.found:
             self.found[key] = self._received_rows(forward, number)

@@ -8,6 +8,7 @@ at their input as well.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -24,13 +25,15 @@ from alignment.recovery import NOISE_ROWS, Values, leaf
 from ..errors import UsageError
 from ..host.forward_patch import ForwardPatch, bound_arguments
 from ..host.sharded import reshard
-from ..models.adapter import Adapter, Head
+from ..models.adapter import Adapter, Head, bodies_of
+from ..models.declared_heads import Logits, field_of, with_field
 from ..models.forward import all_finite, can_be_learnt
 from ..models.rows import match_rows
 from .backward import gradients_at
 from .head_call import Forward, HeadCall
 from .hidden import hidden_leaf, lent_tables
 from .numbered import Numbered
+from .products import Products
 from .skipped_product import SkippedProduct
 from .stand_in import handed, is_untouched
 
@@ -65,7 +68,9 @@ class Capture:
     _handles: list[RemovableHandle | ForwardPatch | SkippedProduct] = field(default_factory=list)
     _lent: ExitStack = field(default_factory=ExitStack)
     _stand_in: Tensor | None = None
-    _numbered: Numbered | None = None
+    _numbered: list[Numbered] = field(default_factory=list)
+    _bodies: list[tuple[nn.Module, Tensor, int]] = field(default_factory=list)
+    _counts: Counter[Any] = field(default_factory=Counter)
     _read: Tensor | None = None
     _fed: dict[str, Tensor] = field(default_factory=dict)
     _suspended: bool = False
@@ -73,7 +78,7 @@ class Capture:
     _in_head: bool = False
 
     def __enter__(self) -> Capture:
-        inner, body = self.adapter.inner(self.model), self.adapter.body(self.model)
+        inner = self.adapter.inner(self.model)
         if self.alone is not None:
             reshard(self.model)  # what is lent must be what is gathered
             self._lent.enter_context(lent_tables(self.heads, self.alone))
@@ -82,7 +87,7 @@ class Capture:
             add(self.model.register_forward_pre_hook(self._enter_outer, with_kwargs=True))
             add(self.model.register_forward_hook(self._resume, always_call=True))
         add(ForwardPatch(inner, self._around_inner))
-        if body is not None:
+        for body in bodies_of(self.adapter, self.model):
             add(body.register_forward_pre_hook(self._enter_body, with_kwargs=True))
             add(body.register_forward_hook(self._leave_body, always_call=True))
         for head in self.heads:
@@ -90,14 +95,23 @@ class Capture:
                 add(head.fed[0].register_forward_pre_hook(self._note_fed(head), with_kwargs=True))
             if head is self.alone:  # its gradient belongs to the leaf before it
                 add(head.module.register_forward_pre_hook(self._note_rows))
-            else:
-                product = None
-                if self.values == "noise" and SkippedProduct.fits(head.module):
-                    product = SkippedProduct(head.module, self._replaces)
-                    add(product)
-                add(head.module.register_forward_pre_hook(self._enter_head, prepend=True))  # before any hook of a user
-                add(head.module.register_forward_hook(self._leave_head(head, product)))
+        self._stand_in_for([head for head in self.heads if head is not self.alone])
         return self
+
+    def _stand_in_for(self, heads: Sequence[Head]) -> None:
+        """Hook every module that gives logits, once, and look for the logits that none gives."""
+        add = self._handles.append
+        modules = {id(head.module): head.module for head in heads if not isinstance(head.module, Logits)}
+        for module in modules.values():
+            product = None
+            if self.values == "noise" and SkippedProduct.fits(module):
+                product = SkippedProduct(module, self._replaces)
+                add(product)
+            add(module.register_forward_pre_hook(self._enter_head, prepend=True))  # before any hook of a user
+            add(module.register_forward_hook(self._leave_head([h for h in heads if h.module is module], product)))
+        multiplied = [h for h in heads if isinstance(h.module, Logits) and h.module.parameter is not None]
+        if multiplied:
+            self._lent.enter_context(Products(multiplied, self._multiplied))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -130,7 +144,7 @@ class Capture:
         self._inside = True
         self._suspend()
         try:
-            seen.outputs = forward(*args, **changed)
+            seen.outputs = self._replace_fields(forward(*args, **changed))
             self._note_later(seen.outputs)
         finally:
             self._inside = False
@@ -160,14 +174,19 @@ class Capture:
         if output is None:  # it raised
             return None
         first = output[0] if isinstance(output, (tuple, list)) else getattr(output, "last_hidden_state", output)
+        nth = sum(one is module for one, _, _ in self._bodies)
         if wanted and self.alone is None and self.values == "noise":
-            self._numbered = Numbered(first.detach())
-            first = self._numbered.rows
+            self._numbered.append(Numbered(first.detach()))
+            first = self._numbered[-1].rows
             output = _replace_first(output, first)
         self.forwards[-1].hidden = first.detach()
+        self._bodies.append((module, first.detach(), nth))
         if self.alone is None or not wanted:
             return output
+        if self.alone.body not in (None, module):
+            return output  # of another head
         self._stand_in = stand_in = hidden_leaf(first, self.values)
+        self._bodies[-1] = (module, stand_in.detach(), nth)
         if self.alone.books == 1:
             every = torch.arange(first.numel() // first.shape[-1], device=first.device)
             self.calls.append(HeadCall(self.alone, stand_in, first.detach(), len(self.forwards) - 1, rows=every))
@@ -182,7 +201,8 @@ class Capture:
             assert head.fed is not None
             given = bound_arguments(module, args, kwargs).get(head.fed[1])
             if isinstance(given, Tensor):
-                self._fed[head.name] = given.detach()
+                among = next((rows for one in reversed(self._numbered) if (rows := one.among(given)) is not None), None)
+                self._fed[head.name] = given.detach() if among is None else among
 
         return hook
 
@@ -191,45 +211,89 @@ class Capture:
         self._suspend()
         self._in_head = True
         self._read = args[0].detach() if args and isinstance(args[0], Tensor) else None
-        known = None if self._read is None or self._numbered is None else self._numbered.known(self._read)
-        if known is None:
-            return None
-        self._read, own = known
-        return (own, *args[1:])
+        own = self._recognised()
+        return None if own is None else (own, *args[1:])
+
+    def _recognised(self) -> Tensor | None:
+        """The model's own rows, where those that are read are numbered ones; None where they are not."""
+        for numbered in reversed(self._numbered) if self._read is not None else ():
+            known = numbered.known(self._read)
+            if known is not None:
+                self._read, own = known
+                return own
+        return None
 
     def _replaces(self) -> bool:
         """Whether a leaf will stand in for what the head gives in this call."""
         return self._in_head and self._suspended
 
-    def _leave_head(self, head: Head, product: SkippedProduct | None) -> Any:
+    def _leave_head(self, heads: Sequence[Head], product: SkippedProduct | None) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
             self._in_head = False
             if not self._suspended:
                 return None  # the loss asked for no gradients here (a reference model, say)
+            head = self._called(heads)
             if not isinstance(output, Tensor):
                 raise UsageError(
-                    f"the {head.name} head, a {type(module).__name__}, gives a {type(output).__name__} and no tensor "
-                    "of logits: name the layer that gives them with --head"
+                    f"the {heads[0].name} head, a {type(module).__name__}, gives a {type(output).__name__} and no "
+                    "tensor of logits: name the layer that gives them with --head"
                 )
             skipped = product is not None and output is product.placeholder
-            finite = skipped or all_finite(output)
-            stand_in = leaf(output, values=self.values, dtype=self.dtype or output.dtype)
-            period = NOISE_ROWS if self.values == "noise" else None
-            if not finite and can_be_learnt(output):  # ids that the head masks out: the loss must not miss that
-                finite, period = True, None
-                with torch.no_grad():
-                    stand_in.masked_fill_(output == -torch.inf, -torch.inf)
-            inputs, number = self._fed.get(head.name, self._read), len(self.forwards) - 1
-            real = self.values == "real"
-            call = HeadCall(head, stand_in, inputs, number, finite=finite, real=real, period=period)
-            with torch.enable_grad():
-                call.handed = handed(stand_in)
-            call.version = call.handed._version  # noqa: SLF001 - its only name
-            self.calls.append(call)
+            made = None if head is None else self._stand_in_of(head, output, finite=skipped or all_finite(output))
             self._resume()
-            return call.handed
+            return made
 
         return hook
+
+    def _called(self, heads: Sequence[Head]) -> Head | None:
+        """Which of the heads that share a module this call of it is; None where it is none of them."""
+        key = (id(heads[0].module), len(self.forwards))
+        nth, self._counts[key] = self._counts[key], self._counts[key] + 1
+        return next((head for head in heads if head.call in (None, nth)), None)
+
+    def _multiplied(self, head: Head, inputs: Tensor | None, output: Tensor) -> Tensor | None:
+        """A parameter was multiplied: its product is a head's."""
+        if not (self._suspended or torch.is_grad_enabled()):
+            return None
+        self._read = None if inputs is None else inputs.detach()
+        self._recognised()
+        return self._stand_in_of(head, output, finite=True)
+
+    def _replace_fields(self, outputs: Any) -> Any:
+        """The outputs of the model with leaves for those of their fields that are heads."""
+        for head in self.heads:
+            name = head.module.output if isinstance(head.module, Logits) else ""
+            logits = field_of(outputs, name) if name else None
+            if isinstance(logits, Tensor) and (self._suspended or torch.is_grad_enabled()):
+                self._read = None
+                outputs = with_field(outputs, name, self._stand_in_of(head, logits, finite=all_finite(logits)))
+        return outputs
+
+    def _stand_in_of(self, head: Head, output: Tensor, *, finite: bool) -> Tensor:
+        """A leaf in place of what a head gave, noted as a call of it."""
+        stand_in = leaf(output, values=self.values, dtype=self.dtype or output.dtype)
+        period = NOISE_ROWS if self.values == "noise" else None
+        if not finite and can_be_learnt(output):  # ids that the head masks out: the loss must not miss that
+            finite, period = True, None
+            with torch.no_grad():
+                stand_in.masked_fill_(output == -torch.inf, -torch.inf)
+        inputs, number = self._fed.get(head.name, self._read), len(self.forwards) - 1
+        real = self.values == "real"
+        call = HeadCall(head, stand_in, inputs, number, finite=finite, real=real, period=period)
+        self._note_body(call)
+        with torch.enable_grad():
+            call.handed = handed(stand_in)
+        call.version = call.handed._version  # noqa: SLF001 - its only name
+        self.calls.append(call)
+        return call.handed
+
+    def _note_body(self, call: HeadCall) -> None:
+        """Which rows a declared head was cut out of; without a body its own calls are counted."""
+        call.nth = sum(one.head is call.head for one in self.calls)
+        for module, hidden, nth in reversed(self._bodies):
+            if module is call.head.body:
+                call.hidden, call.nth = hidden, nth
+                return
 
     def _note_rows(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """Which hidden rows a head of several codebooks reads; the loss may read the same ones itself."""

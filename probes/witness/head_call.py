@@ -31,7 +31,8 @@ class HeadCall:
     """One call of a head: the leaf in its place, the hidden rows it read, and where the loss saw it last.
 
     ``rows`` are those of the leaf that the head reads, where it stands at the head's input. ``real`` leaves hold the
-    model's own logits. ``period`` is after how many rows the leaf repeats, as long as what is ``handed`` to the loss
+    model's own logits. ``hidden`` are the rows that its input was cut out of, and ``nth`` counts the calls of what
+    gave them. ``period`` is after how many rows the leaf repeats, as long as what is ``handed`` to the loss
     keeps its ``version``: it may be written to.
     """
 
@@ -46,13 +47,24 @@ class HeadCall:
     period: int | None = None
     handed: Tensor | None = None
     version: int = 0
+    hidden: Tensor | None = None
+    nth: int = 0
 
     @property
     def count(self) -> int:
         """How many rows of logits the head gave, or would have given."""
         if self.rows is not None:
             return len(self.rows)
+        if not self.head.is_plain:
+            return len(self.head.rows(self.leaf)) // self.head.books
         return self.leaf.numel() // (self.head.books * self.head.vocabulary(self.leaf.shape[-1]))
+
+    @property
+    def width(self) -> int:
+        """How many ids a row scores."""
+        if not self.head.is_plain:
+            return self.head.rows(self.leaf).shape[-1]
+        return self.head.vocabulary(self.leaf.shape[-1])
 
     def read(self, grads: Mapping[int, Tensor | None]) -> Reading:
         """Rows of this call, codebooks interleaved as in the head's last dimension."""
@@ -62,6 +74,8 @@ class HeadCall:
         if self.later is not None and grads.get(id(self.later)) is not None:
             seen = self.later
         grad = grads.get(id(seen))
+        if not self.head.is_plain:
+            return self._read_places(grad, seen)
         width, vocab = seen.shape[-1], self.head.vocabulary(seen.shape[-1])
         shape = (seen.numel() // max(vocab, 1), vocab)
         if grad is not None and self.real:  # rows may be sure of their token
@@ -71,6 +85,12 @@ class HeadCall:
         if self.period is not None and seen is self.leaf and not written:
             period = self.period * (width // max(vocab, 1))
         return read(None if grad is None else grad.reshape(shape), seen.detach().reshape(shape), period=period)
+
+    def _read_places(self, grad: Tensor | None, seen: Tensor) -> Reading:
+        rows = self.head.rows(seen.detach())
+        if grad is not None and self.real:
+            return read_sketched(self.head.rows(grad), sketch(rows))
+        return read(None if grad is None else self.head.rows(grad), rows)
 
     def _read_hidden(self, grad: Tensor | None, at: Tensor) -> Reading:
         width = self.leaf.shape[-1]

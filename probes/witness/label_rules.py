@@ -18,13 +18,13 @@ __all__ = ["label_findings"]
 def label_findings(view: View) -> list[Finding]:
     """LA502, LA103 to LA105 and LA203 that the labels show by themselves, one per cause."""
     out: list[Finding] = []
-    for stream, labels in zip(view.streams, view.labels, strict=True):
+    for number, (stream, labels) in enumerate(zip(view.streams, view.labels, strict=True)):
         if labels is not None:
-            out.extend(_of_stream(stream, labels))
+            out.extend(_of_stream(stream, labels, view.convention(number), masked=number in view.masked))
     return _one_per_code(out, sum(stream.is_audio for stream in view.streams))
 
 
-def _of_stream(stream: Stream, labels: Tensor) -> Iterator[Finding]:
+def _of_stream(stream: Stream, labels: Tensor, declared: Convention | None, *, masked: bool) -> Iterator[Finding]:
     outside = (labels != IGNORE_INDEX) & ((labels < 0) | (labels >= stream.vocab))
     if bool(outside.any()):
         row = int(torch.nonzero(outside)[0])
@@ -33,6 +33,11 @@ def _of_stream(stream: Stream, labels: Tensor) -> Iterator[Finding]:
             f"{IGNORE_INDEX}: e.g. {int(labels[row])} at sample {int(stream.sample[row])} row {int(stream.row[row])}"
         )
         yield finding("LA502", stream.name, message, count=int(outside.sum()), basis=LABELS)
+        return
+    if masked:
+        return  # labels are what stood where a masked token is read
+    if declared is not None:
+        yield from _ends(stream, labels, declared)
         return
     evidence = infer_convention(labels, stream)
     if evidence.convention is Convention.INCONSISTENT:

@@ -49,15 +49,29 @@ class Numbered:
         """
         if rows.numel() == 0 or rows.shape[-1:] != self._own.shape[-1:]:
             return None
-        flat, places = rows.reshape(-1, rows.shape[-1]), self._places
+        flat = rows.reshape(-1, rows.shape[-1])
+        at, numbered = self._numbers(flat)
+        if not bool(numbered.all()):
+            return None
+        scale = flat[:, -1:].float()
+        own = self._own[at].to(rows.dtype) * scale.to(rows.dtype)
+        return self.rows.reshape(self._own.shape)[at].reshape(rows.shape), own.reshape(rows.shape)
+
+    def among(self, rows: Tensor) -> Tensor | None:
+        """(n, H): those of ``rows`` (.., H) that are numbered, in order; None if none is."""
+        if rows.numel() == 0 or rows.shape[-1:] != self._own.shape[-1:]:
+            return None
+        at, numbered = self._numbers(rows.reshape(-1, rows.shape[-1]))
+        return self.rows.reshape(self._own.shape)[at[numbered]] if bool(numbered.any()) else None
+
+    def _numbers(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+        """(r,) int64 and (r,) bool: the number of each of the rows (r, H), and whether it carries one."""
+        places = self._places
         scale = flat[:, -1:].float()
         digits = flat[:, :places].float() / scale
         whole = digits.round()
-        number = (whole * DIGITS ** torch.arange(places, device=rows.device)).sum(-1)
-        numbered = bool((((digits - whole).abs() < BESIDE) & (whole >= 0) & (whole < DIGITS)).all())
-        numbered &= bool(scale.isfinite().all())
-        if not numbered or not bool((number < len(self._own)).all()) or bool((flat[:, places:-1] != 0).any()):
-            return None
-        at = number.long()
-        own = self._own[at].to(rows.dtype) * scale.to(rows.dtype)
-        return self.rows.reshape(self._own.shape)[at].reshape(rows.shape), own.reshape(rows.shape)
+        numbered = (((digits - whole).abs() < BESIDE) & (whole >= 0) & (whole < DIGITS)).all(-1)
+        numbered &= scale.isfinite().all(-1) & (flat[:, places:-1] == 0).all(-1)
+        number = (whole * DIGITS ** torch.arange(places, device=flat.device)).sum(-1)
+        numbered &= (number >= 0) & (number < len(self._own))
+        return torch.where(numbered, number, 0).long(), numbered

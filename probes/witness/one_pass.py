@@ -19,6 +19,7 @@ from alignment.recovery import Form, Reading, Values, silent_reading
 from ..errors import UsageError
 from ..host.preserve import copy_of, cuda_devices, same_random_state
 from ..models.adapter import Adapter, Batch, Head, View
+from ..models.declared_heads import Logits
 from ..models.forward import all_finite
 from .capture import Capture, told_dropped
 from .head_call import HeadCall
@@ -98,7 +99,7 @@ def run_pass(watched: Watched, batch: Batch, view: View) -> Pass:
     seen = _run_at(watched, batch, view, heads)
     if not seen.finite:
         return seen
-    for head in heads:
+    for head in (head for head in heads if head.is_plain and not isinstance(head.module, Logits)):
         if seen.problems or any(_is_silent(seen.readings[n], view.labels[n]) for n in head.streams):
             past = _run_at(watched, batch, view, heads, alone=head)
             if past.reads:

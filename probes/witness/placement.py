@@ -31,12 +31,14 @@ def place_readings(
         if not bool((reading.form != int(Form.NONE)).any()):
             continue
         books = call.head.books
-        width, vocab = call.head.vocabulary(call.leaf.shape[-1]), view.streams[call.head.streams[0]].vocab
+        width, vocab = call.width, view.streams[call.head.streams[0]].vocab
         if call.rows is None and width != vocab:
             raise UsageError(f"the {call.head.name} head gives {width} scores a row, its vocabulary has {vocab} ids")
-        rows = places.rows_of(call.head, call.forward, call.count, call.inputs)
         for offset, number in enumerate(call.head.streams):
             part = reading.select(torch.arange(offset, len(reading.target), books, device=reading.target.device))
+            rows = places.rows_of(
+                call.head, call.forward, call.count, call.inputs, number=number, hidden=call.hidden, nth=call.nth
+            )
             unplaced += int(((rows < 0) & (part.form != int(Form.NONE))).sum())
             readings[number] = merged(readings[number], part, rows)
     return readings, unplaced

@@ -30,6 +30,7 @@ from ..models.adapter import Adapter, Batch, View
 from ..models.modules import unwrapped
 from .capture import Capture, told_dropped
 from .diagnose import explain_exception
+from .kin import among_kin
 from .label_rules import label_findings
 from .one_pass import LossError, LossFunction, Options, Watched, run_along, run_pass
 from .pace import LOSS, Pace
@@ -109,8 +110,9 @@ def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
     if not first.problems and _needs_proof(findings, actual):
         actual = prove(watched, batch, view, actual)
         findings = list(compare(expected, actual))
-    if unlabelled(view):  # nobody said what must be trained: only where its targets are taken from can be judged
-        findings = [f for f in findings if f.code != "LA202"]
+    findings = among_kin(findings, actual, view)
+    # nobody said what must be trained there: only where its targets are taken from can be judged
+    findings = [f for f in findings if f.code != "LA202" or not _unlabelled_in(f.stream, view)]
     findings += _labels_dropped(watched, first.capture, findings)
     notes += _unreadable(actual, first.unplaced)
     return _told(view, expected, actual, (*of_labels, *findings), first.loss, first.capture, notes)
@@ -140,7 +142,7 @@ def expected_of(view: View, options: Options) -> tuple[tuple[Supervision, ...], 
     expected, notes = [], list(view.notes)
     for number, (stream, labels, carried) in enumerate(zip(view.streams, view.labels, view.carried, strict=True)):
         given = torch.full_like(stream.ids, IGNORE_INDEX) if labels is None else labels
-        convention = infer_convention(given, stream).convention
+        convention = view.convention(number) or infer_convention(given, stream).convention
         if convention is Convention.AMBIGUOUS:
             convention = Convention.POSITION_ALIGNED if stream.is_audio else options.convention
             notes.append(f"{stream.name}: the ids fit both label conventions; {convention} taken as declared")
@@ -167,6 +169,16 @@ def _within_range(
 def unlabelled(view: View) -> bool:
     """Whether a batch has no labels at all, not even masked ones."""
     return all(labels is None for labels in view.labels)
+
+
+def _unlabelled_in(name: str, view: View) -> bool:
+    """Whether none of the streams that a finding names has labels."""
+    mine = [
+        labels
+        for stream, labels in zip(view.streams, view.labels, strict=True)
+        if stream.name in name.split(", ") or (stream.is_audio and name == "audio") or name == "all"
+    ]
+    return all(labels is None for labels in mine)
 
 
 def _labels_dropped(watched: Watched, capture: Capture, findings: Sequence[Finding]) -> list[Finding]:
