@@ -36,7 +36,7 @@ def ending(error: BaseException) -> tuple[str, int]:
     if isinstance(error, RunFailedError):
         return _sentence(error), error.exit_code
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted", 3
+        return str(error) or "interrupted", 3
     text = f"{type(error).__name__}: {error}"  # nobody foresaw it: a crash of ours is never 1, which means findings
     if "memory" in str(error).lower():
         text = f"not enough memory ({text}): use a smaller --batch-size, --length or --dtype bfloat16"

@@ -5,14 +5,22 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from .standard_output import standard_output
 
-__all__ = ["as_json", "check_writable", "write_json", "write_text"]
+__all__ = [
+    "as_json",
+    "check_regular",
+    "check_writable",
+    "same_file",
+    "write_json",
+    "write_text",
+]
 
 #: What JSON may hold and a terminal would act upon, or no encoding can write.
 BEYOND = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -26,14 +34,47 @@ def check_writable(path: str) -> None:
     """
     if path == "-":
         return
+    if not path:
+        raise UsageError("cannot write a file without a name: name one, or - for standard output")
     target = Path(path)
-    if target.is_dir():
-        raise UsageError(f"cannot write {path}: it is a folder; name a file in it")
     folder = target.absolute().parent
-    if not folder.is_dir():
-        raise UsageError(f"cannot write {path}: folder {folder} does not exist; create it first")
+    try:
+        if target.is_dir():
+            raise UsageError(f"cannot write {path}: it is a folder; name a file in it")
+        if not folder.is_dir():
+            raise UsageError(f"cannot write {path}: folder {folder} does not exist; create it first")
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
+        raise UsageError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
     if not os.access(folder, os.W_OK):
         raise UsageError(f"cannot write {path}: no permission to write in {folder}")
+
+
+def check_regular(path: str | Path, what: str = "") -> None:
+    """Refuse to read what is no regular file: a pipe, a device or a socket could block, or never end.
+
+    Raises:
+        UsageError: no such file, no file at all, or one that may not be looked at; ``what`` says whose it is.
+    """
+    named = f"{what} {path}".strip()
+    try:
+        mode = Path(path).stat().st_mode
+    except FileNotFoundError:
+        raise UsageError(f"{named}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{named}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    if stat.S_ISDIR(mode):
+        raise UsageError(f"{named}: is a folder; name a file")
+    if not stat.S_ISREG(mode):
+        raise UsageError(f"{named}: is no regular file")
+
+
+def same_file(one: str, other: str) -> bool:
+    """Whether two paths lead to one file, by whatever links; it need not exist yet."""
+    if "-" in (one, other):
+        return one == other
+    return Path(one).resolve() == Path(other).resolve() or (
+        Path(one).exists() and Path(other).exists() and Path(one).samefile(other)
+    )
 
 
 def write_text(path: str, text: str) -> None:
@@ -43,7 +84,9 @@ def write_text(path: str, text: str) -> None:
         UsageError: the path cannot be written.
     """
     if path == "-":
-        sys.stdout.write(text)
+        stream = standard_output()
+        stream.write(text)
+        stream.flush()
         return
     check_writable(path)
     target = Path(path).resolve()  # a link stays a link

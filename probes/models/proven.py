@@ -6,13 +6,13 @@ Nothing here unpickles, imports or builds anything: configurations are read as J
 from __future__ import annotations
 
 import json
-import stat
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..host.files import check_regular
 
 __all__ = ["prove_checkpoint", "read_json"]
 
@@ -57,7 +57,7 @@ def read_json(path: Path) -> Any:
     Raises:
         UsageError: no regular file, too long, too deep, not UTF-8, or no JSON.
     """
-    _regular(path)
+    check_regular(path)
     if path.stat().st_size > LONGEST_JSON:
         raise UsageError(f"{path}: {path.stat().st_size:,} bytes are no configuration")
     try:
@@ -70,16 +70,6 @@ def read_json(path: Path) -> Any:
         raise UsageError(f"{path}: is no JSON ({error})") from error
 
 
-def _regular(path: Path) -> None:
-    """Refuse a pipe, a device, a socket and a folder, which could block or never end."""
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if not stat.S_ISREG(mode):
-        raise UsageError(f"{path}: is no regular file")
-
-
 def _inside(folder: Path, name: Any, said_by: str) -> Path:
     """The file of that name in the folder itself.
 
@@ -88,7 +78,7 @@ def _inside(folder: Path, name: Any, said_by: str) -> Path:
     if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
         raise UsageError(f"{folder}/{said_by}: names {str(name)[:200]!r}, which is no file name of this folder")
     path = folder / name
-    _regular(path)
+    check_regular(path)
     home = folder.resolve()
     cache = home.parents[1] if home.parent.name == "snapshots" and len(home.parents) > 1 else home
     if not path.resolve().is_relative_to(home) and not path.resolve().is_relative_to(cache / "blobs"):

@@ -9,10 +9,12 @@ import argparse
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from ..host.files import as_json, check_writable, write_text
+from ..host.files import as_json, check_writable, same_file, write_text
+from ..host.place import ALONE, environment_place
 from ..records.report import Report, error_report
 
 __all__ = ["FORMS", "asked_for", "checked_outputs", "standard_output", "write_error", "write_outputs"]
@@ -27,17 +29,28 @@ FORMS: Mapping[str, str] = {
 
 
 def checked_outputs(args: argparse.Namespace) -> dict[str, str]:
-    """The path of every form that was asked for.
+    """The path of every form that was asked for, from the root: a loss may change the working directory.
+
+    Reports of an earlier run that stand there say ``error`` from now on: whatever ends this run, they are not its own.
 
     Raises:
-        UsageError: a path that cannot be written, or that two forms share.
+        UsageError: a path that cannot be written, that two forms share, or that is the baseline's.
     """
     paths = {form: path for form in FORMS if (path := getattr(args, form, None)) is not None}
+    baseline = getattr(args, "baseline", None)
+    inputs = {} if baseline is None else {"baseline": baseline}
     for form, path in paths.items():
         check_writable(path)
-        first = next(other for other, taken in paths.items() if taken == path)
+        taken = {**inputs, **paths}
+        first = next(other for other, path_of in taken.items() if same_file(path_of, path))
+        if first in inputs:
+            raise UsageError(f"--{form} would write over --{first} {path}: name another file")
         if first != form:
             raise UsageError(f"--{first} and --{form} both write {path}: name two files")
+    paths = {form: path if path == "-" else str(Path(path).absolute()) for form, path in paths.items()}
+    if (environment_place() or ALONE).rank == 0:
+        standing = {form: path for form, path in paths.items() if path != "-" and Path(path).is_file()}
+        write_outputs(standing, error_report("the run that writes this file has not come to its end", 3))
     return paths
 
 
