@@ -59,13 +59,13 @@ def check_regular(path: str | Path, what: str = "") -> None:
     try:
         mode = Path(path).stat().st_mode
     except FileNotFoundError:
-        raise UsageError(f"{named}: no such file") from None
+        raise UsageError(f"cannot read {named}: no such file") from None
     except (OSError, ValueError) as error:
-        raise UsageError(f"{named}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        raise UsageError(f"cannot read {named}: {getattr(error, 'strerror', None) or error}") from error
     if stat.S_ISDIR(mode):
-        raise UsageError(f"{named}: is a folder; name a file")
+        raise UsageError(f"cannot read {named}: it is a folder; name a file")
     if not stat.S_ISREG(mode):
-        raise UsageError(f"{named}: is no regular file")
+        raise UsageError(f"cannot read {named}: it is no regular file")
 
 
 def same_file(one: str, other: str) -> bool:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from lm_tiny import tiny_model
 
 from loss_align import main
 
@@ -25,6 +26,13 @@ def stale(tmp_path):
     path = tmp_path / "report.json"
     path.write_text(json.dumps({"schema": 1, "verdict": "pass"}))
     return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tiny_model("LlamaForCausalLM").save_pretrained(folder)
+    return str(folder)
 
 
 @pytest.fixture
@@ -44,15 +52,16 @@ def command(*words):
     )
 
 
-def test_a_loss_that_ends_the_process_leaves_no_old_pass(stale, loss):
-    process = command("preflight", "--loss", loss("os._exit(0)"), "--json", str(stale))
+def test_a_loss_that_ends_the_process_leaves_no_old_pass(stale, loss, model):
+    process = command("preflight", "--model", model, "--loss", loss("os._exit(0)"), "--json", str(stale))
     process.communicate(timeout=120)
     assert verdict(stale) == "error"
 
 
-def test_termination_is_told_like_an_interrupt(tmp_path, stale, loss):
+def test_termination_is_told_like_an_interrupt(tmp_path, stale, loss, model):
     here = tmp_path / "here"
-    process = command("preflight", "--loss", loss(f"Path({str(here)!r}).touch(); time.sleep(60)"), "--json", str(stale))
+    wait = loss(f"Path({str(here)!r}).touch(); time.sleep(60)")
+    process = command("preflight", "--model", model, "--loss", wait, "--json", str(stale))
     while not here.exists() and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
