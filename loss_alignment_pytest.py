@@ -8,7 +8,6 @@ and ``probes`` wait until a test asks for the fixture. It is a top-level module 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -30,7 +29,6 @@ UPDATES = ("create", "fix", "trim", "all")
 #: The property that tells the reporting process, and the JUnit file, which baseline a test used.
 USED = "loss_alignment_baseline"
 WRITTEN = "loss_alignment_written"
-WIDTH = 100
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -224,13 +222,9 @@ def _differs(old: Record, new: Record) -> bool:
 
 def _fail(report: Report) -> None:
     """Fail with the report itself: a traceback would only show our own frames."""
-    from rich.console import Console
+    from probes.report.terminal import as_text
 
-    from probes.report.terminal import show
-
-    console = Console(file=io.StringIO(), width=WIDTH, highlight=False, color_system=None)
-    show(report, console)
-    pytest.fail(f"loss alignment\n{console.file.getvalue()}", pytrace=False)  # type: ignore[attr-defined]
+    pytest.fail(f"loss alignment\n{as_text(report)}", pytrace=False)
 
 
 @dataclass

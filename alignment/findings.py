@@ -79,6 +79,6 @@ def finding(
     basis: str = LOSS,
     examples: tuple[Example, ...] = (),
 ) -> Finding:
-    """Make a finding; severity and fix default to what the catalogue says of ``code``."""
+    """Make a finding; severity and fix default to what the catalogue says of ``code`` on such a stream."""
     rule = RULES[code]
-    return Finding(code, stream, count, message, fix or rule.fix, severity or rule.severity, basis, examples)
+    return Finding(code, stream, count, message, fix or rule.fix_of(stream), severity or rule.severity, basis, examples)

@@ -16,4 +16,5 @@ RULE = Rule(
     note="Reported with both per-sample lengths and the slice that made the difference (255 vs 256: "
     "logits trimmed, labels not). Any other exception of the loss is exit 2 with its own message.",
     checks=("text-length", "loss", "pairing"),
+    of_rows=False,
 )

@@ -11,8 +11,8 @@ RULE = Rule(
     summary="Offset 0: a row is trained to repeat the token it has just read.",
     silent="Copying is easy, so the loss falls further and faster than it should, and nothing fails "
     "before generation. A training loss under the entropy of the data is the sign.",
-    fix="Pair each row with the next label: `logits[:, :-1]` with `labels[:, 1:]` for text, "
-    "`audio_logits[:-1, k]` with `label_audio_ids[k, 1:]` for audio.",
+    fix="Pair each row with the next label: `logits[:, :-1]` with `labels[:, 1:]`.",
+    audio_fix="Pair each row with the next label: `audio_logits[:-1, k]` with `label_audio_ids[k, 1:]`.",
     case="boson-ai/higgs-audio #94: after five LoRA epochs the text loss is 4e-7, the audio loss "
     "0.0028, and the model generates silence; the training script of the day paired audio_logits[t] "
     "with label_audio_ids[t].",

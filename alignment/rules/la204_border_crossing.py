@@ -11,7 +11,9 @@ RULE = Rule(
     summary="A target is taken from another segment, sample or packed document.",
     silent="It is one row per border among many right ones, and its offset is usually +1 as well.",
     fix="Before the shift, set the first position-aligned label of each segment and document to -100, "
-    "on a copy: `label_audio_ids[:, audio_out_ids_start] = -100`, `labels[position_ids == 0] = -100`.",
+    "on a copy: `labels[position_ids == 0] = -100`.",
+    audio_fix="Before the shift, set the first label of each segment to -100, on a copy: "
+    "`label_audio_ids[:, audio_out_ids_start] = -100`.",
     case="pytorch/torchtitan #4075: in packed data the last token of a document predicts the first token of the next.",
     note="Borders come from `audio_out_ids_start`, the samples, resets of `position_ids`, "
     "`cu_seq_lens`, `seq_idx`, or are given.",

@@ -15,4 +15,5 @@ RULE = Rule(
     "FEATURE_EXTRACTION in PEFT): `peft_model.base_model(**batch)`.",
     note="Where labels are withheld on purpose, `--labels none` declares it and the check is skipped.",
     checks=("labels-received",),
+    of_rows=False,
 )

@@ -14,4 +14,5 @@ RULE = Rule(
     fix="Name target modules that the loss depends on and freeze everything else; `all-linear` also "
     "wraps the heads. Set them with `--lora-target`.",
     checks=("training-step",),
+    of_rows=False,
 )

@@ -15,4 +15,5 @@ RULE = Rule(
     fix="Run the same loss, data code, options and library versions on every rank. To divide alike, divide by the "
     "targets of all ranks (`torch.distributed.all_reduce`) and multiply by the world size, which DDP divides by.",
     checks=("ranks",),
+    of_rows=False,
 )

@@ -14,5 +14,7 @@ RULE = Rule(
     fix="Return the loss tensor itself and let exceptions through: no `.item()`, `float()` or "
     "`.detach()` before backward, and no `except` that returns a constant.",
     note="A NaN or infinite loss is LA501; None or a non-scalar is bad usage (exit 2).",
+    lesser="Where `run` saw a forward pass whose loss was dropped, which may be meant.",
+    of_rows=False,
     checks=("loss", "pairing", "coverage"),
 )

@@ -23,6 +23,7 @@ from ..replay.perturbation import SAME_ORDER, perturbed, repeats, row_changes, s
 from ..witness.witness import Witness
 from .cuts import Causality, Cut, Run
 from .leaks import judge
+from .witness_checks import named
 
 __all__ = ["causality", "causality_check"]
 
@@ -200,8 +201,7 @@ def _cut(
 def causality_check(told: Causality, padding: str) -> Check:
     """The line of the checklist; ``padding`` says what other padding changed."""
     if told.findings:
-        codes = ", ".join(f"{f.code} {f.name} on {f.stream} ({f.count} rows)" for f in told.findings)
-        return Check("causality", TITLE, "fail", codes)
+        return Check("causality", TITLE, "fail", named(told.findings))
     if told.problem == "the logits are not finite":
         return Check("causality", TITLE, "fail", told.problem)
     if told.problem or not told.cuts:

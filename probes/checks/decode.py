@@ -17,6 +17,7 @@ from ..models.forward import Outputs, all_finite, can_be_learnt, forward
 from ..models.modules import routes_by_capacity
 from ..records.report import Check
 from ..replay.perturbation import OTHER_ORDER, Movement, near_ties, perturbed, row_changes
+from .witness_checks import named
 
 __all__ = ["decode_check"]
 
@@ -102,8 +103,7 @@ def _verdict(told: _Compared, movement: Movement) -> tuple[Check, list[Finding]]
         if rows
     ]
     if findings:
-        codes = ", ".join(f"{f.code} {f.name} on {f.stream} ({f.count} rows)" for f in findings)
-        return Check("decode", TITLE, "fail", codes), findings
+        return Check("decode", TITLE, "fail", named(findings)), findings
     if not sum(told.steps.values()):
         return Check("decode", TITLE, "skip", "the sample has no position to decode"), []
     shown = ", ".join(f"{told.steps[kind]} {kind} rows within {error:.1e}" for kind, error in told.worst.items())

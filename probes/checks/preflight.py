@@ -24,6 +24,7 @@ from .engine import Engine, default_loss
 from .model_checks import model_checks
 from .reduction import Reduction, check_reduction, counted_loss, settled
 from .training import Steps, take_steps
+from .witness_checks import kinds_of
 
 __all__ = ["CONVENTIONS", "Plan", "preflight"]
 
@@ -143,8 +144,7 @@ def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> R
     findings = report.findings
     report.checks += [
         text_length(engine, findings),
-        loss_value("text", engine, findings, random_init=plan.random_init),
-        loss_value("audio", engine, findings, random_init=plan.random_init),
+        *(loss_value(kind, engine, findings, random_init=plan.random_init) for kind in kinds_of(seen)),
         fallback_path(fallback, expands=without.expanded_input_ids is not None),
         training_step(steps, findings),
     ]

@@ -6,17 +6,25 @@ from collections.abc import Sequence
 
 from alignment import Finding
 from alignment.comparison import judge
-from alignment.rules import failing
+from alignment.rules import RULES, failing
 from alignment.supervision import Supervision
+from alignment.wording import counted
 
 from ..models import Adapter, Batch
 from ..records.report import Check
 from ..witness.witness import Witness, unlabelled
 
-__all__ = ["COVERAGE", "PAIRING", "concerning", "named", "witness_checks"]
+__all__ = ["COVERAGE", "PAIRING", "concerning", "kinds_of", "named", "witness_checks"]
 
 #: Findings by the check they fail.
 PAIRING, COVERAGE = failing("pairing"), failing("coverage")
+#: What a pairing check says, by the kind of its streams.
+PAIRED = {"text": "Each text logit predicts the next token", "audio": "Each audio logit predicts the next frame"}
+
+
+def kinds_of(seen: Witness) -> list[str]:
+    """``text`` and ``audio``, as far as the model has streams of them: a text model is not told of audio."""
+    return [kind for kind in PAIRED if any(one.stream.name.startswith(kind) for one in seen.expected)]
 
 
 def witness_checks(
@@ -28,16 +36,13 @@ def witness_checks(
     *,
     withheld: bool = False,
 ) -> list[Check]:
-    """``pairing-text``, ``pairing-audio``, ``coverage`` and ``labels-received``.
+    """``pairing-text`` and ``pairing-audio`` of what the model has, ``coverage`` and ``labels-received``.
 
     A check that only ``ignored`` findings would fail is skipped and says so: it was not passed.
     """
     checks = []
-    for kind, title in (
-        ("text", "Each text logit predicts the next token"),
-        ("audio", "Each audio logit predicts the next frame"),
-    ):
-        check = _pairing_check(f"pairing-{kind}", title, kind, seen, findings)
+    for kind in kinds_of(seen):
+        check = _pairing_check(f"pairing-{kind}", PAIRED[kind], kind, seen, findings)
         checks.append(_unless_ignored(check, concerning(ignored, PAIRING, kind)))
     check = _coverage_check(batch, seen, findings)
     checks.append(_unless_ignored(check, concerning(ignored, COVERAGE | PAIRING)))
@@ -62,7 +67,25 @@ def concerning(findings: Sequence[Finding], codes: frozenset[str], kind: str | N
 
 def named(findings: Sequence[Finding]) -> str:
     """Findings in one line: code, name, stream and count; their messages stand below the checklist."""
-    return "; ".join(f"{f.code} {f.name} on {f.stream}{f' ({f.count} rows)' if f.count else ''}" for f in findings)
+    return "; ".join(f"{f.code} {f.name} on {f.stream}{_many(f)}" for f in findings)
+
+
+def _many(found: Finding) -> str:
+    """How many rows a finding is about; nothing where it counts something else, as forward passes."""
+    return f" ({counted(found.count, 'row')})" if found.count and RULES[found.code].of_rows else ""
+
+
+def _next_token(number: int, seen: Witness) -> int:
+    """How many rows of a stream are trained on their next token, expected there or not."""
+    actual = seen.actual[number]
+    ahead = actual.trained & (actual.source >= 0) & (actual.origin == number) & (actual.offset == 1)
+    return int((ahead | judge(number, seen.expected[number], actual, seen.expected).right).sum())
+
+
+def _at_next(trained: int, next_token: int, expected: int) -> str:
+    """What the passing line says: how many are trained on the next token, and how many of those were to be trained."""
+    told = f"{next_token} of {counted(trained, 'trained row')} at offset +1"
+    return told if expected == next_token else f"{told}, {expected} of them expected"
 
 
 def _pairing_check(check_id: str, title: str, kind: str, seen: Witness, findings: Sequence[Finding]) -> Check:
@@ -82,7 +105,7 @@ def _pairing_check(check_id: str, title: str, kind: str, seen: Witness, findings
     right = sum(int(judge(n, seen.expected[n], seen.actual[n], seen.expected).right.sum()) for n in mine)
     if right == 0:
         if soft:
-            return Check(check_id, title, "skip", f"{soft} rows have no hard target: not read")
+            return Check(check_id, title, "skip", f"{counted(soft, 'row')} without a hard target: not read")
         return Check(check_id, title, "fail", f"none of {wanted} expected {kind} targets is trained")
     pushed = sum(int((seen.actual[n].weight < 0).sum()) for n in mine)
     if pushed:
@@ -90,8 +113,9 @@ def _pairing_check(check_id: str, title: str, kind: str, seen: Witness, findings
         why = "a preference or a reward" if pushed < trained else "a negative reward, or a sign that is turned round"
         return Check(check_id, title, "skip", f"{away}: {why}")
     if soft:
-        return Check(check_id, title, "skip", f"{right} rows at offset +1, {soft} rows have no hard target: not read")
-    return Check(check_id, title, "pass", f"{right} of {trained} trained rows at offset +1")
+        told = f"{counted(right, 'row')} at offset +1, {counted(soft, 'row')} without a hard target: not read"
+        return Check(check_id, title, "skip", told)
+    return Check(check_id, title, "pass", _at_next(trained, sum(_next_token(n, seen) for n in mine), right))
 
 
 def _unlabelled_pairing(check_id: str, title: str, actual: Sequence[Supervision], trained: int) -> Check:
@@ -101,7 +125,7 @@ def _unlabelled_pairing(check_id: str, title: str, actual: Sequence[Supervision]
         return Check(
             check_id, title, "skip", f"most of {trained} targets are no inputs of the batch, which has no labels"
         )
-    return Check(check_id, title, "pass", f"{right} of {trained} trained rows at offset +1")
+    return Check(check_id, title, "pass", _at_next(trained, right, right))
 
 
 def _coverage_check(batch: Batch, seen: Witness, findings: Sequence[Finding]) -> Check:

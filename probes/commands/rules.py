@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from alignment.rules import RULES, Rule, lookup
@@ -25,7 +26,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     from rich.console import Console
 
-    console = Console(highlight=False, soft_wrap=False)
+    from ..report.layout import width_of
+
+    console = Console(highlight=False, width=width_of(sys.stdout))
     if args.code is None:
         _print_all(console)
     else:
@@ -35,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
 def markdown(rules: Sequence[Rule]) -> str:
     """A table of rules: code, name, severity and what it is."""
-    rows = [(rule.code, rule.name, rule.severity, rule.summary.replace("|", "\\|")) for rule in rules]
+    rows = [(rule.code, rule.name, rule.severities, rule.summary.replace("|", "\\|")) for rule in rules]
     lines = [("code", "name", "severity", "what"), ("---",) * 4, *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
@@ -43,29 +46,36 @@ def markdown(rules: Sequence[Rule]) -> str:
 def _print_all(console: object) -> None:
     from rich.table import Table
 
-    table = Table(box=None, padding=(0, 2, 0, 0))
+    from ..report.layout import Unpadded
+
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for column in ("code", "name", "severity", "what"):
         table.add_column(column, no_wrap=column != "what")
     for rule in RULES.values():
         style = "red" if rule.severity == "error" else "yellow"
-        table.add_row(rule.code, rule.name, f"[{style}]{rule.severity}[/]", rule.summary)
-    console.print(table)  # type: ignore[attr-defined]
+        table.add_row(rule.code, rule.name, f"[{style}]{rule.severities}[/]", rule.summary)
+    console.print(Unpadded(table))  # type: ignore[attr-defined]
     console.print("\nloss-align rules CODE tells all about one of them.")  # type: ignore[attr-defined]
 
 
 def _print_one(console: object, rule: Rule) -> None:
     from rich.markup import escape
+    from rich.text import Text
 
-    parts = [f"[bold]{rule.code} {rule.name}[/] ({rule.severity})"]
+    from ..report.layout import Unpadded
+
+    parts = [f"[bold]{rule.code} {rule.name}[/] ({rule.severities})"]
     for title, text in (
         ("What it is", rule.summary),
         ("Why it is silent", rule.silent),
         ("How to fix it", rule.fix),
+        ("How to fix it in audio", rule.audio_fix),
         ("A real case", rule.case),
+        ("When it is a warning instead", rule.lesser),
         ("Note", rule.note),
         ("It explains, and is told instead of", ", ".join(rule.absorbs)),
         ("Checks that it fails", ", ".join(rule.checks)),
     ):
         if text:
             parts.append(f"\n[bold]{title}[/]\n{escape(text)}")
-    console.print("\n".join(parts))  # type: ignore[attr-defined]
+    console.print(Unpadded(Text.from_markup("\n".join(parts))))  # type: ignore[attr-defined]

@@ -199,7 +199,7 @@ def _checks(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> Iterat
     old, new = ({c["id"]: c for c in part if c["id"] != BASELINE_CHECK} for part in (before, after))
     for name in _either(old, new):
         one, other = old.get(name, {}).get("status"), new.get(name, {}).get("status")
-        effect = _status(one or "pass", other) if other is not None else "regression"
+        effect = _status(one or "pass", other) if other is not None else "neutral" if one == "skip" else "regression"
         if one is None:
             effect = "regression" if other in ("fail", "error") else "neutral"
         if effect is not None:

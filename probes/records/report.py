@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from alignment.findings import Example, Finding
 
@@ -37,7 +37,7 @@ class Check:
         return {"id": self.id, "title": self.title, "status": self.status, "detail": self.detail}
 
 
-@dataclass
+@dataclass(repr=False)
 class Report:
     """Everything a run found out.
 
@@ -72,6 +72,14 @@ class Report:
     token_name: Callable[[int], str] = field(default=str, repr=False, compare=False)
     error: str = ""
     stopped: int | None = None
+
+    #: How a report is written out; ``probes.report``, which knows of pages, puts the terminal's form here.
+    written: ClassVar[Callable[[Report], str]] = lambda report: report.in_short()
+
+    def __str__(self) -> str:
+        return type(self).written(self).rstrip()
+
+    __repr__ = __str__
 
     @property
     def verdict(self) -> str:

@@ -5,3 +5,12 @@ from __future__ import annotations
 from ..records.report import Check, LossAlignmentError, Report, Status
 
 __all__ = ["Check", "LossAlignmentError", "Report", "Status"]
+
+
+def _on_a_terminal(report: Report) -> str:
+    from .terminal import as_text  # rich, once a report is shown
+
+    return as_text(report)
+
+
+Report.written = _on_a_terminal

@@ -10,6 +10,7 @@ from rich.text import Text
 from ..records.causes import causes, told_change
 from ..records.regression import Comparison, Effect
 from ..records.report import SCHEMA
+from .layout import hanging
 
 __all__ = ["as_dict", "show_changes"]
 
@@ -29,14 +30,14 @@ def show_changes(comparison: Comparison, console: Console) -> None:
         if found:
             counts.append(f"{len(found)} {word}")
         for cause in found:
-            console.print(Text(f"{sign} {cause.headline}", style=style))
+            console.print(hanging(Text(cause.headline, style=style), f"{sign} "))
             for line in cause.rest:
-                console.print(Text(f"    {line}", style="dim"))
+                console.print(hanging(Text(line, style="dim"), indent=4))
     if comparison.environment:
         suspect = "first suspect, the environment" if comparison.verdict == "fail" else "environment"
         console.print(Text(f"{suspect}:", style="yellow"))
         for change in comparison.environment:
-            console.print(Text(f"    {told_change(change)}"))
+            console.print(hanging(Text(told_change(change)), indent=4))
     style = "bold red" if comparison.verdict == "fail" else "bold green"
     console.print(Text(f"{comparison.verdict.upper()}: {', '.join(counts) or 'no difference'}", style=style))
 

@@ -2,43 +2,39 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console, ConsoleOptions
-from rich.markup import escape
-from rich.segment import Segment
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..host.printable import printable
+from alignment.wording import counted
+
 from ..records.report import Report, told_example, told_offset
+from .layout import SafeConsole, Unpadded, hanging, plain_console, width_of
 from .ranks import rank_rows
 from .strips import show_strips
 
-__all__ = ["console_for", "grouped", "show", "show_finding", "status_line"]
+__all__ = ["as_text", "console_for", "grouped", "show", "show_finding", "status_line"]
 
 STATUS = {"pass": ("✓", "green"), "fail": ("✗", "red"), "skip": ("-", "yellow"), "error": ("!", "red")}
-#: Width of reports that no terminal bounds: files, pipes, CI logs.
-WIDE = 120
-
-
-class SafeConsole(Console):
-    """A console that shows the control characters of data as what they are, and obeys none of them."""
-
-    def render(self, renderable: Any, options: ConsoleOptions | None = None) -> Iterator[Segment]:
-        """Every piece of text that is about to be shown, made safe; rich's own control codes are no text."""
-        for segment in super().render(renderable, options):
-            yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
 
 def console_for(json_path: str | None) -> Console:
     """Where the report is shown: on standard error if the JSON goes to standard output."""
     stream = sys.stderr if json_path == "-" else sys.stdout
-    width = None if stream.isatty() else WIDE
-    return SafeConsole(file=stream, highlight=False, width=width)
+    return SafeConsole(file=stream, highlight=False, width=width_of(stream))
+
+
+def as_text(report: Report, width: int = 100) -> str:
+    """The report as a terminal of that width shows it, without colours."""
+    file = io.StringIO()
+    show(report, plain_console(file, width))
+    return file.getvalue()
 
 
 @contextmanager
@@ -53,32 +49,42 @@ def status_line(console: Console) -> Iterator[Callable[[str], None]]:
 
 def show(report: Report, console: Console, *, verbose: bool = False) -> None:
     """Print the whole report."""
-    console.print(_headline(report))
-    console.print(_checks(report))
+    console.print(hanging(_headline(report)))
+    console.print(Unpadded(_checks(report)))
     if report.streams:
         console.print()
-        console.print(_streams(report, verbose=verbose))
+        console.print(Unpadded(_streams(report, verbose=verbose)))
     if rows := rank_rows(report.ranks):
         console.print()
-        console.print(_plain_table(rows))
+        console.print(Unpadded(_plain_table(rows)))
     _show_decisions(report, console)
     if verbose or any(finding.code == "LA401" for finding in report.findings):
         show_strips(report.causality, console)
     for finding in report.findings:
         show_finding(finding, console)
     for note in report.notes:
-        console.print(Text(f"note: {note}", style="dim"))
+        console.print(hanging(Text(note, style="dim"), "note: "))
     console.print()
+    style = {"pass": "bold green", "fail": "bold red", "error": "bold red"}[report.verdict]
+    console.print(hanging(Text(_verdict_line(report), style=style)))
+
+
+def _verdict_line(report: Report) -> str:
+    """The verdict and what it rests on: never a failure without what has failed."""
+    if report.error:
+        return f"{report.verdict.upper()}: {report.error}"
     errors = sum(f.is_error for f in report.findings)
     warnings = len(report.findings) - errors
-    style = {"pass": "bold green", "fail": "bold red", "error": "bold red"}[report.verdict]
-    console.print(
-        Text(f"{report.verdict.upper()}: {_count(errors, 'error')}, {_count(warnings, 'warning')}", style=style)
+    # a check may fail, or end in an error, that has no finding of its own
+    failed, crashed = (
+        [c.id for c in report.checks if c.status == status and not errors] for status in ("fail", "error")
     )
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+    told = [f"{', '.join(failed)} failed"] * bool(failed)
+    told += [f"{', '.join(crashed)} could not run"] * bool(crashed)
+    plain = not told
+    told += [counted(errors, "error")] * plain
+    told += [counted(warnings, "warning")] * bool(warnings or plain)
+    return f"{report.verdict.upper()}: {', '.join(told)}"
 
 
 def _headline(report: Report) -> Text:
@@ -89,7 +95,7 @@ def _headline(report: Report) -> Text:
 
 
 def _checks(report: Report) -> Table:
-    table = Table(box=None, show_header=False, padding=(0, 1, 0, 0))
+    table = Table(box=None, show_header=False, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -101,7 +107,7 @@ def _checks(report: Report) -> Table:
 
 
 def _streams(report: Report, *, verbose: bool) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("stream")
     for column in ("rows", "expected", "trained", "missing", "unexpected"):
         table.add_column(column, justify="right")
@@ -150,21 +156,22 @@ def _show_decisions(report: Report, console: Console) -> None:
             continue
         proof = "verified" if decision["verified"] else "unverified"
         pairing = str(decision["pairing"]).upper()
-        console.print(
-            Text(
-                f"{kind}: paired {pairing} on the {decision['path']} path ({decision['convention']}, {proof})",
-                style="dim",
-            )
-        )
+        told = f"paired {pairing} on the {decision['path']} path ({decision['convention']}, {proof})"
+        console.print(hanging(Text(told, style="dim"), f"{kind}: "))
 
 
 def show_finding(finding: Any, console: Console) -> None:
     """One finding: code, message, example rows, fix."""
     style = "red" if finding.is_error else "yellow"
     console.print()
-    title = f"[bold {style}]{finding.code} {finding.name}[/] [{style}]{finding.severity}[/] on {escape(finding.stream)}"
-    console.print(f"{title} [dim]({escape(finding.basis)})[/]")
-    console.print(Text(f"  {finding.message}"))
+    title = Text.assemble(
+        (f"{finding.code} {finding.name}", f"bold {style}"),
+        (f" {finding.severity}", style),
+        f" on {finding.stream}",
+        (f" ({finding.basis})", "dim"),
+    )
+    console.print(hanging(title))
+    console.print(hanging(Text(finding.message), indent=2))
     for example in finding.examples:
-        console.print(Text(f"  {told_example(example)}", style="dim"))
-    console.print(Text(f"  fix: {finding.fix}", style="cyan"))
+        console.print(hanging(Text(told_example(example), style="dim"), indent=2))
+    console.print(hanging(Text(finding.fix, style="cyan"), "fix: ", indent=2))

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..records.row_story import RowStory
+from .layout import Unpadded
 
 __all__ = ["show_grid", "show_rows"]
 
@@ -71,7 +72,7 @@ def show_rows(
         verdict = "" if story.verdict == "none" else story.verdict
         cells = (str(story.row), read, name(story.target), name(story.expected), offset, weight, verdict)
         table.add_row(*(Text(cell, style=style) for cell in cells))
-    console.print(table)
+    console.print(Unpadded(table))
 
 
 def _fold(stories: Sequence[RowStory]) -> Iterator[RowStory | int]:
