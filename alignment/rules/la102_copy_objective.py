@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from ..findings import Finding
+from .judged import Judged, told_offset
 from .rule import Rule
+
+
+def judge(one: Judged) -> Iterator[Finding]:
+    """Where the one offset of the rows astray is 0."""
+    if one.offset == 0:
+        message = (
+            "logits and labels of {name} agree in length, yet {which} are trained to repeat the token they have "
+            "just read (offset 0): the loss falls towards zero and the model learns nothing to say"
+        )
+        yield told_offset(one, "LA102", message)
+
 
 RULE = Rule(
     "LA102",
@@ -19,4 +34,5 @@ RULE = Rule(
     note="An offset of 0 is legitimate for a masked language model; judge it together with LA401.",
     checks=("pairing",),
     absorbs=("LA201", "LA202", "LA203", "LA204", "LA301", "LA304"),
+    of_loss=judge,
 )

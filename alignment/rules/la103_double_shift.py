@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from ..findings import Finding
+from .judged import Judged, Labelled, told_offset
 from .rule import Rule
+
+
+def judge(one: Judged) -> Iterator[Finding]:
+    """Where the one offset of the rows astray is +2."""
+    if one.offset == 2:
+        message = "{which} are trained on the token after the next one (offset +2): the labels are shifted twice"
+        yield told_offset(one, "LA103", message)
+
+
+def judge_labels(one: Labelled) -> Iterator[Finding]:
+    """Where the labels are the tokens two further on."""
+    if one.evidence is not None and one.evidence.offset == 2:
+        yield one.told_misplaced("LA103")
+
 
 RULE = Rule(
     "LA103",
@@ -17,4 +35,6 @@ RULE = Rule(
     "model code and again by the loss; in #179 the speech gets faster with every epoch.",
     checks=("pairing",),
     absorbs=("LA201", "LA202", "LA203", "LA204", "LA301", "LA304"),
+    of_loss=judge,
+    of_labels=judge_labels,
 )

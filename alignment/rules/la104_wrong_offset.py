@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from ..findings import Finding
+from .judged import Judged, Labelled, told_offset
 from .rule import Rule
+
+
+def judge(one: Judged) -> Iterator[Finding]:
+    """Where the rows astray have one offset that has no name of its own."""
+    if one.offset not in {None, 0, 2}:
+        yield told_offset(one, "LA104", f"{{which}} are trained at offset {one.offset:+d} instead of +1")
+
+
+def judge_labels(one: Labelled) -> Iterator[Finding]:
+    """Where one such offset explains the labels."""
+    if one.evidence is not None and one.evidence.offset not in {None, 2}:
+        yield one.told_misplaced("LA104")
+
 
 RULE = Rule(
     "LA104",
@@ -14,4 +31,6 @@ RULE = Rule(
     "row is trained on, run `loss-align explain`.",
     checks=("pairing",),
     absorbs=("LA201", "LA202", "LA203", "LA204", "LA301", "LA304"),
+    of_loss=judge,
+    of_labels=judge_labels,
 )

@@ -2,7 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from ..findings import Finding
+from .judged import Judged, Labelled
 from .rule import Rule
+
+
+def judge(one: Judged) -> Iterator[Finding]:
+    """Where rows are astray and no one offset explains them."""
+    if one.offset is not None or not bool(one.verdicts.astray.any()):
+        return
+    actual, count = one.actual, int(one.verdicts.astray.sum())
+    placed = actual.trained & (actual.source >= 0)
+    offsets = actual.offset[placed & ~one.verdicts.border].unique()
+    seen = ", ".join(f"{int(d):+d} ({int((actual.offset[placed] == d).sum())} rows)" for d in offsets[:6])
+    lost = one.trained - int(placed.sum())
+    nowhere = f"; {lost} targets are nowhere in the inputs" if lost else ""
+    message = f"{count} of {one.trained} trained rows of {one.name} sit at wrong offsets; offsets seen: {seen}{nowhere}"
+    yield one.told("LA105", one.verdicts.astray, message)
+
+
+def judge_labels(one: Labelled) -> Iterator[Finding]:
+    """Where labels contradict both conventions, and no one offset explains them."""
+    if one.convention == "inconsistent" and one.evidence is not None and one.evidence.offset is None:
+        yield one.told_misplaced("LA105")
+
 
 RULE = Rule(
     "LA105",
@@ -17,4 +42,6 @@ RULE = Rule(
     "check the padding side, with `loss-align explain`.",
     checks=("pairing",),
     absorbs=("LA201", "LA202", "LA203", "LA204", "LA301", "LA304"),
+    of_loss=judge,
+    of_labels=judge_labels,
 )

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from ..findings import Finding
+from .judged import Judged
 from .rule import Rule
+
+
+def judge(one: Judged) -> Iterator[Finding]:
+    """Where any row is."""
+    rows = one.verdicts.codebook
+    if bool(rows.any()):
+        of = "another codebook's tokens"
+        message = f"{int(rows.sum())} of {one.trained} trained rows of {one.name} are trained on {of}"
+        yield one.told("LA106", rows, message)
+
 
 RULE = Rule(
     "LA106",
@@ -15,5 +29,7 @@ RULE = Rule(
     case="QwenLM/Qwen3-TTS #371 (3): the shift of the loss runs along the codebook axis instead of "
     "time, so a head is trained on the codes of a later codebook.",
     checks=("pairing",),
+    absorbs_beside=("LA205",),
     absorbs=("LA102", "LA103", "LA104", "LA105", "LA201", "LA202", "LA203", "LA204", "LA301", "LA304"),
+    of_loss=judge,
 )

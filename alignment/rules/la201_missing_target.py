@@ -2,7 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from ..findings import Finding
+from .judged import Judged
 from .rule import Rule
+
+MERGE = "Hand the model position-aligned labels (a copy of the ids) and shift after the forward."
+
+
+def judge(one: Judged) -> Iterator[Finding]:
+    """Where an expected row has no gradient: by the loss, or because the model's merge lost its label."""
+    rows = one.verdicts.missing & ~one.verdicts.lost & ~one.verdicts.ends
+    if bool(rows.any()):
+        message = f"{int(rows.sum())} of {one.wanted} expected targets of {one.name} are trained nowhere"
+        yield one.told("LA201", rows, message)
+    lost = one.verdicts.lost
+    if bool(lost.any()):
+        message = (
+            f"{int(lost.sum())} targets of {one.name} are lost inside the model: labels shifted beforehand sit on "
+            "audio placeholders, and the merge overwrites the label of every placeholder"
+        )
+        yield one.told("LA201", lost, message, fix=MERGE, severity="warning")
+
 
 RULE = Rule(
     "LA201",
@@ -17,4 +39,5 @@ RULE = Rule(
     "of every placeholder to -100, so with pre-shifted labels the token after each target audio is lost "
     "(measured: 68 targets became 66).",
     checks=("coverage",),
+    of_loss=judge,
 )

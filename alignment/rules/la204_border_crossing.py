@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from ..findings import Finding
+from .judged import Judged
 from .rule import Rule
+
+
+def judge(one: Judged) -> Iterator[Finding]:
+    """Where the token after a row belongs to another segment."""
+    rows = one.verdicts.border
+    if bool(rows.any()):
+        where = f"{int(rows.sum())} rows of {one.name} are trained on the first token of another segment"
+        yield one.told("LA204", rows, f"{where}, sample or document")
+
 
 RULE = Rule(
     "LA204",
@@ -18,4 +31,5 @@ RULE = Rule(
     note="Borders come from `audio_out_ids_start`, the samples, resets of `position_ids`, "
     "`cu_seq_lens`, `seq_idx`, or are given.",
     checks=("coverage",),
+    of_loss=judge,
 )

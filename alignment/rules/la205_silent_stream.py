@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from ..findings import Finding
+from .judged import Judged
 from .rule import Rule
+
+
+def judge(one: Judged) -> Iterator[Finding]:
+    """Where targets are expected and no row has a gradient, unless the model's merge has lost them all."""
+    if one.silent and not bool((one.verdicts.lost == one.expected.trained).all()):
+        message = f"{one.name} has {one.wanted} labelled targets and no gradient: the loss never reaches its logits"
+        yield one.told("LA205", one.verdicts.missing, message)
+
 
 RULE = Rule(
     "LA205",
@@ -16,5 +28,7 @@ RULE = Rule(
     "`collator(copy.deepcopy(samples))`.",
     case="boson_multimodal 0.1.1, HiggsAudioSampleCollator: it edits its samples in place; collating "
     "the same in-memory samples a second time gave 0 audio targets instead of 136.",
+    absorbs=("LA201", "LA202", "LA203", "LA204", "LA301", "LA304"),
     checks=("loss", "pairing", "coverage"),
+    of_loss=judge,
 )

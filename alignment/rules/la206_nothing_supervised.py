@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
+from ..findings import Finding, finding
+from .judged import Judged
 from .rule import Rule
+
+
+def judge_all(streams: Sequence[Judged]) -> Iterator[Finding]:
+    """Where no stream has a gradient."""
+    if not any(one.trained or bool(one.actual.soft.any()) for one in streams):
+        wanted = sum(one.wanted for one in streams)
+        why = f"{wanted} targets are expected" if wanted else "the batch has no labelled token either"
+        message = f"no row of any stream is trained: the loss has no gradient; {why}"
+        yield finding("LA206", "all", message, count=wanted)
+
 
 RULE = Rule(
     "LA206",
@@ -14,4 +28,5 @@ RULE = Rule(
     "labels row by row, run `loss-align explain`.",
     note="Also reported where every stream is without expected targets.",
     checks=("loss", "pairing", "coverage"),
+    of_all=judge_all,
 )

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from ..findings import Finding
+from .judged import Judged
 from .rule import Rule
+
+
+def judge(one: Judged) -> Iterator[Finding]:
+    """Where no row is pulled towards its target, and none is unreadable."""
+    rows = one.actual.trained
+    if one.trained and bool((one.actual.weight[rows] < 0).all()) and not bool(one.actual.soft.any()):
+        which = f"all {one.trained} trained rows of {one.name} are pushed away from their target"
+        yield one.told("LA304", rows, f"{which}: the loss is turned round")
+
 
 RULE = Rule(
     "LA304",
@@ -13,4 +26,5 @@ RULE = Rule(
     fix="If neither a negative reward nor unlearning is meant, turn the sign of the loss round: cross-entropy is "
     "minimised, a log-likelihood is not.",
     note="Where some rows are pulled and others pushed (a preference, a reward), that is stated, not reported.",
+    of_loss=judge,
 )

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from ..findings import Finding
+from .judged import Judged
 from .rule import Rule
+
+
+def judge(one: Judged) -> Iterator[Finding]:
+    """Where the gradient of a row is NaN or infinite."""
+    rows = ~one.actual.weight.isfinite()
+    if bool(rows.any()):
+        message = f"the loss or its gradient at {int(rows.sum())} rows of {one.name} is NaN or infinite"
+        yield one.told("LA501", rows, message)
+
 
 RULE = Rule(
     "LA501",
@@ -15,4 +28,5 @@ RULE = Rule(
     "head masks with -inf (other ids may be). To tell the dtype from the rest, run `loss-align preflight "
     "--dtype float32`.",
     checks=("loss", "pairing"),
+    of_loss=judge,
 )

@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from ..findings import Finding
+from .judged import Labelled
 from .rule import Rule
+
+
+def judge_labels(one: Labelled) -> Iterator[Finding]:
+    """Where a label is neither an id of the head nor ignored."""
+    stream, labels = one.stream, one.labels
+    if bool(one.outside.any()):
+        row, count = int(one.outside.nonzero()[0]), int(one.outside.sum())
+        message = (
+            f"{count} labels of {stream.name} lie outside its vocabulary of {stream.vocab} and are not -100: "
+            f"e.g. {int(labels[row])} at sample {int(stream.sample[row])} row {int(stream.row[row])}"
+        )
+        yield one.told("LA502", count, message)
+
 
 RULE = Rule(
     "LA502",
@@ -14,4 +31,5 @@ RULE = Rule(
     fix="Mask with -100 and no other value, and compare the head's size with the tokenizer's. To list "
     "the labels: `labels[(labels != -100) & ((labels < 0) | (labels >= logits.shape[-1]))]`.",
     checks=("coverage",),
+    of_labels=judge_labels,
 )

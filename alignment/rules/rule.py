@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-__all__ = ["Rule", "Severity"]
+__all__ = ["Judgement", "Rule", "Severity"]
 
 Severity = Literal["error", "warning", "blind"]
+
+#: From what is judged (see ``judged``) to findings.
+Judgement = Callable[[Any], Iterator[Any]]
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,10 @@ class Rule:
         audio_fix: what to do about it on an audio stream, where that differs: a text model is told nothing of audio.
         lesser: when a finding is a warning instead of an error.
         of_rows: whether a finding's count is of rows, and not of lengths, forward passes or adapters.
+        absorbs_beside: codes that are not reported for the other streams of its modality either.
+        of_loss: judges what a loss makes of one stream, a ``Judged``; None where something else finds it.
+        of_all: judges all streams together, a sequence of ``Judged``.
+        of_labels: judges the labels of one stream, a ``Labelled``.
     """
 
     code: str
@@ -44,6 +52,10 @@ class Rule:
     audio_fix: str = ""
     lesser: str = ""
     of_rows: bool = True
+    absorbs_beside: tuple[str, ...] = ()
+    of_loss: Judgement | None = None
+    of_all: Judgement | None = None
+    of_labels: Judgement | None = None
 
     @property
     def severities(self) -> str:

@@ -78,7 +78,7 @@ def label_rule_findings(
 ) -> list[Finding]:
     """What the labels of a batch train against what the roles of its conversations say.
 
-    Which positions are labelled is compared, not with what: ``label_findings`` does that. Placeholders count
+    Which positions are labelled is compared, not with what: ``compare_labels`` does that. Placeholders count
     on neither side, since the model masks them. Rows are positions of ``input_ids``, before expansion.
 
     Args:

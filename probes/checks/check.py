@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from alignment import AlignmentError, Convention, Decision, Finding, choose
-from alignment.comparison import judge
 from alignment.streams import IGNORE_INDEX, Stream
 from alignment.supervision import Supervision
+from alignment.verdicts import judge
 from alignment.weights import spread
 
 from ..errors import UsageError

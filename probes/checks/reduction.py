@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from alignment import Finding
 from alignment.comparison import merge_codebooks
 from alignment.findings import finding
+from alignment.rules.la301_uneven_weights import uneven_weights
 from alignment.supervision import Supervision
-from alignment.weights import TOLERANCE, spread, uneven_weights
+from alignment.weights import TOLERANCE, spread
 
 from ..errors import UsageError
 from ..models import Adapter, Batch, View

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from alignment import Finding
-from alignment.comparison import judge
 from alignment.rules import RULES, failing
 from alignment.supervision import Supervision
+from alignment.verdicts import judge
 from alignment.wording import counted
 
 from ..models import Adapter, Batch

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from alignment import Finding, InputError, Supervision, compare
+from alignment.comparison import compare_labels
 from alignment.findings import finding
 
 from ..models.modules import unwrapped
-from ..witness.label_rules import label_findings
 from ..witness.witness import Witness
 from .expected import Expectation, expectations
 from .forwards import Forward
@@ -166,7 +166,7 @@ def _label_findings(joined: Joined, expected: Sequence[Expectation]) -> list[Fin
     labels = tuple(given if one.judged else None for given, one in zip(joined.view.labels, expected, strict=True))
     return [
         found
-        for found in label_findings(replace(joined.view, labels=labels))
+        for found in compare_labels(joined.view.streams, labels)
         if found.code in ("LA203", "LA502")  # what the loss makes of labels out of place shows in what it trains
     ]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from alignment.comparison import judge
 from alignment.supervision import Supervision
+from alignment.verdicts import judge
 
 from ..errors import UsageError
 from ..records.row_story import RowStory

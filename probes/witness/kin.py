@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from alignment import Finding, Supervision
 from alignment.comparison import merge_codebooks
-from alignment.weights import uneven_codebooks
+from alignment.rules.la303_uneven_codebooks import uneven_codebooks
 
 from ..models.adapter import View
 

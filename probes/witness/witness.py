@@ -22,6 +22,7 @@ from alignment import (
     expect,
     infer_convention,
 )
+from alignment.comparison import compare_labels
 from alignment.findings import finding
 from alignment.sources import infer_sources, is_ambiguous
 
@@ -31,7 +32,6 @@ from ..models.modules import unwrapped
 from .capture import Capture, told_dropped
 from .diagnose import explain_exception
 from .kin import among_kin
-from .label_rules import label_findings
 from .one_pass import LossError, LossFunction, Options, Watched, run_along, run_pass
 from .pace import LOSS, Pace
 from .proof import prove, retry_in_range
@@ -94,7 +94,7 @@ def witness(
 def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
     model, adapter, loss_fn, options = watched.model, watched.adapter, watched.loss_fn, watched.options
     expected, notes = expected_of(view, options)
-    of_labels = label_findings(view)
+    of_labels = compare_labels(view.streams, view.labels, view.conventions, view.masked)
     try:
         first = run_pass(watched, batch, view)
     except LossError as error:

@@ -56,9 +56,9 @@ FAULTS = {
         ),
     ),
     "compare forgets unexpected targets": Fault(
-        "comparison",
-        "if bool(v.unexpected.any()):",
-        "if False:",
+        "rules/la202_unexpected_target",
+        "if not bool(rows.any()):",
+        "if True:",
         (
             "test_comparison_coverage.py::test_a_trained_prompt_is_unexpected",
             "test_comparison_coverage.py::test_delay_pattern_filler_alone_is_a_warning",

@@ -40,7 +40,7 @@ def test_missing_end_tokens_alone_are_no_end_token():
 
 
 def test_missing_end_tokens_beside_others_are_two_causes():
-    assert found(text=without(RIGHT[0], 4, 8, 18)) == [("LA203", "text", 2, "error"), ("LA201", "text", 1, "error")]
+    assert found(text=without(RIGHT[0], 4, 8, 18)) == [("LA201", "text", 1, "error"), ("LA203", "text", 2, "error")]
 
 
 def test_one_missing_end_token_of_two_is_a_missing_target():

@@ -24,7 +24,8 @@ from planted import (
 )
 
 from alignment import IGNORE_INDEX, compare, expect
-from alignment.comparison import _inside, judge
+from alignment.rules.judged import inside
+from alignment.verdicts import judge
 
 __ = IGNORE_INDEX
 NOTHING = torch.full_like(LABELS, __)
@@ -143,7 +144,7 @@ def test_a_finding_says_what_it_is_and_shows_its_first_rows(targets, code, messa
 
 
 def test_end_tokens_and_others_that_are_missing_are_shown_apart():
-    ends, others = compare(EXPECTED, trained([without(RIGHT[0], 4, 8, 18), *RIGHT[1:]]))
+    others, ends = compare(EXPECTED, trained([without(RIGHT[0], 4, 8, 18), *RIGHT[1:]]))
     assert [example.row for example in ends.examples] == [8, 18]
     assert [example.row for example in others.examples] == [4]
 
@@ -232,10 +233,10 @@ def test_a_segment_of_the_last_row_alone_has_a_border_too():
 
 def test_a_row_lies_inside_only_with_its_own_segment():
     stream = plain_stream(torch.arange(7), segment=[0, 1, 1, -1, 2, 2, 3])
-    assert _inside(stream, 1).tolist() == [False, True, False, False, True, False, False]
-    assert _inside(stream, -1).tolist() == [False, False, True, False, False, True, False]
-    assert _inside(plain_stream([1, 2, 3]), -1).tolist() == [False, True, True]
-    assert _inside(plain_stream([1]), 1).tolist() == [False]
+    assert inside(stream, 1).tolist() == [False, True, False, False, True, False, False]
+    assert inside(stream, -1).tolist() == [False, False, True, False, False, True, False]
+    assert inside(plain_stream([1, 2, 3]), -1).tolist() == [False, True, True]
+    assert inside(plain_stream([1]), 1).tolist() == [False]
 
 
 def test_a_stream_of_one_row_may_be_trained_on_any_row_of_another():

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from planted import plain_stream
 
 from alignment import IGNORE_INDEX, compare, expect, recover
+from alignment.rules.la301_uneven_weights import ALIKE, uneven_weights
+from alignment.rules.la303_uneven_codebooks import uneven_codebooks
 from alignment.sources import infer_sources
-from alignment.weights import ALIKE, spread, uneven_codebooks, uneven_weights
+from alignment.weights import spread
 
 __ = IGNORE_INDEX
 VOCAB = 64

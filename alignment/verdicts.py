@@ -1,0 +1,81 @@
+"""Every row of a stream, judged: what it is trained on against what it must be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .supervision import Supervision
+
+__all__ = ["Verdicts", "judge"]
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Every row of one stream, judged. All masks are (R,) bool and exclude each other but for ``lost`` and ``ends``.
+
+    Attributes:
+        right: trained on the expected token.
+        foreign: trained on a token of the other modality.
+        codebook: trained on a token of another codebook.
+        astray: trained at a wrong offset, or on a token that is nowhere in the inputs.
+        across: trained on a token of another sample, at whatever offset.
+        border: trained on a token of another segment or sample.
+        unexpected: trained on the next token where no target is expected.
+        missing: expected and not trained.
+        lost: missing because the model's own merge dropped the label.
+        ends: missing ends (of a turn, of a message) of a kind that is trained nowhere.
+    """
+
+    right: Tensor
+    foreign: Tensor
+    codebook: Tensor
+    astray: Tensor
+    across: Tensor
+    border: Tensor
+    unexpected: Tensor
+    missing: Tensor
+    lost: Tensor
+    ends: Tensor
+
+
+def judge(number: int, expected: Supervision, actual: Supervision, streams: Sequence[Supervision]) -> Verdicts:
+    """Judge every row of stream ``number``; ``streams`` are the supervisions that ``origin`` counts."""
+    stream, trained = actual.stream, actual.trained
+    known, own = actual.source >= 0, actual.origin == number
+    at = actual.source.clamp(min=0)
+    own_at = at.clamp(max=max(len(stream) - 1, 0))
+    step = actual.offset == 1
+    placed = ~known | (expected.source < 0) | (own & (actual.source == expected.source))
+    if not actual.exact:
+        placed = torch.ones_like(placed)  # inferred sources do not speak against the right token
+    right = trained & expected.trained & (actual.target == expected.target) & placed
+    wrong = trained & ~right
+    audio = torch.tensor([s.stream.is_audio for s in streams], device=trained.device)
+    kind = audio[actual.origin.clamp(min=0)] if len(streams) else torch.zeros_like(trained)
+    foreign = wrong & known & (kind != stream.is_audio)
+    codebook = wrong & known & ~own & ~foreign
+    inside = wrong & known & own
+    samples_differ = stream.sample[own_at] != stream.sample
+    segments_differ = (stream.segment[own_at] != stream.segment) & (stream.segment[own_at] >= 0) & (stream.segment >= 0)
+    border = inside & step & (samples_differ | segments_differ)
+    unexpected = (inside & step & ~border) | (wrong & ~known & ~expected.trained)
+    astray = (inside & ~step) | (wrong & ~known & expected.trained)
+    missing = expected.trained & ~trained & ~actual.soft
+    lost = missing & expected.lost
+    across = inside & samples_differ
+    ends = _untrained_ends(expected, actual) & missing & ~lost
+    return Verdicts(right, foreign, codebook, astray, across, border, unexpected, missing, lost, ends)
+
+
+def _untrained_ends(expected: Supervision, actual: Supervision) -> Tensor:
+    """(R,) bool: rows that expect an end of a kind that is trained at none of its rows."""
+    out = torch.zeros_like(expected.trained)
+    for end in actual.stream.end_ids:
+        wanted = expected.trained & (expected.target == end)
+        if not bool((wanted & actual.trained).any()):
+            out |= wanted
+    return out
