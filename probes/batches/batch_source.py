@@ -103,9 +103,10 @@ def _from_file(adapter: Adapter, model: nn.Module, args: argparse.Namespace, pla
 
     config = adapter.inner(model).config
     own = _tokenizer(args.model)
-    batch, notes = chatml_batch(args.data, config, tokenizer=own, batch_size=args.batch_size, place=place)
+    how = {"tokenizer": own, "batch_size": args.batch_size, "place": place, "allow_outside": args.allow_outside}
+    batch, notes = chatml_batch(args.data, config, **how)
     tokenizer = own or byte_tokenizer()
-    records = shard_of(read_chatml(args.data), args.data, place)
+    records = shard_of(read_chatml(args.data, allow_outside=args.allow_outside), args.data, place)
     findings = label_rule_findings(batch, records, config, tokenizer=tokenizer)
     return Source(batch, notes, findings, tokenizer)
 
@@ -120,7 +121,8 @@ def _through_processor(
 
     config = adapter.inner(model).config
     own = _tokenizer(args.model)
-    batch, notes, samples = chatml_batch_v2(args.data, config, tokenizer=own, batch_size=args.batch_size, place=place)
+    how = {"tokenizer": own, "batch_size": args.batch_size, "place": place, "allow_outside": args.allow_outside}
+    batch, notes, samples = chatml_batch_v2(args.data, config, **how)
     tokenizer = own or byte_tokenizer(adapter.special_ids)
     return Source(batch, notes, rule_findings_v2(batch, samples, config, tokenizer), tokenizer)
 

@@ -200,6 +200,7 @@ def chatml_batch(
     tokenizer: Any = None,
     batch_size: int | None = None,
     place: Place = ALONE,
+    allow_outside: bool = False,
 ) -> tuple[Batch, list[str]]:
     """The first samples of a ChatML file, as the released data path makes a batch of them.
 
@@ -209,6 +210,7 @@ def chatml_batch(
         tokenizer: the model's own; without it :func:`byte_tokenizer`.
         batch_size: how many samples; without it two, or one where the file has no more.
         place: of this rank; it gets its share of the samples.
+        allow_outside: whether codes of audio may lie outside the file's folder.
 
     Returns:
         The keyword arguments of ``HiggsAudioModel.forward``, and notes: what stands in for what.
@@ -217,7 +219,7 @@ def chatml_batch(
         UsageError: a file, batch size or tokenizer that does not fit.
         CannotRunError: the released data path cannot be imported here.
     """
-    chosen, notes = chosen_records(path, batch_size, place)
+    chosen, notes = chosen_records(path, batch_size, place, allow_outside=allow_outside)
     if tokenizer is None:
         tokenizer = byte_tokenizer()
         notes.append(BY_BYTES)
@@ -234,14 +236,14 @@ def chatml_batch(
 
 
 def chosen_records(
-    path: str | Path, batch_size: int | None, place: Place = ALONE
+    path: str | Path, batch_size: int | None, place: Place = ALONE, *, allow_outside: bool = False
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The first samples of a ChatML file, or of a rank's share of it, and notes on them.
 
     Raises:
         UsageError: a file or batch size that does not fit.
     """
-    records = shard_of(read_chatml(path), path, place)
+    records = shard_of(read_chatml(path, allow_outside=allow_outside), path, place)
     size = min(DEFAULT_BATCH, len(records)) if batch_size is None else batch_size
     if size < 1:
         raise UsageError(f"--batch-size must be at least 1, got {size}")

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from .chatml_file import LONGEST_SECONDS, is_audio, parts_of
+from ..host.files import check_regular
+from .chatml_file import LONGEST_SECONDS, has_codes, is_audio, parts_of
 
 __all__ = ["CODEBOOK_SIZE", "codes_of", "stand_in_notes"]
 
@@ -26,24 +27,24 @@ UNREADABLE = (OSError, ValueError, TypeError, OverflowError, RecursionError, tok
 
 def codes_of(audio: Any, where: str, codebooks: int, size: int, base_dir: Path) -> Tensor:
     """(K, L) int64: the codes of an audio, its own or stand-ins."""
-    if _has_codes(audio.audio_url):
+    if has_codes(audio.audio_url):
         return _load(base_dir / audio.audio_url, where, codebooks, size)
     frames = max(1, round(FRAME_RATE * (audio.duration or 1.0)))
     generator = torch.Generator().manual_seed(zlib.crc32(audio.audio_url.encode()))
     return torch.randint(size, (codebooks, frames), generator=generator)
 
 
-def _has_codes(url: str) -> bool:
-    return url.endswith(".npy") and "://" not in url
-
-
 def _load(path: Path, where: str, codebooks: int, size: int) -> Tensor:
     advice = f"save the audio's codes with numpy.save as integers of shape ({codebooks}, L)"
     try:
+        if path.exists():
+            check_regular(path)  # a pipe would never end
         codes = np.lib.format.open_memmap(path, mode="r")  # mapped: the shape is checked before a read
     except FileNotFoundError as error:
         advice = "paths start from the folder of the data file"
         raise UsageError(f"{where}: no such codes file: {path}; {advice}") from error
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}; {advice}") from error
     except UNREADABLE as error:
         raise UsageError(f"{where}: {path} is no readable .npy array ({error}); {advice}") from error
     if not np.issubdtype(codes.dtype, np.integer):
@@ -68,7 +69,7 @@ def stand_in_notes(records: Sequence[dict[str, Any]]) -> list[str]:
         for record in records
         for message in record["messages"]
         for part in parts_of(message["content"])
-        if is_audio(part) and not _has_codes(part["audio_url"])
+        if is_audio(part) and not has_codes(part["audio_url"])
     ]
     if not urls:
         return []

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from ..errors import UsageError
 from ..ranks import Place
 
-__all__ = ["LONGEST_SECONDS", "Record", "is_audio", "parts_of", "read_chatml", "shard_of", "where_of"]
+__all__ = ["LONGEST_SECONDS", "Record", "has_codes", "is_audio", "parts_of", "read_chatml", "shard_of", "where_of"]
 
 #: A check needs a few samples; larger files are refused rather than read into memory.
 LARGEST_BYTES = 64 * 2**20
@@ -58,19 +58,30 @@ def is_audio(part: Any) -> bool:
     return isinstance(part, dict) and "audio_url" in part
 
 
-def read_chatml(path: str | Path) -> list[Record]:
+def has_codes(url: str) -> bool:
+    """Whether an audio brings its own codes: the path of a ``.npy`` file."""
+    return url.endswith(".npy") and "://" not in url
+
+
+def read_chatml(path: str | Path, *, allow_outside: bool = False) -> list[Record]:
     """Read a ChatML jsonl file: one sample a line; blank lines are skipped, NaN counts as null.
+
+    Args:
+        path: of the file.
+        allow_outside: whether codes of audio may lie outside the file's folder.
 
     Returns:
         The samples, each a dict with ``messages`` and, where given, ``start_index``, ``misc``, ``speaker``.
 
     Raises:
         UsageError: no such file, no UTF-8, over 64 MiB, without a sample, or a line that is no JSON or no
-            ChatML sample; the message names file, line and key, and what to do.
+            ChatML sample, or names codes outside the file's folder; the message names file, line and key, and
+            what to do.
     """
     path = Path(path)
+    folder = None if allow_outside else path.absolute().parent
     records = [
-        _record(line, f"{path}, line {number}")
+        _record(line, f"{path}, line {number}", folder)
         for number, line in enumerate(_text(path).split("\n"), start=1)
         if line.strip()
     ]
@@ -122,14 +133,23 @@ def _constant(name: str) -> None:
         raise ValueError(f"{name} is no JSON value")
 
 
-def _record(line: str, where: str) -> Record:
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, each of whose keys stands in it once: of two, readers would take the one or the other."""
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
+    return entries
+
+
+def _record(line: str, where: str, folder: Path | None) -> Record:
     try:
-        sample = json.loads(line, parse_constant=_constant)
+        sample = json.loads(line, parse_constant=_constant, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{where}: no JSON ({error}); each line must hold one whole object, {FORM}") from error
     if not isinstance(sample, dict):
         raise UsageError(f"{where}: a JSON {_kind(sample)}, not an object; each line must hold one sample, {FORM}")
-    _Check(where).sample(sample)
+    _Check(where, folder).sample(sample)
     return Record(sample, where)
 
 
@@ -145,10 +165,10 @@ def _shown(value: Any) -> str:
 
 
 class _Check:
-    """Checks the structure of one line."""
+    """Checks the structure of one line; codes of audio must lie in ``folder``, if there is one."""
 
-    def __init__(self, where: str) -> None:
-        self.where = where
+    def __init__(self, where: str, folder: Path | None) -> None:
+        self.where, self.folder = where, folder
 
     def fail(self, key: str, problem: str) -> NoReturn:
         raise UsageError(f"{self.where}: {key} {problem}")
@@ -237,10 +257,23 @@ class _Check:
         if part.get("type", expected) != expected:
             self.fail(f"{key}.type", f"is {_shown(part['type'])}; with these keys it must be {expected!r}")
 
+    def inside(self, key: str, url: str) -> None:
+        """A path that leads nowhere but into the data file's own folder, links followed."""
+        if self.folder is None:
+            return
+        try:
+            outside = not (self.folder / url).resolve().is_relative_to(self.folder.resolve())
+        except (OSError, ValueError, RuntimeError) as error:
+            self.fail(key, f"is {_shown(url)}, no path that can be followed ({error})")
+        if outside:
+            self.fail(key, f"is {_shown(url)}, outside the folder of the data file; if that is meant, --allow-outside")
+
     def audio(self, key: str, part: dict[str, Any], role: str) -> None:
         self.known(key, part, AUDIO_KEYS)
         self.type(key, part, "audio")
         self.text(f"{key}.audio_url", part["audio_url"], "give a path or an address")
+        if has_codes(part["audio_url"]):
+            self.inside(f"{key}.audio_url", part["audio_url"])
         if part.get("raw_audio") is not None:
             self.text(f"{key}.raw_audio", part["raw_audio"], "give base64 text, or leave it out")
         self.seconds(f"{key}.offset", part.get("offset"))

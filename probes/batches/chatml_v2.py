@@ -131,6 +131,7 @@ def chatml_batch_v2(
     tokenizer: Any = None,
     batch_size: int | None = None,
     place: Place = ALONE,
+    allow_outside: bool = False,
 ) -> tuple[Batch, list[str], list[Conversation]]:
     """The first samples of a ChatML file as the processor makes a batch of them (``output_labels=True``).
 
@@ -140,6 +141,7 @@ def chatml_batch_v2(
         tokenizer: the model's own, a fast one; without it :func:`byte_tokenizer`.
         batch_size: how many samples; without it two, or one where the file has no more.
         place: of the rank whose share of the file is read.
+        allow_outside: whether codes of audio may lie outside the file's folder.
 
     Returns:
         The model's keyword arguments, notes on what stands in for what, and the samples that the batch was made of.
@@ -147,7 +149,7 @@ def chatml_batch_v2(
     Raises:
         UsageError: a file, batch size or tokenizer that does not fit, or samples that the processor refuses.
     """
-    chosen, notes = chosen_records(path, batch_size, place)
+    chosen, notes = chosen_records(path, batch_size, place, allow_outside=allow_outside)
     notes.append(
         "labels as HiggsAudioV2Processor makes them (output_labels=True): it knows no roles and masks no prompt"
     )

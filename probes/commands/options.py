@@ -54,6 +54,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="ChatML jsonl for the real data path; default: a barcoded batch",
     )
     group.add_argument(
+        "--allow-outside",
+        action="store_true",
+        help="let --data name codes of audio (.npy) outside its own folder",
+    )
+    group.add_argument(
         "--batch-size", "--batch_size", type=positive, metavar="N", help="samples in the batch (default 2)"
     )
     group.add_argument(

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import UsageError
+from .guarded import guarded
 
 __all__ = ["load_loss"]
 
@@ -32,7 +33,7 @@ def load_loss(spec: str) -> Any:
         raise UsageError(f"--loss: {where} has no function {name!r}{hint}")
     if not callable(found):
         raise UsageError(f"--loss: {name!r} in {where} is {type(found).__name__}, not a function")
-    return found
+    return guarded(found, f"--loss {spec}")
 
 
 def _from_file(where: str) -> ModuleType:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -130,9 +131,10 @@ def damaged(old, new):
 
 BAD_CODES = {
     "missing": (lambda path: None, "no such codes file: ", "paths start from the folder of the data file"),
+    "pipe": (os.mkfifo, "no regular file", "save the audio's codes with numpy.save"),
     "folder": (
         lambda path: path.mkdir(),
-        "is no readable .npy array",
+        "it is a folder",
         "save the audio's codes with numpy.save",
     ),
     "empty-file": (lambda path: path.touch(), "is no readable .npy array", "of shape (8, L)"),

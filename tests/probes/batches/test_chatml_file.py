@@ -56,6 +56,24 @@ def test_a_record_copies_with_its_line(tmp_path):
     assert copy.deepcopy(record).where == record.where
 
 
+def test_codes_in_the_folder_and_below_it_are_read(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n".join(line(audio(audio_url=url)) for url in ("a.npy", "sub/./a.npy", "sub/../a.npy", "/x.wav")))
+    assert len(read_chatml(path)) == 4
+
+
+@pytest.mark.parametrize("url", ["../a.npy", "/etc/a.npy", "sub/../../a.npy", "link/a.npy"])
+def test_codes_elsewhere_are_read_where_that_is_allowed(tmp_path, url):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path)
+    path = folder / "data.jsonl"
+    path.write_text(line(audio(audio_url=url)))
+    with pytest.raises(UsageError, match=r"line 1: messages.* outside the folder .*--allow-outside"):
+        read_chatml(path)
+    assert len(read_chatml(path, allow_outside=True)) == 1
+
+
 # -- bad files --------------------------------------------------------------------------------------
 
 
@@ -174,6 +192,13 @@ def test_lines_that_are_no_chatml(tmp_path, bad, said):
     message = str(error.value)
     assert message.startswith(f"{path}, line 3: ")
     assert said in message
+
+
+def test_a_key_that_stands_twice(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text(line().replace('"messages"', '"speaker": "a", "speaker": "b", "messages"'))
+    with pytest.raises(UsageError, match=r"line 1: no JSON .*'speaker' stands twice"):
+        read_chatml(path)
 
 
 def test_paths_that_are_no_files(tmp_path):
