@@ -195,7 +195,9 @@ def _decisions(seen: Witness, path: str) -> dict[str, dict[str, Any]]:
     out: dict[str, dict[str, Any]] = {}
     for kind in ("text", "audio"):
         mine = [
-            n for n, s in enumerate(seen.view.streams) if s.name.startswith(kind) and seen.view.labels[n] is not None
+            n
+            for n, s in enumerate(seen.view.streams)
+            if s.is_audio is (kind == "audio") and seen.view.labels[n] is not None and n not in seen.view.masked
         ]
         if mine:
             decision = decide([seen.view.streams[n] for n in mine], [seen.view.labels[n] for n in mine], kind, path)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alignment import DualLoss, InputError, text_stream
+from alignment import Convention, DualLoss, InputError, text_stream
 from alignment.loss import text_loss
 from alignment.pairing import Policy
 
@@ -22,6 +22,7 @@ from .checkpoint import load_causal_lm
 from .modules import (
     embedding_rows,
     feeder,
+    is_masked_lm,
     module_at,
     output_embeddings,
     pretrained_models,
@@ -160,7 +161,9 @@ class CausalLMAdapter(TextRuns):
             )
         flat = None if labels is None else labels.reshape(-1)
         streams = (stream, *(replace(stream, name=f"head[{path}]") for path, _ in named[1:]))
-        return View(streams, (flat,) * len(streams), (None,) * len(streams))
+        masked = frozenset(range(len(streams)) if is_masked_lm(inner) and flat is not None else ())
+        conventions = (Convention.PRE_SHIFTED,) * len(streams) if masked else ()
+        return View(streams, (flat,) * len(streams), (None,) * len(streams), conventions=conventions, masked=masked)
 
     def _ids(self, inner: Any, batch: Mapping[str, Any]) -> Tensor:
         if self._encoder_decoder:

@@ -13,6 +13,7 @@ from ..errors import UsageError
 __all__ = [
     "embedding_rows",
     "feeder",
+    "is_masked_lm",
     "is_pretrained",
     "module_at",
     "output_embeddings",
@@ -42,6 +43,11 @@ def is_pretrained(module: nn.Module) -> bool:
         base.__name__ == "PreTrainedModel" and base.__module__ == "transformers.modeling_utils"
         for base in type(module).__mro__
     )
+
+
+def is_masked_lm(model: Any) -> bool:
+    """Whether a transformers model is trained on the tokens that stand where its input was masked."""
+    return any(base.__name__.endswith("ForMaskedLM") for base in type(model).__mro__)
 
 
 def pretrained_models(model: nn.Module) -> list[Any]:

@@ -32,6 +32,7 @@ from ..models.modules import unwrapped
 from .capture import Capture, told_dropped
 from .diagnose import explain_exception
 from .kin import among_kin
+from .masked import masked
 from .one_pass import LossError, LossFunction, Options, Watched, run_along, run_pass
 from .pace import LOSS, Pace
 from .proof import prove, retry_in_range
@@ -106,10 +107,15 @@ def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
         findings = list(compare(*_within_range(expected, actual))) if found is None else [found]
         return _told(view, expected, actual, (*of_labels, *findings), None, error.capture, notes)
     actual = infer_sources(first.readings, view.streams)
-    findings = first.problems or list(compare(expected, actual))
+    seen = masked(view, expected, actual)
+    findings = first.problems or list(compare(seen.expected, seen.actual))
     if not first.problems and _needs_proof(findings, actual):
         actual = prove(watched, batch, view, actual)
-        findings = list(compare(expected, actual))
+        seen = masked(view, expected, actual)
+        findings = list(compare(seen.expected, seen.actual))
+    expected, actual = seen.expected, seen.actual
+    findings += [] if first.problems else seen.findings
+    notes += seen.notes
     findings = among_kin(findings, actual, view)
     # nobody said what must be trained there: only where its targets are taken from can be judged
     findings = [f for f in findings if f.code != "LA202" or not _unlabelled_in(f.stream, view)]
