@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alignment import Convention, DualLoss, InputError, text_stream
+from alignment import IGNORE_INDEX, Convention, DualLoss, InputError, text_stream
 from alignment.loss import text_loss
 from alignment.pairing import Policy
 
@@ -22,6 +22,7 @@ from .checkpoint import load_causal_lm
 from .modules import (
     embedding_rows,
     feeder,
+    head_by_size,
     is_masked_lm,
     module_at,
     output_embeddings,
@@ -60,7 +61,7 @@ class CausalLMAdapter(TextRuns):
     special_ids: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, model: nn.Module, heads: Sequence[str] = ()) -> None:
-        self._names = tuple(heads)
+        self._names = tuple(heads) or _found(model)
         inner = self.inner(model)
         self.name = type(inner).__name__
         self._encoder_decoder = is_encoder_decoder(inner)
@@ -69,6 +70,8 @@ class CausalLMAdapter(TextRuns):
             self.id_keys = ("decoder_input_ids", *self.label_keys)
         elif "input_ids" not in parameters:  # a module of the user's own: its first argument takes the ids
             self.id_keys = ("input_ids", *parameters[1:2])
+            if "targets" in parameters:
+                self.label_keys = (*self.label_keys, "targets")
         sizes = {name: vocabulary_of(head, inner) for name, head in self._heads(model)}
         if len(set(sizes.values())) > 1:
             listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
@@ -159,7 +162,7 @@ class CausalLMAdapter(TextRuns):
                 f"labels have shape {tuple(labels.shape)}, the ids that {self.name} reads "
                 f"{tuple(ids.shape)}: cut or pad both alike"
             )
-        flat = None if labels is None else labels.reshape(-1)
+        flat = None if labels is None else _ignored(labels.reshape(-1))
         streams = (stream, *(replace(stream, name=f"head[{path}]") for path, _ in named[1:]))
         masked = frozenset(range(len(streams)) if is_masked_lm(inner) and flat is not None else ())
         conventions = (Convention.PRE_SHIFTED,) * len(streams) if masked else ()
@@ -209,8 +212,8 @@ class CausalLMAdapter(TextRuns):
         for key in self.label_keys:
             labels = batch.get(key)
             if labels is not None:
-                renamed = labels_follow(labels.reshape(-1).long(), stream, fresh, foreign)
-                out[key] = renamed.reshape(labels.shape).to(labels)
+                renamed = labels_follow(_ignored(labels.reshape(-1).long()), stream, fresh, foreign)
+                out[key] = torch.where(labels < 0, labels, renamed.reshape(labels.shape).to(labels))
         id_keys = self.id_keys[:1] if self._encoder_decoder else self.id_keys
         for key in id_keys:
             if isinstance(batch.get(key), Tensor) and batch[key].numel() == fresh.numel():
@@ -241,3 +244,16 @@ class CausalLMAdapter(TextRuns):
         if size == 1:
             return [dict(batch)]
         return [{key: one_sample(value, index, size) for key, value in batch.items()} for index in range(size)]
+
+
+def _found(model: nn.Module) -> tuple[str, ...]:
+    """The head of a module that transformers knows nothing of, where its size tells."""
+    if any(isinstance(output_embeddings(one), nn.Module) for one in pretrained_models(model)):
+        return ()
+    path = head_by_size(unwrapped(model))
+    return (path,) if path else ()
+
+
+def _ignored(labels: Tensor) -> Tensor:
+    """Labels with -1, which loops of people's own leave out, as transformers writes it."""
+    return labels.masked_fill(labels == -1, IGNORE_INDEX)

@@ -13,6 +13,7 @@ from ..errors import UsageError
 __all__ = [
     "embedding_rows",
     "feeder",
+    "head_by_size",
     "is_masked_lm",
     "is_pretrained",
     "module_at",
@@ -35,6 +36,9 @@ WRAPPERS = {
     "FullyShardedDataParallel": "module",
     "OptimizedModule": "_orig_mod",
 }
+
+#: Vocabularies are padded to multiples of this.
+PADDED_TO = 64
 
 
 def is_pretrained(module: nn.Module) -> bool:
@@ -177,6 +181,23 @@ def embedding_rows(inner: Any) -> int | None:
         return getattr(inner.get_input_embeddings(), "num_embeddings", None)
     except (AttributeError, NotImplementedError):
         return None
+
+
+def head_by_size(model: nn.Module) -> str:
+    """The path of the one linear layer that has as many outputs as an embedding has rows; empty if none is the one.
+
+    A layer that shares its weight with an embedding goes first. Vocabularies are padded to multiples of 64, on either
+    side (litgpt, nanochat).
+    """
+    tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    layers = {path: module for path, module in model.named_modules() if isinstance(module, nn.Linear)}
+    tied = [path for path, layer in layers.items() if any(layer.weight is table.weight for table in tables)]
+    if tied:
+        return tied[0]
+    rows = {table.num_embeddings for table in tables}
+    sizes = rows | {-(-size // PADDED_TO) * PADDED_TO for size in rows}
+    alike = [path for path, layer in layers.items() if layer.weight.shape[0] in sizes]
+    return alike[0] if len(alike) == 1 else ""
 
 
 def module_at(model: nn.Module, inner: nn.Module, name: str) -> nn.Module:
