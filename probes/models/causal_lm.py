@@ -39,6 +39,10 @@ from .token_ids import end_ids, placeholder_ids, special_ids
 __all__ = ["CausalLMAdapter", "load_causal_lm"]
 
 
+#: What labels are called in models of people's own (nanoGPT, minGPT, nanochat).
+TARGETS = "targets"
+
+
 class CausalLMAdapter(TextRuns):
     """A model with one text stream: what its output head predicts from the ids it reads.
 
@@ -70,8 +74,8 @@ class CausalLMAdapter(TextRuns):
             self.id_keys = ("decoder_input_ids", *self.label_keys)
         elif "input_ids" not in parameters:  # a module of the user's own: its first argument takes the ids
             self.id_keys = ("input_ids", *parameters[1:2])
-            if "targets" in parameters:
-                self.label_keys = (*self.label_keys, "targets")
+            if TARGETS in parameters:
+                self.label_keys = (*self.label_keys, TARGETS)
         sizes = {name: vocabulary_of(head, inner) for name, head in self._heads(model)}
         if len(set(sizes.values())) > 1:
             listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
@@ -156,13 +160,14 @@ class CausalLMAdapter(TextRuns):
             placeholders=placeholder_ids(inner),
             end_ids=end_ids(inner),
         )
-        labels = next((batch[key] for key in self.label_keys if batch.get(key) is not None), None)
+        key = next((key for key in self.label_keys if batch.get(key) is not None), "")
+        labels = batch.get(key)
         if labels is not None and labels.numel() != ids.numel():
             raise InputError(
                 f"labels have shape {tuple(labels.shape)}, the ids that {self.name} reads "
                 f"{tuple(ids.shape)}: cut or pad both alike"
             )
-        flat = None if labels is None else _ignored(labels.reshape(-1))
+        flat = None if labels is None else _ignored(key, labels.reshape(-1))
         streams = (stream, *(replace(stream, name=f"head[{path}]") for path, _ in named[1:]))
         masked = frozenset(range(len(streams)) if is_masked_lm(inner) and flat is not None else ())
         conventions = (Convention.PRE_SHIFTED,) * len(streams) if masked else ()
@@ -212,8 +217,9 @@ class CausalLMAdapter(TextRuns):
         for key in self.label_keys:
             labels = batch.get(key)
             if labels is not None:
-                renamed = labels_follow(_ignored(labels.reshape(-1).long()), stream, fresh, foreign)
-                out[key] = torch.where(labels < 0, labels, renamed.reshape(labels.shape).to(labels))
+                renamed = labels_follow(_ignored(key, labels.reshape(-1).long()), stream, fresh, foreign)
+                renamed = renamed.reshape(labels.shape).to(labels)
+                out[key] = torch.where(labels == -1, labels, renamed) if key == TARGETS else renamed
         id_keys = self.id_keys[:1] if self._encoder_decoder else self.id_keys
         for key in id_keys:
             if isinstance(batch.get(key), Tensor) and batch[key].numel() == fresh.numel():
@@ -254,6 +260,6 @@ def _found(model: nn.Module) -> tuple[str, ...]:
     return (path,) if path else ()
 
 
-def _ignored(labels: Tensor) -> Tensor:
-    """Labels with -1, which loops of people's own leave out, as transformers writes it."""
-    return labels.masked_fill(labels == -1, IGNORE_INDEX)
+def _ignored(key: str, labels: Tensor) -> Tensor:
+    """Labels of ``targets`` with the -1 that loops of people's own leave out (nanoGPT) as transformers writes it."""
+    return labels.masked_fill(labels == -1, IGNORE_INDEX) if key == TARGETS else labels

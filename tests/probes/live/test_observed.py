@@ -537,11 +537,11 @@ def test_an_encoder_decoder_model_is_read_at_its_decoder():
     assert report.check("pairing-text").status == "pass"
 
 
-def test_a_module_of_ones_own_needs_its_head_named():
+def test_a_head_of_ones_own_is_named_where_its_size_does_not_tell():
     class Tiny(nn.Module):
-        def __init__(self):
+        def __init__(self, more):
             super().__init__()
-            self.embed, self.out = nn.Embedding(VOCAB, 16), nn.Linear(16, VOCAB)
+            self.embed, self.out = nn.Embedding(VOCAB, 16), nn.Linear(16, VOCAB + more)
 
         def forward(self, ids):
             return self.out(self.embed(ids))
@@ -549,11 +549,12 @@ def test_a_module_of_ones_own_needs_its_head_named():
     def copies(model, batch):
         return mean(model(batch["input_ids"]), batch["labels"], 0)
 
-    report, code = run(copies, model=Tiny())
+    report, code = run(copies, model=Tiny(more=7))
     assert (report.verdict, code) == ("error", 0)
     assert "--head" in report.error
-    report, code = run(copies, model=Tiny(), heads=["out"])
-    assert (codes(report), code) == (["LA102 error"], 1)
+    for more, heads in ((7, ["out"]), (0, [])):
+        report, code = run(copies, model=Tiny(more), heads=heads)
+        assert (codes(report), code) == (["LA102 error"], 1)
 
 
 def test_labels_that_a_wrapper_drops_are_named_and_used():
