@@ -53,6 +53,11 @@ class Finding:
         """Whether the finding fails a run."""
         return self.severity == "error"
 
+    @property
+    def is_blind(self) -> bool:
+        """Whether it says what was not looked at."""
+        return self.severity == "blind"
+
     def as_dict(self) -> dict[str, Any]:
         """The finding in the report's JSON schema."""
         return {

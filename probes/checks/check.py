@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from alignment import AlignmentError, Convention, Decision, Finding, choose
+from alignment.findings import finding
 from alignment.streams import IGNORE_INDEX, Stream
 from alignment.supervision import Supervision
 from alignment.verdicts import judge
@@ -18,9 +19,11 @@ from alignment.weights import spread
 from ..errors import UsageError
 from ..host.environment import environment_of
 from ..models import Adapter, Batch, adapter_for
+from ..models.adapter import Head
 from ..models.declaration import Declaration, read_streams
 from ..models.declared import DeclaredAdapter
 from ..models.modules import peft_model
+from ..records.choice import Choice
 from ..records.report import Report
 from ..report.explain import all_stories
 from ..witness.scout import scout
@@ -45,6 +48,7 @@ def check_loss(
     grad_accum: int = 1,
     real_logits: bool = False,
     streams: Mapping[str, Any] | None = None,
+    ignore: Sequence[str] | str = (),
 ) -> Report:
     """Which token does ``loss_fn`` train each logit of ``model`` to predict on ``batch``, and is it the right one?
 
@@ -64,6 +68,7 @@ def check_loss(
         real_logits: run the loss on the real logits instead of noise, for losses that choose targets by them.
         streams: what the heads of a model of your own predict, by the name of each stream
             (``{"audio[{k}]": {"head": "heads.{k}", "ids": "codes[:, {k}]"}}``).
+        ignore: codes that do not count. A blind spot is accepted by name: ``LA801:codec_head``, ``LA802:text``.
 
     Returns:
         The report; ``report.raise_for_findings()`` raises where it did not pass.
@@ -73,6 +78,7 @@ def check_loss(
         InputError: a batch that does not fit the model.
     """
     _check_arguments(model, batch, loss_fn, grad_accum)
+    keep = Choice.of(ignore)
     inputs: Batch = dict(batch)
     adapter = adapter_of(model, inputs, loss_fn, [heads] if isinstance(heads, str) else heads, streams)
     values = "real" if real_logits else "noise"
@@ -85,7 +91,9 @@ def check_loss(
         findings = settled(findings, wrong, declared)
     if peft_model(model) is not None:
         findings += frozen_adapters(model)
-    return report_of(model, adapter, inputs, seen, findings=findings)
+    report = report_of(model, adapter, inputs, seen, findings=findings, keep=keep)
+    report.notes += keep.notes
+    return report
 
 
 def adapter_of(
@@ -139,25 +147,30 @@ def report_of(
 ) -> Report:
     """The report of one witness: its checks, findings, streams and decisions."""
     found = list(seen.findings if findings is None else findings)
-    kept = [f for f in found if keep is None or keep(f)]
-    ignored = [f for f in found if f not in kept]
-    return Report(
-        checks=witness_checks(adapter, batch, seen, kept, ignored, withheld=withheld),
-        findings=kept,
-        streams=stream_summary(seen),
+    report = Report(
+        streams=stream_summary(seen, adapter.heads(model, seen.view)),
         decision=_decisions(seen, "fallback" if withheld else "expanded"),
         losses={} if seen.loss is None else {"total": seen.loss},
         environment=environment_of(model, name or adapter.name, seed),
         notes=list(seen.notes),
         rows=partial(all_stories, seen),
     )
+    report.add(found, keep)
+    ignored = [f for f in found if f not in report.findings]
+    report.checks = witness_checks(adapter, batch, seen, report.findings, ignored, withheld=withheld)
+    if report.verdict == "pass" and not report.accepted and not report.judged["streams"]:
+        report.add([finding("LA804", "all", "no stream was judged: no row of any of them could be read")], keep)
+    return report
 
 
-def stream_summary(seen: Witness) -> dict[str, dict[str, Any]]:
+def stream_summary(seen: Witness, heads: Sequence[Head] = ()) -> dict[str, dict[str, Any]]:
     """The report's ``streams``."""
+    head_of = {number: head.name for head in heads for number in head.streams}
     out = {}
     for number, expected in enumerate(seen.expected):
         entry: dict[str, Any] = {"rows": len(expected.stream), "expected": int(expected.trained.sum())}
+        if number in head_of:
+            entry = {"head": head_of[number], **entry}
         if seen.actual:
             entry |= _actual_summary(number, expected, seen.actual[number], seen.expected)
         out[expected.stream.name] = entry

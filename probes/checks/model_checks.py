@@ -45,7 +45,7 @@ def model_checks(
         if check.status == "fail" and ignored and not any(f.is_error for f in kept):
             check = replace(check, status="skip", detail=f"ignored: {named(ignored)}")
         report.checks.append(check)
-        report.findings += kept
+        report.add(found, keep)
 
     progress("cutting the inputs")
     told = causality(model, adapter, batch, seen, int(report.environment.get("seed", 0)), outputs)

@@ -10,8 +10,8 @@ from ..errors import UsageError
 from .options import add_loss_options, add_model_options, add_outputs, finding_filter
 
 if TYPE_CHECKING:
-    from ..checks.check import Keep
     from ..checks.preflight import Plan
+    from ..records.choice import Choice
     from ..records.row_story import RowStory
     from ..report import Report
     from ..witness.witness import Witness
@@ -38,11 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Explain one sample; exit code 1 if the loss has an error finding."""
+    """Explain one sample; exit code 1 if the loss has an error finding, 4 if only a blind spot."""
     from ..checks.causality import causality
     from ..checks.engine import default_loss
     from ..checks.preflight import CONVENTIONS
     from ..checks.reduction import counted_loss
+    from ..records.report import EXIT
     from ..report.explain import pick_streams, row_stories
     from ..report.outputs import checked_outputs, standard_output, write_outputs
     from ..report.terminal import console_for, status_line
@@ -74,10 +75,12 @@ def run(args: argparse.Namespace) -> int:
     findings = [finding.as_dict() for finding in report.findings]
     shown = {"schema": 1, "rows": told, "causality": report.causality, "findings": findings}
     write_outputs(outputs, report, shown)
-    return 1 if any(f.is_error for f in report.findings) else 0
+    if any(f.is_error for f in report.findings):
+        return EXIT["fail"]
+    return EXIT["incomplete" if any(f.is_blind for f in report.findings) else "pass"]
 
 
-def _report(plan: Plan, seen: Witness, stories: dict[str, list[RowStory]], keep: Keep) -> Report:
+def _report(plan: Plan, seen: Witness, stories: dict[str, list[RowStory]], keep: Choice) -> Report:
     """The report of the witness alone, over the rows that were picked."""
     from ..checks.check import report_of
 
@@ -94,7 +97,7 @@ def _report(plan: Plan, seen: Witness, stories: dict[str, list[RowStory]], keep:
         name=plan.name,
         seed=plan.seed,
     )
-    report.notes += plan.notes
+    report.notes += [*plan.notes, *keep.notes]
     report.rows = lambda: [story for part in stories.values() for story in part]
     report.token_name = plan.token_name
     return report

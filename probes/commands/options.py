@@ -7,10 +7,9 @@ import shlex
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from alignment.rules import lookup
-
 from ..errors import UsageError
 from ..ranks.exchange import DEFAULT_TIMEOUT
+from ..records.choice import Choice, code_of
 from ..report.outputs import FORMS
 from .values import dropout, positive, seconds, seed
 
@@ -159,8 +158,12 @@ def add_report_options(parser: argparse.ArgumentParser, *forms: str) -> None:
     """--json, --junit, --markdown and other ``forms``; --select, --ignore, --strict, -v."""
     group = parser.add_argument_group("report")
     add_outputs(group, "json", "junit", "markdown", *forms)
-    group.add_argument("--select", metavar="CODE,...", help="only these findings count")
-    group.add_argument("--ignore", metavar="CODE,...", help="these findings do not count")
+    group.add_argument("--select", metavar="CODE,...", help="only these findings count, and every blind spot")
+    group.add_argument(
+        "--ignore",
+        metavar="CODE[:NAME],...",
+        help="these findings do not count; a blind spot is accepted by name, as in LA801:codec_head or LA802:text",
+    )
     group.add_argument(
         "--strict",
         nargs="?",
@@ -197,22 +200,22 @@ def codes(text: str | None, option: str) -> frozenset[str]:
     Raises:
         UsageError: an unknown code; the message names the nearest.
     """
-    from alignment.errors import InputError
-
-    try:
-        return frozenset(lookup(word.strip()).code for word in (text or "").split(",") if word.strip())
-    except InputError as error:
-        raise UsageError(f"{option}: {error}") from error
+    return frozenset(code_of(word, option) for word in _words(text))
 
 
-def finding_filter(args: argparse.Namespace) -> Callable[[Finding], bool]:
+def finding_filter(args: argparse.Namespace) -> Choice:
     """Which findings count, from --select and --ignore."""
-    select, ignore = codes(args.select, "--select"), codes(args.ignore, "--ignore")
+    select = codes(args.select, "--select")
+    choice = Choice.of(_words(args.ignore), select, "--ignore")
     if args.select is not None and not select:
         raise UsageError("--select names no code; loss-align rules lists all")
-    if select and not select - ignore:
+    if select and not select - choice.ignore:
         raise UsageError("--select and --ignore leave no code; loss-align rules lists all")
-    return lambda finding: (not select or finding.code in select) and finding.code not in ignore
+    return choice
+
+
+def _words(text: str | None) -> list[str]:
+    return [word for word in (text or "").split(",") if word.strip()]
 
 
 def strict_findings(findings: Sequence[Finding], strict: str | None) -> list[Finding]:
@@ -221,6 +224,8 @@ def strict_findings(findings: Sequence[Finding], strict: str | None) -> list[Fin
 
     wanted = frozenset() if strict in (None, "all") else codes(strict, "--strict")
     return [
-        replace(f, severity="error") if strict == "all" or (strict is not None and f.code in wanted) else f
+        replace(f, severity="error")
+        if f.severity == "warning" and (strict == "all" or (strict is not None and f.code in wanted))
+        else f
         for f in findings
     ]

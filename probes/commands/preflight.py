@@ -24,10 +24,10 @@ from .options import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..checks.check import Keep
     from ..checks.preflight import Plan
     from ..ranks import Place
     from ..ranks.part import Part
+    from ..records.choice import Choice
     from ..records.report import Report
 
 NAME = "preflight"
@@ -85,7 +85,7 @@ def _reported(args: argparse.Namespace, part: Part | None = None) -> int:
     baseline = None if args.baseline is None else read_baseline(args.baseline, "preflight", _recording(args))
     with status_line(console) as progress:
         plan, report = _checked(args, keep, progress, part)
-    report.notes += ignored_flags(args)
+    report.notes += [*ignored_flags(args), *keep.notes]
     if baseline is not None:
         origin = provenance(plan.adapter.inner(plan.model), report.environment, args.command_line)
         add_comparison(report, baseline, record_of_report(report, origin), keep)
@@ -102,7 +102,7 @@ def _recording(args: argparse.Namespace) -> str:
 
 
 def _checked(
-    args: argparse.Namespace, keep: Keep, progress: Callable[[str], None], part: Part | None = None
+    args: argparse.Namespace, keep: Choice, progress: Callable[[str], None], part: Part | None = None
 ) -> tuple[Plan, Report]:
     """Run every check; with ``part``, as one of several ranks."""
     from ..batches.batch_source import barcoded

@@ -12,7 +12,7 @@ from ..checks.check import Keep
 from ..errors import CannotRunError, UsageError
 from ..host.place import environment_place
 from ..ranks import MissingRanksError, RankExchange, told_ranks
-from ..ranks.launcher import leave_reason
+from ..ranks.launcher import leave_reason, told_code
 from ..ranks.same_batch import BASIS
 from ..ranks.shards import join_shards, rank_payload
 from ..records.report import Report
@@ -80,22 +80,25 @@ class Company:
                 self._agreed = code if exchange is None else int(exchange.share({"code": code})["code"])
             except CannotRunError:
                 self._agreed = code
-            leave_reason(self._agreed, "findings: the report of rank 0 tells them")
+            leave_reason(self._agreed, told_code(self._agreed))
         return self._agreed
 
 
 def _join(report: Report, said: Sequence[dict[str, Any]], missing: str, keep: Keep) -> None:
     """Add what other ranks have found to the first one's report, and that their code differs (LA603)."""
-    read = [one for one in said if not one["error"]]
-    unread = [f"rank {one['rank']}: {one['error']}" for one in said if one["error"]]
-    if missing or unread:
-        report.notes.append(f"not all ranks were compared: {'; '.join([*unread, missing]).rstrip('; ')}")
-    if not report.error and len(read) > 1:
-        join_shards(report, read, [found for found in _apart(read) if keep(found)])
+    ran = [one for one in said if not one["error"]]
+    failed = [f"rank {one['rank']}: {one['error']}" for one in said if one["error"]]
+    if missing or failed:
+        report.notes.append(f"not all ranks were compared: {'; '.join([*failed, missing]).rstrip('; ')}")
+    if not report.error and len(ran) > 1:
+        read = [one for one in ran if one["targets"]]
+        join_shards(report, ran, [found for found in _apart(read) if keep(found)])
 
 
 def _apart(said: Sequence[Mapping[str, Any]]) -> list[Finding]:
     """LA603 where ranks do otherwise with their own batches than the first, as no data explains."""
+    if not said:
+        return []
     found = [{f"{f['code']} on {f['stream']}" for f in one["findings"] if f["code"] in OF_CODE} for one in said]
     odd = [(one["rank"], mine) for one, mine in zip(said, found, strict=True) if mine != found[0]]
     if not odd:

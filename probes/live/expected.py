@@ -35,6 +35,7 @@ class Expectation:
         why: why they do not, or that nothing can be said; empty if known.
         judged: whether any row can be judged.
         note: a convention that was taken as declared; empty if the ids told.
+        untold: (R,) bool, rows of which nobody says whether they must be trained; none if None.
     """
 
     supervision: Supervision
@@ -42,6 +43,7 @@ class Expectation:
     why: str = ""
     judged: bool = True
     note: str = ""
+    untold: Tensor | None = None
 
 
 def expectations(joined: Joined) -> tuple[Expectation, ...]:
@@ -59,7 +61,9 @@ def _expected(number: int, joined: Joined) -> Expectation:
     evidence = infer_convention(labels, stream)
     if evidence.convention is Convention.INCONSISTENT:
         why = f"the labels of {name} are neither its ids nor the ids after them ({evidence})"
-        return _granted(number, actual, torch.ones_like(hidden), _nothing(actual), why)
+        granted = _granted(number, actual, torch.ones_like(hidden), _nothing(actual), why)
+        as_labelled = torch.equal(labels, actual.target)  # a masked objective: every row on its own label
+        return replace(granted, untold=None) if as_labelled else granted
     told, note = _told(number, joined, evidence)
     if bool((hidden & actual.trained).any()):
         why = f"the model was not always given the labels of {name}"
@@ -112,7 +116,7 @@ def _granted(number: int, actual: Supervision, rows: Tensor, told: Supervision, 
     origin = torch.where(mine, torch.where(wrong, number, actual.origin), told.origin)
     weight = (target != IGNORE_INDEX).double()
     supervision = replace(told, target=target, source=source, origin=origin, weight=weight)
-    return Expectation(supervision, known=False, why=why, judged=judged)
+    return Expectation(supervision, known=False, why=why, judged=judged, untold=rows)
 
 
 def _shared(number: int, actual: Supervision, rows: Tensor) -> Tensor:

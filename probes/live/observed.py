@@ -13,6 +13,7 @@ from alignment.comparison import compare_labels
 from alignment.findings import finding
 
 from ..models.modules import unwrapped
+from ..witness.blind import SPARED, blind_spots
 from ..witness.witness import Witness
 from .expected import Expectation, expectations
 from .forwards import Forward
@@ -80,6 +81,8 @@ def observe(steps: Sequence[Sequence[Forward]], *, stepped: bool = True) -> Obse
     books = sum(stream.is_audio for stream in joined.view.streams)
     unequal, even = accumulation(_micro_batches(read) if graded and stepped else [], books)
     findings += [*unequal, *_labels_dropped(forwards)]
+    if graded:
+        findings += _blind(joined, expected, findings, problems)
     inner = frozenset(key for one in forwards for key in one.adapter.label_keys if one.received.get(key) is not None)
     outer = frozenset(key for one in forwards for key in one.outer or {})
     actual = joined.actual if graded else ()
@@ -103,6 +106,26 @@ def _read(steps: Sequence[Sequence[Forward]], *, graded: bool) -> tuple[Read, li
                 problems.append(str(error))
         read.append(mine)
     return read, problems
+
+
+def _blind(
+    joined: Joined, expected: Sequence[Expectation], found: Sequence[Finding], problems: Sequence[str]
+) -> list[Finding]:
+    """Rows that nobody could read or hold against anything, and forwards that could not be placed."""
+    none = [torch.zeros_like(one.soft) for one in joined.actual]
+    untold = [empty if one.untold is None else one.untold for one, empty in zip(expected, none, strict=True)]
+    supervisions = [one.supervision for one in expected]
+    out = blind_spots(supervisions, joined.actual, untold, found, spared=SPARED)
+    for one, actual in zip(expected, joined.actual, strict=True):
+        name = actual.stream.name
+        count = int((actual.trained | actual.soft).sum())
+        if not one.judged and one.untold is not None and count:
+            out = [found for found in out if (found.code, found.stream) != ("LA804", name)]
+            out.append(finding("LA804", name, f"{count} rows of {name} are trained and none was judged: {one.why}"))
+    if problems:
+        message = f"{len(problems)} forward passes could not be read: {problems[0]}"
+        out.append(finding("LA803", "all", message, count=len(problems)))
+    return out
 
 
 # -- findings ---------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..host.printable import capped, printable
-from ..records.report import Report, error_report
+from ..records.choice import Choice
+from ..records.report import EXIT, Report, error_report, unread_report
 from ..report.outputs import write_outputs
 from .launch import Ended
 
@@ -42,7 +43,7 @@ class Settings:
     heads: Sequence[str]
     stop: bool
     outputs: Mapping[str, str]
-    keep: Callable[[Finding], bool]
+    keep: Choice
     strict: Callable[[Sequence[Finding]], list[Finding]]
     verbose: bool = False
 
@@ -88,7 +89,7 @@ class Session:
             return ended.code  # a child that the script has forked, and that came to the script's end
         self._over = True
         if self._watcher is None and self.report is None:
-            self._tell(error_report("nothing was read: the script never imported torch", ended.code))
+            self._tell(self._unread("the script never imported torch"))
         elif self._watcher is not None and self.report is None:
             from .watcher import ENDED
 
@@ -100,10 +101,14 @@ class Session:
         return ended.code or self._code()
 
     def _code(self) -> int:
-        """What the report makes of a script that itself ended well; the same on every rank."""
+        """What the report makes of a script that itself ended well; the same on every rank.
+
+        That something was not looked at is said, and changes the code only of a run that was to end with ours.
+        """
         if self._own_error:
             return 3
         own = 0 if self.report is None else self.report.exit_code
+        own = 0 if own == EXIT["incomplete"] and not self.settings.stop else own
         return own if self._company is None else self._company.agreed(own)
 
     # -- telling -------------------------------------------------------------------------------------
@@ -134,13 +139,19 @@ class Session:
         try:
             steps = watcher.steps or ([watcher.answered] if watcher.answered else [])
             if watcher.found is None or not steps:
-                return error_report(f"nothing was read: {nothing_seen(watcher)}", 0)
+                return self._unread(nothing_seen(watcher))
             observed = observe(steps, stepped=bool(watcher.steps))
         except Nothing as reason:
-            return error_report(f"nothing was read: {reason}", 0)
+            return self._unread(str(reason))
         report = report_on(observed, watcher.found.root, watcher.found.adapter, self.settings.keep)
-        report.notes += circumstances(watcher)
+        report.notes += [*circumstances(watcher), *self.settings.keep.notes]
         report.findings = self.settings.strict(report.findings)
+        return report
+
+    def _unread(self, reason: str) -> Report:
+        """Nothing of the run was read: one blind spot says why."""
+        report = unread_report(reason, self.settings.keep)
+        report.notes += self.settings.keep.notes
         return report
 
     def _broken(self, trace: str) -> Report:
@@ -157,6 +168,10 @@ class Session:
         self.report = report
         if report.error:
             print(f"loss-align: {printable(capped(report.error))}", file=sys.stderr, flush=True)
+        elif not report.checks:
+            for one in (*report.findings, *report.accepted):  # that nothing was read
+                told = f"{one.message} ({one.code}: {report.verdict})"
+                print(f"loss-align: {printable(capped(told))}", file=sys.stderr, flush=True)
         else:
             show(report, console_for("-"), verbose=self.settings.verbose)  # standard output is the script's
         self._write(report)

@@ -13,6 +13,7 @@ from alignment.weights import spread
 from ..checks.check import Keep, report_of
 from ..checks.witness_checks import COVERAGE, concerning
 from ..records.report import Check, Report
+from ..witness.blind import unread_note
 from .expected import Expectation
 from .observed import Observed
 from .watcher import ENDED, Watcher
@@ -56,7 +57,8 @@ def report_on(observed: Observed, model: Any, adapter: Any, keep: Keep | None) -
     report.environment.pop("seed", None)  # the script's own
     _weigh(report, observed)
     unknown = {one.supervision.stream.name: one for one in observed.expected if not one.known}
-    for stream in unknown:
+    for stream, one in unknown.items():
+        report.streams[stream]["judged"] = one.judged
         for key in ("expected", "missing", "unexpected"):
             report.streams[stream].pop(key, None)
     report.checks = [_honest(check, unknown, seen.findings) for check in report.checks]
@@ -107,16 +109,9 @@ def _accumulation_check(observed: Observed, findings: Sequence[Finding], kept: S
 
 
 def _notes(observed: Observed) -> list[str]:
-    steps, read, lost = observed.steps, len(observed.parts), len(observed.problems)
+    steps, read = observed.steps, len(observed.parts)
     notes = [f"watched {steps} optimizer steps, {read} forward passes; sources are inferred from the ids"]
-    if lost:
-        notes.append(f"{lost} more forward passes could not be read: {observed.problems[0]}")
     notes += [*observed.witness.view.notes, *(one.note for one in observed.expected if one.note)]
-    for actual in observed.witness.actual:
-        count = int(actual.soft.sum())
-        if count:
-            notes.append(
-                f"{actual.stream.name}: {count} rows are unreadable (no hard target, a penalty, or a gradient that "
-                "underflowed): that does not mean that they are not trained"
-            )
-    return notes
+    for one, actual in zip(observed.expected, observed.witness.actual, strict=False):  # none without gradients
+        notes.append(unread_note(one.supervision, actual, observed.witness.findings))
+    return [note for note in notes if note]

@@ -31,6 +31,7 @@ from ..checks.reduction import Reduction, settled
 from ..errors import CannotRunError, UsageError
 from ..models import Adapter, Batch, adapter_for
 from ..models.modules import peft_model
+from ..records.choice import Choice
 from ..records.report import Report
 from ..report.terminal import console_for, show
 from ..witness.witness import LossFunction, Options, Witness, witness
@@ -56,16 +57,17 @@ class AlignmentCallback(TrainerCallback):
         report: what was found; None until training begins.
 
     Args:
-        on_findings: ``fail`` raises :class:`probes.report.LossAlignmentError` where the report does not pass,
-            ``warn`` warns, ``report`` only shows it.
+        on_findings: ``fail`` raises :class:`probes.report.LossAlignmentError` where the report fails, and warns where
+            it is incomplete: a training that merely cannot be judged is not ended. ``warn`` warns, ``report`` only
+            shows it.
         heads: names of head modules, where neither an adapter nor ``get_output_embeddings()`` tells.
         labels: the convention that the batch's labels are meant to follow, where the ids fit both.
         reduction: what the weights of a step are meant to keep to; a mean over its targets if None.
-        ignore: codes that do not count.
+        ignore: codes that do not count. A blind spot is accepted by name: ``LA801:codec_head``, ``LA802:text``.
         real_logits: run the loss on the real logits instead of noise, for losses that choose targets by them.
 
     Raises:
-        UsageError: an unknown ``on_findings``.
+        UsageError: an unknown ``on_findings``, or an unknown code.
     """
 
     def __init__(
@@ -85,7 +87,7 @@ class AlignmentCallback(TrainerCallback):
         self.on_findings = on_findings
         self.heads = tuple(heads)
         self.reduction = reduction
-        self.ignore = frozenset(ignore)
+        self.keep = Choice.of(ignore)
         self.options = Options(values="real" if real_logits else "noise", convention=Convention(labels))
         self.report: Report | None = None
 
@@ -122,7 +124,7 @@ class AlignmentCallback(TrainerCallback):
             if trainer.is_world_process_zero():
                 show(report, console_for("-"))  # standard output is the script's
             return
-        if self.on_findings == "fail":
+        if self.on_findings == "fail" and report.verdict != "incomplete":
             report.raise_for_findings()
         if report.findings:
             warnings.warn(report.in_short(), stacklevel=2)
@@ -137,9 +139,8 @@ class AlignmentCallback(TrainerCallback):
             findings = settled(findings, _accumulated(seen, self.reduction), self.reduction or "token-mean")
         if peft_model(model) is not None:
             findings += frozen_adapters(model)
-        report = report_of(
-            model, adapter, watched[0], seen[0], findings=findings, keep=lambda f: f.code not in self.ignore
-        )
+        report = report_of(model, adapter, watched[0], seen[0], findings=findings, keep=self.keep)
+        report.notes += self.keep.notes
         which = f"{len(seen)} of {len(parts)}" if len(seen) < len(parts) else str(len(parts))
         report.notes.append(f"the first step of the trainer, micro-batches: {which}")
         return report

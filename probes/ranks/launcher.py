@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-__all__ = ["deaf", "leave_reason", "stoppable"]
+__all__ = ["deaf", "leave_reason", "stoppable", "told_code"]
 
 
 @contextmanager
@@ -49,3 +49,13 @@ def leave_reason(code: int, told: str) -> None:
     message = {"message": f"loss-align: {told}", "extraInfo": {"timestamp": str(int(time.time()))}}
     with suppress(OSError):
         Path(path).write_text(json.dumps({"message": message}), encoding="utf-8")
+
+
+def told_code(code: int) -> str:
+    """What an exit code of ours stands for: the launcher makes 1 of any."""
+    told = {
+        1: "findings or failed checks (verdict fail)",
+        3: "a check could not run (verdict error)",
+        4: "something was not looked at (verdict incomplete)",
+    }
+    return f"exit code {code}: {told.get(code, 'no report could be made')}; the report of rank 0 tells more"

@@ -101,6 +101,9 @@ def _check(
         return Check("ranks", TITLE, "skip", f"ignored: {named(ignored)}")
     if len(payloads) == 1:
         return Check("ranks", TITLE, "skip", "one rank: none to compare it with")
+    unread = [payload["rank"] for payload in payloads if not payload["targets"]]
+    if unread:
+        return Check("ranks", TITLE, "skip", f"{told_ranks(unread)} of {len(payloads)}: nothing was read")
     same = payloads[0].get("same_batch")
     if same is None:
         return Check(
@@ -186,7 +189,7 @@ def _token_weights(payloads: Sequence[Mapping[str, Any]]) -> list[dict[str, floa
     DDP takes the mean of the ranks' gradients: a target of rank r weighs S_r / n_r, on average over all Σ S / Σ n.
     """
     shares: list[dict[str, float]] = [{} for _ in payloads]
-    for kind in payloads[0]["targets"]:
+    for kind in _kinds(payloads):
         sums = [payload["weight_sum"].get(kind, 0.0) for payload in payloads]
         counts = [payload["targets"].get(kind, 0) for payload in payloads]
         if not all(counts) or not sum(sums) > 0:
@@ -197,8 +200,13 @@ def _token_weights(payloads: Sequence[Mapping[str, Any]]) -> list[dict[str, floa
     return shares
 
 
+def _kinds(payloads: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Text, audio or both, of whatever any rank has read."""
+    return list(dict.fromkeys(kind for payload in payloads for kind in payload["targets"]))
+
+
 def _told_weights(payloads: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    for kind in payloads[0]["targets"]:
+    for kind in _kinds(payloads):
         counts = [payload["targets"].get(kind, 0) for payload in payloads]
         if not any(counts):
             continue

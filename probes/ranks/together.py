@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from ..errors import CannotRunError, RunFailedError
 from .exchange import MissingRanksError, RankExchange, told_ranks
-from .launcher import deaf, leave_reason, stoppable
+from .launcher import deaf, leave_reason, stoppable, told_code
 from .session import FAILED, REPORTS, STOPPED, RunOverError, Session
 
 __all__ = ["together"]
@@ -62,7 +62,7 @@ def _agreed(session: Session, code: int) -> int:
     """The exit code of rank 0, on every rank."""
     exchange = session.exchange
     if exchange.rank == 0:
-        leave_reason(code, "findings or failed checks: the report of rank 0 tells them")
+        leave_reason(code, told_code(code))
         deaf()
         exchange.put(VERDICT, {"exit_code": code})
         exchange.linger(VERDICT)
@@ -74,7 +74,7 @@ def _agreed(session: Session, code: int) -> int:
     except MissingRanksError as error:
         session.fail(error, "rank 0 made no report: ended or hangs")
     deaf()
-    leave_reason(verdict["exit_code"], "findings or failed checks: the report of rank 0 tells them")
+    leave_reason(verdict["exit_code"], told_code(verdict["exit_code"]))
     exchange.put(f"{VERDICT}/heard", {})
     return verdict["exit_code"]
 

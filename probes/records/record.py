@@ -53,11 +53,11 @@ STREAM = record_of(
 )
 CHECK = record_of({"id": label, "title": text, "status": one_of("pass", "fail", "skip", "error"), "detail": text})
 FINDING = record_of(
-    {"code": label, "name": label, "severity": one_of("error", "warning"), "stream": label, "count": count}
+    {"code": label, "name": label, "severity": one_of("error", "warning", "blind"), "stream": label, "count": count}
 )
 REPORT = record_of(
     {
-        "verdict": one_of("pass", "fail", "error"),
+        "verdict": one_of("pass", "fail", "incomplete", "error"),
         "checks": list_of(CHECK, "checks"),
         "findings": list_of(FINDING, "findings"),
         "streams": mapping_of(STREAM, "streams"),
@@ -66,7 +66,11 @@ REPORT = record_of(
         "losses": mapping_of(number, "losses"),
         "environment": mapping_of(scalar, "versions and devices"),
     },
-    {"error": text},
+    {
+        "error": text,
+        "accepted": list_of(FINDING, "findings"),
+        "judged": record_of({"targets": count, "streams": count}),
+    },
 )
 CASES = mapping_of(
     record_of(

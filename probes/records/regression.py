@@ -20,6 +20,8 @@ Kind = Literal["verdict", "finding", "check", "stream", "decision", "shape", "lo
 #: None where two values are the same.
 Judge = Callable[[Any, Any], Effect | None]
 
+#: What a finding is, from good to bad.
+SEVERITIES = ("warning", "blind", "error")
 #: What a check says, from good to bad.
 STATUSES = ("pass", "skip", "fail", "error")
 DECIDED = ("convention", "pairing", "path", "verified")
@@ -89,7 +91,7 @@ def _report(old: Record, new: Record) -> Iterator[Change]:
         yield Change("verdict", "run", "verdict", before["verdict"], f"error: {after['error']}", "regression")
         return
     dtype = coarser(*(str(record.provenance.get("dtype")) for record in (old, new)))
-    yield from _findings(before["findings"], after["findings"])
+    yield from _findings(*_comparable(before, after))
     yield from _streams(before["streams"], after["streams"], dtype)
     for kind in _either(before["decision"], after["decision"]):
         yield from _decided("decision", kind, before["decision"].get(kind), after["decision"].get(kind))
@@ -175,6 +177,13 @@ def _came_or_went(kind: Kind, name: str, old: Any, new: Any) -> Change:
     return Change(kind, name, kind, old, new, "neutral" if old is None else "regression")
 
 
+def _comparable(before: dict[str, Any], after: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
+    """The findings of both, without blind spots where one is older than that verdict, and says nothing of them."""
+    older = not all("judged" in one for one in (before, after))
+    for one in (before, after):
+        yield [found for found in one["findings"] if not (older and found["severity"] == "blind")]
+
+
 def _findings(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> Iterator[Change]:
     """Findings that came, went, or changed in count or severity. LA701 itself follows from these."""
     old, new = ({(f["code"], f["stream"]): f for f in part if f["code"] != "LA701"} for part in (before, after))
@@ -188,7 +197,7 @@ def _findings(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> Iter
             continue
         grown = _fewer(one["count"], other["count"])
         if one["severity"] != other["severity"]:
-            worse = other["severity"] == "error"
+            worse = SEVERITIES.index(other["severity"]) > SEVERITIES.index(one["severity"])
             told = (f"{one['severity']} ({counts[0]})", f"{other['severity']} ({counts[1]})")
             yield Change("finding", where, what, *told, "regression" if worse else "improvement", (code,))
         elif grown is not None:

@@ -4,23 +4,52 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from alignment.findings import Example, Finding
+from alignment.findings import Example, Finding, finding
+
+from .verdict import verdict_line
 
 if TYPE_CHECKING:
     from .row_story import RowStory
 
-__all__ = ["SCHEMA", "Check", "LossAlignmentError", "Report", "Status", "error_report", "told_example", "told_offset"]
+__all__ = [
+    "EXIT",
+    "SCHEMA",
+    "Check",
+    "LossAlignmentError",
+    "Report",
+    "Status",
+    "error_report",
+    "told_example",
+    "told_offset",
+    "unread_report",
+]
 
 SCHEMA = 1
 Status = Literal["pass", "fail", "skip", "error"]
+#: Checks that every report of a model has: what they say of its targets needs no name of theirs.
+BASIC = frozenset(
+    (
+        "text-length",
+        "text-loss",
+        "audio-loss",
+        "fallback-path",
+        "training-step",
+        "pairing-text",
+        "pairing-audio",
+        "coverage",
+        "labels-received",
+    )
+)
+#: The exit code of each verdict.
+EXIT = {"pass": 0, "fail": 1, "error": 3, "incomplete": 4}
 
 
 class LossAlignmentError(AssertionError):
-    """A report with an error finding or a failed check; the message is the report in short."""
+    """A report that did not pass; the message is the report in short."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +73,8 @@ class Report:
     Attributes:
         checks: the checklist, in order.
         findings: one per cause.
-        streams: per stream: rows, expected, supervised, missing, unexpected, offsets, weights.
+        accepted: blind spots that were found and are accepted.
+        streams: per stream: its head, rows, expected, supervised, missing, unexpected, offsets, weights.
         decision: per modality: pairing, path, convention, verified.
         shapes: of logits, expanded_labels and audio_logits.
         losses: text, audio and total in nats.
@@ -60,6 +90,7 @@ class Report:
 
     checks: list[Check] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    accepted: list[Finding] = field(default_factory=list)
     streams: dict[str, dict[str, Any]] = field(default_factory=dict)
     decision: dict[str, dict[str, Any]] = field(default_factory=dict)
     shapes: dict[str, list[int]] = field(default_factory=dict)
@@ -83,17 +114,42 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """``fail`` with an error finding or a failed check, ``error`` with a check that crashed, else ``pass``."""
+        """The first that applies of ``fail``, ``error``, ``incomplete`` and ``pass``.
+
+        An error finding or a failed check fails; a check that crashed is an error; a blind spot leaves it incomplete.
+        """
         if self.error:
             return "error"
         if any(f.is_error for f in self.findings) or any(c.status == "fail" for c in self.checks):
             return "fail"
-        return "error" if any(c.status == "error" for c in self.checks) else "pass"
+        if any(c.status == "error" for c in self.checks):
+            return "error"
+        return "incomplete" if any(f.is_blind for f in self.findings) else "pass"
 
     @property
     def exit_code(self) -> int:
-        """0 pass, 1 findings, 3 a check could not run; 2 or 3 where no report could be made."""
-        return {"pass": 0, "fail": 1, "error": 3}[self.verdict] if self.stopped is None else self.stopped
+        """0 pass, 1 findings, 3 a check could not run, 4 incomplete; 2 or 3 where no report could be made."""
+        return EXIT[self.verdict] if self.stopped is None else self.stopped
+
+    @property
+    def judged(self) -> dict[str, Any]:
+        """How many targets, streams and heads were judged, and which checks of the model ran beside."""
+        mine = [entry for entry in self.streams.values() if entry.get("supervised") and entry.get("judged", True)]
+        return {
+            "targets": sum(int(entry["supervised"]) for entry in mine),
+            "streams": len(mine),
+            "heads": len({entry["head"] for entry in mine if "head" in entry}),
+            "checks": [c.id for c in self.checks if c.id not in BASIC and c.status in ("pass", "fail")],
+        }
+
+    def add(self, found: Iterable[Finding], keep: Callable[[Finding], bool] | None) -> None:
+        """Add what counts of some findings; a blind spot that does not count is accepted, and told as such."""
+        for one in found:
+            if keep is None or keep(one):
+                self.findings.append(one)
+            elif one.is_blind:
+                self.accepted.append(one)
+                self.notes.append(f"accepted: {one.code} {one.name} on {one.stream}: {one.message}")
 
     def check(self, check_id: str) -> Check:
         """The check of that id."""
@@ -103,17 +159,20 @@ class Report:
         """Raise if the verdict is not ``pass``.
 
         Raises:
-            LossAlignmentError: names every failed check and every error finding.
+            LossAlignmentError: names every failed check, every error finding and every blind spot.
         """
         if self.verdict != "pass":
             raise LossAlignmentError(self.in_short())
 
     def in_short(self) -> str:
-        """A line per failed check and finding; warnings where nothing else was found."""
+        """The verdict, and a line per failed check and finding; warnings where nothing else was found."""
         passed = self.verdict == "pass"
         lines = [f"{c.id}: {c.status}: {c.detail}" for c in self.checks if c.status in ("fail", "error")]
-        lines += [f"{f.code} {f.name} [{f.stream}]: {f.message}" for f in self.findings if passed or f.is_error]
-        return "\n".join([f"loss alignment check {'passed' if passed else 'failed'}", *lines])
+        lines += [
+            f"{f.code} {f.name} [{f.stream}]: {f.message}" for f in self.findings if passed or f.is_error or f.is_blind
+        ]
+        told = {"pass": "passed", "incomplete": "incomplete"}.get(self.verdict, "failed")
+        return "\n".join([f"loss alignment check {told}: {verdict_line(self)}", *lines])
 
     def as_dict(self) -> dict[str, Any]:
         """The report in its JSON schema; numbers that JSON has no word for are written as strings."""
@@ -122,6 +181,8 @@ class Report:
             "verdict": self.verdict,
             "checks": [check.as_dict() for check in self.checks],
             "findings": [finding.as_dict() for finding in self.findings],
+            **({"accepted": [finding.as_dict() for finding in self.accepted]} if self.accepted else {}),
+            **({} if self.error else {"judged": self.judged}),
             "streams": _plain(self.streams),
             "decision": _plain(self.decision),
             "shapes": self.shapes,
@@ -151,6 +212,13 @@ def told_example(example: Example) -> str:
 def error_report(message: str, exit_code: int) -> Report:
     """What the files of a run say where no report could be made: verdict ``error`` and the reason."""
     return Report(error=message, stopped=exit_code)
+
+
+def unread_report(reason: str, keep: Callable[[Finding], bool]) -> Report:
+    """The report of a run of which nothing was read: a blind spot that says why."""
+    report = Report()
+    report.add([finding("LA804", "all", f"nothing was read: {reason}")], keep)
+    return report
 
 
 def _plain(value: Any) -> Any:

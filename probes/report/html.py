@@ -17,6 +17,7 @@ from urllib.parse import quote
 from alignment.findings import Example, Finding
 
 from ..records.report import Report
+from ..records.verdict import MEANING, summary
 from .characters import held
 from .columns import columns
 from .cuts import cuts_table
@@ -57,6 +58,7 @@ def render(report: Report) -> str:
         sections="\n".join(section for section in sections if section),
         rows=_asset("rows.html") if rows else "",
         run=_run(report),
+        meaning="<br>".join(escape(line) for line in MEANING),
         data=columns(rows, total, report.findings, report.token_name),
     )
     return held(page)
@@ -82,9 +84,7 @@ def _model(report: Report) -> str:
 def _summary(report: Report) -> str:
     if report.error:
         return f"exit code {report.exit_code}"
-    errors = sum(f.is_error for f in report.findings)
-    counts = ((errors, "error"), (len(report.findings) - errors, "warning"))
-    return ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for count, what in counts)
+    return escape(summary(report))
 
 
 def _section(name: str, title: str, body: str) -> str:
@@ -116,7 +116,7 @@ def _findings(report: Report) -> str:
 
 
 def _finding(found: Finding) -> str:
-    tone = "fail" if found.is_error else "warning"
+    tone = "fail" if found.is_error else "incomplete" if found.is_blind else "warning"
     head = f"{found.code} {found.name}"
     where = f"{found.severity} on {found.stream}, {found.basis}"
     examples = "".join(f"<li>{_example(example)}</li>" for example in found.examples)

@@ -9,6 +9,7 @@ from xml.etree import ElementTree as ET
 from alignment.findings import Finding
 
 from ..records.report import Check, Report, told_example
+from ..records.verdict import MEANING, verdict_line
 from .characters import held
 
 __all__ = ["render"]
@@ -27,8 +28,7 @@ def render(report: Report) -> str:
             _finding(suite, found)
     if report.error:
         _problem(_case(suite, "run"), "error", "error", report.error, report.error)
-    if report.notes:
-        ET.SubElement(suite, "system-out").text = held("\n".join(report.notes))
+    ET.SubElement(suite, "system-out").text = held("\n".join([verdict_line(report), *report.notes, *MEANING]))
     _count(suite)
     root = ET.Element("testsuites", {key: suite.attrib[key] for key in ("name", "tests", "failures", "errors")})
     root.append(suite)
@@ -63,9 +63,9 @@ def _check(suite: ET.Element, check: Check, findings: Sequence[Finding]) -> None
 
 
 def _finding(suite: ET.Element, found: Finding) -> None:
-    """A finding that no check names; a warning fails nothing."""
+    """A finding that no check names; a blind spot is a failure, a warning fails nothing."""
     case = _case(suite, f"{found.code} {found.name} [{found.stream}]")
-    if found.is_error:
+    if found.is_error or found.is_blind:
         _problem(case, "failure", found.code, found.message, _told(found))
     else:
         ET.SubElement(case, "system-out").text = held(f"warning: {_told(found)}")

@@ -10,12 +10,13 @@ from typing import Any
 from alignment.findings import Finding
 
 from ..records.report import Check, Report, told_example, told_offset
+from ..records.verdict import MEANING, summary
 from .ranks import rank_rows
 from .terminal import grouped
 
 __all__ = ["render"]
 
-MARKS = {"pass": "✅", "fail": "❌", "skip": "⏭️", "error": "⚠️"}
+MARKS = {"pass": "✅", "fail": "❌", "skip": "⏭️", "error": "⚠️", "incomplete": "🔍"}
 #: What means something to Markdown, or makes a link. ``<``, ``>`` and ``&`` are written as HTML writes them.
 PUNCTUATION = re.compile(r"([\\`*_\[\]#|~^$:@!]|^[-+=]|(?<=www)\.)", re.IGNORECASE)
 COLUMNS = ("rows", "expected", "supervised", "missing", "unexpected")
@@ -27,13 +28,14 @@ def render(report: Report) -> str:
     title = f"## {MARKS[report.verdict]} loss-align: {report.verdict}" + (f" · {shown(model)}" if model else "")
     parts = [
         title,
-        f"{MARKS['error']} {shown(report.error)}" if report.error else "",
+        f"{MARKS['error']} {shown(report.error)}" if report.error else shown(summary(report)),
         _table(("", "check", "detail"), map(_check, report.checks)),
         *map(_finding, report.findings),
         _table(("stream", *COLUMNS, "offsets", "weights"), _streams(report.streams)),
         _ranks(report),
         "\n".join(f"- {shown(note)}" for note in report.notes),
         _environment(report.environment),
+        "\n".join(f"- {shown(line)}" for line in MEANING),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -16,7 +16,8 @@ def rank_rows(ranks: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """The header and a row per rank; of many, those that found something come first. Empty for a single process."""
     if len(ranks) < 2:
         return []
-    kinds = [kind for kind in ranks[0]["targets"] if any(rank["targets"].get(kind) for rank in ranks)]
+    every = dict.fromkeys(kind for rank in ranks for kind in rank["targets"])
+    kinds = [kind for kind in every if any(rank["targets"].get(kind) for rank in ranks)]
     header = ["rank", "device", "verdict", "found"]
     for kind in kinds:
         header += [f"{kind} targets", "weights", "each weighs"]

@@ -12,9 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from alignment.wording import counted
-
 from ..records.report import Report, told_example, told_offset
+from ..records.verdict import MEANING, verdict_line
 from .layout import SafeConsole, Unpadded, hanging, plain_console, width_of
 from .ranks import rank_rows
 from .strips import show_strips
@@ -22,6 +21,7 @@ from .strips import show_strips
 __all__ = ["as_text", "console_for", "grouped", "show", "show_finding", "status_line"]
 
 STATUS = {"pass": ("✓", "green"), "fail": ("✗", "red"), "skip": ("-", "yellow"), "error": ("!", "red")}
+VERDICTS = {"pass": "bold green", "fail": "bold red", "error": "bold red", "incomplete": "bold yellow"}
 
 
 def console_for(json_path: str | None) -> Console:
@@ -65,31 +65,15 @@ def show(report: Report, console: Console, *, verbose: bool = False) -> None:
     for note in report.notes:
         console.print(hanging(Text(note, style="dim"), "note: "))
     console.print()
-    style = {"pass": "bold green", "fail": "bold red", "error": "bold red"}[report.verdict]
-    console.print(hanging(Text(_verdict_line(report), style=style)))
-
-
-def _verdict_line(report: Report) -> str:
-    """The verdict and what it rests on: never a failure without what has failed."""
-    if report.error:
-        return f"{report.verdict.upper()}: {report.error}"
-    errors = sum(f.is_error for f in report.findings)
-    warnings = len(report.findings) - errors
-    # a check may fail, or end in an error, that has no finding of its own
-    failed, crashed = (
-        [c.id for c in report.checks if c.status == status and not errors] for status in ("fail", "error")
-    )
-    told = [f"{', '.join(failed)} failed"] * bool(failed)
-    told += [f"{', '.join(crashed)} could not run"] * bool(crashed)
-    plain = not told
-    told += [counted(errors, "error")] * plain
-    told += [counted(warnings, "warning")] * bool(warnings or plain)
-    return f"{report.verdict.upper()}: {', '.join(told)}"
+    for line in MEANING:
+        console.print(hanging(Text(line, style="dim")))
+    console.print(hanging(Text(verdict_line(report), style=VERDICTS[report.verdict])))
 
 
 def _headline(report: Report) -> Text:
     env = report.environment
-    parts = [str(env.get("model", "")), f"{env.get('device')} {env.get('dtype')}"]
+    parts = [str(env[key]) for key in ("model",) if key in env]
+    parts += [f"{env['device']} {env.get('dtype')}"] if "device" in env else []
     parts += [f"{package} {env[package]}" for package in ("torch", "transformers", "peft") if env.get(package)]
     return Text(" · ".join(parts), style="dim")
 

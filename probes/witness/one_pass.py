@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -67,7 +68,7 @@ class Pass:
     capture: Capture
     loss: float
     finite: bool
-    unplaced: int = 0
+    unplaced: Counter[str] = field(default_factory=Counter)
     problems: list[Finding] = field(default_factory=list)
 
     @property

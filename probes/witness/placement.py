@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -20,11 +21,15 @@ __all__ = ["merged", "place_readings"]
 
 def place_readings(
     capture: Capture, read: Sequence[Reading], model: nn.Module, adapter: Adapter, view: View
-) -> tuple[list[Reading], int]:
-    """Put the rows of every head call where they belong in the batch; ``read`` holds one reading per call."""
+) -> tuple[list[Reading], Counter[str]]:
+    """Put the rows of every head call where they belong in the batch; ``read`` holds one reading per call.
+
+    Returns:
+        A reading per stream, and by stream how many trained rows belong to no position of the batch.
+    """
     readings = [silent_reading(len(stream), stream.ids.device) for stream in view.streams]
     places = Places(capture.forwards, model, adapter, view)
-    unplaced = 0
+    unplaced: Counter[str] = Counter()
     device = view.streams[0].ids.device  # the batch may lie elsewhere than the model
     for call, seen in zip(capture.calls, read, strict=True):
         reading = seen.to(device)
@@ -39,7 +44,7 @@ def place_readings(
             rows = places.rows_of(
                 call.head, call.forward, call.count, call.inputs, number=number, hidden=call.hidden, nth=call.nth
             )
-            unplaced += int(((rows < 0) & (part.form != int(Form.NONE))).sum())
+            unplaced[view.streams[number].name] += int(((rows < 0) & (part.form != int(Form.NONE))).sum())
             readings[number] = merged(readings[number], part, rows)
     return readings, unplaced
 

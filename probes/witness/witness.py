@@ -28,12 +28,13 @@ from alignment.sources import infer_sources, is_ambiguous
 
 from ..host.preserve import preserved
 from ..models.adapter import Adapter, Batch, View
-from ..models.modules import unwrapped
+from ..models.modules import unwrapped, virtual_tokens
+from .blind import SPARED, blind_spots, unread_note
 from .capture import Capture, told_dropped
 from .diagnose import explain_exception
 from .kin import among_kin
 from .masked import masked
-from .one_pass import LossError, LossFunction, Options, Watched, run_along, run_pass
+from .one_pass import LossError, LossFunction, Options, Pass, Watched, run_along, run_pass
 from .pace import LOSS, Pace
 from .proof import prove, retry_in_range
 
@@ -120,7 +121,9 @@ def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
     # nobody said what must be trained there: only where its targets are taken from can be judged
     findings = [f for f in findings if f.code != "LA202" or not _unlabelled_in(f.stream, view)]
     findings += _labels_dropped(watched, first.capture, findings)
-    notes += _unreadable(actual, first.unplaced)
+    if not first.problems:
+        blind, unread = _blind(watched, view, expected, actual, first, (*of_labels, *findings))
+        findings, notes = [*findings, *blind], [*notes, *unread]
     return _told(view, expected, actual, (*of_labels, *findings), first.loss, first.capture, notes)
 
 
@@ -201,12 +204,27 @@ def _labels_dropped(watched: Watched, capture: Capture, findings: Sequence[Findi
     return [finding("LA601", "text", told_dropped(dropped), count=len(dropped))]
 
 
-def _unreadable(actual: Sequence[Supervision], unplaced: int) -> list[str]:
-    notes = [
-        f"{one.stream.name}: {int(one.soft.sum())} rows have no hard target (a soft teacher, a penalty): not read"
-        for one in actual
-        if bool(one.soft.any())
-    ]
-    if unplaced:
-        notes.append(f"{unplaced} trained rows belong to no position of the batch (audio, prompts or padding put in)")
-    return notes
+def _blind(
+    watched: Watched,
+    view: View,
+    expected: Sequence[Supervision],
+    actual: Sequence[Supervision],
+    first: Pass,
+    told: Sequence[Finding],
+) -> tuple[list[Finding], list[str]]:
+    """Blind spots of one pass, and notes of what is unreadable or unplaced and none; ``told`` was found before."""
+    unlabelled = [torch.full_like(one.soft, labels is None) for one, labels in zip(actual, view.labels, strict=True)]
+    virtual = virtual_tokens(watched.model)
+    unplaced = +first.unplaced
+    found = blind_spots(
+        expected,
+        actual,
+        unlabelled,
+        told,
+        spared=SPARED if watched.options.values == "real" else 0.0,
+        unplaced={} if virtual else unplaced,
+    )
+    notes = [unread_note(wanted, got, found) for wanted, got in zip(expected, actual, strict=True)]
+    if virtual and unplaced:
+        notes.append(f"{unplaced.total()} trained rows are virtual tokens that PEFT ({virtual}) puts in front")
+    return found, [note for note in notes if note]

@@ -10,13 +10,15 @@ import torch.nn.functional as F
 
 from probes.live.launch import Ended
 from probes.live.session import Session, Settings
+from probes.records.choice import Choice
 
 __all__ = ["VOCAB", "batches", "llama", "loop", "mean", "same_state", "watched"]
 
 VOCAB = 256
+EVERYTHING = Choice()
 
 
-def watched(train, *, steps=2, heads=(), stop=False, keep=lambda _: True, ended=0):
+def watched(train, *, steps=2, heads=(), stop=False, keep=EVERYTHING, ended=0):
     """Run ``train()`` watched; the session, whose ``report`` is what was told, and the exit code."""
     with Session(Settings(steps, heads, stop, {}, keep, list)) as session:
         session.begin()

@@ -85,6 +85,8 @@ def behind_a_hook(shift):
     loop(llm, lambda m, b: mean(m(**b).logits, b["labels"], shift), batches(4), optimizer=torch.optim.SGD([delta], 0.1))
 
 
+#: Correct recipes that show no labels, and train a part of the rows.
+BLIND_BY_RIGHT = {"projector": ["LA804 blind"], "two modules": ["LA804 blind"]}
 WITHOUT_PEFT = {
     "projector": functools.partial(as_one_module, SpeechModel),
     "in place": functools.partial(as_one_module, InPlace),
@@ -97,7 +99,7 @@ WITHOUT_PEFT = {
 @pytest.mark.parametrize("recipe", WITHOUT_PEFT)
 def test_a_run_that_trains_through_a_frozen_model_is_read(recipe, shift, found):
     report, code = watched(WITHOUT_PEFT[recipe](shift))
-    assert (codes(report), code) == (found, int(bool(found)))
+    assert (codes(report), code) == (found or BLIND_BY_RIGHT.get(recipe, []), int(bool(found)))
     assert "watched 2 optimizer steps, 2 forward passes" in " ".join(report.notes)
     assert report.streams["text"]["supervised"] > 20
 
@@ -224,12 +226,12 @@ def test_a_student_that_is_not_known_is_what_is_told_beside_a_frozen_teacher():
         return mean(model(batch["input_ids"]), batch["labels"], 0)
 
     report, code = watched(lambda: loop(student, distil, batches(4)))
-    assert (report.verdict, code) == ("error", 0)
-    assert "Sequential" in report.error
-    assert "--head" in report.error
+    assert (report.verdict, code) == ("incomplete", 0)
+    assert "Sequential" in report.findings[0].message
+    assert "--head" in report.findings[0].message
 
 
 def test_a_frozen_model_alone_trains_nothing():
     report, code = watched(lambda: frozen(llama())(**batches(1)[0]))
-    assert (report.verdict, code) == ("error", 0)
-    assert "LlamaForCausalLM is frozen" in report.error
+    assert (report.verdict, code) == ("incomplete", 0)
+    assert "LlamaForCausalLM is frozen" in report.findings[0].message

@@ -18,6 +18,7 @@ from probes.live.gradients import Gradients
 from probes.live.launch import Ended
 from probes.live.session import Session, Settings
 from probes.live.watcher import Watcher
+from probes.records.choice import Choice
 
 
 def right(model, batch):
@@ -150,7 +151,7 @@ def test_the_model_is_let_go(steps):
         held.append(weakref.ref(model))
         loop(model, right, batches(3), optimizer=torch.optim.SGD(model.parameters(), 0.1))
 
-    session = Session(Settings(steps, (), False, {}, lambda _: True, list))
+    session = Session(Settings(steps, (), False, {}, Choice(), list))
     with session:
         session.begin()
         train()

@@ -131,8 +131,8 @@ def test_the_catalogue_follows_columns_too(command, monkeypatch, capsys):
             "FAIL: text-loss failed, 1 warning",
         ),
         (Report(error="no such file", stopped=2), "ERROR: no such file"),
-        (Report(findings=[Finding("LA102", "text", 1, "", "", "error")]), "FAIL: 1 error, 0 warnings"),
-        (Report(), "PASS: 0 errors, 0 warnings"),
+        (Report(findings=[Finding("LA102", "text", 1, "", "", "error")]), "FAIL: 1 error"),
+        (Report(), "PASS: no stream judged"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -148,7 +148,7 @@ def test_a_report_prints_as_the_terminal_shows_it(model):
     told = str(report)
     assert told == repr(report) == as_text(report).rstrip()
     assert "✗ pairing-text" in told
-    assert told.splitlines()[-1] == "FAIL: 1 error, 0 warnings"
+    assert told.splitlines()[-1] == "FAIL: 1 error; 40 targets in 1 stream, 1 head"
     assert "Report(" not in told
 
 

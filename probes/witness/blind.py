@@ -1,0 +1,137 @@
+"""Blind spots: what a loss trains and nobody could read, place or hold against anything (LA802, LA803, LA804).
+
+What an error names is none: it was looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from alignment import IGNORE_INDEX, Finding, Stream, Supervision
+from alignment.comparison import merge_codebooks
+from alignment.findings import Example, finding
+from alignment.streams import NO_TOKEN
+
+__all__ = ["SPARED", "blind_spots", "unread_note", "wanted_rows"]
+
+#: Share of a stream's rows that may be saturated where the loss runs on real logits.
+SPARED = 0.05
+EXAMPLES = 4
+
+
+def blind_spots(
+    expected: Sequence[Supervision],
+    actual: Sequence[Supervision],
+    unlabelled: Sequence[Tensor],
+    found: Sequence[Finding],
+    *,
+    spared: float = 0.0,
+    unplaced: Mapping[str, int] | None = None,
+) -> list[Finding]:
+    """LA802, LA803 and LA804 of every stream, but for streams of which an error is ``found``.
+
+    Args:
+        expected: per stream, what its labels demand.
+        actual: per stream, what the loss trains.
+        unlabelled: (R,) bool per stream, rows of which nobody says whether they must be trained.
+        found: what was found before.
+        spared: share of a stream's wanted rows that may be unreadable: a few are saturated where logits are real.
+        unplaced: trained rows that belong to no position of the batch, by stream.
+    """
+    accused = {name for one in found if one.is_error for name in one.stream.split(", ")}
+    out: list[Finding] = []
+    for wanted, got, open_rows in zip(expected, actual, unlabelled, strict=True):
+        name = got.stream.name
+        if accused & {"all", name, name.partition("[")[0]}:
+            continue
+        lost = (unplaced or {}).get(name, 0)
+        if lost:
+            message = f"{lost} trained rows of {name} belong to no position of the batch (what the model puts in)"
+            out.append(finding("LA803", name, message, count=lost))
+        out.extend(_unread(wanted, got, open_rows, spared))
+        out.extend(_uncompared(got, open_rows))
+    return list(merge_codebooks(out, sum(one.stream.is_audio for one in actual)))
+
+
+def _unread(expected: Supervision, actual: Supervision, open_rows: Tensor, spared: float) -> Iterator[Finding]:
+    """LA802: rows that must be trained, and whose gradient names no target."""
+    due = expected.trained | (open_rows & wanted_rows(actual.stream))
+    unread = due & actual.soft
+    count, total = int(unread.sum()), int(due.sum())
+    if count and count > spared * total:
+        name = actual.stream.name
+        message = (
+            f"{count} of {total} targets of {name} have a gradient that names no single token: it is that of a soft "
+            "teacher, of a penalty, or too small to be read"
+        )
+        yield finding("LA802", name, message, count=count, examples=_examples(unread, expected))
+
+
+def _uncompared(actual: Supervision, open_rows: Tensor) -> Iterator[Finding]:
+    """LA804: rows are trained, others are not, and nobody says which must be."""
+    trained = (actual.trained | actual.soft) & open_rows
+    left = wanted_rows(actual.stream) & open_rows & ~trained
+    count, untrained = int(trained.sum()), int(left.sum())
+    if count and untrained:
+        name = actual.stream.name
+        message = (
+            f"{count} rows of {name} are trained and {untrained} are not, and neither labels nor a mask say which must "
+            "be: that they are trained on the next token is all that was judged"
+        )
+        yield finding("LA804", name, message, count=count)
+
+
+def unread_note(expected: Supervision, actual: Supervision, told: Sequence[Finding]) -> str:
+    """What is unreadable and no blind spot: rows without a target, a few that are saturated; empty if nothing is."""
+    count = int(actual.soft.sum())
+    name = actual.stream.name
+    kind = name.partition("[")[0]
+    if not count or any(one.code == "LA802" and one.stream in (name, kind) for one in told):
+        return ""
+    due = int((actual.soft & expected.trained).sum())
+    where = f"{count} rows, {due} of them with a target," if due else f"{count} rows without a target"
+    return f"{name}: {where} have a gradient that names no single token (a penalty, a teacher, saturation): not read"
+
+
+def wanted_rows(stream: Stream) -> Tensor:
+    """(R,) bool: rows that are no padding and no filler, and are followed by a token that is neither."""
+    rows = torch.arange(len(stream), device=stream.ids.device)
+    after = (rows + 1).clamp(max=max(len(stream) - 1, 0))
+    token = (stream.segment >= 0) & ~stream.filler & (stream.ids != NO_TOKEN)
+    real = token & token[after]
+    return stream.follows() & real & ~_tail(stream)
+
+
+def _tail(stream: Stream) -> Tensor:
+    """(R,) bool: the run of one id that ends a sample, and the row before it: padding, where no mask says so."""
+    differs = torch.ones_like(stream.filler)  # the row after it is of another id
+    differs[:-1] = (stream.ids[1:] != stream.ids[:-1]) & (stream.sample[1:] == stream.sample[:-1])
+    ends = torch.ones_like(stream.filler)
+    ends[:-1] = stream.sample[1:] != stream.sample[:-1]
+    differs &= ~ends
+    later = differs.flip(0).long().cumsum(0).flip(0)  # changes from here to the end of all rows
+    last = torch.zeros_like(later)
+    last[:-1] = later[1:]
+    beyond = torch.where(ends, last, 0).flip(0).cummax(0).values.flip(0)  # those after the row's own sample
+    run = later == beyond
+    before = torch.zeros_like(run)
+    before[:-1] = run[1:] & ~ends[1:] & ~ends[:-1]  # what follows it is no single token
+    return run | before
+
+
+def _examples(rows: Tensor, expected: Supervision) -> tuple[Example, ...]:
+    stream = expected.stream
+    return tuple(
+        Example(
+            stream.name,
+            int(stream.sample[row]),
+            int(stream.row[row]),
+            IGNORE_INDEX,
+            int(expected.target[row]),
+            -1,
+        )
+        for row in torch.nonzero(rows).reshape(-1)[:EXAMPLES].tolist()
+    )
