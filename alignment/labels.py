@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -33,7 +32,12 @@ class Convention(str, Enum):
         return self.value
 
     @classmethod
-    def _missing_(cls, value: object) -> NoReturn:
+    def _missing_(cls, value: object) -> Convention:
+        """``pre-shifted`` is written as it is on a command line."""
+        spelled = value.replace("-", "_") if isinstance(value, str) else value
+        found = next((one for one in cls if one.value == spelled), None)
+        if found is not None:
+            return found
         raise InputError(f"unknown convention {value!r}: choose one of {', '.join(cls)}")
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import get_args
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from alignment import IGNORE_INDEX, delay
 from alignment.delay_pattern import wrap
 
 from ..errors import UsageError
-from ..models.adapter import Batch, LabelsAs
+from ..models.adapter import Batch, LabelsAs, labels_as
 from ..models.higgs import SPECIAL_IDS
 
 __all__ = [
@@ -222,10 +221,8 @@ def hand_labels(batch: Batch, how: LabelsAs, *, key: str = "label_ids") -> Batch
     ``pre-shifted`` moves every label one position up, as data code does that writes ``labels[t] = ids[t + 1]``;
     ``none`` leaves the batch as it is: the probes then withhold the labels from the model.
     """
-    if how not in get_args(LabelsAs):
-        raise UsageError(f"unknown --labels {how!r}: choose one of {', '.join(get_args(LabelsAs))}")
     labels = batch.get(key)
-    if how != "pre-shifted" or labels is None:
+    if labels_as(how) != "pre-shifted" or labels is None:
         return batch
     shifted = torch.full_like(labels, IGNORE_INDEX)
     shifted[:, :-1] = labels[:, 1:]

@@ -27,6 +27,15 @@ DEFAULT_SIZE = 2
 PLAIN_LENGTH = 64
 
 
+#: Said beside what the label rules find in the labels that transformers' own processor makes.
+NOT_YOURS = (
+    "what the label rules find lies in the labels that transformers' own HiggsAudioV2Processor makes, neither in your "
+    "loss nor in your file: make the labels of your trainer from the roles (docs/higgs.md), or check the loss alone, "
+    "without --data, or take the released model and its data path: pip install '.[data]' 'transformers>=4.45.1,<4.47' "
+    "&& pip install --no-deps boson-multimodal==0.1.1"
+)
+
+
 @dataclass
 class Source:
     """A batch on the model's device, what is to be said of it, and what its label rules found."""
@@ -124,7 +133,8 @@ def _through_processor(
     how = {"tokenizer": own, "batch_size": args.batch_size, "place": place, "allow_outside": args.allow_outside}
     batch, notes, samples = chatml_batch_v2(args.data, config, **how)
     tokenizer = own or byte_tokenizer(adapter.special_ids)
-    return Source(batch, notes, rule_findings_v2(batch, samples, config, tokenizer), tokenizer)
+    found = rule_findings_v2(batch, samples, config, tokenizer)
+    return Source(batch, [*notes, *([NOT_YOURS] * bool(found))], found, tokenizer)
 
 
 def _tokenizer(checkpoint: str | None) -> Any:

@@ -18,6 +18,7 @@ from alignment.weights import spread
 
 from ..errors import UsageError
 from ..host.environment import environment_of
+from ..host.origin import package_of
 from ..models import Adapter, Batch, adapter_for
 from ..models.adapter import Head
 from ..models.declaration import Declaration, read_streams
@@ -151,7 +152,7 @@ def report_of(
         streams=stream_summary(seen, adapter.heads(model, seen.view)),
         decision=_decisions(seen, "fallback" if withheld else "expanded"),
         losses={} if seen.loss is None else {"total": seen.loss},
-        environment=environment_of(model, name or adapter.name, seed),
+        environment=environment_of(model, name or adapter.name, seed, package_of(adapter.inner(model))),
         notes=list(seen.notes),
         rows=partial(all_stories, seen),
     )

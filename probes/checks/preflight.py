@@ -13,7 +13,7 @@ from alignment.pairing import Policy
 
 from ..host.preserve import preserved
 from ..models import Adapter, Batch
-from ..models.adapter import LabelsAs
+from ..models.adapter import LabelsAs, labels_as
 from ..models.forward import forward, shapes_of
 from ..records.report import Report
 from ..report.explain import token_namer
@@ -86,6 +86,9 @@ class Plan:
     tokenizer: Any = None
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.labels = labels_as(self.labels)
 
     @property
     def options(self) -> Options:

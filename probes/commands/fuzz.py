@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 from .device import pick_device, pick_dtype
 from .options import add_loss_options, add_report_options, finding_filter
-from .values import positive, seed
+from .values import dashed, positive, seed
 
 if TYPE_CHECKING:
     from ..fuzzing.fuzz import Contract, Counterexample
@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME_OR_PATH", help="a checkpoint; default: a small random Higgs model")
     parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:N]")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
-    parser.add_argument("--labels", choices=("position-aligned", "pre-shifted", "none"), default="position-aligned")
+    parser.add_argument(
+        "--labels", type=dashed, choices=("position-aligned", "pre-shifted", "none"), default="position-aligned"
+    )
     add_loss_options(parser)
     group = parser.add_argument_group("cases")
     group.add_argument("--examples", type=positive, default=100, metavar="N", help="cases to draw (default 100)")

@@ -11,7 +11,7 @@ from ..errors import UsageError
 from ..ranks.exchange import DEFAULT_TIMEOUT
 from ..records.choice import Choice, code_of
 from ..report.outputs import FORMS
-from .values import dropout, positive, seconds, seed
+from .values import dashed, dropout, positive, seconds, seed
 
 if TYPE_CHECKING:
     from alignment.findings import Finding
@@ -68,6 +68,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--labels",
+        type=dashed,
         choices=("position-aligned", "pre-shifted", "none"),
         default="position-aligned",
         help="how the batch hands its text labels to the model (default: position-aligned)",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
@@ -141,6 +142,7 @@ def make_plan(args: argparse.Namespace, place: Place | None = None) -> Plan:
 
     from ..checks.preflight import Plan
     from ..checks.reduction import COUNTS
+    from ..host.origin import other_copies, package_of
     from ..models import adapter_for
     from ..models.loading import load_model
     from ..witness.loss_file import load_loss
@@ -177,8 +179,15 @@ def make_plan(args: argparse.Namespace, place: Place | None = None) -> Plan:
     source = load_batch(plan.adapter, plan.model, args, place or ALONE)
     plan.batch, plan.notes, plan.findings = source.batch, loaded.notes + source.notes, source.findings
     plan.tokenizer = source.tokenizer
+    plan.notes += other_copies(package_of(plan.adapter.inner(plan.model)), _own_folders(args.loss))
     _add_lora(plan, args)
     return plan
+
+
+def _own_folders(loss: str | None) -> list[Path]:
+    """Where a user's own copy of a package may lie: beside the loss, and in the working directory."""
+    where = (loss or "").rpartition(":")[0]
+    return [Path(where).parent if where.endswith(".py") else Path(), Path()]
 
 
 def _add_lora(plan: Plan, args: argparse.Namespace) -> None:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-__all__ = ["dropout", "positive", "seconds", "seed"]
+__all__ = ["dashed", "dropout", "positive", "seconds", "seed"]
 
 #: Seconds that ranks may be told to wait for each other: a day.
 LONGEST = 86400
+
+
+def dashed(text: str) -> str:
+    """A word of a choice, which may be written with underscores, for argparse."""
+    return text.replace("_", "-")
 
 
 def positive(text: str) -> int:

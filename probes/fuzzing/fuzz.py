@@ -24,7 +24,7 @@ from ..batches.batch_source import to_device
 from ..checks.reduction import Reduction, check_reduction, counted_loss, settled
 from ..errors import CannotRunError, UsageError
 from ..models import Adapter, Batch, is_higgs
-from ..models.adapter import LabelsAs
+from ..models.adapter import LabelsAs, labels_as
 from ..witness.witness import LossFunction, Options, Witness, witness
 from .cases import MASKS, Case, End, Reference, Target, Text
 
@@ -47,6 +47,9 @@ class Contract:
     reduction: Reduction | None = None
     grad_accum: int = 1
     keep: Callable[[Finding], bool] = lambda _: True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", labels_as(self.labels))
 
     def admits(self, expected: Sequence[Supervision]) -> bool:
         """Whether a batch with these expectations lies inside the contract."""

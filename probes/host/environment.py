@@ -7,6 +7,8 @@ import platform
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from .origin import package_of, told_origin
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -37,15 +39,18 @@ def _version(package: str) -> str:
         return ""
 
 
-def environment_of(model: nn.Module, name: str, seed: int) -> dict[str, Any]:
-    """The environment of a run on ``model``, which is on its device and in its dtype."""
+def environment_of(model: nn.Module, name: str, seed: int, package: str = "") -> dict[str, Any]:
+    """The environment of a run on ``model``, which is on its device and in its dtype.
+
+    ``package`` is that of the model's code, where wrappers of other packages stand around it.
+    """
     param = next(model.parameters(), None)
     device = "cpu" if param is None else str(param.device)
     dtype = "float32" if param is None else str(param.dtype).removeprefix("torch.")
-    return environment(model=name, device=device, dtype=dtype, seed=seed)
+    return environment(model=name, device=device, dtype=dtype, seed=seed, package=package or package_of(model))
 
 
-def environment(*, model: str, device: str, dtype: str, seed: int) -> dict[str, Any]:
+def environment(*, model: str, device: str, dtype: str, seed: int, package: str) -> dict[str, Any]:
     """The report's ``environment``."""
     installed = versions()
     return {
@@ -58,5 +63,7 @@ def environment(*, model: str, device: str, dtype: str, seed: int) -> dict[str, 
         "loss-alignment": installed["loss-alignment"],
         "python": platform.python_version(),
         "model": model,
+        "package": package,
+        "package_from": told_origin(package),
         "seed": seed,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from alignment import Convention, DualLoss, InputError, Stream
 from alignment.pairing import Policy
 
+from ..errors import UsageError
 from .place import Place
 
 __all__ = [
@@ -27,12 +28,25 @@ __all__ = [
     "View",
     "bodies_of",
     "find_instance",
+    "labels_as",
 ]
 
 #: The mapping of a model's keyword arguments, labels included.
 Batch = dict[str, Any]
 #: How a batch hands its labels to the model.
 LabelsAs = Literal["position-aligned", "pre-shifted", "none"]
+
+
+def labels_as(how: str) -> LabelsAs:
+    """How a batch hands on its labels, written with dashes or underscores.
+
+    Raises:
+        UsageError: no such way.
+    """
+    spelled = how.replace("_", "-")
+    if spelled not in get_args(LabelsAs):
+        raise UsageError(f"unknown --labels {how!r}: choose one of {', '.join(get_args(LabelsAs))}")
+    return cast(LabelsAs, spelled)
 
 
 class OtherCheckpointError(InputError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -75,7 +75,19 @@ def _headline(report: Report) -> Text:
     parts = [str(env[key]) for key in ("model",) if key in env]
     parts += [f"{env['device']} {env.get('dtype')}"] if "device" in env else []
     parts += [f"{package} {env[package]}" for package in ("torch", "transformers", "peft") if env.get(package)]
+    if _is_telling(env):
+        parts.append(f"{env['package']} from {env['package_from']}")
     return Text(" · ".join(parts), style="dim")
+
+
+def _is_telling(env: Mapping[str, Any]) -> bool:
+    """Whether it says more than the versions that the model's code is that of some package in some place."""
+    where = env.get("package_from")
+    return (
+        bool(where)
+        and env.get("package") != "__main__"
+        and (env.get("package"), where) != ("transformers", "site-packages/transformers")
+    )
 
 
 def _checks(report: Report) -> Table:

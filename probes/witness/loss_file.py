@@ -1,4 +1,4 @@
-"""Load the user's loss: ``FILE.py:FUNC`` or ``package.module:FUNC``."""
+"""Load the user's loss: ``FILE.py:FUNC`` or ``package.module:FUNC``, found from the working directory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["load_loss"]
 
 
 def load_loss(spec: str) -> Any:
-    """The function that ``spec`` names.
+    """The function that ``spec`` names; a module is looked for in the working directory first, as by ``python -m``.
 
     Raises:
         UsageError: no such file, module or function, or the module raises on import.
@@ -25,7 +25,7 @@ def load_loss(spec: str) -> Any:
     where, separator, name = spec.rpartition(":")
     if not separator or not where or not name:
         raise UsageError(f"--loss {spec!r} must be FILE.py:FUNC or package.module:FUNC, as in trainer.py:loss")
-    module = _from_file(where) if where.endswith(".py") or "/" in where else _from_module(where)
+    module = _from_file(where) if where.endswith(".py") or "/" in where else _from_module(where, name)
     found = getattr(module, name, None)
     if found is None:
         near = difflib.get_close_matches(name, [n for n in vars(module) if callable(vars(module)[n])], n=1)
@@ -55,8 +55,19 @@ def _from_file(where: str) -> ModuleType:
     return module
 
 
-def _from_module(where: str) -> ModuleType:
+def _from_module(where: str, name: str) -> ModuleType:
+    here = str(Path.cwd())
+    sys.path.insert(0, here)  # as python -m does: a console script has the folder of its own file there
     try:
         return importlib.import_module(where)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name != where.partition(".")[0]:
+            raise UsageError(f"--loss: importing {where} raised {type(error).__name__}: {error}") from error
+        raise UsageError(
+            f"--loss: no module {error.name} is installed or lies in the working directory; "
+            f"a file is named by its path, as in {where.replace('.', '/')}.py:{name}"
+        ) from error
     except (Exception, SystemExit) as error:
         raise UsageError(f"--loss: importing {where} raised {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(here)

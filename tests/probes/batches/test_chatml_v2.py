@@ -170,6 +170,8 @@ def test_the_end_of_audio_by_one_command(tmp_path, monkeypatch):
     (finding,) = report["findings"]
     assert (finding["code"], finding["stream"], finding["count"]) == ("LA203", "audio", 16)
     assert {c["id"]: c["status"] for c in report["checks"]}["pairing-audio"] == "pass"
+    (note,) = (note for note in report["notes"] if "neither in your loss nor in your file" in note)
+    assert "check the loss alone, without --data" in note
 
 
 AUDIO_PART = {"type": "audio", "audio_url": "a.wav", "duration": 0.1}

@@ -66,7 +66,7 @@ BAD_USAGE = {
     "missing loss file": (["preflight", "--loss", "nowhere.py:loss"], "no such file: nowhere.py"),
     "missing loss module": (
         ["preflight", "--loss", "no.such.module:loss"],
-        "importing no.such.module raised",
+        "no module no is installed or lies in the working directory",
     ),
     "missing function": (["preflight", "--loss", "{files}/losses.py:non"], "did you mean none?"),
     "not a function": (["preflight", "--loss", "{files}/losses.py:value"], "is int, not a function"),

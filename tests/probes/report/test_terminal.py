@@ -11,10 +11,16 @@ from live_runs import llama
 from rich.console import Console
 from rich.text import Text
 
-from alignment import Finding
+from alignment import Convention, Finding, InputError
+from alignment.findings import finding
 from alignment.wording import counted
 from loss_align import main
-from probes import check_loss
+from probes import AlignmentCallback, UsageError, check_loss
+from probes.batches.barcoded import hand_labels
+from probes.checks.preflight import Plan
+from probes.commands.cli import build_parser
+from probes.models import adapter_for
+from probes.models.adapter import labels_as
 from probes.report import Check, Report
 from probes.report.layout import hanging, plain_console, width_of
 from probes.report.terminal import as_text, show
@@ -192,3 +198,42 @@ def test_the_pairing_line_counts_what_it_says(model):
     report = check_loss(model, {"input_ids": IDS, "labels": labels}, prompt_too)
     assert report.check("pairing-text").detail == "38 of 38 trained rows at offset +1, 16 of them expected"
     assert check_loss(model, BATCH, right).check("pairing-text").detail == "38 of 38 trained rows at offset +1"
+
+
+# ------------------------------------------------------------------------------ words that are written in two ways
+
+
+@pytest.mark.parametrize("labels", ["pre-shifted", "pre_shifted"])
+def test_a_convention_is_taken_with_dashes_and_underscores_everywhere(model, labels):
+    ahead = {"input_ids": IDS[:, :-1], "labels": IDS[:, 1:]}
+
+    def direct(model, batch):
+        return F.cross_entropy(model(batch["input_ids"]).logits.flatten(0, 1), batch["labels"].flatten())
+
+    assert check_loss(model, ahead, direct, labels=labels).verdict == "pass"
+    assert Convention(labels) is Convention.PRE_SHIFTED
+    assert build_parser().parse_args(["preflight", "--labels", labels]).labels == "pre-shifted"
+    assert build_parser().parse_args(["fuzz", "--labels", labels]).labels == "pre-shifted"
+    assert Plan(model, adapter_for(model), {}, labels=labels).labels == "pre-shifted"
+    assert torch.equal(hand_labels({"label_ids": IDS}, labels)["label_ids"][:, :-1], IDS[:, 1:])
+    AlignmentCallback(labels=labels)
+
+
+def test_a_convention_that_there_is_not_is_refused_with_those_that_there_are():
+    with pytest.raises(InputError, match="choose one of position_aligned, pre_shifted"):
+        Convention("shifted-twice")
+    with pytest.raises(UsageError, match="choose one of position-aligned, pre-shifted"):
+        labels_as("shifted-twice")
+
+
+def test_the_catalogue_says_which_error_may_be_a_warning(capsys):
+    assert main(["rules", "--markdown", "LA605"]) == 0
+    assert "| swallowed-error | error, or warning |" in capsys.readouterr().out
+    assert main(["rules", "LA605"]) == 0
+    assert "When it is a warning instead" in capsys.readouterr().out
+
+
+def test_the_fix_of_a_finding_is_that_of_its_stream():
+    text, audio = (finding("LA102", stream, "").fix for stream in ("text", "audio[0], audio[1]"))
+    assert "audio" not in text
+    assert "audio_logits[:-1, k]" in audio
