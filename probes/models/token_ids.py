@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["end_ids", "placeholder_ids", "special_ids", "text_config"]
+__all__ = ["end_ids", "placeholder_ids", "special_ids", "text_config", "vocabulary_sizes"]
 
 #: Configuration entries that hold token ids: ``eos_token_id``, ``image_token_index``, ``bos_token_ids`` ...
 TOKEN = re.compile(r".*token_(id|ids|index|idx)$|.*_(bos|eos|pad|start|end)_id$")
@@ -20,6 +20,11 @@ def special_ids(model: Any) -> set[int]:
     """Every token id that the model's configuration names: padding, begin, end, placeholders, languages."""
     found = {number for name, number in _entries(model) if TOKEN.match(name)}
     return found | set(placeholder_ids(model)) | set(end_ids(model))
+
+
+def vocabulary_sizes(model: Any) -> set[int]:
+    """The sizes of the vocabularies that a configuration names."""
+    return {number for name, number in _entries(model) if name.endswith("vocab_size")}
 
 
 def placeholder_ids(model: Any) -> tuple[int, ...]:

@@ -12,8 +12,16 @@ from ..errors import UsageError
 __all__ = ["gradients_at"]
 
 
-def gradients_at(wanted: Sequence[Tensor], loss: Tensor, model: nn.Module) -> Sequence[Tensor | None]:
+def gradients_at(
+    wanted: Sequence[Tensor], loss: Tensor, model: nn.Module, *, keep: bool = False
+) -> Sequence[Tensor | None]:
     """D loss / d every one of ``wanted``; None where the loss does not reach it.
+
+    Args:
+        wanted: parts of the loss's graph.
+        loss: one value.
+        model: whose gradients stay as they are.
+        keep: keep the graph, for another backward.
 
     Raises:
         UsageError: the graph of the loss is gone: it ran its own backward.
@@ -22,15 +30,15 @@ def gradients_at(wanted: Sequence[Tensor], loss: Tensor, model: nn.Module) -> Se
         return []
     try:
         if _is_checkpointed(loss):
-            return _by_backward(wanted, loss, model)
-        return torch.autograd.grad(loss.reshape(()), wanted, allow_unused=True)
+            return _by_backward(wanted, loss, model, keep=keep)
+        return torch.autograd.grad(loss.reshape(()), wanted, allow_unused=True, retain_graph=keep)
     except RuntimeError as error:
         if "second time" not in str(error):
             raise
         raise UsageError("the loss function ran the backward of its own loss: return the loss before it") from error
 
 
-def _by_backward(wanted: Sequence[Tensor], loss: Tensor, model: nn.Module) -> list[Tensor | None]:
+def _by_backward(wanted: Sequence[Tensor], loss: Tensor, model: nn.Module, *, keep: bool) -> list[Tensor | None]:
     """The same by a full backward, which reentrant checkpoints insist on; gradients of parameters are dropped."""
     held = [(parameter, parameter.grad) for parameter in model.parameters()]
     for parameter, _ in held:
@@ -38,7 +46,7 @@ def _by_backward(wanted: Sequence[Tensor], loss: Tensor, model: nn.Module) -> li
     for tensor in wanted:
         tensor.retain_grad()
     try:
-        loss.reshape(()).backward()
+        loss.reshape(()).backward(retain_graph=keep)
     finally:
         for parameter, grad in held:
             parameter.grad = grad

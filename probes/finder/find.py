@@ -1,0 +1,387 @@
+"""Find: which tensors are a stream's logits, and which integers of the batch their targets follow. Nothing is named.
+
+A tensor is a stream's logits if (a) no other logits depend on it, (b) a hard target explains its gradient at its own
+values, and (c) its targets follow when integers of the batch are renamed, and those are tokens that the model reads.
+(a) and (b) without (c) is a note; tokens of which something is not known are said to be unclear, and never guessed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alignment.streams import IGNORE_INDEX
+
+from ..errors import UsageError
+from ..host.preserve import preserved
+from ..models.adapter import Batch
+from ..models.declaration import Declaration, HeadPlace
+from ..models.modules import unwrapped
+from ..models.place import Place
+from ..models.token_ids import special_ids, vocabulary_sizes
+from ..witness.backward import gradients_at
+from .candidates import Candidate, Run, nodes_above
+from .found import Discovery, Found, Unclear, shaped
+from .names import head_of, named
+from .places import Match, first_moved, is_masked, match
+from .renaming import Renaming, codebook_axis, integers, renamings, slices
+from .runs import Echo, Program
+
+__all__ = ["find", "vocabularies"]
+
+#: Targets that follow a renaming in this part of their rows follow it.
+FOLLOWS = 0.5
+#: This part of the targets must stand where a sequence of ids says.
+EXPLAINED = 0.9
+
+
+@dataclass(frozen=True)
+class Source:
+    """A sequence of the batch: a key, and the slice of it where it holds several side by side.
+
+    ``follows`` says whether targets follow it, ``read`` whether logits do, ``match`` where the targets stand in it.
+    """
+
+    place: Place
+    ids: Tensor
+    follows: bool
+    read: bool
+    match: Match
+    lag: int | None = None
+    masked: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """A candidate, or one slice of its rows where several streams share the tensor."""
+
+    number: int
+    target: Tensor
+    rows: Tensor
+    index: Place = field(default_factory=lambda: Place(""))
+
+
+def find(model: nn.Module, batch: Mapping[str, Any], loss_fn: Callable[[nn.Module, Any], Tensor]) -> Discovery:
+    """What ``loss_fn(model, batch)`` trains: its streams, found by their gradients and by renaming the batch.
+
+    The model, its gradients, modes, buffers and the random state are afterwards as before.
+
+    Raises:
+        UsageError: the loss raises, or returns no scalar with a gradient.
+    """
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model must be a torch module, got {type(model).__name__}")
+    if not isinstance(batch, Mapping):
+        raise UsageError(f"batch must map names to tensors, got {type(batch).__name__}")
+    with preserved(model):
+        return _Finder(model, dict(batch), loss_fn).discovery()
+
+
+def vocabularies(model: nn.Module) -> set[int]:
+    """How many ids each embedding of a model knows, and the vocabularies that its configuration names."""
+    sizes = {module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)}
+    return sizes | set(vocabulary_sizes(model))
+
+
+class _Finder:
+    def __init__(self, model: nn.Module, batch: Batch, loss_fn: Callable[[nn.Module, Any], Tensor]) -> None:
+        self.inner = unwrapped(model)
+        self.batch = batch
+        self.numbers = integers(batch)
+        self.kept = frozenset(special_ids(self.inner))
+        self.program = Program(model, batch, loss_fn, self.kept)
+        self.echoes: dict[str, list[Echo]] = {}
+        self.slices: dict[str, list[list[Echo] | None]] = {}
+        self.notes: list[str] = []
+
+    def discovery(self) -> Discovery:
+        program = self.program
+        program.look(partial(_also_trained, self.inner))
+        logits = program.candidates[: len(program.seen)]
+        failed = []
+        for renaming in renamings(self.numbers, self.kept) if logits else ():
+            echo = program.renamed(renaming)
+            if echo is None:
+                failed.append(renaming.name)
+            else:
+                self.echoes[renaming.name] = echo
+        found: list[Found] = []
+        unclear: list[Unclear] = []
+        for number in range(len(logits)):
+            for part in self._parts(number):
+                said = self._judge(part)
+                if isinstance(said, Found):
+                    found.append(said)
+                elif isinstance(said, Unclear):
+                    unclear.append(said)
+                else:
+                    self.notes.append(said)
+        if not logits:
+            self.notes.append("the loss trains no logits: no tensor has the gradient of a choice among tokens")
+        if failed and (unclear or not found):
+            self.notes.append(f"the loss does not run as before with {', '.join(failed)} renamed")
+        inside = [head_of(one).told(one.shape) for one in program.candidates if one.inside]
+        self.notes += [f"inside the model, no stream: {one}" for one in _grouped(inside)]
+        told = {head_of(one).path for one in logits}
+        self.notes += [
+            f"also trained: {shaped(path, program.outputs.get(path, ()))}" for path in program.past if path not in told
+        ]
+        return Discovery(named(found), tuple(unclear), tuple(dict.fromkeys(self.notes)), program.loss)
+
+    # -- one candidate ---------------------------------------------------------------------------
+
+    def _parts(self, number: int) -> list[Part]:
+        """The candidate, or its slices along an axis of its own where each follows another slice of the batch."""
+        candidate, target = self.program.candidates[number], self.program.seen[number].target
+        shape = candidate.rows
+        whole = Part(number, target.reshape(shape), torch.ones(len(target), dtype=torch.bool))
+        for key in self._followed(number):
+            tensor = self.numbers[key]
+            if tensor.dim() != 3:
+                continue
+            follows = [None if echo is None else echo[number].targets for echo in self._sliced(key)]
+            for axis in range(len(shape)):
+                count = shape[axis]
+                if not 2 <= count <= len(follows) or not self._comes_apart(follows, self.program.seen[number].free, shape, axis):
+                    continue
+                return _cut(whole, axis)
+        if len(shape) == 3 and not any(self.numbers[key].dim() == 3 for key in self._followed(number)):
+            return _cut(whole, codebook_axis(whole.target))  # heads side by side that read the same ids
+        return [whole]
+
+    def _comes_apart(self, follows: Sequence[Tensor | None], free: Tensor, shape: tuple[int, ...], axis: int) -> bool:
+        """Whether each slice of rows along ``axis`` follows one slice of the batch, and no two the same."""
+        trained = free.reshape(shape).movedim(axis, 0).flatten(1)
+        best = []
+        for index in range(shape[axis]):
+            count = int(trained[index].sum())
+            if not count:
+                continue
+            shares = [
+                0.0 if moved is None else int((moved.reshape(shape).movedim(axis, 0).flatten(1)[index]).sum()) / count
+                for moved in follows
+            ]
+            if max(shares) < FOLLOWS:
+                return False
+            best.append(shares.index(max(shares)))
+        return len(best) > 1 and len(set(best)) == len(best)
+
+    def _followed(self, number: int) -> list[str]:
+        """Keys that the targets of a candidate follow."""
+        return [key for key in self.numbers if key in self.echoes and self.echoes[key][number].share >= FOLLOWS] or [
+            key for name, echo in self.echoes.items() if echo[number].share >= FOLLOWS for key in name.split("+")
+        ]
+
+    def _sliced(self, key: str) -> list[list[Echo] | None]:
+        if key not in self.slices:
+            self.slices[key] = [self.program.renamed(one) for one in slices(key, self.numbers[key], self.kept)]
+        return self.slices[key]
+
+    def _judge(self, part: Part) -> Found | Unclear | str:
+        candidate = self.program.candidates[part.number]
+        head = head_of(candidate)
+        trained = part.target != IGNORE_INDEX
+        followed = [key for key in self._followed(part.number) if self._share(key, part) > 0]
+        sources = [one for key in self.numbers for one in self._sources(key, part)]
+        targets = [one for one in sources if one.follows]
+        best = self._input(part, sources)
+        is_vocabulary = candidate.width in vocabularies(self.inner)
+        told = head.told(candidate.shape)
+        if not followed and not targets:
+            values = torch.unique(part.target[trained])
+            what = f"constants ({', '.join(map(str, values[:4].tolist()))})" if len(values) < 3 else "no input"
+            if is_vocabulary:
+                reason = f"logits over {candidate.width} ids whose targets are {what}: none follows an integer of the "
+                return Unclear(head.path, candidate.shape, f"{reason}batch")
+            return f"also trained: {told}: a choice among {candidate.width}, whose targets follow nothing in the batch"
+        if best is None:
+            keys = ", ".join(followed)
+            if is_vocabulary:
+                reason = f"logits over {candidate.width} ids whose targets follow {keys}: no integers that the model "
+                return Unclear(head.path, candidate.shape, f"{reason}reads hold these tokens")
+            return f"also trained: {told}: a classifier over {candidate.width} classes ({keys})"
+        if candidate.width < LEAST_VOCABULARY_SHARE * (int(best.ids.max()) + 1) and not is_vocabulary:
+            return f"also trained: {told}: a classifier over {candidate.width} classes ({', '.join(followed)})"
+        if best.match.shift is not None and best.lag is None and not best.masked:
+            reason = f"each of its rows reads all of {best.place}, and none of it is masked: no offset can be told"
+            return Unclear(head.path, candidate.shape, reason)
+        return self._found(part, candidate, best, targets, int(trained.sum()))
+
+    def _found(self, part: Part, candidate: Candidate, best: Source, targets: Sequence[Source], rows: int) -> Found:
+        head = head_of(candidate)
+        labels = next(
+            (one.place for one in targets if one.place.key != best.place.key and one.ids.shape == best.ids.shape), None
+        )
+        own = best.place.key in [one.place.key for one in targets] and best.follows
+        offset = None
+        if best.match.shift is not None:
+            offset = best.match.shift + (best.lag or 0)
+        declaration = Declaration(
+            name=str(best.place),
+            head=(HeadPlace(head.path, index=part.index),),
+            ids=best.place,
+            labels=None if own else labels,
+            call=head.call,
+            objective="masked" if best.masked and best.lag is None else "next",
+        )
+        moved = {name: self._share(name, part) for name in self.echoes}
+        return Found(
+            declaration,
+            candidate.shape,
+            candidate.width,
+            rows,
+            offset,
+            moved,
+            computed=own and (best.lag or 0) > 0,
+        )
+
+    # -- where the targets come from -------------------------------------------------------------
+
+    def _share(self, name: str, part: Part) -> float:
+        """The share of the part's rows whose target a renaming moved."""
+        return self._moved(self.echoes[name], part)
+
+    def _moved(self, echo: Sequence[Echo] | None, part: Part) -> float:
+        free = int((self.program.seen[part.number].free & part.rows).sum())
+        moved = 0 if echo is None else int((echo[part.number].targets & part.rows).sum())
+        return moved / max(free, 1)
+
+    def _sources(self, key: str, part: Part) -> list[Source]:
+        """What a key of the batch is to a candidate: one source, or one for each slice that holds its targets."""
+        echo = self.echoes.get(key)
+        if echo is None:
+            return []
+        mine = echo[part.number]
+        read = bool(mine.logits[part.rows].any())
+        follows = self._share(key, part) >= FOLLOWS
+        if not read and not follows:
+            return []
+        tensor = self.numbers[key].cpu()
+        if tensor.dim() < 3:
+            ids = tensor if tensor.dim() == 2 else tensor[None]
+            return [self._source(Place(key), ids, follows, read, part)]
+        axis = codebook_axis(tensor)
+        out = []
+        for index in range(tensor.shape[axis]):
+            place = Place(key, f"[{':, ' * axis}{index}]")
+            one = self._source(place, tensor.select(axis, index), follows, read, part)
+            if follows:
+                one = _with(one, follows=self._moved(self._sliced(key)[index], part) >= FOLLOWS)
+            out.append(one)
+        return out
+
+    def _source(self, place: Place, ids: Tensor, follows: bool, read: bool, part: Part) -> Source:
+        target = _by_sample(part.target, len(ids))
+        return Source(place, ids, follows, read, match(target, ids), masked=is_masked(target, ids))
+
+    def _input(self, part: Part, sources: Sequence[Source]) -> Source | None:
+        """The sequence that the model reads and the targets are tokens of; None if there is none, or no one."""
+        fits = [one for one in sources if one.read and one.match.share >= EXPLAINED]
+        own = [one for one in sources if one.read and one.follows]
+        if own:
+            fits = [one for one in own if one in fits] or own
+        elif not fits:
+            labels = next((one for one in sources if one.follows and one.match.share >= EXPLAINED), None)
+            fits = [
+                _with(one, match=labels.match)
+                for one in sources
+                if labels is not None and one.read and one.masked and one.ids.shape == labels.ids.shape
+                if not one.place.index or one.place.index == labels.place.index or not labels.place.index
+            ]
+        placed = [_with(one, lag=self._lag(part, one)) for one in fits]
+        order = sorted(placed, key=lambda one: (one.lag is None, -one.match.share))
+        if not order or (len(order) > 1 and order[0].place.key == order[1].place.key and _alike(order[0], order[1])):
+            return None
+        return order[0]
+
+    def _lag(self, part: Part, source: Source) -> int | None:
+        """How many rows later than it stands a token of the sequence is first read; None where all rows read it."""
+        target = _by_sample(part.target, len(source.ids))
+        if target.dim() != 2 or target.shape[0] != len(source.ids):
+            return None
+        key, ids = source.place.key, source.ids
+        begin = max(1, ids.shape[1] * 5 // 8)
+        later = torch.zeros(ids.shape, dtype=torch.bool)
+        later[:, begin:] = True
+        whole = torch.zeros(self.numbers[key].shape, dtype=torch.bool)
+        source.place.of({key: whole}).copy_(later.reshape(source.place.of({key: whole}).shape))
+        echo = self.program.renamed(Renaming((key,), whole, kept=self.kept))
+        if echo is None:
+            return None
+        changed = (ids >= 0) & later
+        at = torch.where(changed.any(1), changed.long().argmax(1), torch.full((len(ids),), begin))
+        moved = echo[part.number].logits[part.rows].reshape(target.shape)
+        return first_moved(moved, at)
+
+
+#: A head scores nearly all ids that its inputs hold; fillers and placeholders may lie beyond.
+LEAST_VOCABULARY_SHARE = 0.5
+
+
+def _cut(whole: Part, axis: int) -> list[Part]:
+    """The slices of a candidate along an axis of its rows."""
+    numbers = torch.arange(whole.rows.numel()).reshape(whole.target.shape)
+    parts = []
+    for index in range(whole.target.shape[axis]):
+        rows = torch.zeros_like(whole.rows)
+        rows[numbers.select(axis, index).reshape(-1)] = True
+        place = Place("", f"[{':, ' * axis}{index}]")
+        parts.append(Part(whole.number, whole.target.select(axis, index), rows, place))
+    return parts
+
+
+def _with(source: Source, **changes: Any) -> Source:
+    return Source(**{**vars(source), **changes})
+
+
+def _alike(one: Source, other: Source) -> bool:
+    return one.match.share == other.match.share and (one.lag is None) == (other.lag is None)
+
+
+def _by_sample(target: Tensor, samples: int) -> Tensor:
+    """(B, T') targets where the rows can be laid out by sample, else (R,)."""
+    if target.dim() == 2 and target.shape[0] == samples:
+        return target
+    flat = target.reshape(-1)
+    return flat.reshape(samples, -1) if len(flat) % samples == 0 else flat
+
+
+def _also_trained(inner: nn.Module, run: Run, candidates: Sequence[Candidate]) -> tuple[str, ...]:
+    """Modules and parameters that the loss reaches, and that feed none of the logits; outermost ones for their parts.
+
+    Nothing where there are no logits: a loss that trains none reaches everything.
+    """
+    logits = [one.made.node for one in candidates if not one.inside]
+    if not logits:
+        return ()
+    feeding = {*logits, *nodes_above(logits)}
+    reached = nodes_above([run.loss.grad_fn], feeding.__contains__) - feeding
+    names = {id(parameter): name for name, parameter in inner.named_parameters()}
+    variables = {name: node.variable for node in reached if (name := names.get(id(getattr(node, "variable", None))))}
+    grads = gradients_at(list(variables.values()), run.loss, inner)
+    past = {name for name, grad in zip(variables, grads, strict=True) if grad is not None and bool((grad != 0).any())}
+    owners = {_outermost(name, past, names.values()) for name in past}
+    return tuple(sorted(owners))
+
+
+def _outermost(name: str, among: set[str], every: Collection[str]) -> str:
+    """The outermost module that holds a parameter and none that is not ``among`` them; the parameter, if none."""
+    parts, best = name.split("."), name
+    for count in range(len(parts) - 1, 0, -1):
+        path = ".".join(parts[:count])
+        if not all(one in among for one in every if one.startswith(f"{path}.")):
+            break
+        best = path
+    return best
+
+
+def _grouped(told: Sequence[str]) -> list[str]:
+    """Names that differ in numbers alone, once: ``layers.*.gate (22, 4)``."""
+    parted = (one.partition(" ") for one in told)
+    return list(dict.fromkeys(f"{re.sub(r'[0-9]+', '*', path)} {shape}" for path, _, shape in parted))

@@ -1,0 +1,165 @@
+"""Runs: the loss on a batch, on a tape, under the same random numbers each time; what its candidates say."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alignment.streams import IGNORE_INDEX
+
+from ..errors import UsageError
+from ..host.preserve import copy_of, cuda_devices, same_random_state
+from ..models.adapter import Batch
+from ..models.modules import unwrapped
+from .candidates import Candidate, Run, search
+from .renaming import Renaming
+from .tape import Tape
+
+__all__ = ["Echo", "Program", "Seen"]
+
+#: Logits that differ by less than this part of their spread are the same up to rounding.
+ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-8}
+COARSE = 2e-2
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one run says of a candidate.
+
+    Attributes:
+        target: (R,) int64; ``IGNORE_INDEX`` where none.
+        free: (R,) bool: rows trained on a token that a renaming exchanges.
+        mark: (R,) float: a number that stands for the row's logits.
+    """
+
+    target: Tensor
+    free: Tensor
+    mark: Tensor
+
+
+@dataclass(frozen=True)
+class Echo:
+    """What a renaming did to a candidate.
+
+    Attributes:
+        targets: (R,) bool: rows trained before and after, on another token.
+        logits: (R,) bool: rows whose logits changed.
+        share: of the rows trained before and after, how many are trained on another token.
+    """
+
+    targets: Tensor
+    logits: Tensor
+    share: float
+
+
+@dataclass
+class Program:
+    """A loss on a model and a batch, run as often as it takes.
+
+    Attributes:
+        kept: ids that no renaming exchanges.
+        candidates: tensors with the form of logits.
+        outputs: the shape that each module gave, by its path.
+        seen: per candidate, what the batch as it is says.
+    """
+
+    model: nn.Module
+    batch: Batch
+    loss_fn: Callable[[nn.Module, Any], Tensor]
+    kept: frozenset[int] = frozenset()
+    candidates: list[Candidate] = field(default_factory=list)
+    outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    seen: list[Seen] = field(default_factory=list)
+    loss: float = math.nan
+    past: tuple[str, ...] = ()
+
+    def look(self, judge: Callable[[Run, Sequence[Candidate]], tuple[str, ...]]) -> None:
+        """The first run: find the candidates, and ask ``judge`` what else the loss reaches.
+
+        Raises:
+            UsageError: the loss raises, or returns no scalar with a gradient.
+        """
+        with self._run(self.batch) as run:
+            self.loss = float(run.loss.detach())
+            self.candidates = search(run, self.model)
+            self.outputs = dict(run.tape.outputs)
+            logits = [one for one in self.candidates if not one.inside]
+            self.seen = self._read(run, logits)
+            self.past = judge(run, self.candidates)
+            self.candidates = logits + [one for one in self.candidates if one.inside]
+
+    def renamed(self, renaming: Renaming) -> list[Echo] | None:
+        """What a renaming does to every candidate; None where the loss does not run on it as it did."""
+        with suppress(LookupError, UsageError), self._run(renaming.of(self.batch)) as run:
+            again = self._read(run, self.candidates[: len(self.seen)])
+            if all(len(a.target) == len(b.target) for a, b in zip(self.seen, again, strict=True)):
+                return [
+                    _echo(a, b, one.made.value.dtype)
+                    for a, b, one in zip(self.seen, again, self.candidates, strict=False)
+                ]
+        return None
+
+    def _read(self, run: Run, candidates: Sequence[Candidate]) -> list[Seen]:
+        readings = run.readings(candidates, self.model)
+        return [Seen(reading.target, self._free(reading.target), _mark(run.same(one))) for one, reading in zip(candidates, readings, strict=True)]
+
+    def _free(self, target: Tensor) -> Tensor:
+        trained = target != IGNORE_INDEX
+        free = trained & ~torch.isin(target, torch.tensor(sorted(self.kept), dtype=target.dtype))
+        return free if bool(free.any()) else trained
+
+    @contextmanager
+    def _run(self, batch: Batch) -> Iterator[Run]:
+        tape = Tape(unwrapped(self.model))
+        try:
+            with (
+                torch.random.fork_rng(devices=cuda_devices(self.model)),
+                same_random_state(),
+                warnings.catch_warnings(),
+            ):
+                torch.manual_seed(0)
+                warnings.filterwarnings("ignore", message="None of the inputs have requires_grad=True")
+                with torch.enable_grad(), tape:
+                    loss = self._called(batch)
+                yield Run(tape, loss)
+        finally:
+            tape.forget()
+
+    def _called(self, batch: Batch) -> Tensor:
+        try:
+            loss = self.loss_fn(self.model, copy_of(batch))
+        except UsageError:
+            raise
+        except SystemExit as error:
+            raise UsageError(f"the loss function ended the program (sys.exit({error.code!r}))") from error
+        except Exception as error:
+            raise UsageError(f"the loss function raised {type(error).__name__}: {error}") from error
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise UsageError(f"the loss function must return a scalar tensor, it returned {got}")
+        if not loss.requires_grad:
+            raise UsageError("the loss has no gradient: it is a constant, or was detached")
+        return loss
+
+
+def _mark(candidate: Candidate) -> Tensor:
+    """(R,) a random projection of every row of logits."""
+    rows = candidate.flat(candidate.made.value).float()
+    generator = torch.Generator().manual_seed(0)
+    direction = torch.randn(rows.shape[-1], generator=generator).to(rows.device)
+    return torch.nan_to_num(rows.clamp(-1e4, 1e4) @ direction).cpu()
+
+
+def _echo(before: Seen, after: Seen, dtype: torch.dtype) -> Echo:
+    both = before.free & (after.target != IGNORE_INDEX)
+    targets = both & (before.target != after.target)
+    spread = float(before.mark.std(correction=0)) + 1e-12
+    logits = (before.mark - after.mark).abs() > ROUNDING.get(dtype, COARSE) * spread
+    return Echo(targets, logits, int(targets.sum()) / max(int(both.sum()), 1))
