@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .batches.barcoded import barcoded_batch
     from .checks.check import check_loss
     from .errors import CannotRunError, UsageError
+    from .finder.discover import discover
     from .live.trainer_callback import AlignmentCallback
     from .report import Report
 
@@ -22,9 +23,10 @@ _HOME = {
     "UsageError": "errors",
     "barcoded_batch": "batches.barcoded",
     "check_loss": "checks.check",
+    "discover": "finder.discover",
 }
 
-__all__ = ["AlignmentCallback", "CannotRunError", "Report", "UsageError", "barcoded_batch", "check_loss"]
+__all__ = ["AlignmentCallback", "CannotRunError", "Report", "UsageError", "barcoded_batch", "check_loss", "discover"]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,7 @@ from alignment.verdicts import judge
 from alignment.weights import spread
 
 from ..errors import UsageError
+from ..finder.adapter import fitting_adapter
 from ..host.environment import environment_of
 from ..host.origin import package_of
 from ..models import Adapter, Batch, adapter_for
@@ -104,12 +105,14 @@ def adapter_of(
     heads: Sequence[str] = (),
     streams: Mapping[str, Any] | Sequence[Declaration] | None = None,
 ) -> Adapter:
-    """The adapter of a model, which has accepted the batch: of its declared streams, where there are any.
+    """The adapter of a model, which has accepted the batch: of its declared streams, or of found ones where none fits.
 
     Raises:
         UsageError: no adapter knows the model, or streams that cannot be read.
         InputError: a batch that does not fit the model.
     """
+    if streams is None and not heads:
+        return fitting_adapter(model, batch, loss_fn)
     if streams is None:
         adapter = adapter_for(model, heads)
         adapter.check_batch(model, batch)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..models.declaration import Declaration
+from ..models.streams_file import streams_toml
 
 __all__ = ["Discovery", "Found", "Unclear", "shaped"]
 
@@ -99,3 +100,10 @@ class Discovery:
     def declarations(self) -> tuple[Declaration, ...]:
         """The streams as a file holds them."""
         return tuple(one.declaration for one in self.found)
+
+    def toml(self) -> str:
+        """The streams as a file for ``--streams``, the evidence and all else that was seen as comments."""
+        streams = streams_toml(self.declarations, [one.evidence for one in self.found]) if self.found else ""
+        rest = [f"# not clear, so not written: {one}" for one in self.unclear]
+        rest += [f"# {note}" for note in self.notes]
+        return streams + "".join(f"{'' if not streams or n else chr(10)}{line}\n" for n, line in enumerate(rest))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from alignment.streams import IGNORE_INDEX
 
-__all__ = ["Match", "first_moved", "is_masked", "match"]
+__all__ = ["Match", "Reach", "is_masked", "match", "reach"]
 
 #: Sources are looked for up to this many positions from where equal lengths put them.
 REACH = 32
@@ -92,16 +92,30 @@ def is_masked(target: Tensor, ids: Tensor) -> bool:
     return hidden >= MASKED * len(seen) and hidden + visible >= EXPECTED * len(seen)
 
 
-def first_moved(moved: Tensor, at: Tensor) -> int | None:
-    """How many rows later than it stands a position is first read; None where rows before it have read it, too.
+@dataclass(frozen=True)
+class Reach:
+    """Which rows read a token.
+
+    Attributes:
+        lag: how many rows later than it stands a token is first read; 0 where no row reads it.
+        everything: whether rows before it read it as well, so that no lag can be told.
+    """
+
+    lag: int = 0
+    everything: bool = False
+
+
+def reach(moved: Tensor, at: Tensor) -> Reach:
+    """Which rows read a position, from those that differ once the ids from there on are others.
 
     Args:
-        moved: (B, T') bool: rows whose logits differ once the ids from ``at`` on are others.
+        moved: (B, T') bool: rows whose logits differ.
         at: (B,) the first position that differs.
     """
-    lags = [int(torch.nonzero(row)[0]) - int(begin) for row, begin in zip(moved, at, strict=True) if bool(row.any())]
-    if not lags or min(lags) < -REACH:
-        return None
-    common = max(set(lags), key=lags.count)
-    bidirectional = all(int(torch.nonzero(row)[0]) == 0 for row in moved if bool(row.any())) and common < -2
-    return None if bidirectional or 2 * lags.count(common) < len(lags) else common
+    pairs = [(int(torch.nonzero(row)[0]), int(begin)) for row, begin in zip(moved, at, strict=True) if row.any()]
+    lags = [row - begin for row, begin in pairs]
+    common = max(set(lags), key=lags.count, default=0)
+    early = sum(4 * row < begin for row, begin in pairs)
+    if 2 * early > len(lags) or 2 * lags.count(common) < len(lags):
+        return Reach(everything=True)
+    return Reach(common)

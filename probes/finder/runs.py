@@ -108,7 +108,10 @@ class Program:
 
     def _read(self, run: Run, candidates: Sequence[Candidate]) -> list[Seen]:
         readings = run.readings(candidates, self.model)
-        return [Seen(reading.target, self._free(reading.target), _mark(run.same(one))) for one, reading in zip(candidates, readings, strict=True)]
+        return [
+            Seen(reading.target, self._free(reading.target), _mark(run.same(one)))
+            for one, reading in zip(candidates, readings, strict=True)
+        ]
 
     def _free(self, target: Tensor) -> Tensor:
         trained = target != IGNORE_INDEX

@@ -1,4 +1,4 @@
-"""The finder alone over the classes of the jury, adapters taken away: are their streams found, at the offset of its table?
+"""The finder alone over the classes of the jury, adapters taken away: streams found, at the offsets of its table.
 
 ``python tests/probes/finder_jury.py`` runs them all, prints what is not as expected and counts; ``--dtype`` takes the
 model and its batch in another precision. It exits 1 if a stream is wrong.
@@ -19,7 +19,7 @@ from lm_batches import batch_for
 from lm_tiny import tiny_model
 from lm_zoo import DEVIATES
 
-from probes.finder.find import find
+from probes.finder.discover import discover
 
 #: Classes of which the finder says no stream, and why.
 SILENT: dict[str, str] = {}
@@ -42,7 +42,7 @@ def judge(name, dtype=torch.float32):
             key: value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
             for key, value in batch.items()
         }
-        seen = find(model, batch, LOSSES.get(name, own_loss))
+        seen = discover(model, batch, LOSSES.get(name, own_loss))
     except Exception as error:  # noqa: BLE001 - one class in hundreds, of which many cannot be built
         said = NOT_RUN.get(name) or f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         return Verdict(name, "not run", said)

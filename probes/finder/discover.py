@@ -29,11 +29,11 @@ from ..witness.backward import gradients_at
 from .candidates import Candidate, Run, nodes_above
 from .found import Discovery, Found, Unclear, shaped
 from .names import head_of, named
-from .places import Match, first_moved, is_masked, match
+from .places import Match, Reach, is_masked, match, reach
 from .renaming import Renaming, codebook_axis, integers, renamings, slices
 from .runs import Echo, Program
 
-__all__ = ["find", "vocabularies"]
+__all__ = ["discover", "vocabularies"]
 
 #: Targets that follow a renaming in this part of their rows follow it.
 FOLLOWS = 0.5
@@ -53,7 +53,7 @@ class Source:
     follows: bool
     read: bool
     match: Match
-    lag: int | None = None
+    reach: Reach = field(default_factory=Reach)
     masked: bool = False
 
 
@@ -67,7 +67,7 @@ class Part:
     index: Place = field(default_factory=lambda: Place(""))
 
 
-def find(model: nn.Module, batch: Mapping[str, Any], loss_fn: Callable[[nn.Module, Any], Tensor]) -> Discovery:
+def discover(model: nn.Module, batch: Mapping[str, Any], loss_fn: Callable[[nn.Module, Any], Tensor]) -> Discovery:
     """What ``loss_fn(model, batch)`` trains: its streams, found by their gradients and by renaming the batch.
 
     The model, its gradients, modes, buffers and the random state are afterwards as before.
@@ -148,7 +148,9 @@ class _Finder:
             follows = [None if echo is None else echo[number].targets for echo in self._sliced(key)]
             for axis in range(len(shape)):
                 count = shape[axis]
-                if not 2 <= count <= len(follows) or not self._comes_apart(follows, self.program.seen[number].free, shape, axis):
+                if not 2 <= count <= len(follows) or not self._comes_apart(
+                    follows, self.program.seen[number].free, shape, axis
+                ):
                     continue
                 return _cut(whole, axis)
         if len(shape) == 3 and not any(self.numbers[key].dim() == 3 for key in self._followed(number)):
@@ -208,7 +210,7 @@ class _Finder:
             return f"also trained: {told}: a classifier over {candidate.width} classes ({keys})"
         if candidate.width < LEAST_VOCABULARY_SHARE * (int(best.ids.max()) + 1) and not is_vocabulary:
             return f"also trained: {told}: a classifier over {candidate.width} classes ({', '.join(followed)})"
-        if best.match.shift is not None and best.lag is None and not best.masked:
+        if best.match.shift is not None and best.reach.everything and not best.masked:
             reason = f"each of its rows reads all of {best.place}, and none of it is masked: no offset can be told"
             return Unclear(head.path, candidate.shape, reason)
         return self._found(part, candidate, best, targets, int(trained.sum()))
@@ -221,14 +223,14 @@ class _Finder:
         own = best.place.key in [one.place.key for one in targets] and best.follows
         offset = None
         if best.match.shift is not None:
-            offset = best.match.shift + (best.lag or 0)
+            offset = best.match.shift + best.reach.lag
         declaration = Declaration(
             name=str(best.place),
             head=(HeadPlace(head.path, index=part.index),),
             ids=best.place,
             labels=None if own else labels,
             call=head.call,
-            objective="masked" if best.masked and best.lag is None else "next",
+            objective="masked" if best.masked and best.reach.everything else "next",
         )
         moved = {name: self._share(name, part) for name in self.echoes}
         return Found(
@@ -238,7 +240,7 @@ class _Finder:
             rows,
             offset,
             moved,
-            computed=own and (best.lag or 0) > 0,
+            computed=own and best.reach.lag > 0,
         )
 
     # -- where the targets come from -------------------------------------------------------------
@@ -294,17 +296,17 @@ class _Finder:
                 if labels is not None and one.read and one.masked and one.ids.shape == labels.ids.shape
                 if not one.place.index or one.place.index == labels.place.index or not labels.place.index
             ]
-        placed = [_with(one, lag=self._lag(part, one)) for one in fits]
-        order = sorted(placed, key=lambda one: (one.lag is None, -one.match.share))
+        placed = [_with(one, reach=self._reach(part, one)) for one in fits]
+        order = sorted(placed, key=lambda one: (one.reach.everything, -one.match.share))
         if not order or (len(order) > 1 and order[0].place.key == order[1].place.key and _alike(order[0], order[1])):
             return None
         return order[0]
 
-    def _lag(self, part: Part, source: Source) -> int | None:
-        """How many rows later than it stands a token of the sequence is first read; None where all rows read it."""
+    def _reach(self, part: Part, source: Source) -> Reach:
+        """Which rows read a token of the sequence."""
         target = _by_sample(part.target, len(source.ids))
         if target.dim() != 2 or target.shape[0] != len(source.ids):
-            return None
+            return Reach()
         key, ids = source.place.key, source.ids
         begin = max(1, ids.shape[1] * 5 // 8)
         later = torch.zeros(ids.shape, dtype=torch.bool)
@@ -313,11 +315,11 @@ class _Finder:
         source.place.of({key: whole}).copy_(later.reshape(source.place.of({key: whole}).shape))
         echo = self.program.renamed(Renaming((key,), whole, kept=self.kept))
         if echo is None:
-            return None
+            return Reach()
         changed = (ids >= 0) & later
         at = torch.where(changed.any(1), changed.long().argmax(1), torch.full((len(ids),), begin))
         moved = echo[part.number].logits[part.rows].reshape(target.shape)
-        return first_moved(moved, at)
+        return reach(moved, at)
 
 
 #: A head scores nearly all ids that its inputs hold; fillers and placeholders may lie beyond.
@@ -341,7 +343,7 @@ def _with(source: Source, **changes: Any) -> Source:
 
 
 def _alike(one: Source, other: Source) -> bool:
-    return one.match.share == other.match.share and (one.lag is None) == (other.lag is None)
+    return one.match.share == other.match.share and one.reach.everything == other.reach.everything
 
 
 def _by_sample(target: Tensor, samples: int) -> Tensor:
