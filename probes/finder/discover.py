@@ -29,7 +29,7 @@ from ..witness.backward import gradients_at
 from .candidates import Candidate, Run, nodes_above
 from .found import Discovery, Found, Unclear, shaped
 from .names import head_of, named
-from .places import Match, Reach, is_masked, match, reach
+from .places import Match, Reach, is_flags, is_masked, match, reach
 from .renaming import Renaming, codebook_axis, integers, renamings, slices
 from .runs import Echo, Program
 
@@ -229,6 +229,7 @@ class _Finder:
             head=(HeadPlace(head.path, index=part.index),),
             ids=best.place,
             labels=None if own else labels,
+            mask=self._mask(part, best) if own or labels is None else None,
             call=head.call,
             objective="masked" if best.masked and best.reach.everything else "next",
         )
@@ -281,6 +282,25 @@ class _Finder:
     def _source(self, place: Place, ids: Tensor, follows: bool, read: bool, part: Part) -> Source:
         target = _by_sample(part.target, len(ids))
         return Source(place, ids, follows, read, match(target, ids), masked=is_masked(target, ids))
+
+    def _mask(self, part: Part, source: Source) -> Place | None:
+        """Flags of the batch, laid out as the ids, that are set exactly where the targets stand; None without such."""
+        target, shift = _by_sample(part.target, len(source.ids)), source.match.shift
+        if shift is None or target.dim() != 2:
+            return None
+        sample, row = torch.nonzero(target != IGNORE_INDEX, as_tuple=True)
+        inside = (row + shift >= 0) & (row + shift < source.ids.shape[1])
+        trained = torch.zeros(source.ids.shape, dtype=torch.bool)
+        trained[sample[inside], row[inside] + shift] = True
+        whole = self.numbers[source.place.key].shape
+        for key, value in self.batch.items():
+            if not isinstance(value, Tensor) or value.shape not in (whole, source.ids.shape):
+                continue
+            place = Place(key, source.place.index if value.shape == whole else "")
+            flags = place.of(self.batch).cpu().reshape(source.ids.shape)
+            if is_flags(flags) and torch.equal(flags[:, 1:] != 0, trained[:, 1:]):
+                return place
+        return None
 
     def _input(self, part: Part, sources: Sequence[Source]) -> Source | None:
         """The sequence that the model reads and the targets are tokens of; None if there is none, or no one."""

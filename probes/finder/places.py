@@ -9,7 +9,7 @@ from torch import Tensor
 
 from alignment.streams import IGNORE_INDEX
 
-__all__ = ["Match", "Reach", "is_masked", "match", "reach"]
+__all__ = ["Match", "Reach", "is_flags", "is_masked", "match", "reach"]
 
 #: Sources are looked for up to this many positions from where equal lengths put them.
 REACH = 32
@@ -90,6 +90,11 @@ def is_masked(target: Tensor, ids: Tensor) -> bool:
     hidden = int(torch.unique(other, return_counts=True)[1].max())
     visible = len(seen) - len(other)
     return hidden >= MASKED * len(seen) and hidden + visible >= EXPECTED * len(seen)
+
+
+def is_flags(values: Tensor) -> bool:
+    """Whether a tensor is a mask: zeros and ones, and both of them."""
+    return {float(one) for one in torch.unique(values.float())} == {0.0, 1.0}
 
 
 @dataclass(frozen=True)
