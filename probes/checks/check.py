@@ -31,6 +31,7 @@ from ..report.explain import all_stories
 from ..witness.scout import scout
 from ..witness.witness import Options, Witness, witness
 from .adapter_step import frozen_adapters
+from .causality import Replays, add_causality
 from .reduction import Reduction, check_reduction, counted_loss, settled
 from .witness_checks import witness_checks
 
@@ -51,6 +52,7 @@ def check_loss(
     real_logits: bool = False,
     streams: Mapping[str, Any] | None = None,
     ignore: Sequence[str] | str = (),
+    replay: Replays = True,
 ) -> Report:
     """Which token does ``loss_fn`` train each logit of ``model`` to predict on ``batch``, and is it the right one?
 
@@ -71,6 +73,8 @@ def check_loss(
         streams: what the heads of a model of your own predict, by the name of each stream
             (``{"audio[{k}]": {"head": "heads.{k}", "ids": "codes[:, {k}]"}}``).
         ignore: codes that do not count. A blind spot is accepted by name: ``LA801:codec_head``, ``LA802:text``.
+        replay: run the loss again with later inputs replaced, to see whether a row has read its own target: at a few
+            cuts, at every position (``"full"``), or not at all (False).
 
     Returns:
         The report; ``report.raise_for_findings()`` raises where it did not pass.
@@ -79,13 +83,14 @@ def check_loss(
         UsageError: arguments of the wrong kind; the loss raises for another reason than lengths, or returns no scalar.
         InputError: a batch that does not fit the model.
     """
-    _check_arguments(model, batch, loss_fn, grad_accum)
+    _check_arguments(model, batch, loss_fn, grad_accum, replay)
     keep = Choice.of(ignore)
     inputs: Batch = dict(batch)
     adapter = adapter_of(model, inputs, loss_fn, [heads] if isinstance(heads, str) else heads, streams)
     values = "real" if real_logits else "noise"
     options = Options(values=values, convention=Convention(labels))
-    seen = witness(model, adapter, inputs, counted_loss(loss_fn, model, adapter, inputs, options), options)
+    counted = counted_loss(loss_fn, model, adapter, inputs, options)
+    seen = witness(model, adapter, inputs, counted, options)
     findings = list(seen.findings)
     if reduction is not None or grad_accum > 1:
         declared = reduction or "token-mean"
@@ -94,6 +99,7 @@ def check_loss(
     if peft_model(model) is not None:
         findings += frozen_adapters(model)
     report = report_of(model, adapter, inputs, seen, findings=findings, keep=keep)
+    add_causality(report, model, adapter, inputs, seen, counted, replay, options, keep)
     report.notes += keep.notes
     return report
 
@@ -126,7 +132,7 @@ def adapter_of(
     return adapter
 
 
-def _check_arguments(model: Any, batch: Any, loss_fn: Any, grad_accum: Any) -> None:
+def _check_arguments(model: Any, batch: Any, loss_fn: Any, grad_accum: Any, replay: Any) -> None:
     if not isinstance(model, nn.Module):
         raise UsageError(f"model must be a torch module, got {type(model).__name__}")
     if not isinstance(batch, Mapping):
@@ -135,6 +141,8 @@ def _check_arguments(model: Any, batch: Any, loss_fn: Any, grad_accum: Any) -> N
         raise UsageError(f"loss_fn must be a function (model, batch) -> scalar tensor, got {type(loss_fn).__name__}")
     if not isinstance(grad_accum, int) or grad_accum < 1:
         raise UsageError(f"grad_accum must be a whole number of at least 1, got {grad_accum!r}")
+    if replay not in (True, False, "full"):
+        raise UsageError(f"replay must be True, False or 'full', got {replay!r}")
 
 
 def report_of(

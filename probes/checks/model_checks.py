@@ -13,8 +13,9 @@ from ..models import Adapter, Batch
 from ..models.forward import Outputs
 from ..models.modules import peft_model
 from ..records.report import Check, Report
+from ..replay.perturbation import perturbed
 from ..witness.witness import LossFunction, Options, Witness
-from .causality import causality, causality_check
+from .causality import REPLAYED_NOT, Replays, causality, causality_check, causality_findings
 from .check import Keep
 from .decode import decode_check
 from .lora import lora_check
@@ -36,6 +37,7 @@ def model_checks(
     task_types: Mapping[str, str],
     keep: Keep | None,
     progress: Callable[[str], None],
+    replays: Replays = True,
 ) -> None:
     """Add ``causality``, ``decode`` and, where the model is wrapped, ``peft`` to a report."""
 
@@ -48,15 +50,20 @@ def model_checks(
         report.add(found, keep)
 
     progress("cutting the inputs")
-    told = causality(model, adapter, batch, seen, int(report.environment.get("seed", 0)), outputs)
-    padding, found = "", []
-    if told.movement is not None:
-        padding, found = padding_matters(model, adapter, batch, seen.view, told.movement)
-    report.causality = told.as_dict()
-    report.notes += told.notes
-    join(causality_check(told, padding), [*told.findings, *found])
+    seed = int(report.environment.get("seed", 0))
+    movement = perturbed(model, adapter, batch, outputs)
+    told = causality(
+        model, adapter, batch, seen, loss_fn, replays=replays, seed=seed, movement=movement, options=options
+    )
+    padding, found = padding_matters(model, adapter, batch, seen.view, movement)
+    leaks = [] if told is None else causality_findings(told, report.findings)
+    if told is not None:
+        report.causality = told.as_dict()
+        report.notes += told.notes
+    check = causality_check(told, leaks, padding)
+    join(check if replays else replace(check, detail=REPLAYED_NOT), [*leaks, *found])
     progress("decoding step by step")
-    join(*decode_check(model, adapter, batch, told.movement))
+    join(*decode_check(model, adapter, batch, movement))
     if peft_model(model) is not None:
         progress("comparing with the bare model")
-        join(*lora_check(model, adapter, batch, loss_fn, seen, options, told.movement, task_types))
+        join(*lora_check(model, adapter, batch, loss_fn, seen, options, movement, task_types))

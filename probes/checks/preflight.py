@@ -18,6 +18,7 @@ from ..models.forward import forward, shapes_of
 from ..records.report import Report
 from ..report.explain import token_namer
 from ..witness.witness import LossFunction, Options, Witness, witness
+from .causality import Replays
 from .check import Keep, report_of
 from .checklist import fallback_path, loss_value, text_length, training_step
 from .engine import Engine, default_loss
@@ -66,6 +67,7 @@ class Plan:
         keep: which findings count.
         task_types: of PEFT that break the bare model, each with the reason.
         tokenizer: of the batch, to write tokens with; None if it has none.
+        replay: how much is run again with other inputs: a few cuts, nothing, or a cut at every position.
         findings: found before (label rules of the data path).
         notes: said before.
     """
@@ -84,6 +86,7 @@ class Plan:
     keep: Keep | None = None
     task_types: Mapping[str, str] = field(default_factory=dict)
     tokenizer: Any = None
+    replay: Replays = True
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -151,7 +154,20 @@ def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> R
         fallback_path(fallback, expands=without.expanded_input_ids is not None),
         training_step(steps, findings),
     ]
-    model_checks(report, outputs, model, adapter, batch, loss_fn, seen, options, plan.task_types, plan.keep, progress)
+    model_checks(
+        report,
+        outputs,
+        model,
+        adapter,
+        batch,
+        loss_fn,
+        seen,
+        options,
+        plan.task_types,
+        plan.keep,
+        progress,
+        plan.replay,
+    )
     report.checks.sort(key=lambda check: ORDER.index(check.id))
     return report
 

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from .options import add_loss_options, add_model_options, add_outputs, finding_filter
+from .options import add_loss_options, add_model_options, add_outputs, add_replay, finding_filter
 
 if TYPE_CHECKING:
     from ..checks.preflight import Plan
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Model and loss options, and what to show."""
     add_model_options(parser)
     add_loss_options(parser)
+    add_replay(parser)
     group = parser.add_argument_group("what to show")
     group.add_argument("--sample", type=int, default=0, metavar="N", help="the sample of the batch (default 0)")
     group.add_argument("--stream", metavar="NAME", help="text, audio (all codebooks) or audio[K]; default: all")
@@ -69,7 +70,17 @@ def run(args: argparse.Namespace) -> int:
         last = max(int(seen.view.streams[n].row.max()) for n in pick_streams(seen, args.stream))
         raise UsageError(f"--rows {args.rows}: no such row; they are counted from 0 to {last}")
     report = _report(plan, seen, stories, keep)
-    report.causality = causality(plan.model, plan.adapter, plan.batch, seen, plan.seed).as_dict()
+    cuts = causality(
+        plan.model,
+        plan.adapter,
+        plan.batch,
+        seen,
+        loss_fn,
+        replays=plan.replay,
+        seed=plan.seed,
+        options=options,
+    )
+    report.causality = {} if cuts is None else cuts.as_dict()
     _show(stories, report, plan, console, args)
     told = {name: [story.as_dict() for story in part] for name, part in stories.items()}
     findings = [finding.as_dict() for finding in report.findings]

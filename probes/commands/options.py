@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
@@ -126,6 +126,10 @@ def _dest(flag: str) -> str:
     return f"trainer_{flag[2:]}"  # --grad-accum is ours
 
 
+#: What ``--replay`` means to the checks.
+REPLAYS: Mapping[str, Any] = {"full": "full", "none": False}
+
+
 def add_loss_options(parser: argparse.ArgumentParser) -> None:
     """--loss, --policy, --head, --reduction, --grad-accum."""
     group = parser.add_argument_group("loss")
@@ -147,6 +151,15 @@ def add_loss_options(parser: argparse.ArgumentParser) -> None:
         help="what the weights are held to (LA302)",
     )
     group.add_argument("--grad-accum", type=positive, default=1, metavar="N", help="micro-batches of one step (LA302)")
+
+
+def add_replay(parser: argparse.ArgumentParser) -> None:
+    """--replay: how much of the loss is run again with other inputs."""
+    parser.add_argument(
+        "--replay",
+        choices=tuple(REPLAYS),
+        help="run the loss again with later inputs replaced at every position, or not at all (default: at a few cuts)",
+    )
 
 
 def add_outputs(group: Any, *forms: str) -> None:

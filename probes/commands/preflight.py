@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 from ..errors import UsageError
 from .device import pick_device, pick_dtype
 from .options import (
+    REPLAYS,
     add_baseline,
     add_loss_options,
     add_model_options,
     add_rank_options,
+    add_replay,
     add_report_options,
     add_trainer_options,
     finding_filter,
@@ -47,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_baseline(parser)
     add_rank_options(parser)
     add_trainer_options(parser)
+    add_replay(parser)
     parser.add_argument(
         "--floor",
         action="store_true",
@@ -172,6 +175,7 @@ def make_plan(args: argparse.Namespace, place: Place | None = None) -> Plan:
         seed=args.seed,
         reduction=args.reduction,
         grad_accum=args.grad_accum,
+        replay=REPLAYS.get(getattr(args, "replay", None) or "", True),
     )
     from ..batches.batch_source import load_batch
     from ..ranks import ALONE

@@ -26,6 +26,7 @@ from alignment import Convention, Finding, InputError
 
 from ..checks.accumulation import undivided
 from ..checks.adapter_step import frozen_adapters
+from ..checks.causality import Replays, add_causality
 from ..checks.check import report_of
 from ..checks.reduction import Reduction, settled
 from ..errors import CannotRunError, UsageError
@@ -65,6 +66,8 @@ class AlignmentCallback(TrainerCallback):
         reduction: what the weights of a step are meant to keep to; a mean over its targets if None.
         ignore: codes that do not count. A blind spot is accepted by name: ``LA801:codec_head``, ``LA802:text``.
         real_logits: run the loss on the real logits instead of noise, for losses that choose targets by them.
+        replay: run the loss of the first micro-batch again with later inputs replaced: at a few cuts, at every
+            position (``"full"``), or not at all (False).
 
     Raises:
         UsageError: an unknown ``on_findings``, or an unknown code.
@@ -79,6 +82,7 @@ class AlignmentCallback(TrainerCallback):
         reduction: Reduction | None = None,
         ignore: Sequence[str] = (),
         real_logits: bool = False,
+        replay: Replays = True,
     ) -> None:
         if on_findings not in get_args(OnFindings):
             raise UsageError(f"unknown on_findings {on_findings!r}: choose one of {', '.join(get_args(OnFindings))}")
@@ -88,6 +92,7 @@ class AlignmentCallback(TrainerCallback):
         self.heads = tuple(heads)
         self.reduction = reduction
         self.keep = Choice.of(ignore)
+        self.replay: Replays = replay
         self.options = Options(values="real" if real_logits else "noise", convention=Convention(labels))
         self.report: Report | None = None
 
@@ -140,8 +145,9 @@ class AlignmentCallback(TrainerCallback):
         if peft_model(model) is not None:
             findings += frozen_adapters(model)
         report = report_of(model, adapter, watched[0], seen[0], findings=findings, keep=self.keep)
-        report.notes += self.keep.notes
         which = f"{len(seen)} of {len(parts)}" if len(seen) < len(parts) else str(len(parts))
+        add_causality(report, model, adapter, watched[0], seen[0], loss, self.replay, keep=self.keep)
+        report.notes += self.keep.notes
         report.notes.append(f"the first step of the trainer, micro-batches: {which}")
         return report
 

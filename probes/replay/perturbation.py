@@ -20,7 +20,18 @@ from torch.overrides import TorchFunctionMode
 from ..models import Adapter, Batch
 from ..models.forward import Outputs, forward
 
-__all__ = ["OTHER_ORDER", "SAME_ORDER", "Movement", "near_ties", "perturbed", "repeats", "row_changes", "stream_logits"]
+__all__ = [
+    "OTHER_ORDER",
+    "SAME_ORDER",
+    "Movement",
+    "more_rounding",
+    "moved_by",
+    "near_ties",
+    "perturbed",
+    "repeats",
+    "row_changes",
+    "stream_logits",
+]
 
 #: Times the measured movement that runs of the same shapes may differ by: they compute in the same order.
 SAME_ORDER = 2.0
@@ -50,15 +61,19 @@ def perturbed(
     model: nn.Module, adapter: Adapter, batch: Batch, base: Outputs, roundings: float = 1, seed: int = 0
 ) -> Movement:
     """Run the batch with a rounding of so many units more in every layer, and compare with ``base``."""
-    with _more_rounding(model, roundings, seed):
+    with more_rounding(model, roundings, seed):
         moved = forward(model, adapter, batch)
     found = {}
     for kind, name in (("text", "logits"), ("audio", "audio_logits")):
         one, other = getattr(base, name), getattr(moved, name)
         if one is not None and one.numel():
-            eps = torch.finfo(one.dtype).eps
-            found[kind] = float(_distance(one, other).max()) + eps * _largest(one.detach())
+            found[kind] = moved_by(one.detach(), _distance(one, other))
     return Movement(**found)
+
+
+def moved_by(logits: Tensor, change: Tensor) -> float:
+    """How far logits have moved by one rounding in every layer, and one more."""
+    return float(change.max()) + torch.finfo(logits.dtype).eps * _largest(logits)
 
 
 def near_ties(model: nn.Module, adapter: Adapter, batch: Batch, base: Outputs, errors: Mapping[str, float]) -> bool:
@@ -104,9 +119,9 @@ def row_changes(one: Sequence[Tensor], other: Sequence[Tensor]) -> list[Tensor]:
     return [_distance(a, b) for a, b in zip(one, other, strict=True)]
 
 
-def repeats(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+def repeats(logits: Sequence[Tensor], changes: Sequence[Tensor | None]) -> bool:
     """Whether two runs on one random state gave the same logits, up to far more than rounding can move."""
-    pairs = [(a, change) for a, change in zip(one, row_changes(one, other), strict=True) if a.numel()]
+    pairs = [(a, change) for a, change in zip(logits, changes, strict=True) if change is not None and a.numel()]
     return all(bool((change <= torch.finfo(a.dtype).eps ** 0.5 * _largest(a)).all()) for a, change in pairs)
 
 
@@ -136,7 +151,8 @@ def _largest(values: Tensor) -> float:
 
 
 @contextmanager
-def _more_rounding(model: nn.Module, roundings: float, seed: int) -> Iterator[None]:
+def more_rounding(model: nn.Module, roundings: float = 1, seed: int = 0) -> Iterator[None]:
+    """Move the output of every layer by so many units of roundoff, at random."""
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
 

@@ -1,0 +1,257 @@
+"""The second witness: the loss is run again with other inputs, and what its heads then give says what a row has read.
+
+Everything from a cut on is replaced by random other tokens and codes, and so are the other documents of the sample.
+In the forward that the loss itself makes, no row may move that is trained on a token before or at the cut. Shapes
+stay the same, so that no more than one rounding is allowed. (Poisoning later inputs with NaN would not do: 0 · NaN
+passes through an attention mask.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from alignment import InputError, Supervision
+
+from ..host.preserve import preserved
+from ..host.sharded import runs_together
+from ..models.adapter import Adapter, Batch, View
+from ..models.forward import all_finite, can_be_learnt, spelled_out
+from ..models.modules import routes_by_capacity
+from ..models.placed import Places as Placing
+from .cuts import MOST, Causality, Cut, Place, Places, layout_of, rounds, runs_of
+from .leaks import Leaks, told_leaks
+from .perturbation import SAME_ORDER, Movement, more_rounding, moved_by, repeats
+from .run import Call, Loss, NotReplayedError, Run, Scene, run_loss
+
+__all__ = ["MOST", "replay"]
+
+#: Cells of the strip that shows one cut.
+CELLS = 64
+UNMOVED, MOVED, LEAK = "·", "█", "!"
+
+
+def replay(
+    model: nn.Module,
+    adapter: Adapter,
+    batch: Batch,
+    view: View,
+    told: Sequence[Supervision],
+    loss_fn: Loss,
+    *,
+    seed: int = 0,
+    most: int | None = MOST,
+    movement: Movement | None = None,
+    withhold: tuple[str, ...] = (),
+) -> Causality:
+    """Cut inside what is trained and at its borders, and see which rows move.
+
+    Args:
+        model: as the loss calls it.
+        adapter: of the model.
+        batch: that the loss is given.
+        view: its streams.
+        told: what is trained, per stream: the rows, and where their targets were taken from.
+        loss_fn: ``loss_fn(model, batch)``.
+        seed: of the tokens that are put in.
+        most: how many cuts; None cuts at every position.
+        movement: what a rounding moves, where it has been measured.
+        withhold: label keywords to take from the innermost forward.
+    """
+    if runs_together(model):
+        return Causality(problem="its parameters are sharded over processes, which would have to run along")
+    scene = Scene(model, adapter, view, loss_fn, withhold)
+    try:
+        places = Places.of(view, layout_of(adapter, model, batch, view), told, [_judged(one) for one in told])
+        return _Replay(scene, spelled_out(model, adapter, batch), places, seed, most, movement).run()
+    except NotReplayedError as error:
+        return Causality(problem=str(error))
+
+
+def _judged(one: Supervision) -> Tensor:
+    """(R,) bool: rows whose causality is judged; a masked objective reads both sides by intention."""
+    masked = getattr(one.stream, "objective", "") == "masked"
+    return torch.zeros_like(one.soft) if masked else one.trained | one.soft
+
+
+@dataclass
+class _Replay:
+    """The runs of one loss on one batch."""
+
+    scene: Scene
+    batch: Batch
+    places: Places
+    seed: int
+    most: int | None
+    movement: Movement | None
+    base: Run = field(default_factory=Run)
+    rows: list[Tensor | None] = field(default_factory=list)
+
+    def run(self) -> Causality:
+        """All of it; in evaluation mode where the model draws from a random state of its own in training."""
+        told = self._judge()
+        if told is not None:
+            return told
+        with preserved(self.scene.model):
+            self.scene.model.eval()
+            told = self._judge()
+        if told is None:
+            return Causality(problem="two runs of one batch differ by more than rounding")
+        told.notes.append("the model draws from a random state of its own in training: cut in evaluation mode")
+        return told
+
+    def _judge(self) -> Causality | None:
+        """What the cuts show; None where the model does not repeat itself."""
+        self.generator = torch.Generator().manual_seed(self.seed)
+        self.base = run_loss(self.scene, self._renamed([]))
+        self.rows = self._placed()
+        problem = self._unfit()
+        if problem:
+            return Causality(problem=problem)
+        told = Causality(runs=list(runs_of(self.places)))
+        leaks = Leaks.none(self.places)
+        strips: list[tuple[Place, list[Tensor]]] = []
+        for cuts in rounds(told.runs, self.places, self.most):
+            moved = self.moving(cuts)
+            if moved is None:
+                return None
+            leaks.add(cuts, moved)
+            strips += [(cut, moved) for cut in cuts]
+        told.cuts = sorted((self._cut(told, *one) for one in strips), key=lambda cut: (cut.sample, cut.position))
+        told.movement = self.movement
+        if told.cuts and not any(cut.moved for cut in told.cuts):
+            return Causality(problem="the logits do not depend on the inputs: no row moves, whatever is replaced")
+        told_leaks(told, leaks, self.moving, self.movement)
+        leaks.cover(told)
+        excuse = routes_by_capacity(self.scene.model) if told.findings else ""
+        return Causality(problem=f"rows move with inputs after them, but {excuse}") if excuse else told
+
+    def moving(self, cuts: Sequence[Place], *, suffix: bool = True, others: bool = True) -> list[Tensor] | None:
+        """Per stream, the rows that move when what these cuts name is replaced; None where runs do not repeat."""
+        run = run_loss(self.scene, self._renamed(cuts, suffix=suffix, others=others), self.base)
+        changes = self._by_stream(run)
+        if self.movement is None and self._doubtful(cuts, changes):
+            again = run_loss(self.scene, self._renamed([]), self.base)
+            if not repeats([call.values for call in self.base.calls], [call.change for call in again.calls]):
+                return None
+            self.movement = self._measured()
+        limits = [
+            0.0 if self.movement is None else self.movement.allowed(stream.name, SAME_ORDER)
+            for stream in self.places.view.streams
+        ]
+        return [~(change <= limit) for change, limit in zip(changes, limits, strict=True)]
+
+    def _doubtful(self, cuts: Sequence[Place], changes: Sequence[Tensor]) -> bool:
+        """Whether any row has moved that must not, by however little: what rounding does is then measured."""
+        probe = Leaks.none(self.places)
+        probe.add(cuts, [~(change <= 0) for change in changes])
+        return any(bool(ahead.any()) for ahead in (*probe.ahead, *probe.untrained))
+
+    def _measured(self) -> Movement:
+        with more_rounding(self.scene.model):
+            run = run_loss(self.scene, self._renamed([]), self.base)
+        pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        for call in run.calls:
+            assert call.change is not None
+            audio = self.places.view.streams[call.head.streams[0]].is_audio
+            pairs.setdefault("audio" if audio else "text", []).append((call.values, call.change))
+        return Movement(**{kind: max(moved_by(*pair) for pair in found) for kind, found in pairs.items()})
+
+    # -- the batch -------------------------------------------------------------------------------
+
+    def _renamed(self, cuts: Sequence[Place], *, suffix: bool = True, others: bool = True) -> Batch:
+        """The batch with random other inputs from every cut on, and in the other documents of its sample."""
+        scene, view = self.scene, self.places.view
+        usable = scene.adapter.usable_ids(scene.model, view).to(view.streams[0].ids.device)
+        ids, later = [], []
+        for number, stream in enumerate(view.streams):
+            mine = torch.zeros_like(stream.filler)
+            for cut in cuts:
+                here = stream.sample == cut.sample
+                if suffix:
+                    mine |= here & (self.places.layout.positions[number] >= cut.position)
+                if others:
+                    mine |= here & (self.places.document[number] != cut.document)
+            drawn = torch.randint(len(usable), (len(stream),), generator=self.generator).to(usable.device)
+            fresh = torch.where(usable[drawn] == stream.ids, usable[(drawn + 1) % len(usable)], usable[drawn])
+            ids.append(torch.where(mine, fresh, stream.ids))
+            later.append(mine)
+        renamed = scene.adapter.relabel(scene.model, self.batch, view, ids, int(usable[0]))
+        if not cuts or not hasattr(scene.adapter, "redraw_references"):
+            return renamed
+        return scene.adapter.redraw_references(scene.model, renamed, later[0], self.generator)
+
+    # -- rows ------------------------------------------------------------------------------------
+
+    def _placed(self) -> list[Tensor | None]:
+        """Per call of the base, the rows of the batch that its rows stand for; None where that is not known."""
+        scene = self.scene
+        placing = Placing(self.base.forwards, scene.model, scene.adapter, self.places.view)
+        return [_rows_of(call, placing) for call in self.base.calls]
+
+    def _unfit(self) -> str:
+        """Why the runs cannot be judged; empty if they can."""
+        if not self.base.calls:
+            return "no head of the model is called with gradients on"
+        if not all(all_finite(call.values) or can_be_learnt(call.values) for call in self.base.calls):
+            return "the logits are not finite"
+        missing = self._missing()
+        return f"the logits of {', '.join(missing)} could not be placed in the batch" if missing else ""
+
+    def _missing(self) -> list[str]:
+        placed = self._by_stream(self.base)
+        return [
+            stream.name
+            for stream, trained, known in zip(self.places.view.streams, self.places.trained, placed, strict=True)
+            if bool(trained.any()) and bool((known[trained] < 0).all())
+        ]
+
+    def _by_stream(self, run: Run) -> list[Tensor]:
+        """Per stream, (R,): how far each row has moved; of the base 0 where a row was given at all, else -1."""
+        changes = [torch.full(stream.ids.shape, -1.0, device=stream.ids.device) for stream in self.places.view.streams]
+        for call, rows in zip(run.calls, self.rows, strict=True):
+            if rows is None:
+                continue
+            for offset, number in enumerate(_streams_of(call)):
+                mine = _change(call)[offset :: call.books].to(changes[number])
+                known = rows >= 0
+                into = changes[number]
+                into[rows[known]] = torch.maximum(into[rows[known]], mine[known])  # NaN stays
+        return changes
+
+    # -- the picture -----------------------------------------------------------------------------
+
+    def _cut(self, told: Causality, cut: Place, moved: Sequence[Tensor]) -> Cut:
+        mine = [run for run in told.runs if run.sample == cut.sample]
+        first, last = mine[0].first, mine[-1].last
+        found: dict[int, bool] = {}
+        for number, (stream, rows) in enumerate(zip(self.places.view.streams, moved, strict=True)):
+            positions = self.places.layout.positions[number]
+            shown = rows & (stream.sample == cut.sample) & (stream.segment >= 0)
+            early = (positions < cut.position) & (self.places.document[number] == cut.document)
+            for position, leak in zip(positions[shown].tolist(), early[shown].tolist(), strict=True):
+                found[position] = found.get(position, False) or leak
+        cells = [UNMOVED] * CELLS
+        for position, leak in sorted(found.items(), key=lambda item: item[1]):  # leaks last: they must show
+            cells[(position - first) * CELLS // (last - first + 1)] = LEAK if leak else MOVED
+        leaking = sum(found.values())
+        return Cut(cut.sample, cut.position, cut.what, leaking, len(found) - leaking, "".join(cells))
+
+
+def _rows_of(call: Call, placing: Placing) -> Tensor | None:
+    try:
+        rows = placing.rows_of(call.head, call.forward, len(call.values) // call.books, call.inputs)
+    except InputError:
+        return None
+    return rows.to(placing.view.streams[0].ids.device)
+
+
+def _streams_of(call: Call) -> Sequence[int]:
+    return call.head.streams[:1] if call.whole else call.head.streams
+
+
+def _change(call: Call) -> Tensor:
+    return torch.zeros(len(call.values)) if call.change is None else call.change

@@ -1,0 +1,247 @@
+"""One run of the loss: what its heads gave in its own forward, row by row, and how far that lies from another run.
+
+Nothing of the model is stood in for: masks, caches and position ids are those that the loss makes. No parameter asks
+for a gradient, so that none costs memory; a head that is called where the loss has gradients off (a reference, a
+teacher) is no trained one and left out.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..host.forward_patch import ForwardPatch, bound_arguments
+from ..host.preserve import copy_of, preserved, same_random_state
+from ..models.adapter import Adapter, Batch, Head, View
+from .perturbation import row_changes
+
+__all__ = ["Call", "Loss", "NotReplayedError", "Run", "Scene", "run_loss"]
+
+Loss = Callable[[nn.Module, Batch], Tensor]
+
+
+class NotReplayedError(Exception):
+    """The loss cannot be judged by running it again; the message says why."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is run: a loss on a model, and the streams of the batch that it is given.
+
+    ``withhold`` are label keywords taken from the innermost forward (``--labels none``).
+    """
+
+    model: nn.Module
+    adapter: Adapter
+    view: View
+    loss_fn: Loss
+    withhold: tuple[str, ...] = ()
+
+
+@dataclass
+class Forward:
+    """One call of the innermost model: what it was given, and what its body gave."""
+
+    received: dict[str, Any]
+    hidden: Tensor | None = None
+
+
+@dataclass
+class Call:
+    """What one call of a head gave, or the body where no head was called.
+
+    Attributes:
+        head: that was called.
+        values: (r * books, width), its rows of logits, codebooks interleaved; of the body hidden rows. Only in the
+            run that others are compared with.
+        inputs: (.., H), what it read; None of the body.
+        forward: number of the forward it was called in or after; -1 before any.
+        change: (r * books,), how far each row lies from the other run's; None without one.
+        leaf: what the loss was handed in place of ``values``, where its gradient is asked for.
+        gradient: (r * books, width), d loss / d ``leaf``.
+    """
+
+    head: Head
+    values: Tensor
+    inputs: Tensor | None
+    forward: int
+    whole: bool = False
+    change: Tensor | None = None
+    leaf: Tensor | None = None
+    gradient: Tensor | None = None
+
+    @property
+    def books(self) -> int:
+        """Codebooks of a row."""
+        return 1 if self.whole else self.head.books
+
+
+@dataclass
+class Run:
+    """The forwards and head calls of one run, in order; ``otherwise`` says how they differ from the other run's."""
+
+    forwards: list[Forward] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    otherwise: str = ""
+
+
+def run_loss(scene: Scene, batch: Batch, base: Run | None = None, *, gradients: bool = False) -> Run:
+    """Run the loss once, on the random state that there is, and leave no trace.
+
+    Args:
+        scene: the loss and its model.
+        batch: what it is given.
+        base: the run to compare with, as the rows come.
+        gradients: hand the loss the logits of ``base`` in place of its own (its own in the first run), and keep its
+            gradient there: what a row is trained towards must not be mistaken for what it has read.
+
+    Raises:
+        NotReplayedError: the loss raises, or calls its heads otherwise than in ``base``.
+    """
+    recorder = _Recorder(scene, base, gradients=gradients)
+    with preserved(scene.model), same_random_state(), torch.enable_grad(), warnings.catch_warnings(), recorder:
+        warnings.simplefilter("ignore")
+        for parameter in scene.model.parameters():
+            parameter.requires_grad_(requires_grad=False)
+        try:
+            loss = scene.loss_fn(scene.model, copy_of(batch))
+        except (Exception, SystemExit) as error:
+            raise NotReplayedError(f"run again, the loss raises {type(error).__name__}: {error}") from error
+        if gradients:
+            _differentiate(recorder.run, loss)
+    run = recorder.run
+    _add_bodies(run, scene, base)
+    if base is not None and not run.otherwise and len(run.calls) != len(base.calls):
+        run.otherwise = f"its heads are called {len(run.calls)} times, and {len(base.calls)} times before"
+    if run.otherwise:
+        raise NotReplayedError(f"with other tokens the loss runs otherwise: {run.otherwise}")
+    return run
+
+
+def _differentiate(run: Run, loss: Any) -> None:
+    leaves = [call.leaf for call in run.calls if call.leaf is not None]
+    if not leaves or not isinstance(loss, Tensor) or not loss.requires_grad:
+        return
+    for call, gradient in zip(run.calls, torch.autograd.grad(loss.sum(), leaves, allow_unused=True), strict=True):
+        if gradient is not None:
+            call.gradient = gradient.reshape(call.values.shape)
+
+
+def _add_bodies(run: Run, scene: Scene, base: Run | None) -> None:
+    """Where a head is not called (a fused loss multiplies itself), the rows that it would have read tell as much."""
+    called = {call.head.name for call in (run.calls if base is None else base.calls) if not call.whole}
+    for head in scene.adapter.heads(scene.model, scene.view):
+        if head.name in called or head.books > 1:
+            continue
+        for number, forward in enumerate(run.forwards):
+            if forward.hidden is None:
+                continue
+            rows = forward.hidden.reshape(-1, forward.hidden.shape[-1])
+            call = Call(head, rows, None, number, whole=True)
+            if base is not None:
+                before = base.calls[len(run.calls)] if len(run.calls) < len(base.calls) else None
+                if before is None or before.values.shape != rows.shape:
+                    run.otherwise = run.otherwise or "the model's body gives another number of rows"
+                    return
+                call.change, call.values = row_changes([before.values], [rows])[0], before.values
+            run.calls.append(call)
+
+
+class _Recorder:
+    """Hooks on heads, body and innermost model for the length of a ``with`` block."""
+
+    def __init__(self, scene: Scene, base: Run | None, *, gradients: bool) -> None:
+        self.scene, self.base, self.gradients = scene, base, gradients
+        self.run = Run()
+        self._fed: dict[str, Tensor] = {}
+        self._inside = False
+        self._hooks = ExitStack()
+
+    def __enter__(self) -> _Recorder:
+        model, adapter = self.scene.model, self.scene.adapter
+        inner, body = adapter.inner(model), adapter.body(model)
+        self._hooks.callback(ForwardPatch(inner, self._around_inner).remove)
+        handles = []
+        if body is not None:
+            handles.append(body.register_forward_pre_hook(self._enter_body, with_kwargs=True))
+            handles.append(body.register_forward_hook(self._leave_body))
+        for head in adapter.heads(model, self.scene.view):
+            if head.fed is not None:
+                handles.append(head.fed[0].register_forward_pre_hook(self._note_fed(head), with_kwargs=True))
+            handles.append(head.module.register_forward_hook(self._leave_head(head)))
+        for handle in handles:
+            self._hooks.callback(handle.remove)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hooks.close()
+
+    def _around_inner(self, forward: Any, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        given = {key: value for key, value in kwargs.items() if key not in self.scene.withhold}
+        received = bound_arguments(module, args, given)
+        self.run.forwards.append(Forward({key: _kept(value) for key, value in received.items()}))
+        self._inside = True
+        try:
+            return forward(*args, **given)
+        finally:
+            self._inside = False
+
+    def _enter_body(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self._inside:  # the loss calls the body itself
+            self.run.forwards.append(Forward(bound_arguments(module, args, kwargs)))
+
+    def _leave_body(self, module: nn.Module, args: Any, output: Any) -> None:
+        first = output[0] if isinstance(output, (tuple, list)) else getattr(output, "last_hidden_state", output)
+        if torch.is_grad_enabled() and isinstance(first, Tensor) and self.run.forwards:
+            self.run.forwards[-1].hidden = first.detach()
+
+    def _note_fed(self, head: Head) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            assert head.fed is not None
+            given = bound_arguments(module, args, kwargs).get(head.fed[1])
+            if isinstance(given, Tensor):
+                self._fed[head.name] = given.detach()
+
+        return hook
+
+    def _leave_head(self, head: Head) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            if not torch.is_grad_enabled() or not isinstance(output, Tensor):
+                return None
+            read = args[0].detach() if args and isinstance(args[0], Tensor) else None
+            rows = output.detach().reshape(-1, head.vocabulary(output.shape[-1]))
+            call = Call(head, rows, self._fed.get(head.name, read), len(self.run.forwards) - 1)
+            return self._noted(call, output)
+
+        return hook
+
+    def _noted(self, call: Call, output: Tensor) -> Tensor | None:
+        """Keep a call, or compare it with the same call of the other run; what is handed to the loss instead."""
+        calls = self.run.calls
+        calls.append(call)
+        if self.base is None:
+            call.values = call.values.clone()  # the loss may write to what it is given
+        else:
+            before = self.base.calls[len(calls) - 1] if len(calls) <= len(self.base.calls) else None
+            if before is None or before.head.name != call.head.name or before.values.shape != call.values.shape:
+                then = "none" if before is None else f"{list(before.values.shape)} of {before.head.name}"
+                self.run.otherwise = self.run.otherwise or (
+                    f"{call.head.name} gives {list(call.values.shape)} scores, and {then} before"
+                )
+                return None
+            call.change = row_changes([before.values], [call.values])[0]
+            call.values = before.values
+        if not self.gradients:
+            return None
+        call.leaf = call.values.reshape(output.shape).clone().requires_grad_()
+        return call.leaf.clone()  # no leaf may be written to
+
+
+def _kept(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) and not value.is_floating_point() else value
