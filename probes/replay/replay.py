@@ -18,7 +18,7 @@ from alignment import InputError, Supervision
 
 from ..host.preserve import preserved
 from ..host.sharded import runs_together
-from ..models.adapter import Adapter, Batch, View
+from ..models.adapter import Adapter, Batch, Head, View
 from ..models.forward import all_finite, can_be_learnt, spelled_out
 from ..models.modules import routes_by_capacity
 from ..models.placed import Places as Placing
@@ -65,16 +65,18 @@ def replay(
         return Causality(problem="its parameters are sharded over processes, which would have to run along")
     scene = Scene(model, adapter, view, loss_fn, withhold)
     try:
-        places = Places.of(view, layout_of(adapter, model, batch, view), told, [_judged(one) for one in told])
+        places = Places.of(view, layout_of(adapter, model, batch, view), told, _judged(view, told))
         return _Replay(scene, spelled_out(model, adapter, batch), places, seed, most, movement).run()
     except NotReplayedError as error:
         return Causality(problem=str(error))
 
 
-def _judged(one: Supervision) -> Tensor:
-    """(R,) bool: rows whose causality is judged; a masked objective reads both sides by intention."""
-    masked = getattr(one.stream, "objective", "") == "masked"
-    return torch.zeros_like(one.soft) if masked else one.trained | one.soft
+def _judged(view: View, told: Sequence[Supervision]) -> list[Tensor]:
+    """(R,) bool per stream: rows whose causality is judged; a masked objective reads both sides by intention."""
+    return [
+        torch.zeros_like(one.soft) if number in view.masked else one.trained | one.soft
+        for number, one in enumerate(told)
+    ]
 
 
 @dataclass
@@ -87,8 +89,10 @@ class _Replay:
     seed: int
     most: int | None
     movement: Movement | None
+    generator: torch.Generator = field(default_factory=torch.Generator)
+    heads: Sequence[Head] = ()
     base: Run = field(default_factory=Run)
-    rows: list[Tensor | None] = field(default_factory=list)
+    rows: list[list[Tensor] | None] = field(default_factory=list)
 
     def run(self) -> Causality:
         """All of it; in evaluation mode where the model draws from a random state of its own in training."""
@@ -106,6 +110,7 @@ class _Replay:
     def _judge(self) -> Causality | None:
         """What the cuts show; None where the model does not repeat itself."""
         self.generator = torch.Generator().manual_seed(self.seed)
+        self.heads = self.scene.adapter.heads(self.scene.model, self.scene.view)
         self.base = run_loss(self.scene, self._renamed([]))
         self.rows = self._placed()
         problem = self._unfit()
@@ -131,18 +136,61 @@ class _Replay:
 
     def moving(self, cuts: Sequence[Place], *, suffix: bool = True, others: bool = True) -> list[Tensor] | None:
         """Per stream, the rows that move when what these cuts name is replaced; None where runs do not repeat."""
-        run = run_loss(self.scene, self._renamed(cuts, suffix=suffix, others=others), self.base)
-        changes = self._by_stream(run)
+        changes = self._changes(cuts, suffix=suffix, others=others)
         if self.movement is None and self._doubtful(cuts, changes):
             again = run_loss(self.scene, self._renamed([]), self.base)
             if not repeats([call.values for call in self.base.calls], [call.change for call in again.calls]):
                 return None
             self.movement = self._measured()
-        limits = [
-            0.0 if self.movement is None else self.movement.allowed(stream.name, SAME_ORDER)
-            for stream in self.places.view.streams
-        ]
-        return [~(change <= limit) for change, limit in zip(changes, limits, strict=True)]
+        moved = self._beyond(changes)
+        return self._in_order(cuts, moved, others=others) if suffix else moved
+
+    def _changes(
+        self, cuts: Sequence[Place], *, suffix: bool = True, others: bool = True, since: int | None = None
+    ) -> list[Tensor]:
+        batch = self._renamed(cuts, suffix=suffix, others=others, since=since)
+        return self._by_stream(run_loss(self.scene, batch, self.base))
+
+    def _beyond(self, changes: Sequence[Tensor]) -> list[Tensor]:
+        """(R,) bool per stream: rows that move by more than rounding explains."""
+        pairs = zip(changes, self.places.view.streams, strict=True)
+        limits = self.movement or Movement()
+        return [~(change <= limits.allowed(stream.name, SAME_ORDER)) for change, stream in pairs]
+
+    def _in_order(self, cuts: Sequence[Place], moved: list[Tensor], *, others: bool) -> list[Tensor]:
+        """Let codebooks that are predicted one after another read those before them in the frame of their target.
+
+        Of the frame at the cut only the codebooks from one on are then replaced: from the first that has moved, whose
+        rows must not have read their own, and from the last, which none may have read.
+        """
+        ordered = self._one_after_another()
+        border = {n: moved[n] & self._at_border(n, cuts) for n in ordered}
+        doubtful = [n for n in ordered if bool(border[n].any())]
+        if not doubtful:
+            return moved
+        out = [rows & ~border[n] if n in border else rows for n, rows in enumerate(moved)]
+        for since in sorted({doubtful[0], ordered[-1]}):
+            again = self._beyond(self._changes(cuts, others=others, since=since))
+            for n in doubtful:
+                if n <= since:
+                    out[n] |= border[n] & again[n]
+        return out
+
+    def _one_after_another(self) -> list[int]:
+        """Codebooks that may be predicted in turn: all but those that one product gives together."""
+        together = {n for head in self.heads for n in head.streams if head.books > 1 and head.is_plain}
+        together -= {n for head in self.heads for n in head.streams if head.stacked}
+        books = [n for n, stream in enumerate(self.places.view.streams) if stream.is_audio and n not in together]
+        return books if len(books) > 1 else []
+
+    def _at_border(self, number: int, cuts: Sequence[Place]) -> Tensor:
+        """(R,) bool: rows before a cut whose target stands at it."""
+        stream, positions = self.places.view.streams[number], self.places.layout.positions[number]
+        out = torch.zeros_like(stream.filler)
+        for cut in cuts:
+            before = (stream.sample == cut.sample) & (positions < cut.position)
+            out |= before & (self.places.source[number] == cut.position)
+        return out
 
     def _doubtful(self, cuts: Sequence[Place], changes: Sequence[Tensor]) -> bool:
         """Whether any row has moved that must not, by however little: what rounding does is then measured."""
@@ -162,8 +210,13 @@ class _Replay:
 
     # -- the batch -------------------------------------------------------------------------------
 
-    def _renamed(self, cuts: Sequence[Place], *, suffix: bool = True, others: bool = True) -> Batch:
-        """The batch with random other inputs from every cut on, and in the other documents of its sample."""
+    def _renamed(
+        self, cuts: Sequence[Place], *, suffix: bool = True, others: bool = True, since: int | None = None
+    ) -> Batch:
+        """The batch with random other inputs from every cut on, and in the other documents of its sample.
+
+        ``since`` is the first codebook that is replaced in the frame at the cut itself, all streams if None.
+        """
         scene, view = self.scene, self.places.view
         usable = scene.adapter.usable_ids(scene.model, view).to(view.streams[0].ids.device)
         ids, later = [], []
@@ -172,7 +225,8 @@ class _Replay:
             for cut in cuts:
                 here = stream.sample == cut.sample
                 if suffix:
-                    mine |= here & (self.places.layout.positions[number] >= cut.position)
+                    first = cut.position + (since is not None and number < since)
+                    mine |= here & (self.places.layout.positions[number] >= first)
                 if others:
                     mine |= here & (self.places.document[number] != cut.document)
             drawn = torch.randint(len(usable), (len(stream),), generator=self.generator).to(usable.device)
@@ -186,10 +240,11 @@ class _Replay:
 
     # -- rows ------------------------------------------------------------------------------------
 
-    def _placed(self) -> list[Tensor | None]:
-        """Per call of the base, the rows of the batch that its rows stand for; None where that is not known."""
+    def _placed(self) -> list[list[Tensor] | None]:
+        """Per call of the base and stream of its head, the rows of the batch that its rows stand for; None: unknown."""
         scene = self.scene
-        placing = Placing(self.base.forwards, scene.model, scene.adapter, self.places.view)
+        view = scene.adapter.view(scene.model, self._renamed([]))  # codes that a model makes are spelled out in it
+        placing = Placing(self.base.forwards, scene.model, scene.adapter, view)
         return [_rows_of(call, placing) for call in self.base.calls]
 
     def _unfit(self) -> str:
@@ -216,10 +271,9 @@ class _Replay:
             if rows is None:
                 continue
             for offset, number in enumerate(_streams_of(call)):
-                mine = _change(call)[offset :: call.books].to(changes[number])
-                known = rows >= 0
-                into = changes[number]
-                into[rows[known]] = torch.maximum(into[rows[known]], mine[known])  # NaN stays
+                mine, at = _change(call)[offset :: call.books].to(changes[number]), rows[offset]
+                known, into = at >= 0, changes[number]
+                into[at[known]] = torch.maximum(into[at[known]], mine[known])  # NaN stays
         return changes
 
     # -- the picture -----------------------------------------------------------------------------
@@ -241,12 +295,18 @@ class _Replay:
         return Cut(cut.sample, cut.position, cut.what, leaking, len(found) - leaking, "".join(cells))
 
 
-def _rows_of(call: Call, placing: Placing) -> Tensor | None:
+def _rows_of(call: Call, placing: Placing) -> list[Tensor] | None:
+    count = len(call.values) // call.books
     try:
-        rows = placing.rows_of(call.head, call.forward, len(call.values) // call.books, call.inputs)
+        found = [
+            placing.rows_of(
+                call.head, call.forward, count, call.inputs, number=number, hidden=call.hidden, nth=call.nth
+            )
+            for number in _streams_of(call)
+        ]
     except InputError:
         return None
-    return rows.to(placing.view.streams[0].ids.device)
+    return [rows.to(placing.view.streams[0].ids.device) for rows in found]
 
 
 def _streams_of(call: Call) -> Sequence[int]:

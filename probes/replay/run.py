@@ -8,6 +8,7 @@ teacher) is no trained one and left out.
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,10 +16,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..host.forward_patch import ForwardPatch, bound_arguments
 from ..host.preserve import copy_of, preserved, same_random_state
-from ..models.adapter import Adapter, Batch, Head, View
+from ..models.adapter import Adapter, Batch, Head, View, bodies_of
+from ..models.declared_heads import Logits, field_of, with_field
+from ..models.products import Products
+from ..models.rows import row_keys
 from .perturbation import row_changes
 
 __all__ = ["Call", "Loss", "NotReplayedError", "Run", "Scene", "run_loss"]
@@ -62,7 +67,10 @@ class Call:
             run that others are compared with.
         inputs: (.., H), what it read; None of the body.
         forward: number of the forward it was called in or after; -1 before any.
+        hidden: the rows that a declared head's input was cut out of; ``nth`` counts the calls of what gave them.
+        whole: whether these are rows of the body.
         change: (r * books,), how far each row lies from the other run's; None without one.
+        whole_output: what the head gave, as it gave it, where the loss is to be handed that again.
         leaf: what the loss was handed in place of ``values``, where its gradient is asked for.
         gradient: (r * books, width), d loss / d ``leaf``.
     """
@@ -71,8 +79,11 @@ class Call:
     values: Tensor
     inputs: Tensor | None
     forward: int
+    hidden: Tensor | None = None
+    nth: int = 0
     whole: bool = False
     change: Tensor | None = None
+    whole_output: Tensor | None = None
     leaf: Tensor | None = None
     gradient: Tensor | None = None
 
@@ -128,9 +139,10 @@ def _differentiate(run: Run, loss: Any) -> None:
     leaves = [call.leaf for call in run.calls if call.leaf is not None]
     if not leaves or not isinstance(loss, Tensor) or not loss.requires_grad:
         return
-    for call, gradient in zip(run.calls, torch.autograd.grad(loss.sum(), leaves, allow_unused=True), strict=True):
+    called = [call for call in run.calls if call.leaf is not None]
+    for call, gradient in zip(called, torch.autograd.grad(loss.sum(), leaves, allow_unused=True), strict=True):
         if gradient is not None:
-            call.gradient = gradient.reshape(call.values.shape)
+            call.gradient = call.head.rows(gradient)
 
 
 def _add_bodies(run: Run, scene: Scene, base: Run | None) -> None:
@@ -154,29 +166,34 @@ def _add_bodies(run: Run, scene: Scene, base: Run | None) -> None:
 
 
 class _Recorder:
-    """Hooks on heads, body and innermost model for the length of a ``with`` block."""
+    """Hooks on heads, bodies and innermost model for the length of a ``with`` block."""
 
     def __init__(self, scene: Scene, base: Run | None, *, gradients: bool) -> None:
         self.scene, self.base, self.gradients = scene, base, gradients
+        self.heads = scene.adapter.heads(scene.model, scene.view)
         self.run = Run()
         self._fed: dict[str, Tensor] = {}
+        self._bodies: list[tuple[nn.Module, Tensor, int]] = []
+        self._counts: Counter[tuple[int, int]] = Counter()
         self._inside = False
         self._hooks = ExitStack()
 
     def __enter__(self) -> _Recorder:
         model, adapter = self.scene.model, self.scene.adapter
-        inner, body = adapter.inner(model), adapter.body(model)
-        self._hooks.callback(ForwardPatch(inner, self._around_inner).remove)
-        handles = []
-        if body is not None:
+        self._hooks.callback(ForwardPatch(adapter.inner(model), self._around_inner).remove)
+        handles: list[RemovableHandle] = []
+        for body in bodies_of(adapter, model):
             handles.append(body.register_forward_pre_hook(self._enter_body, with_kwargs=True))
             handles.append(body.register_forward_hook(self._leave_body))
-        for head in adapter.heads(model, self.scene.view):
-            if head.fed is not None:
-                handles.append(head.fed[0].register_forward_pre_hook(self._note_fed(head), with_kwargs=True))
-            handles.append(head.module.register_forward_hook(self._leave_head(head)))
+        fed = [(head, head.fed[0]) for head in self.heads if head.fed is not None]
+        handles += [module.register_forward_pre_hook(self._note_fed(head), with_kwargs=True) for head, module in fed]
+        modules = {id(head.module): head.module for head in self.heads if not isinstance(head.module, Logits)}
+        handles += [module.register_forward_hook(self._leave_head) for module in modules.values()]
         for handle in handles:
             self._hooks.callback(handle.remove)
+        multiplied = [h for h in self.heads if isinstance(h.module, Logits) and h.module.parameter is not None]
+        if multiplied:
+            self._hooks.enter_context(Products(multiplied, self._noted))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -188,9 +205,15 @@ class _Recorder:
         self.run.forwards.append(Forward({key: _kept(value) for key, value in received.items()}))
         self._inside = True
         try:
-            return forward(*args, **given)
+            outputs = forward(*args, **given)
         finally:
             self._inside = False
+        for head in self.heads:
+            name = head.module.output if isinstance(head.module, Logits) else ""
+            logits = field_of(outputs, name) if name else None
+            if isinstance(logits, Tensor) and (made := self._noted(head, None, logits)) is not None:
+                outputs = with_field(outputs, name, made)
+        return outputs
 
     def _enter_body(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self._inside:  # the loss calls the body itself
@@ -199,48 +222,74 @@ class _Recorder:
     def _leave_body(self, module: nn.Module, args: Any, output: Any) -> None:
         first = output[0] if isinstance(output, (tuple, list)) else getattr(output, "last_hidden_state", output)
         if torch.is_grad_enabled() and isinstance(first, Tensor) and self.run.forwards:
+            self._bodies.append((module, first.detach(), sum(one is module for one, _, _ in self._bodies)))
             self.run.forwards[-1].hidden = first.detach()
 
     def _note_fed(self, head: Head) -> Any:
+        """Keep the rows of the body that reach a head through layers of its own."""
+
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             assert head.fed is not None
             given = bound_arguments(module, args, kwargs).get(head.fed[1])
             if isinstance(given, Tensor):
-                self._fed[head.name] = given.detach()
+                self._fed[head.name] = self._of_bodies(given.detach())
 
         return hook
 
-    def _leave_head(self, head: Head) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            if not torch.is_grad_enabled() or not isinstance(output, Tensor):
-                return None
-            read = args[0].detach() if args and isinstance(args[0], Tensor) else None
-            rows = output.detach().reshape(-1, head.vocabulary(output.shape[-1]))
-            call = Call(head, rows, self._fed.get(head.name, read), len(self.run.forwards) - 1)
-            return self._noted(call, output)
+    def _of_bodies(self, given: Tensor) -> Tensor:
+        """(.., H): the rows of a body among those that are given, which may stand beside others; else all of them."""
+        flat = given.reshape(-1, given.shape[-1])
+        for _, hidden, _ in reversed(self._bodies):
+            if hidden.shape[-1] == given.shape[-1] and hidden.dtype == given.dtype:
+                known = torch.isin(row_keys(flat), row_keys(hidden.reshape(-1, hidden.shape[-1])))
+                if bool(known.any()):
+                    return flat[known]
+        return given
 
-        return hook
+    def _leave_head(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor | None:
+        """After a module that gives logits: of one head, or of several that are calls of it."""
+        if not isinstance(output, Tensor) or not torch.is_grad_enabled():
+            return None
+        key = (id(module), len(self.run.forwards))
+        nth, self._counts[key] = self._counts[key], self._counts[key] + 1
+        head = next((one for one in self.heads if one.module is module and one.call in (None, nth)), None)
+        return None if head is None else self._noted(head, args[0] if args else None, output)
 
-    def _noted(self, call: Call, output: Tensor) -> Tensor | None:
-        """Keep a call, or compare it with the same call of the other run; what is handed to the loss instead."""
-        calls = self.run.calls
-        calls.append(call)
+    def _noted(self, head: Head, inputs: Any, output: Tensor) -> Tensor | None:
+        """Keep a call, or compare it with the same call of the other run; what the loss is handed instead."""
+        if not torch.is_grad_enabled():
+            return None
+        read = inputs.detach() if isinstance(inputs, Tensor) else None
+        call = Call(head, head.rows(output.detach()), self._fed.get(head.name, read), len(self.run.forwards) - 1)
+        call.nth = sum(one.head is head for one in self.run.calls)
+        for module, hidden, nth in reversed(self._bodies):
+            if module is head.body:
+                call.hidden, call.nth = hidden, nth
+                break
+        self.run.calls.append(call)
         if self.base is None:
-            call.values = call.values.clone()  # the loss may write to what it is given
-        else:
-            before = self.base.calls[len(calls) - 1] if len(calls) <= len(self.base.calls) else None
-            if before is None or before.head.name != call.head.name or before.values.shape != call.values.shape:
-                then = "none" if before is None else f"{list(before.values.shape)} of {before.head.name}"
-                self.run.otherwise = self.run.otherwise or (
-                    f"{call.head.name} gives {list(call.values.shape)} scores, and {then} before"
-                )
-                return None
-            call.change = row_changes([before.values], [call.values])[0]
-            call.values = before.values
+            call.values, call.whole_output = call.values.clone(), output.detach().clone() if self.gradients else None
+        elif not self._compared(call):
+            return None
         if not self.gradients:
             return None
-        call.leaf = call.values.reshape(output.shape).clone().requires_grad_()
+        assert call.whole_output is not None
+        call.leaf = call.whole_output.clone().requires_grad_()
         return call.leaf.clone()  # no leaf may be written to
+
+    def _compared(self, call: Call) -> bool:
+        assert self.base is not None
+        number = len(self.run.calls) - 1
+        before = self.base.calls[number] if number < len(self.base.calls) else None
+        if before is None or before.head.name != call.head.name or before.values.shape != call.values.shape:
+            then = "none" if before is None else f"{list(before.values.shape)} of {before.head.name}"
+            self.run.otherwise = self.run.otherwise or (
+                f"{call.head.name} gives {list(call.values.shape)} scores, and {then} before"
+            )
+            return False
+        call.change = row_changes([before.values], [call.values])[0]
+        call.values, call.whole_output = before.values, before.whole_output
+        return True
 
 
 def _kept(value: Any) -> Any:

@@ -28,12 +28,12 @@ from ..host.sharded import reshard
 from ..models.adapter import Adapter, Head, bodies_of
 from ..models.declared_heads import Logits, field_of, with_field
 from ..models.forward import all_finite, can_be_learnt
+from ..models.products import Products
 from ..models.rows import match_rows
 from .backward import gradients_at
 from .head_call import Forward, HeadCall
 from .hidden import hidden_leaf, lent_tables
 from .numbered import Numbered
-from .products import Products
 from .skipped_product import SkippedProduct
 from .stand_in import handed, is_untouched
 

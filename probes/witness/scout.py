@@ -26,8 +26,8 @@ from ..models.adapter import Batch, Head
 from ..models.declared import DeclaredAdapter, Learnt
 from ..models.declared_heads import Logits, field_of
 from ..models.elements import elements_of
+from ..models.products import Products
 from ..models.rows import row_keys
-from .products import Products
 
 __all__ = ["scout"]
 

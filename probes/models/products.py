@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ..models.adapter import Head
+from .adapter import Head
 
 __all__ = ["Products"]
 
