@@ -33,6 +33,6 @@ RULE = Rule(
     "with label_audio_ids[t].",
     note="An offset of 0 is legitimate for a masked language model; judge it together with LA401.",
     checks=("pairing",),
-    absorbs=("LA201", "LA202", "LA203", "LA204", "LA301", "LA304"),
+    absorbs=("LA201", "LA202", "LA203", "LA204", "LA301", "LA304", "LA401"),
     of_loss=judge,
 )

@@ -30,7 +30,7 @@ RULE = Rule(
     fix="Find the slice, pad or prefix that moves labels against logits and remove it. To see what each "
     "row is trained on, run `loss-align explain`.",
     checks=("pairing",),
-    absorbs=("LA201", "LA202", "LA203", "LA204", "LA301", "LA304"),
+    absorbs=("LA201", "LA202", "LA203", "LA204", "LA301", "LA304", "LA401"),
     of_loss=judge,
     of_labels=judge_labels,
 )

@@ -41,7 +41,7 @@ RULE = Rule(
     "`expanded_labels`, or expand them with `alignment.expand`. Do not cut to the shorter length, and "
     "check the padding side, with `loss-align explain`.",
     checks=("pairing",),
-    absorbs=("LA201", "LA202", "LA203", "LA204", "LA301", "LA304"),
+    absorbs=("LA201", "LA202", "LA203", "LA204", "LA301", "LA304", "LA401"),
     of_loss=judge,
     of_labels=judge_labels,
 )

@@ -30,6 +30,6 @@ RULE = Rule(
     "time, so a head is trained on the codes of a later codebook.",
     checks=("pairing",),
     absorbs_beside=("LA205",),
-    absorbs=("LA102", "LA103", "LA104", "LA105", "LA201", "LA202", "LA203", "LA204", "LA301", "LA304"),
+    absorbs=("LA102", "LA103", "LA104", "LA105", "LA201", "LA202", "LA203", "LA204", "LA301", "LA304", "LA401"),
     of_loss=judge,
 )

@@ -1,4 +1,4 @@
-"""LA401: The logits of a row depend on its own target, on later inputs or on another sample."""
+"""LA401: The logits of a row depend on its own target, on later inputs, on another sample or document."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ RULE = Rule(
     "LA401",
     "target-visible",
     "error",
-    summary="The logits of a row depend on its own target, on later inputs or on another sample.",
+    summary="The logits of a row depend on its own target, on later inputs, on another sample or document.",
     silent="The loss falls, and evaluation with teacher forcing sees the same inputs and agrees. Only "
     "generation, where those inputs do not exist yet, is wrong.",
     fix="Predict each target from a hidden state that has not consumed it, under a causal mask: "

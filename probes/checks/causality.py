@@ -9,6 +9,7 @@ from torch import nn
 
 from alignment import Finding
 from alignment.findings import finding
+from alignment.rules import RULES
 
 from ..models import Adapter, Batch
 from ..records.report import Check, Report
@@ -16,6 +17,7 @@ from ..replay.cuts import MOST, Causality
 from ..replay.perturbation import Movement
 from ..replay.replay import replay
 from ..witness.witness import LossFunction, Options, Witness
+from .witness_checks import named
 
 __all__ = ["REPLAYED_NOT", "Replays", "add_causality", "causality", "causality_check", "causality_findings"]
 
@@ -23,13 +25,11 @@ __all__ = ["REPLAYED_NOT", "Replays", "add_causality", "causality", "causality_c
 Replays = Literal[False, True, "full"]
 
 TITLE = "No logit sees its own target or later inputs"
-#: A stream that is trained at the wrong offset, which explains what its rows have seen.
-ABSORB = frozenset({"LA102", "LA103", "LA104", "LA105", "LA106", "LA107"})
-#: Findings that leave nothing to judge.
 UNFINITE = "the logits are not finite"
 NOTHING_JUDGED = "nothing is trained that could be judged"
 #: The detail of a check that the caller did without.
 REPLAYED_NOT = "not asked for: the loss is not run again with other inputs (replay)"
+#: Findings that leave nothing to judge.
 NOTHING = frozenset({"LA101", "LA206", "LA501", "LA605"})
 
 
@@ -71,7 +71,7 @@ def causality_findings(told: Causality, others: Sequence[Finding]) -> list[Findi
         return [
             finding("LA805", "all", f"causality was not judged: {told.problem}", basis="logits against later inputs")
         ]
-    absorbed = {one.stream.partition("[")[0] for one in others if one.code in ABSORB}
+    absorbed = {one.stream.partition("[")[0] for one in others if "LA401" in RULES[one.code].absorbs}
     return [one for one in told.findings if one.stream not in absorbed and "all" not in absorbed]
 
 
@@ -80,8 +80,7 @@ def causality_check(told: Causality | None, findings: Sequence[Finding], padding
     if told is None:
         return Check("causality", TITLE, "skip", NOTHING_JUDGED)
     if findings and not told.problem:
-        codes = ", ".join(f"{f.code} {f.name} on {f.stream} ({f.count} rows)" for f in findings)
-        return Check("causality", TITLE, "fail", codes)
+        return Check("causality", TITLE, "fail", named(findings))
     if told.problem == UNFINITE:
         return Check("causality", TITLE, "fail", told.problem)
     if told.problem or not told.cuts:

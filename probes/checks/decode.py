@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from alignment import Finding
+from alignment import Finding, InputError
 from alignment.findings import finding
 
+from ..errors import UsageError
 from ..host.preserve import preserved
 from ..models import Adapter, Batch
 from ..models.adapter import CannotDecodeError, Step
 from ..models.forward import Outputs, all_finite, can_be_learnt, forward
 from ..models.modules import routes_by_capacity
 from ..records.report import Check
+from ..replay.given import Given, given_by
 from ..replay.perturbation import OTHER_ORDER, Movement, near_ties, perturbed, row_changes
+from ..replay.run import Loss, NotReplayedError, Scene
 from .witness_checks import named
 
 __all__ = ["decode_check"]
@@ -37,8 +41,7 @@ class _Compared:
     wrong: dict[str, list[tuple[int, float]]] = field(default_factory=lambda: {"text": [], "audio": []})
     doubts: set[str] = field(default_factory=set)
 
-    def add(self, step: Step, forced: Outputs, movement: Movement) -> None:
-        teacher = forced.logits[0, step.row] if step.kind == "text" else forced.audio_logits[step.row]
+    def add(self, step: Step, teacher: Tensor, movement: Movement) -> None:
         error = float(row_changes([step.logits], [teacher])[0].max())
         self.steps[step.kind] += 1
         self.worst[step.kind] = max(self.worst.get(step.kind, 0.0), error)
@@ -56,11 +59,16 @@ class _Compared:
 
 
 def decode_check(
-    model: nn.Module, adapter: Adapter, batch: Batch, movement: Movement | None = None
+    model: nn.Module,
+    adapter: Adapter,
+    batch: Batch,
+    movement: Movement | None = None,
+    loss_fn: Loss | None = None,
 ) -> tuple[Check, list[Finding]]:
-    """Decode the end of the first sample, and compare each step with the teacher-forced forward.
+    """Decode the end of the first sample, and compare each step with the forward that is trained.
 
-    ``movement`` is what rounding does to the logits of the batch, where it has been measured.
+    That is the loss's own where ``loss_fn`` is given and runs on one sample: it may train without the cache that
+    decoding has. ``movement`` is what rounding does to the logits of the batch, where it has been measured.
     """
     sample = adapter.split(model, batch)[0]
     told = _Compared()
@@ -74,9 +82,10 @@ def decode_check(
         if given is None or not (all_finite(given) or can_be_learnt(given)):
             return Check("decode", TITLE, "fail", "the logits are not finite"), []
         movement = movement or perturbed(model, adapter, sample, forced)
+        teacher = _Teacher(forced, _given(model, adapter, sample, loss_fn))
         try:
             for step in adapter.decode(model, sample, STEPS):
-                told.add(step, forced, movement)
+                told.add(step, teacher.row(step), movement)
         except CannotDecodeError as error:
             return Check("decode", TITLE, "skip", str(error)), []
         if told.differ:
@@ -84,6 +93,31 @@ def decode_check(
             if not told.doubts and near_ties(model, adapter, sample, forced, told.errors):
                 told.doubts.add(NEAR_TIES)
     return _verdict(told, movement)
+
+
+@dataclass(frozen=True)
+class _Teacher:
+    """Teacher-forced logits: those that the loss saw, and those of a forward of our own for rows that it left out."""
+
+    forced: Outputs
+    given: Sequence[Given]
+
+    def row(self, step: Step) -> Tensor:
+        audio = step.kind == "audio"
+        mine = [one for one in self.given[1:] if len(one.rows)] if audio else self.given[:1]
+        if mine and all(step.row < len(one.rows) and bool(one.rows[step.row]) for one in mine):
+            rows = torch.stack([one.logits[step.row] for one in mine])
+            return rows if audio else rows[0]
+        return self.forced.audio_logits[step.row] if audio else self.forced.logits[0, step.row]
+
+
+def _given(model: nn.Module, adapter: Adapter, sample: Batch, loss_fn: Loss | None) -> list[Given]:
+    if loss_fn is None:
+        return []
+    try:
+        return given_by(Scene(model, adapter, adapter.view(model, sample), loss_fn), sample)
+    except (NotReplayedError, UsageError, InputError):
+        return []
 
 
 def _verdict(told: _Compared, movement: Movement) -> tuple[Check, list[Finding]]:

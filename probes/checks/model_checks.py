@@ -55,7 +55,7 @@ def model_checks(
     told = causality(
         model, adapter, batch, seen, loss_fn, replays=replays, seed=seed, movement=movement, options=options
     )
-    padding, found = padding_matters(model, adapter, batch, seen.view, movement)
+    padding, found = padding_matters(model, adapter, batch, seen.view, movement, loss_fn)
     leaks = [] if told is None else causality_findings(told, report.findings)
     if told is not None:
         report.causality = told.as_dict()
@@ -63,7 +63,7 @@ def model_checks(
     check = causality_check(told, leaks, padding)
     join(check if replays else replace(check, detail=REPLAYED_NOT), [*leaks, *found])
     progress("decoding step by step")
-    join(*decode_check(model, adapter, batch, movement))
+    join(*decode_check(model, adapter, batch, movement, loss_fn))
     if peft_model(model) is not None:
         progress("comparing with the bare model")
         join(*lora_check(model, adapter, batch, loss_fn, seen, options, movement, task_types))

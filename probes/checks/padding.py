@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
-from alignment import Finding
+from alignment import Finding, InputError
 from alignment.findings import finding
 
+from ..errors import UsageError
 from ..host.preserve import preserved
 from ..models import Adapter, Batch, View
-from ..models.adapter import Repadded
 from ..models.forward import Outputs, forward, spelled_out
+from ..replay.given import Given, given_by
 from ..replay.perturbation import OTHER_ORDER, Movement, near_ties, row_changes, stream_logits
+from ..replay.run import Loss, NotReplayedError, Scene
 
 __all__ = ["padding_matters"]
 
@@ -29,17 +31,28 @@ class _Moved:
 
 
 def padding_matters(
-    model: nn.Module, adapter: Adapter, batch: Batch, view: View, movement: Movement
+    model: nn.Module,
+    adapter: Adapter,
+    batch: Batch,
+    view: View,
+    movement: Movement,
+    loss_fn: Loss | None = None,
 ) -> tuple[str, list[Finding]]:
-    """Run the samples under other padding, without dropout; says what was compared, and what differs."""
+    """Run the samples under other padding, without dropout; says what was compared, and what differs.
+
+    With ``loss_fn``, in the forward that the loss makes: it may count positions and mask padding itself.
+    """
     batch = spelled_out(model, adapter, batch)
     variants = adapter.repadded(model, batch)
     if not variants:
         return "padding not varied", []
     with preserved(model):
         model.eval()
-        real = _real_rows(forward(model, adapter, batch), view)
-        found = {one.how: _compare(model, adapter, real, one, movement) for one in variants}
+        parts = [batch, *(part for one in variants for part in one.batches)]
+        rows = None if loss_fn is None else _by_loss(Scene(model, adapter, view, loss_fn), parts)
+        rows = rows or [_real_rows(forward(model, adapter, part), adapter.view(model, part)) for part in parts]
+        real, rest = rows[0], iter(rows[1:])
+        found = {one.how: _compare(real, [next(rest) for _ in one.batches], view, movement) for one in variants}
         bad = {how: moved for how, moved in found.items() if moved.told}
         if not bad:
             return "padding does not matter", []
@@ -50,31 +63,44 @@ def padding_matters(
     return "padding matters (LA402)", [finding("LA402", "all", message, basis="logits against other padding")]
 
 
-def _real_rows(outputs: Outputs, view: View) -> list[torch.Tensor]:
-    """Per stream, the logits of its rows that are no padding, in order."""
+#: Per stream, the logits of its rows that are no padding, in order, and which of them were given.
+_Real = list[Given]
+
+
+def _by_loss(scene: Scene, batches: Sequence[Batch]) -> list[_Real] | None:
+    """What the loss's own forward gives on each of the batches; None where it does not run on all of them."""
+    try:
+        return [_real_given(given_by(scene, batch), scene.adapter.view(scene.model, batch)) for batch in batches]
+    except (NotReplayedError, UsageError, InputError):
+        return None
+
+
+def _real_given(given: Sequence[Given], view: View) -> _Real:
+    pairs = [(one, (stream.segment >= 0).to(one.rows.device)) for one, stream in zip(given, view.streams, strict=True)]
+    return [Given(one.logits[real], one.rows[real]) for one, real in pairs]
+
+
+def _real_rows(outputs: Outputs, view: View) -> _Real:
     logits = stream_logits(outputs, len(view.streams))
-    real = [stream.segment >= 0 for stream in view.streams]
-    return [rows if bool(mask.all()) else rows[mask] for rows, mask in zip(logits, real, strict=True)]
+    given = [Given(rows, torch.ones(len(rows), dtype=torch.bool, device=rows.device)) for rows in logits]
+    if len(logits[0]) != len(view.streams[0]):  # a model without a text head
+        given[0] = Given(logits[0].new_zeros(len(view.streams[0]), 1), torch.zeros(len(view.streams[0])).bool())
+    return _real_given(given, view)
 
 
-def _compare(
-    model: nn.Module, adapter: Adapter, real: list[torch.Tensor], variant: Repadded, movement: Movement
-) -> _Moved:
+def _compare(real: _Real, parts: Sequence[_Real], view: View, movement: Movement) -> _Moved:
     """How far real rows move under other padding."""
-    parts = []
-    for batch in variant.batches:
-        view = adapter.view(model, batch)
-        parts.append((view, _real_rows(forward(model, adapter, batch), view)))
-    names = [stream.name for stream in max((view.streams for view, _ in parts), key=len)]
-    for number, (name, mine) in enumerate(zip(names, real, strict=True)):
-        theirs = torch.cat([rows[number] for _, rows in parts if number < len(rows)])[: len(mine)]
-        if len(theirs) != len(mine):
-            return _Moved(f"{len(theirs)} rows of {name} instead of {len(mine)}")
-        change = row_changes([mine], [theirs])[0]
-        allowed = movement.allowed(name, OTHER_ORDER)
+    for number, (stream, mine) in enumerate(zip(view.streams, real, strict=True)):
+        theirs = [part[number] for part in parts if number < len(part)]
+        logits = torch.cat([one.logits for one in theirs])[: len(mine.logits)]
+        if len(logits) != len(mine.logits):
+            return _Moved(f"{len(logits)} rows of {stream.name} instead of {len(mine.logits)}")
+        both = mine.rows & torch.cat([one.rows for one in theirs])[: len(mine.rows)]
+        change = row_changes([mine.logits[both]], [logits[both]])[0]
+        allowed = movement.allowed(stream.name, OTHER_ORDER)
         moved = ~(change <= allowed)
         if bool(moved.any()):
             most = float(change.max())
-            told = f"{int(moved.sum())} of {len(mine)} rows of {name} move by up to {most:.1e}"
-            return _Moved(f"{told} (rounding explains {allowed:.1e})", {name: most})
+            told = f"{int(moved.sum())} of {int(both.sum())} rows of {stream.name} move by up to {most:.1e}"
+            return _Moved(f"{told} (rounding explains {allowed:.1e})", {stream.name: most})
     return _Moved()

@@ -136,7 +136,7 @@ def _context(sample: Batch, ids: Tensor, columns: Tensor, *, encodes: bool) -> B
     Raises:
         CannotDecodeError: positions that begin anew.
     """
-    own = ("labels", "shift_labels", "decoder_input_ids", "decoder_attention_mask")
+    own = ("labels", "shift_labels", "decoder_input_ids", "decoder_attention_mask", "use_cache")  # decoding has its own
     if encodes:
         return {key: value for key, value in sample.items() if key not in own}
     own += ("input_ids", "attention_mask")

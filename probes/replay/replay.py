@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from alignment import InputError, Supervision
+from alignment import Supervision
 
 from ..host.preserve import preserved
 from ..host.sharded import runs_together
@@ -23,6 +23,7 @@ from ..models.forward import all_finite, can_be_learnt, spelled_out
 from ..models.modules import routes_by_capacity
 from ..models.placed import Places as Placing
 from .cuts import MOST, Causality, Cut, Place, Places, layout_of, rounds, runs_of
+from .given import rows_of, streams_of
 from .leaks import Leaks, told_leaks
 from .perturbation import SAME_ORDER, Movement, more_rounding, moved_by, repeats
 from .run import Call, Loss, NotReplayedError, Run, Scene, run_loss
@@ -245,7 +246,7 @@ class _Replay:
         scene = self.scene
         view = scene.adapter.view(scene.model, self._renamed([]))  # codes that a model makes are spelled out in it
         placing = Placing(self.base.forwards, scene.model, scene.adapter, view)
-        return [_rows_of(call, placing) for call in self.base.calls]
+        return [rows_of(call, placing) for call in self.base.calls]
 
     def _unfit(self) -> str:
         """Why the runs cannot be judged; empty if they can."""
@@ -270,7 +271,7 @@ class _Replay:
         for call, rows in zip(run.calls, self.rows, strict=True):
             if rows is None:
                 continue
-            for offset, number in enumerate(_streams_of(call)):
+            for offset, number in enumerate(streams_of(call)):
                 mine, at = _change(call)[offset :: call.books].to(changes[number]), rows[offset]
                 known, into = at >= 0, changes[number]
                 into[at[known]] = torch.maximum(into[at[known]], mine[known])  # NaN stays
@@ -293,24 +294,6 @@ class _Replay:
             cells[(position - first) * CELLS // (last - first + 1)] = LEAK if leak else MOVED
         leaking = sum(found.values())
         return Cut(cut.sample, cut.position, cut.what, leaking, len(found) - leaking, "".join(cells))
-
-
-def _rows_of(call: Call, placing: Placing) -> list[Tensor] | None:
-    count = len(call.values) // call.books
-    try:
-        found = [
-            placing.rows_of(
-                call.head, call.forward, count, call.inputs, number=number, hidden=call.hidden, nth=call.nth
-            )
-            for number in _streams_of(call)
-        ]
-    except InputError:
-        return None
-    return [rows.to(placing.view.streams[0].ids.device) for rows in found]
-
-
-def _streams_of(call: Call) -> Sequence[int]:
-    return call.head.streams[:1] if call.whole else call.head.streams
 
 
 def _change(call: Call) -> Tensor:
