@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from warm import Warm
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -37,6 +38,14 @@ def why_unavailable(family):
     from probes.models import higgs, higgs_v2
 
     return {"higgs": higgs, "higgs_v2": higgs_v2}[family].why_unavailable()
+
+
+@pytest.fixture(scope="session")
+def warm():
+    """Starts processes whose imports are done; of each worker's own."""
+    process = Warm()
+    yield process
+    process.close()
 
 
 @pytest.fixture

@@ -1,13 +1,13 @@
 """Copies of the engine with one planted fault each: the suite fails on every one, and by the tests named here."""
 
 import os
+import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from warm import Warm
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,6 +68,14 @@ FAULTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def without_engine():
+    """Processes that have imported what the tests of a copy need, and no engine yet: each finds its copy's."""
+    process = Warm("torch", "numpy", "hypothesis.strategies", "hypothesis.core", "pytest")
+    yield process
+    process.close()
+
+
 @pytest.fixture
 def copy(tmp_path):
     """A copy of the packages and of their tests."""
@@ -77,26 +85,32 @@ def copy(tmp_path):
     return tmp_path
 
 
-def failures(copy, tests):
+@pytest.fixture
+def failures(without_engine, copy):
+    return lambda tests: _failures(without_engine, copy, tests)
+
+
+def _failures(process, copy, tests):
     """The tests that fail in ``copy``; every one of ``tests`` is run there, and none stops short of a verdict."""
-    command = [sys.executable, "-m", "pytest", "-q", "-rf", "-p", "no:cacheprovider"]
-    command += [f"tests/alignment/{test}" for test in tests]
+    words = ["-m", "pytest", "-q", "-rf", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+    words += [f"tests/alignment/{test}" for test in tests]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
+    done = process.python(*words, cwd=copy, env=environment)
     assert done.returncode in {0, 1}, done.stdout + done.stderr
+    assert re.search(r"\d+ (passed|failed)", done.stdout), done.stdout + done.stderr
     assert not any(line.startswith("ERROR ") for line in done.stdout.splitlines()), done.stdout
     lines = [line.removeprefix("FAILED tests/alignment/") for line in done.stdout.splitlines() if "FAILED" in line]
     return sorted({line.partition(" - ")[0].partition("[")[0] for line in lines})
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_a_broken_copy_fails_the_tests_named_for_it(fault, copy):
+def test_a_broken_copy_fails_the_tests_named_for_it(fault, copy, failures):
     path = copy / "alignment" / f"{fault.module}.py"
     source = path.read_text(encoding="utf-8")
     assert source.count(fault.right) == 1
     path.write_text(source.replace(fault.right, fault.wrong), encoding="utf-8")
-    assert failures(copy, fault.caught) == sorted(fault.caught)
+    assert failures(fault.caught) == sorted(fault.caught)
 
 
-def test_the_unbroken_copy_passes_all_of_them(copy):
-    assert failures(copy, {test for fault in FAULTS.values() for test in fault.caught}) == []
+def test_the_unbroken_copy_passes_all_of_them(failures):
+    assert failures({test for fault in FAULTS.values() for test in fault.caught}) == []

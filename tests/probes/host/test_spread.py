@@ -2,10 +2,9 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import forked_ranks
 import pytest
 import spread_cases
 import torch
@@ -61,12 +60,9 @@ def test_one_process_with_higgs(name):
     check(run_case(HIGGS[name]), HIGGS[name])
 
 
-def in_two_processes(*names):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [*command, spread_cases.__file__, *names], env=env, capture_output=True, text=True, timeout=400, check=False
-    )
+def in_two_processes(warm, *names):
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = warm.python(forked_ranks.__file__, spread_cases.__file__, *names, cwd=ROOT, env=env, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     every = {**CASES, **HIGGS, **APART}
@@ -76,23 +72,23 @@ def in_two_processes(*names):
         check(one, case, rank)
 
 
-def test_two_processes():
+def test_two_processes(warm):
     for name in QUICK:
         skip_unless_possible(name)
-    in_two_processes(*QUICK)
+    in_two_processes(warm, *QUICK)
 
 
 @pytest.mark.deep
-def test_two_processes_of_every_case():
+def test_two_processes_of_every_case(warm):
     for name in CASES:
         skip_unless_possible(name)
-    in_two_processes(*CASES, *APART)
+    in_two_processes(warm, *CASES, *APART)
 
 
 @pytest.mark.deep
 @pytest.mark.higgs
-def test_two_processes_with_higgs():
-    in_two_processes(*HIGGS)
+def test_two_processes_with_higgs(warm):
+    in_two_processes(warm, *HIGGS)
 
 
 @pytest.mark.cuda

@@ -2,19 +2,15 @@
 
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
+import forked_ranks
 import pytest
 from rank_pairs import exchanges, free_port, launched
 
 from probes.errors import CannotRunError, UsageError
 from probes.ranks import MissingRanksError, RankExchange, told_ranks
-
-TORCHRUN = Path(sys.executable).with_name("torchrun")
 
 
 @pytest.fixture
@@ -187,24 +183,30 @@ print(json.dumps([exchange.rank, verdict]), flush=True)
 """
 
 
+#: Two ranks without an agent: the first one serves the store.
+NO_AGENT = """
+import os, runpy, sys
+if not os.fork():
+    os.environ["RANK"] = os.environ["LOCAL_RANK"] = "1"
+runpy.run_path(sys.argv[1], run_name="__main__")
+if os.environ["RANK"] == "0":
+    sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
 @pytest.mark.parametrize("agent", ["torchrun", "none"])
-def test_a_script_with_a_group_of_its_own_is_not_disturbed(tmp_path, port, agent):
+def test_a_script_with_a_group_of_its_own_is_not_disturbed(tmp_path, port, agent, warm):
     """Connected before its group is made or after; where torchrun serves the store, and where the first rank does."""
-    script = tmp_path / "script.py"
+    script, alone = tmp_path / "script.py", tmp_path / "alone.py"
     script.write_text(SCRIPT)
+    alone.write_text(NO_AGENT)
     base = {name: value for name, value in os.environ.items() if not name.startswith(("TORCHELASTIC", "MASTER_"))}
-    base |= {"WHEN": "before" if agent == "none" else "after", "OMP_NUM_THREADS": "1"}
     if agent == "torchrun":
-        line = [TORCHRUN, "--nproc_per_node=2", f"--master_port={port}", script]
-        runs = [subprocess.Popen(line, env=base, stdout=subprocess.PIPE, text=True)]
+        done = warm.python(forked_ranks.__file__, script, cwd=tmp_path, env=base | {"WHEN": "after"})
     else:
-        environs = [base | launched(rank, 2, port) for rank in (0, 1)]
-        runs = [
-            subprocess.Popen([sys.executable, script], env=environ, stdout=subprocess.PIPE, text=True)
-            for environ in environs
-        ]
-    said = "".join(run.communicate(timeout=120)[0] for run in runs)
-    assert [run.returncode for run in runs] == [0] * len(runs)
-    told = dict(json.loads(line) for line in said.splitlines())
+        environ = base | {"WHEN": "before"} | launched(0, 2, port)
+        done = warm.python(alone, script, cwd=tmp_path, env=environ)
+    assert done.returncode == 0, done.stderr
+    told = dict(json.loads(line) for line in done.stdout.splitlines())
     payloads = [{"rank": rank, "sum": 3.0} for rank in (0, 1)]
     assert told == {rank: {"payloads": payloads, "sum": 6.0} for rank in (0, 1)}

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import forked_ranks
 import numpy as np
 import pytest
 import torch
@@ -28,6 +29,7 @@ from probes.witness.witness import Options
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[3]
 LOSSES = Path(__file__).parents[1] / "rank_losses.py"
+PREFLIGHT = ("-m", "loss_align", "preflight")
 WAITED = "the loss of rank 0 waited in a collective for rank 1"
 
 
@@ -42,28 +44,33 @@ def checkpoint(tmp_path_factory):
     return folder
 
 
-def torchrun(*words, cwd, script=("--no-python", BIN / "loss-align", "preflight"), **environ):
-    """Run on two ranks; a free port, so that runs beside each other do not meet."""
-    line = [
-        BIN / "torchrun",
-        "--nproc_per_node=2",
-        "--rdzv-backend=c10d",
-        "--rdzv-endpoint=127.0.0.1:0",
-        *script,
-        *words,
-    ]
+def torchrun(*words, cwd):
+    """``loss-align preflight`` on two ranks as README says, on a free port: runs beside each other do not meet."""
+    launcher = ["--nproc_per_node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--no-python"]
+    line = [BIN / "torchrun", *launcher, BIN / "loss-align", "preflight", *words]
     base = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
-    began = time.monotonic()
-    done = subprocess.run(
-        [*map(str, line)], cwd=cwd, env=base | environ, capture_output=True, text=True, timeout=240, check=False
+    return subprocess.run(
+        [*map(str, line)], cwd=cwd, env=base, capture_output=True, text=True, timeout=240, check=False
     )
-    return done, time.monotonic() - began
+
+
+@pytest.fixture
+def ranks(warm, tmp_path):
+    """The same launcher with ranks that are forked: of what a script or a module does in ``tmp_path``."""
+
+    def run(*words, **environ):
+        base = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+        began = time.monotonic()
+        done = warm.python(forked_ranks.__file__, *words, cwd=tmp_path, env=base | environ)
+        return done, time.monotonic() - began
+
+    return run
 
 
 def test_the_line_of_readme_on_ranks_that_agree(checkpoint, tmp_path):
     """A trainer's flags as they stand, and a loss that divides by the targets of all ranks."""
     words = f"--base_ckpt {checkpoint} --batch_size 2 --lr 2e-4 --epochs 2 --grad_accum 8 --output_dir out"
-    done, _ = torchrun(*words.split(), "--loss", f"{LOSSES}:counted", "--json", "r.json", cwd=tmp_path)
+    done = torchrun(*words.split(), "--loss", f"{LOSSES}:counted", "--json", "r.json", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("PASS: ") == 2  # the verdict, and what it means
     report = json.loads((tmp_path / "r.json").read_text())
@@ -78,10 +85,10 @@ def test_the_line_of_readme_on_ranks_that_agree(checkpoint, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"r.json"}
 
 
-def test_a_rank_with_another_convention_is_named(checkpoint, tmp_path):
+def test_a_rank_with_another_convention_is_named(checkpoint, ranks, tmp_path):
     """It copies, so that its loss is run more often there: its all_reduce must find a partner nevertheless."""
     words = f"--model {checkpoint} --loss {LOSSES}:copies --json r.json --junit r.xml --markdown r.md --html r.html"
-    done, _ = torchrun(*words.split(), cwd=tmp_path)
+    done, _ = ranks(*PREFLIGHT, *words.split())
     assert done.returncode == 1
     assert done.stdout.count("FAIL: 2 errors; ") == 1
     assert "traceback : loss-align: findings or failed checks: the report of rank 0 tells them" in done.stderr
@@ -107,8 +114,8 @@ def test_a_rank_with_another_convention_is_named(checkpoint, tmp_path):
     assert '<h2 id="ranks">Ranks</h2>' in (tmp_path / "r.html").read_text()
 
 
-def test_a_rank_that_sums_instead_of_averaging(checkpoint, tmp_path):
-    done, _ = torchrun("--model", checkpoint, "--loss", f"{LOSSES}:sums", "--ignore", "LA102", cwd=tmp_path)
+def test_a_rank_that_sums_instead_of_averaging(checkpoint, ranks):
+    done, _ = ranks(*PREFLIGHT, "--model", checkpoint, "--loss", f"{LOSSES}:sums", "--ignore", "LA102")
     assert done.returncode == 1
     assert "rank 1 differs from rank 0: the weights of text add up to 84, there to 1: another" in done.stdout
     assert done.stdout.count("FAIL: 1 error; ") == 1
@@ -150,9 +157,9 @@ def test_a_rank_that_sums_instead_of_averaging(checkpoint, tmp_path):
         "bad input on one rank",
     ],
 )
-def test_one_clear_error_that_names_the_rank(checkpoint, tmp_path, loss, planted, told, code):
+def test_one_clear_error_that_names_the_rank(checkpoint, ranks, tmp_path, loss, planted, told, code):
     words = f"--model {checkpoint} --loss {LOSSES}:{loss} --rank-timeout 4 --json r.json"
-    done, seconds = torchrun(*words.split(), cwd=tmp_path, PLANTED=planted)
+    done, seconds = ranks(*PREFLIGHT, *words.split(), PLANTED=planted)
     told = told.format(losses=LOSSES, causes=CAUSES, waited=WAITED)
     assert done.returncode == 1
     assert done.stdout == ""
@@ -164,7 +171,7 @@ def test_one_clear_error_that_names_the_rank(checkpoint, tmp_path, loss, planted
 
 
 @pytest.mark.higgs
-def test_the_torchrun_line_of_the_seed(tmp_path):
+def test_the_torchrun_line_of_the_seed(ranks, tmp_path):
     """Word by word but for the paths and two ranks, prefixed as README says; the small model saved as a checkpoint."""
     from probes.models.higgs import small_model
 
@@ -174,7 +181,7 @@ def test_the_torchrun_line_of_the_seed(tmp_path):
         f"--base_ckpt {tmp_path}/checkpoint --batch_size 2 --lr 2e-4 --epochs 2 --grad_accum 8 "
         "--lora_r 16 --lora_alpha 32 --lora_dropout 0.05 --json r.json"
     )
-    done, _ = torchrun(*words.split(), cwd=tmp_path)
+    done, _ = ranks(*PREFLIGHT, *words.split())
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("PASS: ") == 2
     report = json.loads((tmp_path / "r.json").read_text())
@@ -236,11 +243,11 @@ dist.destroy_process_group()
 """
 
 
-def test_a_model_in_ddp_is_checked_between_two_steps_and_goes_on_training(tmp_path):
+def test_a_model_in_ddp_is_checked_between_two_steps_and_goes_on_training(ranks, tmp_path):
     """Strict DDP complains of a forward whose backward never came: a check must leave nothing behind in it."""
     script = tmp_path / "script.py"
     script.write_text(WRAPPED)
-    done, _ = torchrun(cwd=tmp_path, script=[script])
+    done, _ = ranks(script)
     assert done.returncode == 0, done.stderr
     told = sorted(json.loads(line) for line in done.stdout.splitlines())
     assert told == [[rank, [[], ["LA102"], []], True] for rank in (0, 1)]
