@@ -47,7 +47,9 @@ def barcoded_text(
     if not is_encoder_decoder(inner):
         wanted[:, : length // 3] = IGNORE_INDEX
     batch: Batch = {"input_ids": ids, "attention_mask": mask, "labels": wanted}
-    if getattr(inner.config, "model_type", "") == "paligemma":  # its prompt sees itself whole: where does it end?
+    if (
+        getattr(getattr(inner, "config", None), "model_type", "") == "paligemma"
+    ):  # its prompt sees itself whole: where does it end?
         batch["token_type_ids"] = (torch.arange(length) >= length // 3).long().expand_as(ids).contiguous()
     return hand_labels(as_read(inner, batch), labels, key="labels")
 

@@ -17,6 +17,7 @@ from ..replay.perturbation import perturbed
 from ..witness.witness import LossFunction, Options, Witness
 from .causality import REPLAYED_NOT, Replays, causality, causality_check, causality_findings
 from .check import Keep
+from .decode import TITLE as DECODE
 from .decode import decode_check
 from .lora import lora_check
 from .padding import padding_matters
@@ -27,7 +28,7 @@ __all__ = ["model_checks"]
 
 def model_checks(
     report: Report,
-    outputs: Outputs,
+    outputs: Outputs | None,
     model: nn.Module,
     adapter: Adapter,
     batch: Batch,
@@ -51,17 +52,23 @@ def model_checks(
 
     progress("cutting the inputs")
     seed = int(report.environment.get("seed", 0))
-    movement = perturbed(model, adapter, batch, outputs)
+    movement = None if outputs is None else perturbed(model, adapter, batch, outputs)
     told = causality(
         model, adapter, batch, seen, loss_fn, replays=replays, seed=seed, movement=movement, options=options
     )
-    padding, found = padding_matters(model, adapter, batch, seen.view, movement, loss_fn)
+    padding, found = "padding not varied", []
+    if movement is not None:
+        padding, found = padding_matters(model, adapter, batch, seen.view, movement, loss_fn)
     leaks = [] if told is None else causality_findings(told, report.findings)
     if told is not None:
         report.causality = told.as_dict()
         report.notes += told.notes
     check = causality_check(told, leaks, padding)
     join(check if replays else replace(check, detail=REPLAYED_NOT), [*leaks, *found])
+    if outputs is None:  # nothing but its loss can be asked
+        why = "what the model hands back of its own is not known"
+        report.checks.append(Check("decode", DECODE, "skip", why))
+        return
     progress("decoding step by step")
     join(*decode_check(model, adapter, batch, movement, loss_fn))
     if peft_model(model) is not None:

@@ -14,7 +14,8 @@ from alignment.pairing import Policy
 from ..host.preserve import preserved
 from ..models import Adapter, Batch
 from ..models.adapter import LabelsAs, labels_as
-from ..models.forward import forward, shapes_of
+from ..models.forward import Outputs, forward, shapes_of
+from ..models.modules import is_pretrained
 from ..records.report import Report
 from ..report.explain import token_namer
 from ..witness.witness import LossFunction, Options, Witness, witness
@@ -23,6 +24,7 @@ from .check import Keep, report_of
 from .checklist import fallback_path, loss_value, text_length, training_step
 from .engine import Engine, default_loss
 from .model_checks import model_checks
+from .own_model import checks_of_loss, why_no_outputs
 from .reduction import Reduction, check_reduction, counted_loss, settled
 from .training import Steps, take_steps
 from .witness_checks import kinds_of
@@ -137,23 +139,13 @@ def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> R
     )
     report.notes += plan.notes
     report.token_name = plan.token_name
-    progress("real forward passes")
-    without = forward(model, adapter, batch, labels=False)
-    outputs = without if withheld else forward(model, adapter, batch)
-    engine = Engine.run(model, adapter, outputs, batch, seen.view, seen.expected, plan.policy)
-    report.shapes = shapes_of(outputs)
-    _decide(report, engine)
-    fallback = Engine.run(model, adapter, without, batch, seen.view, seen.expected, plan.policy)
-    progress("training steps")
-    steps = _steps(plan, seen, loss_fn, engine)
-    _losses(report, engine, steps, own=plan.loss is None)
-    findings = report.findings
-    report.checks += [
-        text_length(engine, findings),
-        *(loss_value(kind, engine, findings, random_init=plan.random_init) for kind in kinds_of(seen)),
-        fallback_path(fallback, expands=without.expanded_input_ids is not None),
-        training_step(steps, findings),
-    ]
+    why = why_no_outputs(model, adapter, batch)
+    if why:
+        progress("training steps")
+        report.checks += checks_of_loss(why, model, adapter, batch, loss_fn, seen, kinds_of(seen))
+        outputs = None
+    else:
+        outputs = _seed_checks(plan, report, seen, loss_fn, progress)
     model_checks(
         report,
         outputs,
@@ -170,6 +162,42 @@ def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> R
     )
     report.checks.sort(key=lambda check: ORDER.index(check.id))
     return report
+
+
+def _seed_checks(
+    plan: Plan, report: Report, seen: Witness, loss_fn: LossFunction, progress: Callable[[str], None]
+) -> Outputs:
+    """The seed's five checks, on real forward passes of a model whose outputs are known; hands those on."""
+    model, adapter, batch = plan.model, plan.adapter, plan.batch
+    withheld = plan.labels == "none"
+    progress("real forward passes")
+    outputs = forward(model, adapter, batch, labels=not withheld)
+    without = _without_labels(model, adapter, batch, outputs) if not withheld else outputs
+    engine = Engine.run(model, adapter, outputs, batch, seen.view, seen.expected, plan.policy)
+    report.shapes = shapes_of(outputs)
+    _decide(report, engine)
+    fallback = Engine.run(model, adapter, without, batch, seen.view, seen.expected, plan.policy)
+    progress("training steps")
+    steps = _steps(plan, seen, loss_fn, engine)
+    _losses(report, engine, steps, own=plan.loss is None)
+    findings = report.findings
+    report.checks += [
+        text_length(engine, findings),
+        *(loss_value(kind, engine, findings, random_init=plan.random_init) for kind in kinds_of(seen)),
+        fallback_path(fallback, expands=without.expanded_input_ids is not None),
+        training_step(steps, findings),
+    ]
+    return outputs
+
+
+def _without_labels(model: nn.Module, adapter: Adapter, batch: Batch, outputs: Outputs) -> Outputs:
+    """A forward that is given no labels; ``outputs`` where a module of the user's own cannot do without them."""
+    try:
+        return forward(model, adapter, batch, labels=False)
+    except TypeError:
+        if is_pretrained(adapter.inner(model)):
+            raise
+        return outputs
 
 
 def _decide(report: Report, engine: Engine) -> None:

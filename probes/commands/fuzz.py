@@ -26,7 +26,7 @@ DESCRIPTION = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Model, loss and report options, and how much to draw."""
-    parser.add_argument("--model", metavar="NAME_OR_PATH", help="a checkpoint; default: a small random Higgs model")
+    parser.add_argument("--model", metavar="NAME_OR_PATH", help="a checkpoint, or FILE.py:FUNC that returns a module")
     parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:N]")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
     parser.add_argument(
@@ -106,6 +106,7 @@ def _contract(args: argparse.Namespace) -> Contract:
     from ..models.loading import load_model
     from ..witness.loss_file import load_loss
     from ..witness.witness import Options
+    from .own import load_own_model, names_function
 
     allow = frozenset(word.strip() for word in args.allow.split(",") if word.strip())
     unknown = sorted(allow - set(ALLOWED))
@@ -114,7 +115,12 @@ def _contract(args: argparse.Namespace) -> Contract:
     keep = finding_filter(args)
     device, dtype = pick_device(args.device), pick_dtype(args.dtype)
     loss = None if args.loss is None else load_loss(args.loss)
-    loaded = load_model(args.model, device=device, dtype=dtype, seed=args.seed)
+    if args.streams is not None:
+        raise UsageError("fuzz draws batches of its own, which hold no declared streams: check yours with preflight")
+    if names_function(args.model) and loss is None:
+        raise UsageError("a model of your own has a loss of its own: name it with --loss FILE.py:FUNC")
+    load = load_own_model if names_function(args.model) else load_model
+    loaded = load(args.model, device=device, dtype=dtype, seed=args.seed)
     adapter = adapter_for(loaded.model, args.head)
     if isinstance(adapter, CodebookAdapter):
         adapter.refuse()

@@ -24,6 +24,7 @@ __all__ = [
     "add_outputs",
     "add_rank_options",
     "add_report_options",
+    "add_streams",
     "add_trainer_options",
     "codes",
     "finding_filter",
@@ -44,8 +45,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--model",
         "--base_ckpt",
         metavar="NAME_OR_PATH",
-        help="a checkpoint (safetensors); default: a small random Higgs model",
+        help="a checkpoint (safetensors), or FILE.py:FUNC that returns a module; default: a small random Higgs model",
     )
+    group.add_argument("--batch", metavar="FILE.py:FUNC", help="FUNC(model) returns the batch; default: a barcoded one")
     group.add_argument(
         "--data",
         "--train_manifest",
@@ -145,6 +147,7 @@ def add_loss_options(parser: argparse.ArgumentParser) -> None:
         help="how the engine's own loss pairs logits with labels (default: by evidence)",
     )
     group.add_argument("--head", action="append", default=[], metavar="NAME", help="an output head, by module name")
+    add_streams(group)
     group.add_argument(
         "--reduction",
         choices=("token-mean", "sequence-mean", "sum"),
@@ -160,6 +163,11 @@ def add_replay(parser: argparse.ArgumentParser) -> None:
         choices=tuple(REPLAYS),
         help="run the loss again with later inputs replaced at every position, or not at all (default: at a few cuts)",
     )
+
+
+def add_streams(group: Any) -> None:
+    """--streams."""
+    group.add_argument("--streams", metavar="FILE.toml", help="what the heads of a model of your own predict, declared")
 
 
 def add_outputs(group: Any, *forms: str) -> None:

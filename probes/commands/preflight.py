@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from .device import pick_device, pick_dtype
@@ -25,9 +25,14 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from torch import nn
+
+    from ..batches.batch_source import Source
     from ..checks.preflight import Plan
+    from ..models import Adapter
+    from ..models.declaration import Declaration
     from ..ranks import Place
     from ..ranks.part import Part
     from ..records.choice import Choice
@@ -146,13 +151,19 @@ def make_plan(args: argparse.Namespace, place: Place | None = None) -> Plan:
     from ..checks.preflight import Plan
     from ..checks.reduction import COUNTS
     from ..host.origin import other_copies, package_of
-    from ..models import adapter_for
     from ..models.loading import load_model
     from ..witness.loss_file import load_loss
+    from .own import declared_streams, load_own_model, names_function
 
+    streams = declared_streams(args)
     device, dtype = pick_device(args.device, place), pick_dtype(args.dtype)
     if args.data is not None and args.length is not None:
         raise UsageError("--length shapes the barcoded batch: it cannot be used with --data")
+    for option, given in (("--data", args.data), ("--length", args.length), ("--batch-size", args.batch_size)):
+        if args.batch is not None and given is not None:
+            raise UsageError(f"--batch is the batch: it cannot be used with {option}")
+    if args.loss is None and (streams is not None or names_function(args.model)):
+        raise UsageError("a model of your own has a loss of its own: name it with --loss FILE.py:FUNC")
     loss = None if args.loss is None else load_loss(args.loss)
     if loss is not None and args.policy != "evidence":
         raise UsageError("--policy is about the engine's own loss: it cannot be used with --loss")
@@ -162,11 +173,13 @@ def make_plan(args: argparse.Namespace, place: Place | None = None) -> Plan:
             signature.bind(None, None, **dict.fromkeys(signature.parameters.keys() & COUNTS))
         except (TypeError, ValueError) as error:
             raise UsageError(f"--loss {args.loss}: must be callable as FUNC(model, batch): {error}") from error
-    loaded = load_model(args.model, device=device, dtype=dtype, seed=args.seed)
+    load = load_own_model if names_function(args.model) else load_model
+    loaded = load(args.model, device=device, dtype=dtype, seed=args.seed)
+    adapter, source = _adapter_and_batch(args, loaded.model, loss, streams, place)
     plan = Plan(
         model=loaded.model,
-        adapter=adapter_for(loaded.model, args.head),
-        batch={},
+        adapter=adapter,
+        batch=source.batch,
         loss=loss,
         labels=args.labels,
         policy=args.policy,
@@ -177,11 +190,7 @@ def make_plan(args: argparse.Namespace, place: Place | None = None) -> Plan:
         grad_accum=args.grad_accum,
         replay=REPLAYS.get(getattr(args, "replay", None) or "", True),
     )
-    from ..batches.batch_source import load_batch
-    from ..ranks import ALONE
-
-    source = load_batch(plan.adapter, plan.model, args, place or ALONE)
-    plan.batch, plan.notes, plan.findings = source.batch, loaded.notes + source.notes, source.findings
+    plan.notes, plan.findings = loaded.notes + source.notes, source.findings
     plan.tokenizer = source.tokenizer
     plan.notes += other_copies(package_of(plan.adapter.inner(plan.model)), _own_folders(args.loss))
     _add_lora(plan, args)
@@ -192,6 +201,29 @@ def _own_folders(loss: str | None) -> list[Path]:
     """Where a user's own copy of a package may lie: beside the loss, and in the working directory."""
     where = (loss or "").rpartition(":")[0]
     return [Path(where).parent if where.endswith(".py") else Path(), Path()]
+
+
+def _adapter_and_batch(
+    args: argparse.Namespace,
+    model: nn.Module,
+    loss: Callable[..., Any] | None,
+    streams: Sequence[Declaration] | None,
+    place: Place | None,
+) -> tuple[Adapter, Source]:
+    """The adapter of the model, and the batch: of one's own, or as the other options say."""
+    from ..batches.batch_source import Source, load_batch
+    from ..checks.check import adapter_of
+    from ..models import adapter_for
+    from ..ranks import ALONE
+    from .own import load_own_batch
+
+    if args.batch is not None:
+        batch = load_own_batch(args.batch, model)
+        return adapter_of(model, batch, loss or (lambda *_: None), args.head, streams), Source(batch)
+    if streams is not None:
+        raise UsageError("--streams declares what lies in a batch of your own: name it with --batch FILE.py:FUNC")
+    adapter = adapter_for(model, args.head)
+    return adapter, load_batch(adapter, model, args, place or ALONE)
 
 
 def _add_lora(plan: Plan, args: argparse.Namespace) -> None:

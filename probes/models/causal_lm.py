@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from .modules import (
     feeder,
     head_by_size,
     is_masked_lm,
+    is_pretrained,
     module_at,
     output_embeddings,
     pretrained_models,
@@ -79,7 +80,10 @@ class CausalLMAdapter(TextRuns):
         sizes = {name: vocabulary_of(head, inner) for name, head in self._heads(model)}
         if len(set(sizes.values())) > 1:
             listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
-            raise UsageError(f"heads of several vocabularies ({listed}): check them one at a time")
+            raise UsageError(
+                f"heads of several vocabularies ({listed}): declare them as streams, or check them one at a time"
+            )
+        self._vocab = next(iter(sizes.values()))
 
     # -- the model -------------------------------------------------------------------------------
 
@@ -121,8 +125,28 @@ class CausalLMAdapter(TextRuns):
         return [("text", head)]
 
     def outputs(self, model: nn.Module, kwargs: Mapping[str, Any]) -> Any:
-        """A forward."""
-        return model(**kwargs)
+        """A forward; a module of the user's own is given what it takes, and its logits are called so."""
+        inner = self.inner(model)
+        if is_pretrained(inner):
+            return model(**kwargs)
+        return SimpleNamespace(logits=self._logits(model(**self._taken(inner, kwargs))))
+
+    def _taken(self, inner: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments that a module of the user's own takes, its ids under its own name."""
+        parameters = inspect.signature(type(inner).forward).parameters
+        ids = next((key for key in self.id_keys if kwargs.get(key) is not None), self.id_keys[-1])
+        given = {self.id_keys[-1]: kwargs.get(ids), **kwargs}
+        if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
+            return given
+        return {key: value for key, value in given.items() if key in parameters}
+
+    def _logits(self, out: Any) -> Tensor | None:
+        """What of the module's outputs has as many columns as its head."""
+        found = getattr(out, "logits", out.get("logits") if isinstance(out, Mapping) else None)
+        for one in (found, *(out if isinstance(out, (tuple, list)) else (out,))):
+            if isinstance(one, Tensor) and one.dim() > 1 and one.shape[-1] == self._vocab:
+                return one
+        return None
 
     # -- the batch -------------------------------------------------------------------------------
 

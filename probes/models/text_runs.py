@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,7 @@ from alignment import IGNORE_INDEX
 
 from .adapter import Batch, CannotDecodeError, Layout, Repadded, Step, View
 from .decoding import beside, decoded
-from .modules import embedding_rows, virtual_tokens
+from .modules import embedding_rows, is_pretrained, virtual_tokens
 from .reading import is_encoder_decoder
 from .token_ids import placeholder_ids, text_config
 
@@ -54,6 +55,10 @@ class TextRuns:
         if mask is not None and mask.shape != ids.shape:
             return []
         given = {**batch, "attention_mask": torch.ones_like(ids) if mask is None else mask}
+        sides = (("right", (0, MORE)), ("left", (MORE, 0)))
+        inner = self.inner(model)
+        if not is_pretrained(inner) and "attention_mask" not in inspect.signature(type(inner).forward).parameters:
+            sides = sides[:1]  # it is never told where padding is: none can stand before what it reads
         kept = ("labels", "decoder_") if is_encoder_decoder(self.inner(model)) else ()
         padding = {**PADDING, "input_ids": _pad_id(self.inner(model))}
         return [
@@ -68,7 +73,7 @@ class TextRuns:
                     },
                 ),
             )
-            for side, edges in (("right", (0, MORE)), ("left", (MORE, 0)))
+            for side, edges in sides
         ]
 
     def decode(self, model: nn.Module, sample: Batch, steps: int) -> Iterator[Step]:

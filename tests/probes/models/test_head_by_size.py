@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from probes import UsageError, check_loss
+from probes import check_loss
 from probes.models.modules import head_by_size
 
 VOCAB = 65
@@ -64,5 +64,4 @@ def test_two_layers_that_fit_are_a_choice():
     model = GPT()
     model.other = nn.Linear(32, VOCAB)
     assert head_by_size(model) == ""
-    with pytest.raises(UsageError, match="--head"):
-        check_loss(model, batch(), loss)
+    assert head_by_size(GPT()) == "lm_head"

@@ -1,0 +1,83 @@
+"""Modules of people's own: which checks of the model can be asked of them, and those that ask their loss alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from alignment import Finding
+
+from ..host.preserve import copy_of, preserved
+from ..models import Adapter, Batch
+from ..models.declared import DeclaredAdapter
+from ..models.forward import forward
+from ..models.modules import is_pretrained
+from ..records.report import Check
+from ..witness.witness import LossFunction, Witness
+from .checklist import training_step
+from .training import Steps, take_steps
+
+__all__ = ["checks_of_loss", "why_no_outputs"]
+
+#: Models of at most so many parameters are trained whole for a few steps, and undone.
+SMALL = 50_000_000
+
+
+def why_no_outputs(model: nn.Module, adapter: Adapter, batch: Batch) -> str:
+    """Why the logits of a forward of the model's own cannot be asked for; empty where they can."""
+    if isinstance(adapter, DeclaredAdapter):
+        return "streams are declared: what the model hands back of its own is not"
+    inner = adapter.inner(model)
+    if is_pretrained(inner):
+        return ""
+    name = type(inner).__name__
+    try:
+        given = forward(model, adapter, batch)
+    except Exception as error:  # noqa: BLE001 - a module of the user's own may raise anything
+        return f"{name} cannot be called with the batch alone: {type(error).__name__}: {error}"
+    return "" if given.logits is not None else f"{name} hands back no logits"
+
+
+def checks_of_loss(
+    why: str,
+    model: nn.Module,
+    adapter: Adapter,
+    batch: Batch,
+    loss_fn: LossFunction,
+    seen: Witness,
+    kinds: Sequence[str],
+) -> list[Check]:
+    """The seed's five checks where only the loss can be asked: a few steps must lower it, the rest is skipped."""
+    names = [("text-length", "Logits and expanded labels have the same length")]
+    names += [(f"{kind}-loss", f"The {kind} loss computes, with meaningful values") for kind in kinds]
+    names += [("fallback-path", "The fallback path works without expanded_labels")]
+    broken = {f.code: f for f in seen.findings if f.code in ("LA101", "LA206", "LA501", "LA605")}
+    checks = [Check(name, title, "skip", why) for name, title in names]
+    if "LA101" in broken:
+        checks[0] = Check(*names[0], "fail", f"LA101: {broken['LA101'].message}")
+    return [*checks, training_step(_steps(model, adapter, batch, loss_fn, seen, list(broken.values())), seen.findings)]
+
+
+def _steps(
+    model: nn.Module,
+    adapter: Adapter,
+    batch: Batch,
+    loss_fn: LossFunction,
+    seen: Witness,
+    broken: Sequence[Finding],
+) -> Steps | str | Exception:
+    if broken:
+        return f"the loss does not train: {broken[0].code} {broken[0].name}"
+
+    def judge() -> dict[str, float]:
+        with preserved(model), torch.no_grad():
+            model.eval()
+            return {"loss": float(loss_fn(model, copy_of(batch)))}
+
+    whole = sum(parameter.numel() for parameter in model.parameters()) <= SMALL
+    try:
+        return take_steps(model, adapter, batch, seen.view, loss_fn, judge, everything=whole)
+    except Exception as error:  # noqa: BLE001 - the user's loss may raise anything; the report goes on without it
+        return error

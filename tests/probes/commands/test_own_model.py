@@ -1,0 +1,151 @@
+"""Models and batches of people's own on the command line: ``--model``, ``--batch`` and ``--loss`` name functions."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import loss_align
+
+HERE = Path(__file__).parents[1]
+
+OWN = f"""
+import sys
+sys.path.insert(0, {str(HERE)!r})
+import torch
+import torch.nn.functional as F
+from torch import nn
+from speech_zoo import by_name
+
+zoo = by_name("text and K codebooks")
+
+
+def build():
+    return zoo.model()
+
+
+def batch(model):
+    return zoo.batch()
+
+
+right, copy = zoo.right, zoo.wrong["copy"][0]
+
+
+class Plain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.body, self.out = nn.Embedding(300, 16), nn.GRU(16, 16, batch_first=True), nn.Linear(16, 300)
+
+    def forward(self, tokens):
+        return self.out(self.body(self.table(tokens))[0])
+
+
+def plain():
+    return Plain()
+
+
+def mean(logits, labels):
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+
+def plain_loss(model, batch):
+    return mean(model(batch["input_ids"]), batch["labels"])
+
+
+def plain_copy(model, batch):
+    return F.cross_entropy(model(batch["input_ids"]).flatten(0, 1), batch["labels"].flatten())
+
+
+def nothing():
+    return 3
+
+
+def a_list(model):
+    return [1]
+
+
+def raises():
+    raise ValueError("no weights here")
+"""
+
+STREAMS = """
+[text]
+head = "text_head"
+ids = "text"
+
+["audio[{k}]"]
+head = "heads.{k}"
+ids = "codes[:, {k}]"
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "streams.toml").write_text(STREAMS)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def command(*words):
+    return loss_align.main([str(word) for word in words])
+
+
+DECLARED = ("--model", "own.py:build", "--batch", "own.py:batch", "--streams", "streams.toml")
+PLAIN = ("--model", "own.py:plain", "--loss", "own.py:plain_loss")
+
+
+@pytest.mark.parametrize(("loss", "code"), [("right", 0), ("copy", 1)])
+def test_preflight_of_declared_streams(here, loss, code):
+    assert command("preflight", *DECLARED, "--loss", f"own.py:{loss}", "--json", "report.json") == code
+    report = json.loads(Path("report.json").read_text())
+    checks = {check["id"]: check["status"] for check in report["checks"]}
+    assert checks["training-step"] == checks["pairing-text"] == "pass"
+    assert checks["pairing-audio"] == ("fail" if code else "pass")
+    assert set(report["streams"]) == {"text", *(f"audio[{k}]" for k in range(4))}
+
+
+def test_a_plain_module_goes_through_every_check_that_applies(here):
+    assert command("preflight", *PLAIN, "--json", "report.json") == 0
+    checks = {check["id"]: check["status"] for check in json.loads(Path("report.json").read_text())["checks"]}
+    passed = {name for name, status in checks.items() if status == "pass"}
+    assert passed >= {"text-length", "text-loss", "training-step", "pairing-text", "coverage", "causality"}
+    assert command("preflight", "--model", "own.py:plain", "--loss", "own.py:plain_copy") == 1
+
+
+def test_explain_record_and_fuzz_take_them_too(here, capsys):
+    assert command("explain", *DECLARED, "--loss", "own.py:copy", "--rows", "0:4") == 1
+    assert "audio[0]" in capsys.readouterr().out
+    assert command("record", *PLAIN, "--out", "record.json") == 0
+    assert '"text"' in Path("record.json").read_text()
+    assert command("fuzz", *PLAIN, "--case", "t5p") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--model", "own.py:plain"), "name it with --loss"),
+        (("--model", "own.py:plian", "--loss", "own.py:right"), "did you mean plain?"),
+        (("--model", "own.py:nothing", "--loss", "own.py:right"), "must return a torch module, it returned a int"),
+        (("--model", "own.py:raises", "--loss", "own.py:right"), "raised ValueError: no weights here"),
+        (("--model", "own.py:batch", "--loss", "own.py:right"), "must be callable as FUNC()"),
+        ((*PLAIN, "--batch", "own.py:a_list"), "must return a mapping"),
+        ((*PLAIN, "--batch", "own.py:plain"), "must be callable as FUNC(model)"),
+        ((*PLAIN, "--batch", "own.py:batch", "--length", "9"), "cannot be used with --length"),
+        ((*PLAIN, "--streams", "streams.toml"), "name it with --batch"),
+        ((*DECLARED, "--loss", "own.py:right", "--head", "text_head"), "leave --head out"),
+        (
+            ("--model", "own.py:build", "--batch", "own.py:batch", "--streams", "s.toml", "--loss", "own.py:right"),
+            "s.toml",
+        ),
+        (DECLARED, "name it with --loss"),
+    ],
+)
+def test_what_is_wrong_with_them_is_one_sentence(here, capsys, words, message):
+    assert command("preflight", *words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_fuzz_declares_no_streams(here, capsys):
+    assert command("fuzz", *PLAIN, "--streams", "streams.toml") == 2
+    assert "preflight" in capsys.readouterr().err
