@@ -28,6 +28,7 @@ from .modules import (
     module_at,
     output_embeddings,
     pretrained_models,
+    rows_beside,
     unwrapped,
     vocabulary_of,
     widest_layers,
@@ -254,7 +255,7 @@ class CausalLMAdapter(TextRuns):
     def usable_ids(self, model: nn.Module, view: View) -> Tensor:
         """Ids that head and embedding both know, and that mean nothing special to the model."""
         inner = self.inner(model)
-        rows = embedding_rows(inner)
+        rows = embedding_rows(inner) if is_pretrained(inner) else rows_beside(inner, view.streams[0].vocab)
         limit = min(view.streams[0].vocab, view.streams[0].vocab if rows is None else rows)
         free = torch.ones(limit, dtype=torch.bool)
         free[[number for number in special_ids(inner) if 0 <= number < limit]] = False

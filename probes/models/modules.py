@@ -22,6 +22,7 @@ __all__ = [
     "positions_hint",
     "pretrained_models",
     "routes_by_capacity",
+    "rows_beside",
     "task_type_hint",
     "unwrapped",
     "virtual_tokens",
@@ -198,6 +199,12 @@ def head_by_size(model: nn.Module) -> str:
     sizes = rows | {-(-size // PADDED_TO) * PADDED_TO for size in rows}
     alike = [path for path, layer in layers.items() if layer.weight.shape[0] in sizes]
     return alike[0] if len(alike) == 1 else ""
+
+
+def rows_beside(model: nn.Module, vocab: int) -> int:
+    """How many ids a module of the user's own can read: its head's ``vocab`` may be padded where its table is not."""
+    tables = [module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)]
+    return min((rows for rows in tables if 0 <= vocab - rows < PADDED_TO), default=vocab)
 
 
 def module_at(model: nn.Module, inner: nn.Module, name: str) -> nn.Module:
