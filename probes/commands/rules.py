@@ -16,7 +16,7 @@ DESCRIPTION = "The finding catalogue. With a code or name: all about that findin
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The optional code."""
     parser.add_argument("code", nargs="?", metavar="CODE", help="a code (LA102) or a name (copy-objective)")
-    parser.add_argument("--markdown", action="store_true", help="the catalogue as a Markdown table, as in README.md")
+    parser.add_argument("--markdown", action="store_true", help="the catalogue as a Markdown table")
 
 
 def run(args: argparse.Namespace) -> int:

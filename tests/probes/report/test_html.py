@@ -264,7 +264,7 @@ def test_the_three_losses_of_the_seed(pages, name, says, kinds):
     assert data["names"]["128009"] == "<|eot_id|>"
 
 
-#: The command that README gives for its picture; the picture is the page's first.
+#: The command that docs/reports.md gives for the picture in README; the picture is the page's first.
 PICTURED = (
     "explain --data fixtures/chatml/speech.jsonl --loss fixtures/trainers/seed_after_fix.py:loss "
     "--sample 1 --stream text --rows 148:160"
@@ -274,7 +274,7 @@ PICTURED = (
 @pytest.mark.higgs
 def test_the_picture_in_the_readme_is_what_the_command_makes(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    assert f"loss-align {PICTURED}" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"loss-align {PICTURED}" in (ROOT / "docs" / "reports.md").read_text(encoding="utf-8")
     page = tmp_path / "page.html"
     assert main([*PICTURED.split(), "--html", str(page)]) == 1
     drawn = re.search(r"<svg class=\"picture\".*?</svg>\n", page.read_text(encoding="utf-8"), flags=re.DOTALL)[0]
