@@ -270,3 +270,26 @@ def test_a_folder_of_the_same_name_stops_no_other_test(tmp_path, folder, start):
     )
     assert "1 passed" in done.stdout, done.stdout + done.stderr
     assert "which does not belong to loss-alignment" in " ".join(done.stdout.split())
+
+
+DISTILLED = """
+import torch
+import torch.nn.functional as F
+
+def taught(model, batch):
+    logits = model(**batch).logits[:, :-1]
+    teacher = torch.randn(logits.shape, generator=torch.Generator().manual_seed(7)).softmax(-1)
+    return F.kl_div(logits.log_softmax(-1), teacher, reduction="batchmean")
+
+def test_loss(loss_alignment, model, batch):
+    report = loss_alignment.check(model, batch, taught{0})
+    assert [one.code for one in report.accepted] == ["LA802"]
+"""
+
+
+def test_a_blind_spot_fails_a_test_until_it_is_accepted_by_name(project):
+    result = project(DISTILLED.format(""))
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*LA802 unread-rows blind on text*", "*INCOMPLETE: 1 blind spot*"])
+    project(DISTILLED.format(', ignore=["LA802:text"]')).assert_outcomes(passed=1)
+    project(DISTILLED.format(', ignore=["LA802:audio"]')).assert_outcomes(failed=1)

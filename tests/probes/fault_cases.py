@@ -41,6 +41,7 @@ class Case:
         loss: ``file:function`` below fixtures/trainers.
         errors: ``CODE modality`` of every error, no more and no less.
         warnings: the same of warnings: all of them are due for a fault, allowed for correct code.
+        blind: ``CODE modality`` of what cannot be judged of correct code, no more and no less.
         fault: the class, 0 for correct code.
         prepare: function of the same file that makes the batch of faulty data code.
         model: ``higgs``, ``lora``, ``llama``, ``chatml`` (the Higgs model with the released collator), or
@@ -55,6 +56,7 @@ class Case:
     loss: str
     errors: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    blind: tuple[str, ...] = ()
     fault: int = 0
     prepare: str = ""
     model: str = "higgs"

@@ -47,12 +47,13 @@ with contextlib.suppress(OSError, AttributeError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one run said: errors and warnings as ``CODE modality``, and their messages."""
+    """What one run said: errors, warnings and blind spots as ``CODE modality``, and their messages."""
 
     case: Case
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
     messages: str
+    blind: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -61,7 +62,7 @@ class Outcome:
         known = _by_severity(case.errors, case.warnings)
         said = _by_severity(self.errors, self.warnings)
         if not case.fault:  # correct code may be warned of, and need not be
-            return "silent" if said <= known else "false alarm"
+            return "silent" if said <= known and self.blind == case.blind else "false alarm"
         if not said:
             return "missed"
         if not known <= said:
@@ -200,10 +201,11 @@ def run(case: Case, size: int = 2, dtype: torch.dtype = torch.float32, source: s
         batch = batch_of(case, size, source)
     findings = [*findings, *check_loss(model, batch, loss_of(case), **case.options).findings]
     said = {
-        severity: sorted({short(f) for f in findings if f.severity == severity}) for severity in ("error", "warning")
+        severity: tuple(sorted({short(f) for f in findings if f.severity == severity}))
+        for severity in ("error", "warning", "blind")
     }
     messages = "\n".join(f"{f.code} {f.stream} ({f.count}): {f.message}" for f in findings)
-    return Outcome(case, tuple(said["error"]), tuple(said["warning"]), messages)
+    return Outcome(case, said["error"], said["warning"], messages, said["blind"])
 
 
 def short(finding: Any) -> str:

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from live_runs import batches, llama, loop, mean, watched
+from live_runs import VOCAB, batches, llama, loop, mean, watched
 
 from loss_align import main
 from probes import UsageError, check_loss
@@ -165,18 +165,25 @@ def test_stopped_with_our_code_it_is_four():
     assert ended.value.code == 4
 
 
-def confident(share):
-    """A loop on logits that are already sure of their targets in a share of the labelled rows."""
+def learnt(share):
+    """A model that is sure of the next token, and samples that follow it in a share of their rows."""
+    model, draw = llama().eval(), torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(2000)
+        ids = torch.randint(3, VOCAB, (8, 1), generator=draw)
+        while ids.shape[1] < 40:
+            likely = model(ids).logits[:, -1].argmax(-1, keepdim=True)
+            other = torch.randint(3, VOCAB, likely.shape, generator=draw)
+            ids = torch.cat([ids, torch.where(torch.rand(likely.shape, generator=draw) < share, likely, other)], 1)
+    return model, {"input_ids": ids, "labels": ids.clone()}
 
-    def loss(model, batch):
-        logits, labels = model(**batch).logits[:, :-1], batch["labels"][:, 1:]
-        places = torch.nonzero(labels.reshape(-1) != IGNORE).reshape(-1)
-        sure = places[torch.arange(len(places)) < share * len(places)]
-        lift = torch.zeros(labels.numel(), logits.shape[-1])
-        lift[sure, labels.reshape(-1)[sure]] = 60.0
-        return F.cross_entropy(logits.flatten(0, 1) + lift, labels.flatten())
 
-    return loss
+@pytest.mark.parametrize(("share", "verdict"), [(0.03, "pass"), (0.3, "incomplete")])
+def test_a_few_saturated_rows_are_stated_and_more_are_a_blind_spot(share, verdict):
+    model, batch = learnt(share)
+    report, code = watched(lambda: loop(model, lambda m, b: m(**b).loss, [batch]), steps=1)
+    assert (report.verdict, code) == (verdict, 0), codes(report)
+    assert codes(report) == ([] if verdict == "pass" else [("LA802", "text", "blind")])
 
 
 # -- the command ---------------------------------------------------------------------------------------

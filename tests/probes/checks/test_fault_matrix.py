@@ -177,6 +177,12 @@ def test_the_verdict(case, errors, warnings, verdict):
     assert table_of([outcome])[1] is (verdict in {"named", "silent"})
 
 
+def test_correct_code_is_blind_where_its_case_says_so_alone():
+    assert Outcome(RIGHT, (), (), "", blind=("LA802 text",)).verdict == "false alarm"
+    taught = replace(RIGHT, blind=("LA802 text",))
+    assert [Outcome(taught, (), (), "", blind).verdict for blind in (("LA802 text",), ())] == ["silent", "false alarm"]
+
+
 def test_the_command_prints_the_table_and_exits_by_it(monkeypatch):
     console = Console(width=120, record=True)
     monkeypatch.setattr(fault_matrix, "Console", lambda: console)

@@ -192,6 +192,24 @@ def test_ignored_codes_do_not_count(trained):
     assert callback.report.verdict == "pass"
 
 
+def taught(logits, labels, items):
+    teacher = torch.randn(logits.shape, generator=torch.Generator().manual_seed(7)).softmax(-1)
+    return torch.nn.functional.kl_div(logits.log_softmax(-1), teacher, reduction="batchmean")
+
+
+def test_a_training_that_cannot_be_judged_is_warned_of_and_goes_on(trained):
+    callback = AlignmentCallback()
+    with pytest.warns(UserWarning, match=r"incomplete: INCOMPLETE: 1 blind spot(?s:.)*LA802"):
+        watched = trained(taught, callback)
+    assert (callback.report.verdict, watched) == ("incomplete", trained(taught))
+
+
+def test_what_is_accepted_by_name_is_not_warned_of(trained):
+    callback = AlignmentCallback(ignore=["LA802:text"])
+    trained(taught, callback)
+    assert (callback.report.verdict, [one.code for one in callback.report.accepted]) == ("pass", ["LA802"])
+
+
 def test_micro_batches_of_one_sample_are_what_a_mean_of_sequences_asks_for(trained):
     callback = AlignmentCallback(reduction="sequence-mean")
     trained(lambda logits, labels, items: shifted(logits, labels) / 2, callback, accum=2, uneven=True)
