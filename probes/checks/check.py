@@ -18,6 +18,7 @@ from alignment.weights import spread
 
 from ..errors import UsageError
 from ..finder.adapter import fitting_adapter
+from ..finder.guard import guard
 from ..host.environment import environment_of
 from ..host.origin import package_of
 from ..models import Adapter, Batch, adapter_for
@@ -98,9 +99,11 @@ def check_loss(
         findings = settled(findings, wrong, declared)
     if peft_model(model) is not None:
         findings += frozen_adapters(model)
+    beside, notes = guard(model, adapter, inputs, seen.view, counted) if seen.actual else ([], [])
+    findings += beside
     report = report_of(model, adapter, inputs, seen, findings=findings, keep=keep)
     add_causality(report, model, adapter, inputs, seen, counted, replay, options, keep)
-    report.notes += keep.notes
+    report.notes += [*notes, *keep.notes]
     return report
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from alignment import Convention, Finding
 from alignment.pairing import Policy
 
+from ..finder.guard import guard
 from ..host.preserve import preserved
 from ..models import Adapter, Batch
 from ..models.adapter import LabelsAs, labels_as
@@ -126,6 +127,9 @@ def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> R
         declared = plan.reduction or "token-mean"
         wrong = check_reduction(model, adapter, batch, named, declared, plan.grad_accum, options)
         found = settled(found, wrong, declared)
+    progress("looking for heads that are not judged")
+    beside, notes = guard(model, adapter, batch, seen.view, loss_fn) if seen.actual else ([], [])
+    found += beside
     report = report_of(
         model,
         adapter,
@@ -137,7 +141,7 @@ def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> R
         name=plan.name,
         seed=plan.seed,
     )
-    report.notes += plan.notes
+    report.notes += [*notes, *plan.notes]
     report.token_name = plan.token_name
     why = why_no_outputs(model, adapter, batch)
     if why:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -28,12 +28,12 @@ from ..models.token_ids import special_ids, vocabulary_sizes
 from ..witness.backward import gradients_at
 from .candidates import Candidate, Run, nodes_above
 from .found import Discovery, Found, Unclear, shaped
-from .names import head_of, named
+from .names import Maker, head_of, named
 from .places import Match, Reach, is_flags, is_masked, match, reach
 from .renaming import Renaming, codebook_axis, integers, renamings, slices
 from .runs import Echo, Program
 
-__all__ = ["discover", "vocabularies"]
+__all__ = ["discover", "look_beside", "vocabularies"]
 
 #: Targets that follow a renaming in this part of their rows follow it.
 FOLLOWS = 0.5
@@ -80,7 +80,17 @@ def discover(model: nn.Module, batch: Mapping[str, Any], loss_fn: Callable[[nn.M
     if not isinstance(batch, Mapping):
         raise UsageError(f"batch must map names to tensors, got {type(batch).__name__}")
     with preserved(model):
-        return _Finder(model, dict(batch), loss_fn).discovery()
+        found = _Finder(model, dict(batch), loss_fn, lambda _: False).discovery()
+    if found.found or found.unclear or found.notes:
+        return found
+    return replace(found, notes=("the loss trains no logits: no tensor has the gradient of a choice among tokens",))
+
+
+def look_beside(
+    model: nn.Module, batch: Batch, loss_fn: Callable[[nn.Module, Any], Tensor], is_judged: Callable[[Maker], bool]
+) -> Discovery:
+    """The same of what is made by something else than the judged heads; the caller preserves the model."""
+    return _Finder(model, batch, loss_fn, lambda one: is_judged(head_of(one))).discovery()
 
 
 def vocabularies(model: nn.Module) -> set[int]:
@@ -90,12 +100,18 @@ def vocabularies(model: nn.Module) -> set[int]:
 
 
 class _Finder:
-    def __init__(self, model: nn.Module, batch: Batch, loss_fn: Callable[[nn.Module, Any], Tensor]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        loss_fn: Callable[[nn.Module, Any], Tensor],
+        skip: Callable[[Candidate], bool],
+    ) -> None:
         self.inner = unwrapped(model)
         self.batch = batch
         self.numbers = integers(batch)
         self.kept = frozenset(special_ids(self.inner))
-        self.program = Program(model, batch, loss_fn, self.kept)
+        self.program = Program(model, batch, loss_fn, self.kept, skip)
         self.echoes: dict[str, list[Echo]] = {}
         self.slices: dict[str, list[list[Echo] | None]] = {}
         self.notes: list[str] = []
@@ -122,8 +138,6 @@ class _Finder:
                     unclear.append(said)
                 else:
                     self.notes.append(said)
-        if not logits:
-            self.notes.append("the loss trains no logits: no tensor has the gradient of a choice among tokens")
         if failed and (unclear or not found):
             self.notes.append(f"the loss does not run as before with {', '.join(failed)} renamed")
         inside = [head_of(one).told(one.shape) for one in program.candidates if one.inside]
@@ -200,19 +214,19 @@ class _Finder:
             what = f"constants ({', '.join(map(str, values[:4].tolist()))})" if len(values) < 3 else "no input"
             if is_vocabulary:
                 reason = f"logits over {candidate.width} ids whose targets are {what}: none follows an integer of the "
-                return Unclear(head.path, candidate.shape, f"{reason}batch")
+                return Unclear(head.path, candidate.shape, f"{reason}batch", int(trained.sum()))
             return f"also trained: {told}: a choice among {candidate.width}, whose targets follow nothing in the batch"
         if best is None:
             keys = ", ".join(followed)
             if is_vocabulary:
                 reason = f"logits over {candidate.width} ids whose targets follow {keys}: no integers that the model "
-                return Unclear(head.path, candidate.shape, f"{reason}reads hold these tokens")
+                return Unclear(head.path, candidate.shape, f"{reason}reads hold these tokens", int(trained.sum()))
             return f"also trained: {told}: a classifier over {candidate.width} classes ({keys})"
         if candidate.width < LEAST_VOCABULARY_SHARE * (int(best.ids.max()) + 1) and not is_vocabulary:
             return f"also trained: {told}: a classifier over {candidate.width} classes ({', '.join(followed)})"
         if best.match.shift is not None and best.reach.everything and not best.masked:
             reason = f"each of its rows reads all of {best.place}, and none of it is masked: no offset can be told"
-            return Unclear(head.path, candidate.shape, reason)
+            return Unclear(head.path, candidate.shape, reason, int(trained.sum()))
         return self._found(part, candidate, best, targets, int(trained.sum()))
 
     def _found(self, part: Part, candidate: Candidate, best: Source, targets: Sequence[Source], rows: int) -> Found:

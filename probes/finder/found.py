@@ -71,11 +71,13 @@ class Unclear:
         head: path of what made them.
         shape: of the tensor.
         reason: what is not known.
+        rows: how many of its rows are trained.
     """
 
     head: str
     shape: tuple[int, ...]
     reason: str
+    rows: int = 0
 
     def __str__(self) -> str:
         return f"{shaped(self.head, self.shape)}: {self.reason}"

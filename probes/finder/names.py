@@ -20,6 +20,7 @@ class Maker:
 
     path: str
     call: int | None = None
+    is_parameter: bool = False
 
     def told(self, shape: Sequence[int]) -> str:
         """As a message names it."""
@@ -35,7 +36,7 @@ def head_of(candidate: Candidate) -> Maker:
             return Maker(path, call - 1)
         names = [name for name in made.parameters if not name.endswith("bias")]
         if names:
-            return Maker(names[-1])
+            return Maker(names[-1], is_parameter=True)
     made = candidate.made
     return Maker(f"{made.by} in {made.inside}" if made.inside else made.by)
 

@@ -22,7 +22,7 @@ from .candidates import Candidate, Run, search
 from .renaming import Renaming
 from .tape import Tape
 
-__all__ = ["Echo", "Program", "Seen"]
+__all__ = ["Echo", "Program", "Seen", "called", "same_conditions"]
 
 #: Logits that differ by less than this part of their spread are the same up to rounding.
 ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-8}
@@ -65,6 +65,7 @@ class Program:
 
     Attributes:
         kept: ids that no renaming exchanges.
+        skip: candidates that are judged elsewhere.
         candidates: tensors with the form of logits.
         outputs: the shape that each module gave, by its path.
         seen: per candidate, what the batch as it is says.
@@ -74,6 +75,7 @@ class Program:
     batch: Batch
     loss_fn: Callable[[nn.Module, Any], Tensor]
     kept: frozenset[int] = frozenset()
+    skip: Callable[[Candidate], bool] = lambda _: False
     candidates: list[Candidate] = field(default_factory=list)
     outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
     seen: list[Seen] = field(default_factory=list)
@@ -90,7 +92,7 @@ class Program:
             self.loss = float(run.loss.detach())
             self.candidates = search(run, self.model)
             self.outputs = dict(run.tape.outputs)
-            logits = [one for one in self.candidates if not one.inside]
+            logits = [one for one in self.candidates if not one.inside and not self.skip(one)]
             self.seen = self._read(run, logits)
             self.past = judge(run, self.candidates)
             self.candidates = logits + [one for one in self.candidates if one.inside]
@@ -122,34 +124,43 @@ class Program:
     def _run(self, batch: Batch) -> Iterator[Run]:
         tape = Tape(unwrapped(self.model))
         try:
-            with (
-                torch.random.fork_rng(devices=cuda_devices(self.model)),
-                same_random_state(),
-                warnings.catch_warnings(),
-            ):
-                torch.manual_seed(0)
-                warnings.filterwarnings("ignore", message="None of the inputs have requires_grad=True")
+            with same_conditions(self.model):
                 with torch.enable_grad(), tape:
-                    loss = self._called(batch)
+                    loss = called(self.loss_fn, self.model, batch)
                 yield Run(tape, loss)
         finally:
             tape.forget()
 
-    def _called(self, batch: Batch) -> Tensor:
-        try:
-            loss = self.loss_fn(self.model, copy_of(batch))
-        except UsageError:
-            raise
-        except SystemExit as error:
-            raise UsageError(f"the loss function ended the program (sys.exit({error.code!r}))") from error
-        except Exception as error:
-            raise UsageError(f"the loss function raised {type(error).__name__}: {error}") from error
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            raise UsageError(f"the loss function must return a scalar tensor, it returned {got}")
-        if not loss.requires_grad:
-            raise UsageError("the loss has no gradient: it is a constant, or was detached")
-        return loss
+
+@contextmanager
+def same_conditions(model: nn.Module) -> Iterator[None]:
+    """The same random numbers for every run, and those of before afterwards."""
+    with torch.random.fork_rng(devices=cuda_devices(model)), same_random_state(), warnings.catch_warnings():
+        torch.manual_seed(0)
+        warnings.filterwarnings("ignore", message="None of the inputs have requires_grad=True")
+        yield
+
+
+def called(loss_fn: Callable[[nn.Module, Any], Tensor], model: nn.Module, batch: Batch) -> Tensor:
+    """The loss on a batch.
+
+    Raises:
+        UsageError: it raises, or returns no scalar with a gradient.
+    """
+    try:
+        loss = loss_fn(model, copy_of(batch))
+    except UsageError:
+        raise
+    except SystemExit as error:
+        raise UsageError(f"the loss function ended the program (sys.exit({error.code!r}))") from error
+    except Exception as error:
+        raise UsageError(f"the loss function raised {type(error).__name__}: {error}") from error
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise UsageError(f"the loss function must return a scalar tensor, it returned {got}")
+    if not loss.requires_grad:
+        raise UsageError("the loss has no gradient: it is a constant, or was detached")
+    return loss
 
 
 def _mark(candidate: Candidate) -> Tensor:

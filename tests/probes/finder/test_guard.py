@@ -1,0 +1,101 @@
+"""LA801: logits over tokens that the loss trains and no judged stream explains; every other head is a note."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from finder_models import BESIDE, TEXT, Beside, beside, llama, next_token, own
+from speech_zoo import by_name, ce
+
+from probes import check_loss
+from probes.finder import guard as guards
+
+BOOKS = by_name("text and K codebooks")
+TEXT_ALONE = {"text": BOOKS.streams["text"]}
+HEAD = {"text": {"head": "head", "ids": "x"}}
+
+
+def unwatched(report):
+    return [(finding.code, finding.stream) for finding in report.findings if finding.code == "LA801"]
+
+
+@pytest.mark.parametrize("loss", [BOOKS.right, *(loss for loss, _ in BOOKS.wrong.values())])
+def test_codebook_heads_that_nobody_watches_are_named_by_path_and_shape(loss):
+    report = check_loss(BOOKS.model(), BOOKS.batch(), loss, streams=TEXT_ALONE)
+    assert report.verdict == "incomplete"
+    assert len(unwatched(report)) == 4
+    assert "64)" in report.findings[0].message
+
+
+def test_the_same_with_a_head_named_by_its_path():
+    report = check_loss(BOOKS.model(), BOOKS.batch(), BOOKS.right, heads=[BOOKS.streams["text"]["head"]])
+    assert len(unwatched(report)) == 4
+
+
+def test_heads_that_are_left_out_on_purpose_are_accepted_by_name():
+    heads = BOOKS.streams["audio[{k}]"]["head"].partition(".")[0]
+    report = check_loss(BOOKS.model(), BOOKS.batch(), BOOKS.right, streams=TEXT_ALONE, ignore=[f"LA801:{heads}"])
+    assert report.verdict == "pass"
+    assert sum("accepted: LA801" in note for note in report.notes) == 4
+
+
+def test_judged_heads_are_no_blind_spot():
+    assert not unwatched(check_loss(BOOKS.model(), BOOKS.batch(), BOOKS.right, streams=BOOKS.streams))
+
+
+def test_classes_values_and_contrasts_are_notes():
+    report = check_loss(Beside(), BESIDE, beside, streams=HEAD)
+    assert report.verdict == "pass"
+    assert "also trained: classes (2, 5): a classifier over 5 classes (y)" in report.notes
+    assert "also trained: value (2, 12, 1)" in report.notes
+
+
+def test_targets_that_are_no_inputs_are_a_blind_spot_too():
+    kept = torch.randint(3, 64, (2, 12), generator=torch.Generator().manual_seed(9))
+
+    def loss(model, batch):
+        hidden = model(batch["x"])[3]
+        return next_token(model, batch) + ce(F.linear(hidden, model.embed.weight), kept)
+
+    report = check_loss(Beside(), BESIDE, loss, streams=HEAD)
+    assert unwatched(report) == [("LA801", "embed.weight")]
+    assert "no input" in report.findings[-1].message
+
+
+def test_a_judged_head_that_is_used_past_its_module_is_seen():
+    def loss(model, batch):
+        logits, _, _, hidden = model(batch["x"])
+        return ce(logits[:, :-1], batch["x"][:, 1:]) + ce(F.linear(hidden.tanh(), model.head.weight), batch["x"])
+
+    assert unwatched(check_loss(Beside(), BESIDE, loss, streams=HEAD)) == [("LA801", "head.weight")]
+
+
+def test_the_second_call_of_a_head_of_which_one_is_judged():
+    def loss(model, batch):
+        hidden = model(batch["x"])[3]
+        near, far = model.head(hidden), model.head(hidden.tanh())
+        return ce(near[:, :-1], batch["x"][:, 1:]) + ce(far[:, :-2], batch["x"][:, 2:])
+
+    first = {"text": {**HEAD["text"], "call": 1}}
+    assert unwatched(check_loss(Beside(), BESIDE, loss, streams=first)) == [("LA801", "head")]
+    both = {**first, "mtp": {**HEAD["text"], "call": 2, "ahead": 2}}
+    assert not unwatched(check_loss(Beside(), BESIDE, loss, streams=both))
+
+
+def test_nothing_is_run_where_all_parameters_feed_the_judged_heads(monkeypatch):
+    monkeypatch.setattr(guards, "_graph", lambda *_: pytest.fail("the loss was run once more"))
+    assert check_loss(llama(), TEXT, own).verdict == "pass"
+
+
+def test_nothing_is_searched_where_the_graph_shows_that_all_goes_through_judged_heads(monkeypatch):
+    monkeypatch.setattr(guards, "look_beside", lambda *_: pytest.fail("the loss was searched"))
+    assert not unwatched(check_loss(BOOKS.model(), BOOKS.batch(), BOOKS.right, streams=BOOKS.streams))
+
+
+def test_no_trace_is_left():
+    model = Beside()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    check_loss(model, BESIDE, beside, streams=HEAD)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(parameter.grad is None for parameter in model.parameters())
