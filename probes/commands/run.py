@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import CannotRunError, UsageError
-from .options import add_report_options, codes, finding_filter, strict_findings
+from .options import add_report_options, add_streams, codes, finding_filter, strict_findings
 from .values import positive
 
 NAME = "run"
@@ -18,14 +18,17 @@ DESCRIPTION = (
     "script, its own after it."
 )
 #: Options that take a value, so that it is not mistaken for the script.
-VALUED = frozenset(("--steps", "--head", "--json", "--junit", "--markdown", "--html", "--select", "--ignore"))
+VALUED = frozenset(
+    ("--steps", "--head", "--streams", "--json", "--junit", "--markdown", "--html", "--select", "--ignore")
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """--steps, --stop, --head, -m, report options, and the script with its own arguments."""
+    """--steps, --stop, --head, --streams, -m, report options, and the script with its own arguments."""
     parser.add_argument("--steps", type=positive, default=2, metavar="N", help="optimizer steps to watch (default 2)")
     parser.add_argument("--stop", action="store_true", help="end the run after them: exit 1 on findings, else 0")
     parser.add_argument("--head", action="append", default=[], metavar="NAME", help="an output head, by module name")
+    add_streams(parser)
     parser.add_argument("-m", "--module", action="store_true", help="SCRIPT is a module, as after python -m")
     add_report_options(parser, "html")
     parser.add_argument(
@@ -67,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
         keep=finding_filter(args),
         strict=lambda findings: strict_findings(findings, args.strict),
         verbose=args.verbose,
+        streams=args.streams,
     )
     with Session(settings) as session:
         with when_imported("torch", session.begin):

@@ -18,6 +18,8 @@ from torch import nn
 
 from ..errors import UsageError
 from ..models import Adapter, adapter_for
+from ..models.declaration import Declaration
+from ..models.declared import DeclaredAdapter
 
 __all__ = ["Discovery", "Found"]
 
@@ -49,11 +51,13 @@ class Discovery:
 
     Attributes:
         heads: names of head modules (``--head``).
+        streams: declared ones (``--streams``); none if empty.
         unwatchable: why a module that was met cannot be watched; empty if none was.
     """
 
-    def __init__(self, heads: Sequence[str] = ()) -> None:
+    def __init__(self, heads: Sequence[str] = (), streams: Sequence[Declaration] = ()) -> None:
         self.heads = tuple(heads)
+        self.streams = tuple(streams)
         self.unwatchable = ""
         self._seen: WeakSet[nn.Module] = WeakSet()
         self._reasons: list[tuple[bool, int, str]] = []
@@ -94,7 +98,7 @@ class Discovery:
     def _found(self, module: nn.Module) -> Found | None:
         """A module, if it holds a model whose head is known."""
         try:
-            adapter = adapter_for(module, self.heads)
+            adapter = DeclaredAdapter(module, self.streams) if self.streams else adapter_for(module, self.heads)
             inner = adapter.inner(module)
         except UsageError as error:
             if _is_trained(module):

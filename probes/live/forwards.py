@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,9 +17,11 @@ from alignment.sketch import Sketch, read_sketched
 
 from ..errors import UsageError
 from ..models.adapter import Adapter, Batch, Head, View
+from ..models.declared import DeclaredAdapter
 from ..models.reading import is_encoder_decoder
 from ..models.rows import head_rows, match_rows
 from ..witness.placement import merged
+from .rows_of_own import OwnRows
 
 __all__ = ["Call", "Forward", "grade", "grade_hidden", "kept", "label_entries"]
 
@@ -87,6 +90,8 @@ class Forward:
         problem: why its rows cannot be read; empty if they can.
         fused: whether something other than the heads gave the body's output a gradient, which nobody could read.
         half: whether a gradient was in half precision.
+        own: what its modules have given, where its streams are declared.
+        called: how often each module has been called as a head, by identity.
     """
 
     model: nn.Module
@@ -104,8 +109,14 @@ class Forward:
     problem: str = ""
     fused: bool = False
     half: bool = False
+    own: OwnRows | None = None
+    called: Counter[int] = field(default_factory=Counter)
     _heads: tuple[Head, ...] | None = None
     _streams: View | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.adapter, DeclaredAdapter):
+            self.own = OwnRows()
 
     @property
     def view(self) -> View:
@@ -143,7 +154,11 @@ class Forward:
 
     def head_of(self, module: nn.Module) -> Head | None:
         """The head that a module is."""
-        return next((head for head in self.heads if head.module is module), None)
+        mine = [head for head in self.heads if head.module is module]
+        if not mine:
+            return None
+        nth, self.called[id(module)] = self.called[id(module)], self.called[id(module)] + 1
+        return next((head for head in mine if head.call in (None, nth)), None)
 
     def vocab(self, head: Head) -> int:
         """The size of a head's vocabulary."""
@@ -152,6 +167,8 @@ class Forward:
 
     def note_call(self, head: Head, inputs: Tensor | None, output: Tensor) -> Call | None:
         """A head was called on ``inputs`` and gave ``output``; None where its rows make no sense."""
+        if isinstance(self.adapter, DeclaredAdapter):
+            return self._note_declared(self.adapter, head, inputs, output)
         width, vocab = output.shape[-1] // head.books, self.vocab(head)
         if width != vocab:
             self.problem = f"the {head.name} head gives {width} scores a row, its vocabulary has {vocab} ids"
@@ -165,6 +182,32 @@ class Forward:
         call = Call(head, rows, read if read is not None and len(read) == count else None, _signature(output))
         self.calls.append(call)
         return call
+
+    def _note_declared(
+        self, adapter: DeclaredAdapter, head: Head, inputs: Tensor | None, output: Tensor
+    ) -> Call | None:
+        """The same for a head of declared streams, whose logits tell how wide it is."""
+        assert self._streams is not None
+        if head.books > 1 and not head.places:
+            head = replace(head, stacked=output.dim() > 2 and output.shape[-2] == head.books)
+        rows = head.rows(output.detach())
+        adapter.learn_width(head, rows.shape[-1])
+        count, received = len(rows) // head.books, len(self._streams.streams[head.streams[0]])
+        call = Call(head, self._own_rows(head, inputs, count, received), None, _signature(output))
+        self.calls.append(call)
+        return call
+
+    def _own_rows(self, head: Head, inputs: Tensor | None, count: int, received: int) -> Tensor | None:
+        if count == received:
+            return torch.arange(count)
+        if inputs is None or self.own is None:
+            self.problem = f"the {head.name} head gave {count} rows for {received} ids"
+            return None
+        try:
+            return self.own.placed(inputs, count, received)
+        except InputError as error:
+            self.problem = str(error)
+            return None
 
     def read_past_heads(self, grad: Tensor, hidden: Tensor, scale: float) -> None:
         """Read what the loss makes of the body's output without a head: the logits of a fused loss never exist.
@@ -249,7 +292,7 @@ def _signature(output: Tensor) -> tuple[int, int, int]:
 
 def grade(grad: Tensor, kept_rows: Sketch, scale: float) -> Reading:
     """The reading of one head's gradient, a loss scale divided out; what a scaler made overflow is unreadable."""
-    reading = read_sketched(grad.reshape(len(kept_rows.token), kept_rows.vocab), kept_rows)
+    reading = read_sketched(grad, kept_rows)
     if scale == 1.0:
         return reading
     broken = reading.form == int(Form.NOT_FINITE)  # the scaler skips this step, and tries a smaller scale

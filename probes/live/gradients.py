@@ -62,13 +62,13 @@ class Gradients:
         made.register_hook(self._safely(seen))
 
     def _read_at(self, logits: Tensor, forward: Forward, call: Call, place: str) -> None:
-        rows = sketch(logits.reshape(-1, forward.vocab(call.head)))
+        rows = sketch(call.head.rows(logits))
         call.finite &= rows.finite
 
         def seen(grad: Tensor) -> None:
             self._grade(forward, grad)
             if place == "later" or not call.readings.get("later"):  # nearer to the loss is more exact
-                call.take(place, grade(grad, rows, self._scale()))
+                call.take(place, grade(call.head.rows(grad), rows, self._scale()))
 
         logits.register_hook(self._safely(seen))
 

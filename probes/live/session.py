@@ -19,6 +19,7 @@ from .launch import Ended
 if TYPE_CHECKING:
     from alignment.findings import Finding
 
+    from ..models.declaration import Declaration
     from .company import Company
     from .watcher import Watcher
 
@@ -37,6 +38,7 @@ class Settings:
         keep: which findings count.
         strict: raises warnings to errors.
         verbose: more detail, tracebacks of errors of ours.
+        streams: the file that declares the model's streams (``--streams``).
     """
 
     steps: int
@@ -46,6 +48,7 @@ class Settings:
     keep: Choice
     strict: Callable[[Sequence[Finding]], list[Finding]]
     verbose: bool = False
+    streams: str | None = None
 
 
 class Session:
@@ -70,10 +73,21 @@ class Session:
             from .watcher import Watcher
 
             self._company = Company(self._environ, self.settings.keep)
-            self._watcher = Watcher(self.settings.steps, self.settings.heads, self._done)
+            streams = self._declared()
+            self._watcher = Watcher(self.settings.steps, self.settings.heads, self._done, streams)
             self._watcher.start()
+        except UsageError as error:
+            self._tell(error_report(str(error), UsageError.exit_code))
         except Exception:  # noqa: BLE001 - the script is in the middle of importing torch
             self._tell(self._broken(traceback.format_exc()))
+
+    def _declared(self) -> Sequence[Declaration]:
+        """The streams of ``--streams``: read now, since a script must find torch unimported."""
+        if self.settings.streams is None:
+            return ()
+        from ..models.streams_file import load_streams
+
+        return load_streams(self.settings.streams)
 
     def __enter__(self) -> Session:
         return self

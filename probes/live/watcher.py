@@ -19,6 +19,8 @@ from torch.optim.optimizer import Optimizer
 
 from ..host.forward_patch import ForwardPatch, bound_arguments
 from ..models.adapter import Batch
+from ..models.declaration import Declaration
+from ..models.declared_heads import Logits, field_of
 from ..models.embedded import embedded_ids
 from ..models.reading import CACHE, decoder_of, is_encoder_decoder
 from .boundaries import Boundaries
@@ -63,12 +65,18 @@ class Watcher:
         cause: why it stopped before the steps were done; empty if it did not.
     """
 
-    def __init__(self, steps: int, heads: Sequence[str], done: Callable[[Watcher], None]) -> None:
+    def __init__(
+        self,
+        steps: int,
+        heads: Sequence[str],
+        done: Callable[[Watcher], None],
+        streams: Sequence[Declaration] = (),
+    ) -> None:
         self.wanted, self.done = steps, done
         self.steps: list[Step] = []
         self.open: Step = []
         self.found: Found | None = None
-        self.discovery = Discovery(heads)
+        self.discovery = Discovery(heads, streams)
         self.boundaries = Boundaries(self._safely(self._stepped), self._safely(self._returned))
         self.gradients = Gradients(self._safely, self._tick, lambda: self.boundaries.scale)
         self.failed = self.cause = ""
@@ -199,6 +207,7 @@ class Watcher:
         finally:
             self._inside = None
         if begun is not None:
+            self._safely(self._note_fields)(begun, outputs)
             self._safely(self.gradients.note_outputs)(begun, outputs)
         return outputs
 
@@ -208,7 +217,7 @@ class Watcher:
             self.open = []  # what came before carried no gradient
         for before in self.open:
             if before.graded:
-                before.hidden = None  # its backward has passed
+                before.hidden = before.own = None  # its backward has passed
         if len(self.open) >= MOST_FORWARDS:
             self.finish(f"{MOST_FORWARDS} forwards without an optimizer step")
             return None
@@ -223,6 +232,15 @@ class Watcher:
         self.open.append(forward)
         self._inside = forward if inner else None
         return forward
+
+    def _note_fields(self, forward: Forward, outputs: Any) -> None:
+        """Fields of the outputs that were declared as heads."""
+        for head in forward.heads:
+            name = head.module.output if isinstance(head.module, Logits) else ""
+            logits = field_of(outputs, name) if name else None
+            if isinstance(logits, Tensor) and logits.requires_grad:
+                self._settle().note_made(logits)
+                self.gradients.note_call(forward, head, None, logits)
 
     def _tick(self) -> int:
         self._clock += 1
@@ -240,6 +258,8 @@ class Watcher:
             self._after_root(args, kwargs)
         elif self.open and (self.open[-1].hidden is not None or parts.body is None):
             head = self.open[-1].head_of(module)
+            if head is None and self.open[-1].own is not None:
+                self.open[-1].own.note(module, output)
             if head is not None and isinstance(output, Tensor) and output.requires_grad:
                 self._settle().note_made(output)
                 self.gradients.note_call(self.open[-1], head, args[0] if args else None, output)

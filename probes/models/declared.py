@@ -85,6 +85,11 @@ class DeclaredAdapter:
         """Take what a run of the loss has shown."""
         self.learnt = learnt
 
+    def learn_width(self, head: Head, width: int) -> None:
+        """Take how many ids a head was seen to score."""
+        vocab = [width if number in head.streams else known for number, known in enumerate(self.learnt.vocab)]
+        self.learnt = replace(self.learnt, vocab=tuple(vocab))
+
     # -- the model -------------------------------------------------------------------------------
 
     def inner(self, model: nn.Module) -> nn.Module:

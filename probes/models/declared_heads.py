@@ -68,7 +68,9 @@ def _unfolded(inner: nn.Module, one: Declaration, batch: Mapping[str, Any] | Non
             _check_head(inner, one, paths[0].bound(0))
         return bound[first:count]
     if not isinstance(one.ids, Place) or batch is None:
-        raise UsageError(f"streams: [{one.name}]: neither its head nor its ids say how many streams there are")
+        raise UsageError(
+            f"streams: [{one.name}]: neither its head nor its ids say how many streams there are: write one for each"
+        )
     count = 0
     while count < MOST and _fits(bound[count].ids, batch):
         count += 1
