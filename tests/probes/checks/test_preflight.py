@@ -148,8 +148,18 @@ def test_unexpanded_labels_pass_without_audio_and_fail_with_it(run):
     assert codes(report)[0][0] in ("LA101", "LA105")
 
 
-@pytest.mark.parametrize("size", ["1", "2", "3"])
-@pytest.mark.parametrize("source", [(), ("--data", str(CHATML / "speech.jsonl"))], ids=["barcoded", "chatml"])
+SPEECH = ("--data", str(CHATML / "speech.jsonl"))
+PADDED = {"barcoded-3": ("3",), "chatml-2": ("2", *SPEECH)}
+MORE_PADDED = {"barcoded-1": ("1",), "barcoded-2": ("2",), "chatml-1": ("1", *SPEECH), "chatml-3": ("3", *SPEECH)}
+
+
+@pytest.mark.parametrize(
+    ("size", "source"),
+    [
+        *(pytest.param(size, source, id=name) for name, (size, *source) in PADDED.items()),
+        *(pytest.param(size, source, id=name, marks=pytest.mark.deep) for name, (size, *source) in MORE_PADDED.items()),
+    ],
+)
 def test_verdicts_do_not_depend_on_the_padding_side(run, size, source):
     options = ("--batch-size", size, *source)
     assert run(*options)[0] == 0
