@@ -21,18 +21,31 @@ MARKS = {"llama": [], "higgs_v2": [pytest.mark.higgs_v2]}
 OWN_WAYS = ("correct:loss", "prepare", "class_weights", "linear_cross_entropy", "micro_batches", "z_loss")
 
 
-def params(*, deep):
-    """Every case at batch 2; the first of each class at every size and dtype; all the rest in the deep run.
+def quick(case, size, dtype, source):
+    """Every case at batch 2 in float32; those that stand for others at every size, dtype and source, two at a time.
 
-    On ChatML and fuzzed batches the first of each class, at batch 3.
+    The first of each class: alone, three ChatML samples in bfloat16, three fuzzed ones. Where there is one source, and
+    of correct code: at every size, and in bfloat16.
     """
+    half = dtype is torch.bfloat16
+    if (size, half, source) == (2, False, "barcoded"):
+        return True
+    if case.fault and set(case.sources) >= {"chatml", "fuzzed"}:
+        of_chatml = ("chatml", case.half)
+        return id(case) in FIRST and (size, source, half) in {
+            (1, "barcoded", False),
+            (3, "fuzzed", False),
+            (3, *of_chatml),
+        }
+    own_way = not case.fault and case.loss.endswith(OWN_WAYS)
+    return source == "barcoded" and (id(case) in FIRST or own_way)
+
+
+def params(*, deep):
+    """The quick runs of the matrix, or all the rest."""
     out = []
     for case, size, dtype, source in grid():
-        plain = size == 2 and dtype is torch.float32
-        stands = id(case) in FIRST or (not case.fault and case.loss.endswith(OWN_WAYS))
-        if source != "barcoded":
-            stands = id(case) in FIRST and size == 3 and dtype is torch.float32
-        if (plain or stands) is not deep:
+        if quick(case, size, dtype, source) is not deep:
             name = f"{case}-{source}-{size}-{str(dtype).removeprefix('torch.')}"
             marks = MARKS.get(case.model, [pytest.mark.higgs])
             out.append(pytest.param(case, size, dtype, source, id=name, marks=marks))
