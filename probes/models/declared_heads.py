@@ -71,20 +71,19 @@ def _unfolded(inner: nn.Module, one: Declaration, batch: Mapping[str, Any] | Non
         raise UsageError(
             f"streams: [{one.name}]: neither its head nor its ids say how many streams there are: write one for each"
         )
-    count = 0
-    while count < MOST and _fits(bound[count].ids, batch):
+    first = one.ids.bound(0).of(batch).shape
+    count = 1
+    while count < MOST and _shape(bound[count].ids, batch) == first:
         count += 1
-    if not count:
-        bound[0].ids.of(batch)  # type: ignore[union-attr] - raises what is wrong with it
     return bound[:count]
 
 
-def _fits(place: Any, batch: Mapping[str, Any]) -> bool:
+def _shape(place: Any, batch: Mapping[str, Any]) -> Any:
+    """The shape of what a place names; None where it names nothing."""
     try:
-        place.of(batch)
+        return place.of(batch).shape
     except InputError:
-        return False
-    return True
+        return None
 
 
 def _parts(inner: nn.Module) -> dict[str, Any]:

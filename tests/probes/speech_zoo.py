@@ -30,6 +30,7 @@ class Architecture:
         wrong: by name, losses with a fault, and the code that each must be given.
         streams: the declaration.
         offsets: of each stream under the right loss, where not +1.
+        silent: streams that the batch has no target for.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Architecture:
     wrong: Mapping[str, tuple[Callable[..., Any], str]]
     streams: Mapping[str, Any]
     offsets: Mapping[str, int] = field(default_factory=dict)
+    silent: tuple[str, ...] = ()
 
 
 def ids(seed: int, high: int, *shape: int, low: int = 3) -> torch.Tensor:
@@ -175,6 +177,324 @@ def depth_copy(model, batch):
     return ce(model.codebook0_head(h)[frame], codes[..., 0][frame]) + 0 * model.depth(h[frame], codes[frame]).sum()
 
 
+# -- nanoGPT: inputs cut, targets shifted beforehand --------------------------------------------------
+
+
+class Windows(nn.Module):
+    """A text model under keys of its own; its head has more columns than there are ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wte, self.body, self.unembed = nn.Embedding(90, D), Causal(), nn.Linear(D, 101, bias=False)
+
+    def forward(self, x):
+        return self.unembed(self.body(self.wte(x)))
+
+
+def windows_batch():
+    data = ids(3, 90, B, 19)
+    return {"x": data[:, :-1], "y": data[:, 1:]}
+
+
+# -- the whole sequence is the batch; the model reads it without its last token ----------------------
+
+
+def cut_inside(first, second=None):
+    def loss(model, batch):
+        rows = batch["seq"][:, :-1]
+        return ce(model(rows)[:, : 18 - first], batch["seq"][:, 1 + first : second])
+
+    return loss
+
+
+# -- XTTS: text and mel on one GPT, a start token put in front inside --------------------------------
+
+
+class TextThenMel(nn.Module):
+    """Text, then mel codes behind a start token that only the model knows; heads for each part."""
+
+    start, stop = 78, 79
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text_table, self.mel_table = nn.Embedding(60, D), nn.Embedding(80, D)
+        self.gpt = Causal()
+        self.text_head, self.mel_head = nn.Linear(D, 60), nn.Linear(D, 80)
+
+    def forward(self, text, mel):
+        before = F.pad(mel, (1, 0), value=self.start)
+        h = self.gpt(torch.cat([self.text_table(text[:, :-1]), self.mel_table(before)], 1))
+        cut = text.shape[1] - 1
+        return self.text_head(h[:, :cut]), self.mel_head(h[:, cut:])
+
+
+def text_then_mel(target):
+    def loss(model, batch):
+        text, mel = model(batch["text"], batch["mel"])
+        return ce(text, batch["text"][:, 1:]) + target(mel, batch["mel"])
+
+    return loss
+
+
+# -- CosyVoice: the input is put together inside, speech last ----------------------------------------
+
+
+class BuiltInside(nn.Module):
+    """Start, text, task and speech embeddings make one sequence; one head over all of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.special, self.text, self.speech = nn.Embedding(2, D), nn.Embedding(70, D), nn.Embedding(50, D)
+        self.llm, self.llm_decoder = Causal(), nn.Linear(D, 51)
+
+    def forward(self, text_token, speech_token):
+        count = len(text_token)
+        start, task = (self.special.weight[i].expand(count, 1, D) for i in (0, 1))
+        x = torch.cat([start, self.text(text_token), task, self.speech(speech_token)], 1)
+        return self.llm_decoder(self.llm(x))
+
+
+def built_inside(begin):
+    """Targets: nothing for start and text, then the speech tokens and the end."""
+
+    def loss(model, batch):
+        speech = batch["speech_token"]
+        ignored = speech.new_full((len(speech), batch["text_token"].shape[1] + begin), -1)
+        target = torch.cat([ignored, F.pad(speech, (0, 1), value=50)], 1)
+        logits = model(**batch)
+        length = min(logits.shape[1], target.shape[1])
+        return ce(logits[:, :length], target[:, :length], ignore_index=-1)
+
+    return loss
+
+
+# -- VALL-E: own keys, one sample of one dimension, a prompt of phonemes ------------------------------
+
+
+class OneDimension(nn.Module):
+    """No batch axis at all: phonemes and the first quantiser of one utterance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.phones, self.codes = nn.Embedding(40, D), nn.Embedding(66, D)
+        self.body, self.predict_layer = Causal(), nn.Linear(D, 66, bias=False)
+
+    def forward(self, phonemes, audio):  # (P,), (T,) -> (T, 66)
+        x = torch.cat([self.phones(phonemes), self.codes(audio)])
+        return self.predict_layer(self.body(x[None])[0, len(phonemes) :])
+
+
+def one_dimension(shift):
+    def loss(model, batch):
+        logits = model(batch["phonemes"], batch["audio"])
+        return ce(logits[: len(logits) - shift], batch["audio"][shift:])
+
+    return loss
+
+
+# -- Parler: ids (B * K, T), one head for all codebooks ----------------------------------------------
+
+
+class Flat(nn.Module):
+    """Codebooks folded into the batch, as MusicGen and Parler do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(VA, D) for _ in range(K))
+        self.decoder, self.lm_head = Causal(), nn.Linear(D, K * VA, bias=False)
+
+    def forward(self, decoder_codes):  # (B * K, T) -> (B, T, K * VA)
+        codes = decoder_codes.reshape(-1, K, decoder_codes.shape[-1])
+        return self.lm_head(self.decoder(sum(table(codes[:, k]) for k, table in enumerate(self.tables))))
+
+
+def flat(shift):
+    def loss(model, batch):
+        logits = model(batch["decoder_codes"]).unflatten(-1, (K, VA))  # (B, T, K, VA)
+        codes = batch["decoder_codes"].reshape(B, K, -1).transpose(1, 2)
+        return ce(logits[:, : logits.shape[1] - shift], codes[:, shift:])
+
+    return loss
+
+
+# -- SoundStorm: masked levels -----------------------------------------------------------------------
+
+
+class Levels(nn.Module):
+    """Bidirectional; level q is masked in part, what lies above it wholly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(41, D) for _ in range(3))
+        self.lm = nn.TransformerEncoderLayer(D, 2, 64, 0.0, batch_first=True)
+        self.heads = nn.ModuleList(nn.Linear(D, 40) for _ in range(3))
+
+    def forward(self, codes):  # (B, T, 3)
+        h = self.lm(sum(table(codes[..., k]) for k, table in enumerate(self.tables)))
+        return torch.stack([head(h) for head in self.heads], 2)
+
+
+def levels_batch():
+    truth = ids(5, 40, B, 16, 3, low=0)
+    inputs, hidden = truth.clone(), ids(6, 2, B, 16, low=0) == 1
+    inputs[..., 1][hidden] = 40
+    inputs[..., 2] = 40
+    labels = torch.full_like(truth, -100)
+    labels[..., 1] = truth[..., 1].masked_fill(~hidden, -100)
+    return {"inputs": inputs, "truth": truth, "labels": labels}
+
+
+def levels_right(model, batch):
+    return ce(model(batch["inputs"]), batch["labels"])
+
+
+def levels_above(model, batch):
+    return ce(model(batch["inputs"]), batch["truth"].masked_fill(batch["inputs"] != 40, -100))
+
+
+def levels_seen(model, batch):
+    return ce(model(batch["inputs"])[:, :, 1], batch["truth"][..., 1])
+
+
+# -- Qwen3-TTS: a talker, and a code predictor that is called on its frames ---------------------------
+
+
+class Talker(nn.Module):
+    """The talker predicts the first code of a frame; a predictor of its own, a head a codebook, the rest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text, self.codes = nn.Embedding(80, D), nn.ModuleList(nn.Embedding(VA, D) for _ in range(3))
+        self.model, self.codec_head = Causal(), nn.Linear(D, VA, bias=False)
+        self.predictor = nn.GRU(D, D, batch_first=True)
+        self.predictor_heads = nn.ModuleList(nn.Linear(D, VA, bias=False) for _ in range(2))
+
+    def forward(self, text, codes):  # (B, T), (B, T, 3)
+        return self.model(self.text(text) + sum(table(codes[..., k]) for k, table in enumerate(self.codes)))
+
+    def rest(self, h, codes):  # (N, D), (N, 3) -> 2 of (N, VA)
+        known = torch.stack([h, self.codes[0](codes[:, 0]), self.codes[1](codes[:, 1])], 1)
+        out = self.predictor(known)[0]
+        return [head(out[:, k + 1]) for k, head in enumerate(self.predictor_heads)]
+
+
+def talker(shift, behind=1):
+    def loss(model, batch):
+        h, codes = model(**batch), batch["codes"]
+        rows = h[:, : h.shape[1] - shift]
+        first = ce(model.codec_head(rows), codes[:, shift:, 0])
+        frames = codes[:, behind:].flatten(0, 1)
+        rest = model.rest(h[:, : h.shape[1] - behind].flatten(0, 1), frames)
+        return first + sum(ce(z, frames[:, k + 1]) for k, z in enumerate(rest))
+
+    return loss
+
+
+# -- a translator: an encoder, a decoder that is given its ids ----------------------------------------
+
+
+class Translator(nn.Module):
+    """Encoder and decoder of torch's own, keys of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.source, self.target = nn.Embedding(50, D), nn.Embedding(70, D)
+        self.net = nn.Transformer(D, 2, 1, 1, 64, 0.0, batch_first=True)
+        self.generator = nn.Linear(D, 75)
+
+    def forward(self, src, tgt):
+        mask = torch.full((tgt.shape[1], tgt.shape[1]), -torch.inf).triu(1)
+        return self.generator(self.net(self.source(src), self.target(tgt), tgt_mask=mask))
+
+
+def translator(shift):
+    def loss(model, batch):
+        return ce(
+            model(batch["src"], batch["tgt"][:, :-1])[:, : 11 - max(shift - 1, 0)], batch["tgt"][:, shift : shift + 11]
+        )
+
+    return loss
+
+
+# -- chunks: the head is called on one piece of the rows after the other ------------------------------
+
+
+def in_chunks(shift):
+    def loss(model, batch):
+        h = model.body(model.wte(batch["x"]))
+        rows, target = h[:, : h.shape[1] - shift].flatten(0, 1), batch["x"][:, shift:].flatten()
+        pieces = zip(rows.split(7), target.split(7), strict=True)
+        return sum(ce(model.unembed(one), wanted, reduction="sum") for one, wanted in pieces) / len(target)
+
+    return loss
+
+
+# -- a convolution as a head, logits (B, V, T) --------------------------------------------------------
+
+
+class Convolved(nn.Module):
+    """The head is a convolution: its vocabulary is the second axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.body, self.head = nn.Embedding(45, D), Causal(), nn.Conv1d(D, 45, 1)
+
+    def forward(self, units):
+        return self.head(self.body(self.table(units)).transpose(1, 2))
+
+
+def convolved(shift):
+    def loss(model, batch):
+        logits = model(batch["units"])  # (B, V, T)
+        return F.cross_entropy(logits[..., : logits.shape[-1] - shift], batch["units"][:, shift:])
+
+    return loss
+
+
+# -- logits by the embedding's own weight, no head at all ---------------------------------------------
+
+
+class Tied(nn.Module):
+    """``h @ table.weight.T``: no module makes the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.body = nn.Embedding(95, D), Causal()
+
+    def forward(self, tokens):
+        return self.body(self.table(tokens)) @ self.table.weight.T
+
+
+def tied(shift):
+    def loss(model, batch):
+        logits = model(batch["tokens"])
+        return ce(logits[:, : logits.shape[1] - shift], batch["tokens"][:, shift:])
+
+    return loss
+
+
+# -- time before samples ------------------------------------------------------------------------------
+
+
+class TimeFirst(nn.Module):
+    """(T, B) everywhere inside, as recurrent code is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.rnn, self.out = nn.Embedding(55, D), nn.GRU(D, D), nn.Linear(D, 55)
+
+    def forward(self, tokens):  # (B, T) -> (T, B, V)
+        return self.out(self.rnn(self.table(tokens).transpose(0, 1))[0])
+
+
+def time_first(shift):
+    def loss(model, batch):
+        logits, tokens = model(batch["tokens"]), batch["tokens"].T
+        return ce(logits[: len(logits) - shift], tokens[shift:])
+
+    return loss
+
+
 ZOO = [
     Architecture(
         "text and K codebooks",
@@ -215,6 +535,132 @@ ZOO = [
                 for k in range(1, K)
             },
         },
+    ),
+    Architecture(
+        "windows",
+        Windows,
+        windows_batch,
+        lambda model, batch: ce(model(batch["x"]), batch["y"]),
+        {
+            "copy": (lambda model, batch: ce(model(batch["x"]), batch["x"]), "LA102"),
+            "shifted again": (lambda model, batch: ce(model(batch["x"])[:, :-1], batch["y"][:, 1:]), "LA103"),
+        },
+        {"text": {"head": "unembed", "ids": "x", "labels": "y"}},
+    ),
+    Architecture(
+        "cut inside the loss",
+        Windows,
+        lambda: {"seq": ids(4, 90, B, 19)},
+        cut_inside(0),
+        {"shifted again": (cut_inside(1), "LA103"), "copy": (cut_inside(-1, -1), "LA102")},
+        {"text": {"head": "unembed", "ids": "seq"}},
+    ),
+    Architecture(
+        "text then mel",
+        TextThenMel,
+        lambda: {"text": ids(5, 60, 3, 7), "mel": ids(6, 78, 3, 12, low=0)},
+        text_then_mel(lambda z, y: ce(z, F.pad(y, (0, 1), value=79))),
+        {
+            "shifted again": (text_then_mel(lambda z, y: ce(z[:, :-2], y[:, 1:])), "LA103"),
+            "copy": (text_then_mel(lambda z, y: ce(z[:, 1:], y)), "LA102"),
+        },
+        {"text": {"head": "text_head", "ids": "text"}, "audio": {"head": "mel_head", "ids": "mel", "ends": [79]}},
+    ),
+    Architecture(
+        "built inside",
+        BuiltInside,
+        lambda: {"text_token": ids(7, 70, B, 6), "speech_token": ids(8, 50, B, 13, low=0)},
+        built_inside(1),
+        {"one late": (built_inside(2), "LA102"), "one early": (built_inside(0), "LA103")},
+        {"audio": {"head": "llm_decoder", "ids": "speech_token", "ends": [50]}},
+    ),
+    Architecture(
+        "one dimension",
+        OneDimension,
+        lambda: {"phonemes": ids(9, 40, 5), "audio": ids(10, 66, 21)},
+        one_dimension(1),
+        {"copy": (one_dimension(0), "LA102"), "shifted twice": (one_dimension(2), "LA103")},
+        {"audio": {"head": "predict_layer", "ids": "audio"}},
+    ),
+    Architecture(
+        "codebooks folded into the batch",
+        Flat,
+        lambda: {"decoder_codes": ids(11, VA, B * K, 15)},
+        flat(1),
+        {"copy": (flat(0), "LA102"), "shifted twice": (flat(2), "LA103")},
+        {"audio[{k}]": {"head": "lm_head", "ids": "decoder_codes[{k}::4]"}},
+    ),
+    Architecture(
+        "masked levels",
+        Levels,
+        levels_batch,
+        levels_right,
+        {"levels above": (levels_above, "LA202"), "what is seen": (levels_seen, "LA401")},
+        {
+            "audio[{k}]": {
+                "head": "heads.{k}",
+                "ids": "inputs[..., {k}]",
+                "labels": "labels[..., {k}]",
+                "objective": "masked",
+                "fillers": [40],
+            }
+        },
+        silent=("audio[0]", "audio[2]"),
+    ),
+    Architecture(
+        "talker and code predictor",
+        Talker,
+        lambda: {"text": ids(12, 80, B, 11), "codes": ids(13, VA, B, 11, 3)},
+        talker(1),
+        {"copy": (talker(0), "LA102"), "shifted twice": (talker(2), "LA103"), "own frame": (talker(1, 0), "LA102")},
+        {
+            "audio[0]": {"head": "codec_head", "ids": "codes[..., 0]"},
+            "audio[1]": {"head": "predictor_heads.0", "ids": "codes[..., 1]"},
+            "audio[2]": {"head": "predictor_heads.1", "ids": "codes[..., 2]"},
+        },
+    ),
+    Architecture(
+        "translator",
+        Translator,
+        lambda: {"src": ids(14, 50, B, 9), "tgt": ids(15, 70, B, 12)},
+        translator(1),
+        {
+            "copy": (translator(0), "LA102"),
+            "shifted twice": (lambda m, b: ce(m(b["src"], b["tgt"][:, :-1])[:, :-1], b["tgt"][:, 2:]), "LA103"),
+        },
+        {"text": {"head": "generator", "ids": "tgt"}},
+    ),
+    Architecture(
+        "head in chunks",
+        Windows,
+        lambda: {"x": ids(16, 90, B, 18)},
+        in_chunks(1),
+        {"copy": (in_chunks(0), "LA102"), "shifted twice": (in_chunks(2), "LA103")},
+        {"text": {"head": "unembed", "ids": "x"}},
+    ),
+    Architecture(
+        "convolution as a head",
+        Convolved,
+        lambda: {"units": ids(17, 45, B, 14)},
+        convolved(1),
+        {"copy": (convolved(0), "LA102"), "shifted twice": (convolved(2), "LA103")},
+        {"audio": {"head": "head", "ids": "units"}},
+    ),
+    Architecture(
+        "tied, without a head",
+        Tied,
+        lambda: {"tokens": ids(18, 95, B, 14)},
+        tied(1),
+        {"copy": (tied(0), "LA102"), "shifted twice": (tied(2), "LA103")},
+        {"text": {"head": "table.weight", "ids": "tokens"}},
+    ),
+    Architecture(
+        "time before samples",
+        TimeFirst,
+        lambda: {"tokens": ids(19, 55, B, 14)},
+        time_first(1),
+        {"copy": (time_first(0), "LA102"), "shifted twice": (time_first(2), "LA103")},
+        {"text": {"head": "out", "ids": "tokens"}},
     ),
 ]
 
