@@ -245,7 +245,7 @@ def test_a_model_without_a_known_head_is_an_error_or_a_warning(trained):
     class Plain(nn.Module):
         def __init__(self):
             super().__init__()
-            self.table, self.out = nn.Embedding(256, 8), nn.Linear(8, 256)
+            self.table, self.out = nn.Embedding(300, 8), nn.Linear(8, 256)  # as many rows would give it away
 
         def forward(self, input_ids, labels=None, attention_mask=None):
             logits = self.out(self.table(input_ids))
