@@ -92,16 +92,17 @@ def check_loss(
     options = Options(values=values, convention=Convention(labels))
     counted = counted_loss(loss_fn, model, adapter, inputs, options)
     seen = witness(model, adapter, inputs, counted, options)
-    findings = list(seen.findings)
+    findings, reduced = list(seen.findings), None
     if reduction is not None or grad_accum > 1:
         declared = reduction or "token-mean"
-        wrong = check_reduction(model, adapter, inputs, loss_fn, declared, grad_accum, options)
-        findings = settled(findings, wrong, declared)
+        reduced = check_reduction(model, adapter, inputs, loss_fn, declared, grad_accum, options)
+        findings = settled(findings, reduced.findings, declared)
     if peft_model(model) is not None:
         findings += frozen_adapters(model)
     beside, notes = guard(model, adapter, inputs, seen.view, counted) if seen.actual else ([], [])
     findings += beside
     report = report_of(model, adapter, inputs, seen, findings=findings, keep=keep)
+    report.checks += [] if reduced is None else [reduced.check(report.findings)]
     add_causality(report, model, adapter, inputs, seen, counted, replay, options, keep)
     report.notes += [*notes, *keep.notes]
     return report

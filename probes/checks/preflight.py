@@ -42,6 +42,7 @@ ORDER = (
     "pairing-audio",
     "coverage",
     "labels-received",
+    "reduction",
     "peft",
     "causality",
     "decode",
@@ -122,11 +123,12 @@ def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> R
     seen = witness(model, adapter, batch, loss_fn, options)
     told = {(f.code, f.stream) for f in plan.findings}  # the data path's rules know more: theirs goes first
     found = [*plan.findings, *(f for f in seen.findings if (f.code, f.stream) not in told)]
+    reduced = None
     if plan.reduction is not None or plan.grad_accum > 1:
         progress("splitting the batch")
         declared = plan.reduction or "token-mean"
-        wrong = check_reduction(model, adapter, batch, named, declared, plan.grad_accum, options)
-        found = settled(found, wrong, declared)
+        reduced = check_reduction(model, adapter, batch, named, declared, plan.grad_accum, options)
+        found = settled(found, reduced.findings, declared)
     progress("looking for heads that are not judged")
     beside, notes = guard(model, adapter, batch, seen.view, loss_fn) if seen.actual else ([], [])
     found += beside
@@ -141,6 +143,7 @@ def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> R
         name=plan.name,
         seed=plan.seed,
     )
+    report.checks += [] if reduced is None else [reduced.check(report.findings)]
     report.notes += [*notes, *plan.notes]
     report.token_name = plan.token_name
     why = why_no_outputs(model, adapter, batch)

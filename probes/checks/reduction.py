@@ -25,9 +25,10 @@ from alignment.weights import TOLERANCE, spread
 
 from ..errors import UsageError
 from ..models import Adapter, Batch, View
+from ..records.report import Check
 from ..witness.witness import LossFunction, Options, Witness, expected_of, witness
 
-__all__ = ["COUNTS", "Reduction", "check_reduction", "counted_loss", "settled", "told_sums"]
+__all__ = ["COUNTS", "Reduced", "Reduction", "check_reduction", "counted_loss", "settled", "told_sums"]
 
 Reduction = Literal["token-mean", "sequence-mean", "sum"]
 
@@ -35,6 +36,32 @@ Reduction = Literal["token-mean", "sequence-mean", "sum"]
 COUNTS = frozenset(("num_items", "num_items_in_batch"))
 #: Relative difference of two sums of float32 weights that is more than rounding.
 EXACT = 1e-4
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """What was found of a declared reduction.
+
+    Attributes:
+        declared: the reduction.
+        findings: LA302 of every stream that does not keep to it.
+        unchecked: why that could not be looked at; empty if it was.
+    """
+
+    declared: Reduction
+    findings: tuple[Finding, ...]
+    unchecked: str = ""
+
+    def check(self, kept: Sequence[Finding]) -> Check:
+        """The line of the checklist; ``kept`` are the findings of the report that count."""
+        check_id, title = "reduction", f"The weights keep to the declared reduction, {self.declared}"
+        if self.unchecked:
+            return Check(check_id, title, "skip", self.unchecked)
+        told = "; ".join(f"{one.code} on {one.stream}" for one in self.findings)
+        if not told:
+            return Check(check_id, title, "pass", "also when the batch is split into its samples")
+        failed = any(one.code == "LA302" and one.is_error for one in kept)
+        return Check(check_id, title, "fail" if failed else "skip", told if failed else f"ignored: {told}")
 
 
 def check_reduction(
@@ -45,8 +72,8 @@ def check_reduction(
     reduction: Reduction,
     grad_accum: int,
     options: Options | None = None,
-) -> list[Finding]:
-    """LA302 where the weights do not keep to the declared reduction.
+) -> Reduced:
+    """LA302 where the weights do not keep to the declared reduction, or why that could not be looked at.
 
     ``token-mean``: the targets of a stream weigh alike within a batch, their weights add up to the same for
     every batch, and stay in proportion when one step is split into micro-batches; a loss that is given
@@ -68,8 +95,12 @@ def check_reduction(
     whole = _watch(model, adapter, batch, loss_fn, batch, options)
     alone = [_watch(model, adapter, part, loss_fn, part, options) for part in parts]
     within = [_watch(model, adapter, part, loss_fn, batch, options) for part in parts] if grad_accum > 1 else []
-    if any(not seen.actual for seen in (whole, *alone, *within)):
-        return []  # a batch on which the loss does not run has a finding of its own
+    if not whole.actual:
+        return Reduced(reduction, (), "the loss did not run")
+    broken = [one for one in (*alone, *within) if not one.actual]
+    if broken:
+        why = f": {broken[0].findings[0].message}" if broken[0].findings else ""
+        return Reduced(reduction, (), f"the loss does not run on a part of the batch{why}")
     exact = EXACT if next(model.parameters()).dtype == torch.float32 else TOLERANCE
     findings = []
     for number, stream in enumerate(whole.view.streams):
@@ -79,7 +110,8 @@ def check_reduction(
         if wrong:
             message = f"{stream.name}: declared {reduction}, but {wrong}"
             findings.append(finding("LA302", stream.name, message, count=len(weights.all)))
-    return list(merge_codebooks(findings, sum(stream.is_audio for stream in whole.view.streams)))
+    books = sum(stream.is_audio for stream in whole.view.streams)
+    return Reduced(reduction, tuple(merge_codebooks(findings, books)))
 
 
 def settled(findings: Sequence[Finding], wrong: Sequence[Finding], reduction: Reduction) -> list[Finding]:

@@ -143,10 +143,10 @@ def run_case(contract: Contract, case: Case) -> tuple[Batch, Witness, list[Findi
         f for f in seen.findings if f.basis == LOSS
     ]  # the labels are ours: what they lack is no fault of the loss
     if contract.reduction is not None and len(case.samples) >= max(2, contract.grad_accum):
-        wrong = check_reduction(
+        reduced = check_reduction(
             model, adapter, batch, contract.loss, contract.reduction, contract.grad_accum, contract.options
         )
-        findings = settled(findings, wrong, contract.reduction)
+        findings = settled(findings, reduced.findings, contract.reduction)
     if not any(bool(one.trained.any()) for one in expected):  # allowed to be empty: then nothing must be trained
         findings = [f for f in findings if f.code not in ("LA206", "LA501")]
     return batch, seen, [f for f in findings if contract.keep(f)]

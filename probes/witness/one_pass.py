@@ -22,6 +22,7 @@ from ..host.preserve import copy_of, cuda_devices, same_random_state
 from ..models.adapter import Adapter, Batch, Head, View
 from ..models.declared_heads import Logits
 from ..models.forward import all_finite
+from .backward import gradients_at
 from .capture import Capture, told_dropped
 from .head_call import HeadCall
 from .pace import LOSS, Pace
@@ -103,9 +104,44 @@ def run_pass(watched: Watched, batch: Batch, view: View) -> Pass:
     for head in (head for head in heads if head.is_plain and not isinstance(head.module, Logits)):
         if seen.problems or any(_is_silent(seen.readings[n], view.labels[n]) for n in head.streams):
             past = _run_at(watched, batch, view, heads, alone=head)
-            if past.reads:
+            if not past.reads:
+                continue
+            if not _is_elsewhere(watched, batch, view, heads, head, past):
                 seen.take(past, head.streams)
+            elif seen.problems:
+                what = f"the loss trains hidden states, and none of its gradient reaches the {head.name} head"
+                seen.problems = [finding("LA605", "all", f"{what}: its logits are detached, or not used")]
     return seen
+
+
+def _is_elsewhere(watched: Watched, batch: Batch, view: View, heads: Sequence[Head], head: Head, past: Pass) -> bool:
+    """Whether what a labelled stream's hidden rows are trained for is no logit: the loss never reaches the head.
+
+    Where the rows name targets, or the head's weight has a gradient, it is a loss on logits that it makes itself.
+    """
+    labelled = any((labels := view.labels[n]) is not None and bool((labels >= 0).any()) for n in head.streams)
+    named = any(bool((past.readings[n].target >= 0).any()) for n in head.streams)
+    weight = getattr(head.module, "weight", None)
+    if named or not labelled or not isinstance(weight, nn.Parameter) or hasattr(weight, "full_tensor"):
+        return False
+    watched.pace.step(LOSS + 1 + heads.index(head))
+    asked = weight.requires_grad
+    capture = Capture(
+        watched.model,
+        watched.adapter,
+        heads,
+        values=watched.options.values,
+        dtype=watched.options.leaf_dtype,
+        alone=head,
+        withhold=watched.adapter.label_keys if watched.options.withhold else (),
+    )
+    try:
+        weight.requires_grad_(requires_grad=True)
+        with _same_conditions(watched.model), torch.enable_grad(), capture:
+            (grad,) = gradients_at([weight], watched.loss_fn(watched.model, copy_of(batch)), watched.model)
+    finally:
+        weight.requires_grad_(requires_grad=asked)
+    return grad is None or not bool((grad != 0).any())
 
 
 def run_along(watched: Watched, batch: Batch, view: View, kind: int) -> None:

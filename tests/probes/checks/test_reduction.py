@@ -160,3 +160,18 @@ def test_a_batch_without_text_labels_has_no_count_as_in_the_trainer():
 def test_what_cannot_be_declared(options, message):
     with pytest.raises(UsageError, match=message):
         check_loss(model_for("llama"), text_batch(3), token_mean, **options)
+
+
+def test_a_reduction_that_could_not_be_checked_is_said():
+    """The loss is right on two samples, and squeezes the only one of a part away."""
+
+    def squeezed(model, batch):
+        logits, labels = model(**batch).logits[:, :-1].squeeze(0), batch["labels"][:, 1:].squeeze(0)
+        return F.cross_entropy(logits.transpose(1, -1) if logits.dim() == 3 else logits.T, labels)
+
+    report = check_loss(model_for("llama"), text_batch(2), squeezed, reduction="token-mean")
+    assert (report.verdict, report.check("reduction").status) == ("pass", "skip")
+    assert "does not run on a part of the batch" in report.check("reduction").detail
+    for declared, status in (("token-mean", "pass"), ("sum", "fail")):
+        report = check_loss(model_for("llama"), text_batch(2), token_mean, reduction=declared)
+        assert report.check("reduction").status == status

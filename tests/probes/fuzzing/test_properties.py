@@ -221,7 +221,7 @@ def accumulated(case, loss):
     counts = [int((text.trained & (text.stream.sample == n)).sum()) for n in range(len(case.samples))]
     assume(min(counts) > 0)
     with quiet_engine():
-        found = check_reduction(model, ADAPTER, batch, loss, "token-mean", len(case.samples), Options())
+        found = check_reduction(model, ADAPTER, batch, loss, "token-mean", len(case.samples), Options()).findings
     return {f.code for f in found}, len(set(counts)) > 1
 
 
