@@ -19,8 +19,19 @@ from ..replay.replay import replay
 from ..witness.witness import LossFunction, Options, Witness
 from .witness_checks import named
 
-__all__ = ["REPLAYED_NOT", "Replays", "add_causality", "causality", "causality_check", "causality_findings"]
+__all__ = [
+    "REPLAYED_NOT",
+    "Replays",
+    "add_causality",
+    "add_told",
+    "causality",
+    "causality_check",
+    "causality_findings",
+    "told_nothing",
+]
 
+#: Which findings count.
+Keep = Callable[[Finding], bool]
 #: How much is replayed: nothing, a few cuts, or one at every position.
 Replays = Literal[False, True, "full"]
 
@@ -78,7 +89,7 @@ def causality_findings(told: Causality, others: Sequence[Finding]) -> list[Findi
 def causality_check(told: Causality | None, findings: Sequence[Finding], padding: str = "") -> Check:
     """The line of the checklist; ``padding`` says what other padding changed."""
     if told is None:
-        return Check("causality", TITLE, "skip", NOTHING_JUDGED)
+        return told_nothing()
     if findings and not told.problem:
         return Check("causality", TITLE, "fail", named(findings))
     if told.problem == UNFINITE:
@@ -103,15 +114,24 @@ def add_causality(
     loss_fn: LossFunction,
     replays: Replays,
     options: Options | None = None,
-    keep: Callable[[Finding], bool] = lambda _: True,
+    keep: Keep | None = None,
 ) -> None:
     """Add the check to a report, with what it found and its picture."""
     told = causality(model, adapter, batch, seen, loss_fn, replays=replays, options=options)
     if told is None:
-        why = NOTHING_JUDGED if replays else REPLAYED_NOT
-        report.checks.append(Check("causality", TITLE, "skip", why))
-        return
-    found = [one for one in causality_findings(told, report.findings) if keep(one)]
+        report.checks.append(told_nothing(asked=bool(replays)))
+    else:
+        add_told(report, told, keep)
+
+
+def told_nothing(*, asked: bool = True) -> Check:
+    """The check where there is nothing to judge, or nobody asked."""
+    return Check("causality", TITLE, "skip", NOTHING_JUDGED if asked else REPLAYED_NOT)
+
+
+def add_told(report: Report, told: Causality, keep: Keep | None) -> None:
+    """Add the check, what it found that counts, and its picture."""
+    found = [one for one in causality_findings(told, report.findings) if keep is None or keep(one)]
     report.findings += found
     report.notes += told.notes
     report.causality = told.as_dict()

@@ -92,6 +92,7 @@ class Forward:
         half: whether a gradient was in half precision.
         own: what its modules have given, where its streams are declared.
         called: how often each module has been called as a head, by identity.
+        whole: whether nothing that it was given was too large to be kept.
     """
 
     model: nn.Module
@@ -111,6 +112,7 @@ class Forward:
     half: bool = False
     own: OwnRows | None = None
     called: Counter[int] = field(default_factory=Counter)
+    whole: bool = True
     _heads: tuple[Head, ...] | None = None
     _streams: View | None = None
 

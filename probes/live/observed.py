@@ -42,6 +42,7 @@ class Observed:
         backward: (R,) int64 per stream, the number of the backward that trained a row.
         even: why their micro-batches cannot be compared; empty if they were, and weigh alike.
         problems: why forwards could not be read.
+        forwards: those that could, one for each part.
     """
 
     witness: Witness
@@ -51,6 +52,7 @@ class Observed:
     backward: Sequence[Tensor] = ()
     even: str = ""
     problems: Sequence[str] = ()
+    forwards: Sequence[Forward] = ()
 
 
 def observe(steps: Sequence[Sequence[Forward]], *, stepped: bool = True) -> Observed:
@@ -88,7 +90,7 @@ def observe(steps: Sequence[Sequence[Forward]], *, stepped: bool = True) -> Obse
     actual = joined.actual if graded else ()
     witness = Witness(joined.view, supervisions, actual, tuple(findings), None, outer, inner)
     parts = [part for step in read for _, part in step]
-    return Observed(witness, expected, parts, len(steps), backward if graded else (), even, problems)
+    return Observed(witness, expected, parts, len(steps), backward if graded else (), even, problems, forwards)
 
 
 def _read(steps: Sequence[Sequence[Forward]], *, graded: bool) -> tuple[Read, list[str]]:

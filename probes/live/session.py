@@ -145,6 +145,7 @@ class Session:
             raise SystemExit(3 if report is not None and report.error else self._code())
 
     def _judged(self, watcher: Watcher) -> Report:
+        from .again import add_causality_of
         from .observed import Nothing, observe
         from .told import circumstances, nothing_seen, report_on
 
@@ -158,6 +159,7 @@ class Session:
         except Nothing as reason:
             return self._unread(str(reason))
         report = report_on(observed, watcher.found.root, watcher.found.adapter, self.settings.keep)
+        add_causality_of(report, observed.forwards, observed.parts, self.settings.keep)
         report.notes += [*circumstances(watcher), *self.settings.keep.notes]
         report.findings = self.settings.strict(report.findings)
         return report

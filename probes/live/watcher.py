@@ -228,6 +228,7 @@ class Watcher:
         if received.get(CACHE) is not None:
             small[CACHE] = True  # that there is one is all that matters
         forward = Forward(self.found.root, self.found.adapter, small, module.training, self._tick(), inner)
+        forward.whole = all(small[key] is not None for key, value in received.items() if value is not None)
         forward.fresh = self._trained is not None and self._trained.is_fresh()
         self.open.append(forward)
         self._inside = forward if inner else None

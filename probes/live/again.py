@@ -1,0 +1,87 @@
+"""A watched forward, run again with other inputs: whether its rows see what they are trained on.
+
+The training is not touched: it stands still meanwhile, and weights, gradients, buffers, random state and the
+attributes of every module are afterwards as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alignment import InputError, Supervision
+
+from ..checks.causality import add_told, told_nothing
+from ..checks.check import Keep
+from ..errors import UsageError
+from ..models.adapter import Batch
+from ..records.report import Report
+from ..replay.cuts import Causality
+from ..replay.replay import replay
+from .forwards import Forward
+from .joined import Part
+
+__all__ = ["add_causality_of"]
+
+
+def add_causality_of(report: Report, forwards: Sequence[Forward], parts: Sequence[Part], keep: Keep | None) -> None:
+    """Judge the first forward of the watched steps, and add to the report what it shows."""
+    pair = next(((forward, part) for forward, part in zip(forwards, parts, strict=True) if forward.graded), None)
+    if pair is None or not any(bool(one.trained.any()) for one in pair[1].actual):
+        report.checks.append(told_nothing())
+        return
+    add_told(report, _told(*pair), keep)
+
+
+def _told(forward: Forward, part: Part) -> Causality:
+    if not forward.whole:
+        return Causality(problem="the watched forward has inputs that are too large to be kept")
+    adapter = forward.adapter
+    module = adapter.inner(forward.model) if forward.inner_seen else adapter.body(forward.model)
+    if module is None:
+        return Causality(problem="the watched forward is no call of the model")
+    batch = _moved(forward.received, _device(module))
+    try:
+        with _attributes_kept(forward.model):
+            told = _on(part.actual, _device(module))
+            view = adapter.view(forward.model, batch)
+            return replay(forward.model, adapter, batch, view, told, lambda _, given: _called(module, given))
+    except (InputError, UsageError) as error:
+        return Causality(problem=str(error))
+
+
+def _called(module: nn.Module, given: Batch) -> Any:
+    return module(**given)
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next((one.device for one in module.parameters()), torch.device("cpu"))
+
+
+def _moved(received: Batch, device: torch.device) -> Batch:
+    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in received.items()}
+
+
+def _on(told: Sequence[Supervision], device: torch.device) -> list[Supervision]:
+    moved = []
+    for one in told:
+        fields = {key: value.to(device) for key, value in vars(one).items() if isinstance(value, Tensor)}
+        moved.append(Supervision(**{**vars(one), **fields, "stream": one.stream.to(device)}))
+    return moved
+
+
+@contextmanager
+def _attributes_kept(model: nn.Module) -> Iterator[None]:
+    """What modules keep beside parameters and buffers (counters, caches) is bound again as it was."""
+    kept = [(module, dict(vars(module))) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes in kept:
+            for name in vars(module).keys() - attributes.keys():
+                del vars(module)[name]
+            vars(module).update(attributes)

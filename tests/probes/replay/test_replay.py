@@ -1,0 +1,345 @@
+"""The second witness: the forward that the loss itself makes is judged, whatever masks and positions it makes."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lm_tiny import OLD, tiny_model
+from torch import nn
+
+import probes.replay
+from alignment.findings import Finding
+from probes import check_loss
+from probes.checks.decode import decode_check
+from probes.checks.padding import padding_matters
+from probes.models import adapter_for
+from probes.models.forward import forward
+from probes.replay.perturbation import perturbed
+
+LENGTH, PREFIX = 24, 8
+
+
+def tokens(size=2, length=LENGTH):
+    return torch.randint(4, 128, (size, length), generator=torch.Generator().manual_seed(1))
+
+
+def llama():
+    return tiny_model("LlamaForCausalLM", vocab_size=128)
+
+
+def own(model, batch):
+    return model(**batch).loss
+
+
+def codes(report):
+    return [one.code for one in report.findings]
+
+
+def seen_through(*, prefix=0, everything=False):
+    """A (1, 1, T, T) mask to add: causal, but for a prefix that sees itself, or no mask at all."""
+    hidden = torch.full((LENGTH, LENGTH), torch.finfo(torch.float32).min).triu(1)
+    hidden[:prefix, :prefix] = 0
+    return torch.zeros_like(hidden)[None, None] if everything else hidden[None, None]
+
+
+def masked_by_the_loss(mask):
+    def loss(model, batch):
+        logits = model(
+            input_ids=batch["input_ids"], attention_mask=mask.expand(len(batch["input_ids"]), -1, -1, -1)
+        ).logits
+        return F.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
+
+    return loss
+
+
+def test_nothing_of_the_gradient_reader_is_imported():
+    folder = Path(probes.replay.__file__).parent
+    names = {
+        (node.module or "")
+        for path in folder.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom)
+    }
+    assert len(names) > 10
+    reader = ("witness", "alignment.recovery", "alignment.glance", "alignment.sketch", "alignment.sources")
+    assert not [name for name in names if name.startswith(reader)]
+
+
+# -- masks ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("everything", "said"), [(False, []), (True, ["LA401"])], ids=["causal", "both ways"])
+def test_a_mask_that_the_loss_makes(everything, said):
+    x = tokens()
+    report = check_loss(
+        llama(), {"input_ids": x, "labels": x.clone()}, masked_by_the_loss(seen_through(everything=everything))
+    )
+    assert codes(report) == said
+    assert report.check("causality").status == ("fail" if said else "pass")
+
+
+@pytest.mark.parametrize("prefix", [2, 6, 12, 20])
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_visible_prefix_of_any_length_is_right_unless_it_is_trained(prefix, trained):
+    x = tokens()
+    labels = x.clone() if trained else x.masked_fill(torch.arange(LENGTH) < prefix, -100)
+    report = check_loss(llama(), {"input_ids": x, "labels": labels}, masked_by_the_loss(seen_through(prefix=prefix)))
+    assert codes(report) == ["LA401"] * trained
+
+
+class Plain(nn.Module):
+    """A decoder of one's own, whose boolean mask may be the wrong way round."""
+
+    def __init__(self, *, inverted):
+        super().__init__()
+        torch.manual_seed(0)
+        self.inverted, self.embed, self.place = inverted, nn.Embedding(128, 32), nn.Embedding(64, 32)
+        self.qkv, self.out = nn.Linear(32, 96), nn.Linear(32, 128)
+
+    def forward(self, input_ids):
+        length = input_ids.shape[1]
+        hidden = self.embed(input_ids) + self.place(torch.arange(length))
+        later = torch.ones(length, length, dtype=torch.bool).triu(1)
+        query, key, value = self.qkv(hidden).chunk(3, -1)
+        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=later if self.inverted else ~later)
+        return self.out(hidden + seen.nan_to_num())
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_an_inverted_mask_in_a_plain_module(inverted):
+    def loss(model, batch):
+        return F.cross_entropy(model(batch["input_ids"])[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
+
+    x = tokens()
+    report = check_loss(Plain(inverted=inverted), {"input_ids": x, "labels": x.clone()}, loss, heads="out")
+    assert codes(report) == ["LA401"] * inverted
+
+
+# -- packed documents -------------------------------------------------------------------------------------
+
+
+def packed(**more):
+    x = tokens(1)
+    positions = torch.cat([torch.arange(10), torch.arange(14)])[None]
+    labels = x.masked_fill(positions == 0, -100)
+    return {"input_ids": x, "position_ids": positions, "labels": labels, **more}
+
+
+@pytest.mark.skipif(OLD, reason="transformers 4.46 keeps documents apart under flash attention alone")
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"use_cache": False}, []),
+        ({"use_cache": True}, ["LA401"]),
+        ({"attention_mask": torch.ones(1, LENGTH, dtype=torch.long)}, ["LA401"]),
+    ],
+    ids=["apart", "a cache beside them", "a mask of ones"],
+)
+def test_packed_documents_that_see_each_other(more, said):
+    report = check_loss(llama(), packed(**more), own)
+    assert codes(report) == said
+    if said:
+        assert "only other documents of the sample are replaced" in report.findings[0].message
+        assert "block-diagonal" in report.findings[0].fix
+    else:
+        assert "2 of 2 packed documents" in report.check("causality").detail
+
+
+# -- heads ------------------------------------------------------------------------------------------------
+
+
+class Talker(nn.Module):
+    """A backbone that reads the codes of a frame summed up, and a depth decoder for all codebooks but the first."""
+
+    K, V, D = 3, 40, 32
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.ModuleList(nn.Embedding(self.V, self.D) for _ in range(self.K))
+        self.body = nn.GRU(self.D, self.D, batch_first=True)
+        self.depth = nn.GRU(self.D, self.D, batch_first=True)
+        self.heads = nn.ModuleList(nn.Linear(self.D, self.V) for _ in range(self.K))
+
+    def forward(self, codes):  # (B, T, K)
+        return self.body(sum(embed(codes[..., k]) for k, embed in enumerate(self.embed)))[0]
+
+    def frame(self, hidden, codes):  # (N, D), (N, K) -> (N, K - 1, V)
+        known = [self.embed[k](codes[:, k]) for k in range(self.K - 1)]
+        out = self.depth(torch.stack([hidden, *known], 1))[0]
+        return torch.stack([self.heads[k](out[:, k]) for k in range(1, self.K)], 1)
+
+
+@pytest.mark.parametrize("ahead", [0, 1], ids=["before its frame", "has read its frame"])
+def test_a_depth_decoder_that_is_given_a_state_that_has_read_its_frame(ahead):
+    def loss(model, batch):
+        codes = batch["codes"]
+        hidden, after = model(codes), codes[:, 1:].flatten(0, 1)
+        first = F.cross_entropy(model.heads[0](hidden[:, :-1]).flatten(0, 1), after[:, 0])
+        given = hidden[:, ahead : codes.shape[1] - 1 + ahead].flatten(0, 1)
+        return first + F.cross_entropy(model.frame(given, after).flatten(0, 1), after[:, 1:].flatten())
+
+    codes_of = torch.randint(0, Talker.V, (2, 12, Talker.K), generator=torch.Generator().manual_seed(0))
+    streams = {"audio[{k}]": {"head": "heads.{k}", "ids": "codes[..., {k}]", "labels": "codes[..., {k}]"}}
+    report = check_loss(Talker(), {"codes": codes_of}, loss, streams=streams)
+    errors = [one.code for one in report.findings if one.is_error]
+    assert errors == ["LA102"] * ahead, report.in_short()  # its row is that of the state: it has read its target
+    assert report.check("causality").status == "pass"
+
+
+def test_a_head_that_predicts_two_ahead_may_read_the_next_token():
+    class Ahead(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.embed, self.body = nn.Embedding(64, 32), nn.GRU(32, 32, batch_first=True)
+            self.main, self.mtp = nn.Linear(32, 64), nn.Linear(64, 64)
+
+        def forward(self, text):
+            return self.body(self.embed(text))[0]
+
+    def loss(model, batch):
+        text = batch["text"]
+        hidden = model(text)
+        second = model.mtp(torch.cat([hidden[:, :-2], model.embed(text[:, 1:-1])], -1))
+        first = F.cross_entropy(model.main(hidden[:, :-1]).flatten(0, 1), text[:, 1:].flatten())
+        return first + F.cross_entropy(second.flatten(0, 1), text[:, 2:].flatten())
+
+    streams = {"text": {"head": "main", "ids": "text"}, "mtp": {"head": "mtp", "ids": "text", "ahead": 2}}
+    report = check_loss(Ahead(), {"text": tokens() % 64}, loss, streams=streams)
+    assert not [one for one in report.findings if one.code == "LA401"], report.in_short()
+
+
+def test_a_fused_loss_that_calls_no_head_is_judged_by_what_it_would_have_read():
+    def loss(model, batch):
+        hidden = model.model(batch["input_ids"]).last_hidden_state[:, :-1]
+        return F.cross_entropy((hidden @ model.lm_head.weight.T).flatten(0, 1), batch["labels"][:, 1:].flatten())
+
+    x, model = tokens(), llama()
+    batch = {"input_ids": x, "labels": x.clone()}
+    assert codes(check_loss(model, batch, loss)) == []
+    model.model.norm.register_forward_hook(lambda _m, _a, out: out + 0.1 * out.roll(-1, dims=1))
+    assert codes(check_loss(model, batch, loss)) == ["LA401"]
+
+
+# -- what is said -----------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_the_same_with_other_tokens_is_a_blind_spot():
+    x = tokens()
+    batch = {"input_ids": x, "labels": x.clone()}
+    known = x.clone()
+
+    def loss(model, batch):
+        if not torch.equal(batch["input_ids"], known):
+            raise KeyError("a token that the table does not hold")
+        return own(model, batch)
+
+    report = check_loss(llama(), batch, loss)
+    (found,) = report.findings
+    assert isinstance(found, Finding)
+    assert (found.code, found.severity, report.verdict) == ("LA805", "blind", "incomplete")
+    assert "run again, the loss raises KeyError" in found.message
+    asked = check_loss(llama(), batch, loss, replay=False)
+    assert (codes(asked), asked.verdict) == ([], "pass")
+    assert asked.check("causality").status == "skip"
+
+
+def test_a_copy_explains_what_its_rows_have_read():
+    x = tokens()
+
+    def loss(model, batch):
+        return F.cross_entropy(model(batch["input_ids"]).logits.flatten(0, 1), batch["labels"].flatten())
+
+    assert codes(check_loss(llama(), {"input_ids": x, "labels": x.clone()}, loss)) == ["LA102"]
+
+
+def test_full_cuts_at_every_position_and_a_few_are_enough_by_default():
+    x = tokens()
+    batch = {"input_ids": x, "labels": x.clone()}
+    assert 2 <= len(check_loss(llama(), batch, own).causality["cuts"]) <= 8
+    report = check_loss(llama(), batch, own, replay="full")
+    assert len(report.causality["cuts"]) == x.numel()
+    assert "46 of 46 trained rows" in report.check("causality").detail
+
+
+def test_weights_gradients_and_random_state_are_afterwards_as_before():
+    model, x = llama(), tokens()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    check_loss(model, {"input_ids": x, "labels": x.clone()}, own)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_default_replay_runs_the_loss_a_handful_of_times():
+    model, x = llama(), tokens()
+    calls = []
+
+    def loss(model, batch):
+        calls.append(1)
+        return own(model, batch)
+
+    check_loss(model, {"input_ids": x, "labels": x.clone()}, loss, replay=False)
+    once = len(calls)
+    check_loss(model, {"input_ids": x, "labels": x.clone()}, loss)
+    assert len(calls) - once <= 1 + once + 5  # the base, and two samples cut at once
+
+
+# -- padding and decoding, in the forward that is trained -------------------------------------------------
+
+
+def gpt():
+    return tiny_model("GPT2LMHeadModel", vocab_size=128)
+
+
+def padded():
+    x = tokens()
+    mask = torch.ones_like(x)
+    mask[0, :9] = 0
+    return {"input_ids": x.masked_fill(mask == 0, 0), "attention_mask": mask, "labels": x.masked_fill(mask == 0, -100)}
+
+
+def with_positions(model, batch):
+    return model(**batch, position_ids=(batch["attention_mask"].cumsum(1) - 1).clamp(min=0)).loss
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"), [(own, ["LA402"]), (with_positions, [])], ids=["counted", "made by the loss"]
+)
+def test_positions_that_the_loss_makes_are_those_that_count(loss, said):
+    model, batch = gpt(), padded()
+    adapter = adapter_for(model)
+    movement = perturbed(model, adapter, batch, forward(model, adapter, batch))
+    _, found = padding_matters(model, adapter, batch, adapter.view(model, batch), movement, loss)
+    assert [one.code for one in found] == said
+    check, _ = decode_check(model, adapter, batch, movement, loss)
+    assert check.status == ("fail" if said else "pass"), check.detail
+
+
+@pytest.mark.skipif(OLD, reason="attention is given its cache under another name")
+@pytest.mark.parametrize("given", [False, True], ids=["by the loss", "in the batch"])
+def test_a_model_that_trains_without_a_cache_and_decodes_with_one(given):
+    model, x = llama(), tokens()
+    attention = model.model.layers[1].self_attn
+    whole = attention.forward
+
+    def other_with_a_cache(*args, **kwargs):
+        out = whole(*args, **kwargs)
+        return out if kwargs.get("past_key_values") is None else (0.5 * out[0], *out[1:])
+
+    attention.forward = other_with_a_cache
+    batch = {"input_ids": x, "labels": x.clone(), **({"use_cache": False} if given else {})}
+
+    def loss(model, batch):
+        return model(**{**batch, "use_cache": False}).loss
+
+    adapter = adapter_for(model)
+    check, found = decode_check(model, adapter, batch, None, loss)
+    assert (check.status, [one.code for one in found]) == ("fail", ["LA604"])
+    attention.forward = whole
+    assert decode_check(model, adapter, batch, None, loss)[0].status == "pass"
