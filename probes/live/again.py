@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,6 +31,9 @@ __all__ = ["add_causality_of"]
 
 def add_causality_of(report: Report, forwards: Sequence[Forward], parts: Sequence[Part], keep: Keep | None) -> None:
     """Judge the first forward of the watched steps, and add to the report what it shows."""
+    if any(one.code == "LA804" for one in report.findings):
+        report.checks.append(told_nothing())
+        return
     pair = next(((forward, part) for forward, part in zip(forwards, parts, strict=True) if forward.graded), None)
     if pair is None or not any(bool(one.trained.any()) for one in pair[1].actual):
         report.checks.append(told_nothing())
@@ -39,23 +43,30 @@ def add_causality_of(report: Report, forwards: Sequence[Forward], parts: Sequenc
 
 def _told(forward: Forward, part: Part) -> Causality:
     if not forward.whole:
-        return Causality(problem="the watched forward has inputs that are too large to be kept")
+        return Causality(problem="the watched forward reads keys and values of what came before, or other objects")
     adapter = forward.adapter
     module = adapter.inner(forward.model) if forward.inner_seen else adapter.body(forward.model)
     if module is None:
         return Causality(problem="the watched forward is no call of the model")
-    batch = _moved(forward.received, _device(module))
+    batch = _moved({**forward.received, **forward.large}, _device(module))
     try:
         with _attributes_kept(forward.model):
             told = _on(part.actual, _device(module))
             view = adapter.view(forward.model, batch)
-            return replay(forward.model, adapter, batch, view, told, lambda _, given: _called(module, given))
+            loss = partial(_called, module, forward.large.get("inputs_embeds"), batch.get("input_ids"))
+            return replay(forward.model, adapter, batch, view, told, loss)
     except (InputError, UsageError) as error:
         return Causality(problem=str(error))
 
 
-def _called(module: nn.Module, given: Batch) -> Any:
-    return module(**given)
+def _called(module: Any, embeddings: Tensor | None, ids: Any, _: nn.Module, given: Batch) -> Any:
+    """The watched call with other ids; where it was given embeddings, those of the ids that are others."""
+    if embeddings is None:
+        return module(**given)
+    other = given["input_ids"]
+    table = module.get_input_embeddings()
+    fresh = torch.where((other == ids)[..., None], embeddings, table(other.clamp(min=0)).to(embeddings))
+    return module(**{**given, "input_ids": None, "inputs_embeds": fresh})
 
 
 def _device(module: nn.Module) -> torch.device:

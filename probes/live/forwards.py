@@ -93,6 +93,8 @@ class Forward:
         own: what its modules have given, where its streams are declared.
         called: how often each module has been called as a head, by identity.
         whole: whether nothing that it was given was too large to be kept.
+        whole: whether it was given nothing but tensors, numbers and words, and no keys and values of what came before.
+        large: what the first forward was given beside ``received``: images, embeddings in place of ids.
     """
 
     model: nn.Module
@@ -113,6 +115,7 @@ class Forward:
     own: OwnRows | None = None
     called: Counter[int] = field(default_factory=Counter)
     whole: bool = True
+    large: Batch = field(default_factory=dict)
     _heads: tuple[Head, ...] | None = None
     _streams: View | None = None
 

@@ -228,7 +228,10 @@ class Watcher:
         if received.get(CACHE) is not None:
             small[CACHE] = True  # that there is one is all that matters
         forward = Forward(self.found.root, self.found.adapter, small, module.training, self._tick(), inner)
-        forward.whole = all(small[key] is not None for key, value in received.items() if value is not None)
+        large = {key: value for key, value in received.items() if value is not None and small[key] is None}
+        forward.whole = all(isinstance(value, Tensor) for value in large.values()) and received.get(CACHE) is None
+        if not self.steps and not self.open:  # the one that is run again
+            forward.large = {key: value.detach() for key, value in large.items() if isinstance(value, Tensor)}
         forward.fresh = self._trained is not None and self._trained.is_fresh()
         self.open.append(forward)
         self._inside = forward if inner else None
