@@ -92,7 +92,6 @@ class Forward:
         half: whether a gradient was in half precision.
         own: what its modules have given, where its streams are declared.
         called: how often each module has been called as a head, by identity.
-        whole: whether nothing that it was given was too large to be kept.
         whole: whether it was given nothing but tensors, numbers and words, and no keys and values of what came before.
         large: what the first forward was given beside ``received``: images, embeddings in place of ids.
     """
