@@ -19,7 +19,7 @@ from alignment.recovery import Form, Reading, read
 from ..witness.backward import gradients_at
 from .tape import LEAST_WIDTH, Made, Tape
 
-__all__ = ["Candidate", "Run", "nodes_above", "search"]
+__all__ = ["Candidate", "Run", "has_form", "nodes_above", "search"]
 
 #: This part of a tensor's active rows must be explained by a hard target.
 SHARE = 0.9
@@ -119,12 +119,12 @@ def _score(made: Made, scored: dict[int, tuple[Made, int]], grad: Tensor) -> Non
         return
     axes = [-1] if made.value.dim() < 3 else [-1, 1]
     for axis in axes:
-        if made.value.shape[axis] >= LEAST_WIDTH and _has_form(made.value, grad, axis):
+        if made.value.shape[axis] >= LEAST_WIDTH and has_form(made.value, grad, axis):
             scored[made.order] = (made, axis)
             return
 
 
-def _has_form(value: Tensor, grad: Tensor, axis: int) -> bool:
+def has_form(value: Tensor, grad: Tensor, axis: int = -1) -> bool:
     """Whether a hard target explains what rows, evenly chosen, are told, over at least three live columns."""
     grad = grad.detach().movedim(axis, -1)
     value = value.detach().movedim(axis, -1)

@@ -54,6 +54,10 @@ class Observed:
     problems: Sequence[str] = ()
     forwards: Sequence[Forward] = ()
 
+    def add(self, findings: Sequence[Finding]) -> None:
+        """Add what was found beside the watched heads."""
+        self.witness = replace(self.witness, findings=(*self.witness.findings, *findings))
+
 
 def observe(steps: Sequence[Sequence[Forward]], *, stepped: bool = True) -> Observed:
     """Judge what the steps trained.

@@ -158,6 +158,8 @@ class Session:
             observed = observe(steps, stepped=bool(watcher.steps))
         except Nothing as reason:
             return self._unread(str(reason))
+        if watcher.beside is not None:
+            observed.add(watcher.beside.findings())
         report = report_on(observed, watcher.found.root, watcher.found.adapter, self.settings.keep)
         add_causality_of(report, observed.forwards, observed.parts, self.settings.keep)
         report.notes += [*circumstances(watcher), *self.settings.keep.notes]

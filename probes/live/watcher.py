@@ -23,6 +23,7 @@ from ..models.declaration import Declaration
 from ..models.declared_heads import Logits, field_of
 from ..models.embedded import embedded_ids
 from ..models.reading import CACHE, decoder_of, is_encoder_decoder
+from .beside import Beside
 from .boundaries import Boundaries
 from .discovery import Discovery, Found
 from .forwards import Forward, kept, label_entries
@@ -60,6 +61,7 @@ class Watcher:
         open: the forwards since.
         found: the model; None before. A frozen one stays on trial until its logits carry a gradient.
         discovery: what was met until then.
+        beside: what is trained beside its watched heads; None before.
         gradients: what reads them, and knows the loss scales that were divided out.
         failed: the traceback of an exception of ours; empty if there was none.
         cause: why it stopped before the steps were done; empty if it did not.
@@ -85,6 +87,7 @@ class Watcher:
         self._inside: Forward | None = None
         self._late = False
         self._parts: Any = None
+        self.beside: Beside | None = None
         self._trained: Trained | None = None
         self._looking: Any = None
         self._handles: list[Any] = []
@@ -171,6 +174,7 @@ class Watcher:
         inner = found.inner
         decoder = decoder_of(inner) if is_encoder_decoder(inner) else None
         self._parts = _Parts(inner, found.adapter.body(found.root), decoder)
+        self.beside = Beside(found.root, found.adapter, self._safely)
         self._handles += [ForwardPatch(inner, self._around_inner), AfterModules(self._with_gradients(self._after))]
         if found.trained:
             self._settle()
@@ -188,7 +192,7 @@ class Watcher:
         if self.found is None:
             return
         self.discovery.give_up(self.found)
-        self.found, self.open = None, []
+        self.found, self.beside, self.open = None, None, []
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -252,7 +256,7 @@ class Watcher:
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """A module has been called: the body, a head, a decoder or the outermost model, or none of them."""
-        assert self.found is not None
+        assert self.found is not None and self.beside is not None  # noqa: PT018 - they come together
         parts = self._parts
         if module is parts.decoder and self._inside is not None:
             self._inside.received["decoder_input_ids"] = kept(bound_arguments(module, args, kwargs).get("input_ids"))
@@ -262,10 +266,13 @@ class Watcher:
             self._after_root(args, kwargs)
         elif self.open and (self.open[-1].hidden is not None or parts.body is None):
             head = self.open[-1].head_of(module)
-            if head is None and self.open[-1].own is not None:
-                self.open[-1].own.note(module, output)
-            if head is not None and isinstance(output, Tensor) and output.requires_grad:
+            if head is None:
+                self.beside.saw(module, output)
+                if self.open[-1].own is not None:
+                    self.open[-1].own.note(module, output)
+            elif isinstance(output, Tensor) and output.requires_grad:
                 self._settle().note_made(output)
+                self.beside.watched(output)
                 self.gradients.note_call(self.open[-1], head, args[0] if args else None, output)
 
     def _after_body(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -295,6 +302,8 @@ class Watcher:
     def _returned(self, roots: Sequence[Tensor]) -> None:
         """A backward has ended; what has come to no logits may have begun at a constant."""
         since, self._backward = self._backward, self._tick()
+        if self.beside is not None:
+            self.beside.passed()
         before = [forward for forward in self.open if forward.begun > since]
         reached = any(forward.graded > since for forward in self.open)
         if before and not reached and self._trained is not None and self._trained.alone_below(roots):
