@@ -118,6 +118,7 @@ class View:
         conventions: per stream, the convention that was declared for its labels; None where the ids tell.
         masked: numbers of the streams that are trained on their own token where their input was masked.
         kin: per stream, the kind of head that predicts it; empty where all codebooks are of one kind.
+        ahead: per stream, how far ahead its head is meant to predict; its rows are laid so that this is +1. Empty: 1.
     """
 
     streams: tuple[Stream, ...]
@@ -127,6 +128,7 @@ class View:
     conventions: tuple[Convention | None, ...] = ()
     masked: frozenset[int] = frozenset()
     kin: tuple[str, ...] = ()
+    ahead: tuple[int, ...] = ()
 
     def convention(self, number: int) -> Convention | None:
         """The declared convention of a stream's labels."""

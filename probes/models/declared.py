@@ -132,8 +132,11 @@ class DeclaredAdapter:
         conventions = tuple(_convention(one) for one in self.declared)
         streams, labels = tuple(stream for stream, _ in pairs), tuple(labels for _, labels in pairs)
         kin = tuple(re.sub(r"\d+", "*", one.head[0].path) for one in self.declared)
+        ahead = tuple(one.ahead for one in self.declared)
         masked = frozenset(number for number, one in enumerate(self.declared) if one.objective == "masked")
-        return View(streams, labels, (None,) * len(streams), conventions=conventions, masked=masked, kin=kin)
+        return View(
+            streams, labels, (None,) * len(streams), conventions=conventions, masked=masked, kin=kin, ahead=ahead
+        )
 
     def _stream(self, number: int, batch: Mapping[str, Any]) -> tuple[Stream, Tensor | None]:
         one = self.declared[number]
@@ -152,6 +155,11 @@ class DeclaredAdapter:
         if stream.is_audio:
             stream = replace(stream, filler=stream.filler | again(stream.ids, stream.segment, stream.end_ids))
         labels = self._labels(number, batch, ids)
+        if one.ahead > 1:  # no row of logits is laid over the first of a sample, and nothing predicts what follows them
+            stream = replace(stream, segment=stream.segment.masked_fill(stream.row < one.ahead - 1, -1))
+            labels = (
+                None if labels is None else labels.masked_fill(torch.arange(ids.shape[1]) < one.ahead, IGNORE_INDEX)
+            )
         return stream, None if labels is None else _placed(labels, first, length, IGNORE_INDEX).reshape(-1)
 
     def ids(self, number: int, batch: Mapping[str, Any]) -> Tensor:
@@ -212,6 +220,7 @@ class DeclaredAdapter:
         rows = self.learnt.entries.get((number, nth))
         if rows is None:
             raise InputError(f"the {head.name} head was called once more than before: its rows cannot be placed")
+        rows = self._ahead(number, rows)
         if hidden is not None and inputs is not None and hidden.shape[:-1].numel() == len(rows):
             with suppress(InputError):  # a head behind layers of its own
                 at = match_rows(inputs, hidden).to(rows.device)
@@ -223,6 +232,12 @@ class DeclaredAdapter:
                 "not: name the module that does (body)"
             )
         return rows
+
+    def _ahead(self, number: int, rows: Tensor) -> Tensor:
+        """Rows of a head that predicts further ahead, laid where that is the next token; -1 past the end."""
+        more, length = self.declared[number].ahead - 1, self.learnt.length[number]
+        place = rows % length + more
+        return torch.where((rows >= 0) & (place < length), rows + more, -1)
 
     # -- the batch, changed ----------------------------------------------------------------------
 

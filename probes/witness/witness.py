@@ -29,6 +29,7 @@ from alignment.sources import infer_sources, is_ambiguous
 from ..host.preserve import preserved
 from ..models.adapter import Adapter, Batch, View
 from ..models.modules import unwrapped, virtual_tokens
+from .ahead import told_ahead
 from .blind import SPARED, blind_spots, unread_note
 from .capture import Capture, told_dropped
 from .diagnose import explain_exception
@@ -117,7 +118,7 @@ def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
     expected, actual = seen.expected, seen.actual
     findings += [] if first.problems else seen.findings
     notes += seen.notes
-    findings = among_kin(findings, actual, view)
+    findings = told_ahead(among_kin(findings, actual, view), view)
     # nobody said what must be trained there: only where its targets are taken from can be judged
     findings = [f for f in findings if f.code != "LA202" or not _unlabelled_in(f.stream, view)]
     findings += _labels_dropped(watched, first.capture, findings)

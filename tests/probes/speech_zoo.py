@@ -495,6 +495,30 @@ def time_first(shift):
     return loss
 
 
+# -- heads of several distances on one body -----------------------------------------------------------
+
+
+class Ahead(nn.Module):
+    """A head for the next token, two for those after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wte, self.body, self.lm_head = nn.Embedding(90, D), Causal(), nn.Linear(D, 95)
+        self.mtp = nn.ModuleList(nn.Linear(D, 95) for _ in range(2))
+
+    def forward(self, x):
+        h = self.body(self.wte(x))
+        return [head(h) for head in (self.lm_head, *self.mtp)]
+
+
+def several_ahead(*steps):
+    def loss(model, batch):
+        heads = zip(model(batch["x"]), steps, strict=True)
+        return sum(ce(z[:, :-step], batch["x"][:, step:]) for z, step in heads)
+
+    return loss
+
+
 ZOO = [
     Architecture(
         "text and K codebooks",
@@ -661,6 +685,17 @@ ZOO = [
         time_first(1),
         {"copy": (time_first(0), "LA102"), "shifted twice": (time_first(2), "LA103")},
         {"text": {"head": "out", "ids": "tokens"}},
+    ),
+    Architecture(
+        "several ahead",
+        Ahead,
+        lambda: {"x": ids(20, 90, B, 18)},
+        several_ahead(1, 2, 3),
+        {"one short": (several_ahead(1, 1, 2), "LA104"), "base shifted again": (several_ahead(2, 2, 3), "LA103")},
+        {
+            "text": {"head": "lm_head", "ids": "x"},
+            "mtp[{k}]": {"head": "mtp.{k}", "ids": "x", "ahead": 2, "ahead_step": 1},
+        },
     ),
 ]
 
