@@ -46,7 +46,7 @@ class Setting:
 
     def ours(self) -> None:
         """The pass."""
-        report = check_loss(self.model, self.batch, self.loss)
+        report = check_loss(self.model, self.batch, self.loss, replay=False)
         assert report.verdict == "pass", report
 
     def floor(self) -> None:
