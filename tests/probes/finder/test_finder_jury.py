@@ -1,0 +1,40 @@
+"""The finder over transformers' classes, adapters taken away: the offsets of the jury's table, no stream wrong.
+
+``-m deep`` runs every class in three precisions; by hand: ``python tests/probes/finder_jury.py --dtype float16``.
+"""
+
+import pytest
+import torch
+from finder_jury import judge
+from jury import every_class
+from lm_zoo import QUICK
+
+#: One of a kind: text, router, capped, scaled, with audio, encoder and decoder, a copy, a state space.
+ONE_OF_A_KIND = (
+    "GPT2LMHeadModel",
+    "MixtralForCausalLM",
+    "Gemma2ForCausalLM",
+    "CohereForCausalLM",
+    "Qwen2AudioForConditionalGeneration",
+    "T5ForConditionalGeneration",
+    "WhisperForConditionalGeneration",
+    "BartForCausalLM",
+    "MambaForCausalLM",
+)
+
+
+@pytest.mark.parametrize("name", [name for name in ONE_OF_A_KIND if name in QUICK])
+def test_one_of_a_kind(name):
+    verdict = judge(name)
+    assert (verdict.status, verdict.reason) == ("right", "")
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_no_stream_is_wrong_and_nearly_all_are_found(dtype):
+    verdicts = [judge(name, dtype) for name in every_class()]
+    run = [one for one in verdicts if one.status != "not run"]
+    assert not [one for one in run if one.status == "wrong"]
+    silent = [one for one in run if one.status == "silent"]
+    assert all(one.reason for one in silent)
+    assert 20 * len(silent) <= len(run), silent
