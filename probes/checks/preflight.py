@@ -115,6 +115,7 @@ def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> R
         InputError: a batch that does not fit the model.
     """
     model, adapter, batch = plan.model, plan.adapter, plan.batch
+    adapter.check_batch(model, batch)
     withheld = plan.labels == "none"
     named = plan.loss or default_loss(adapter, plan.policy)
     options = plan.options

@@ -12,7 +12,8 @@ from alignment.wording import counted
 
 from ..models import Adapter, Batch
 from ..records.report import Check
-from ..witness.witness import Witness, unlabelled
+from ..witness.judgement import unlabelled
+from ..witness.witness import Witness
 
 __all__ = ["COVERAGE", "PAIRING", "concerning", "kinds_of", "named", "witness_checks"]
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from alignment import IGNORE_INDEX, Convention, Stream, Supervision, expect, infer_convention
-from alignment.labels import Evidence
 
 from .joined import Joined
 
@@ -59,19 +58,20 @@ def _expected(number: int, joined: Joined) -> Expectation:
         why = f"the model was not given the labels of {name}"
         return _granted(number, actual, torch.ones_like(hidden), _nothing(actual), why)
     evidence = infer_convention(labels, stream)
-    if evidence.convention is Convention.INCONSISTENT:
+    convention = joined.view.convention(number) or evidence.convention
+    if convention is Convention.INCONSISTENT:
         why = f"the labels of {name} are neither its ids nor the ids after them ({evidence})"
         granted = _granted(number, actual, torch.ones_like(hidden), _nothing(actual), why)
         as_labelled = torch.equal(labels, actual.target)  # a masked objective: every row on its own label
         return replace(granted, untold=None) if as_labelled else granted
-    told, note = _told(number, joined, evidence)
+    told, note = _told(number, joined, convention)
     if bool((hidden & actual.trained).any()):
         why = f"the model was not always given the labels of {name}"
         return replace(_granted(number, actual, hidden, told, why), note=note)
     return Expectation(told, known=True, note=note)
 
 
-def _told(number: int, joined: Joined, evidence: Evidence) -> tuple[Supervision, str]:
+def _told(number: int, joined: Joined, convention: Convention) -> tuple[Supervision, str]:
     """What the labels say; where the ids fit both conventions, the one that fits what is trained."""
     stream, labels, carried = (part[number] for part in (joined.view.streams, joined.view.labels, joined.view.carried))
     assert labels is not None
@@ -79,16 +79,16 @@ def _told(number: int, joined: Joined, evidence: Evidence) -> tuple[Supervision,
     def by(convention: Convention) -> Supervision:
         return expect(labels, stream, convention, number=number, carried=carried)
 
-    if evidence.convention is not Convention.AMBIGUOUS:
-        return by(evidence.convention), ""
-    for convention in (Convention.POSITION_ALIGNED, Convention.PRE_SHIFTED):
-        wanted = by(convention)
+    if convention is not Convention.AMBIGUOUS:
+        return by(convention), ""
+    for fits in (Convention.POSITION_ALIGNED, Convention.PRE_SHIFTED):
+        wanted = by(fits)
         trained = joined.actual[number].trained
         if torch.equal(wanted.target.masked_fill(~trained, 0), joined.actual[number].target.masked_fill(~trained, 0)):
             break
     else:
-        convention, wanted = Convention.POSITION_ALIGNED, by(Convention.POSITION_ALIGNED)
-    return wanted, f"{stream.name}: the ids fit both label conventions; {convention} fits what is trained"
+        fits, wanted = Convention.POSITION_ALIGNED, by(Convention.POSITION_ALIGNED)
+    return wanted, f"{stream.name}: the ids fit both label conventions; {fits} fits what is trained"
 
 
 def _nothing(actual: Supervision) -> Supervision:

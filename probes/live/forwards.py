@@ -16,7 +16,7 @@ from alignment.recovery import Form, Reading, read_hidden, silent_reading
 from alignment.sketch import Sketch, read_sketched
 
 from ..errors import UsageError
-from ..models.adapter import Adapter, Batch, Head, View
+from ..models.adapter import Adapter, Batch, Head, OtherCheckpointError, View
 from ..models.declared import DeclaredAdapter
 from ..models.reading import is_encoder_decoder
 from ..models.rows import head_rows, match_rows
@@ -246,6 +246,14 @@ class Forward:
                 active[rows[hard]] = False
         self.fused |= bool(active.any())
 
+    def _refuse_other_checkpoints(self) -> None:
+        try:
+            self.adapter.check_batch(self.model, self.received)
+        except OtherCheckpointError:
+            raise
+        except (InputError, UsageError, KeyError):
+            return  # what was not received is told by the view
+
     def _rows(self, head: Head, inputs: Tensor | None, count: int) -> Tensor | None:
         assert self._streams is not None
         received = len(self._streams.streams[head.streams[0]])
@@ -265,7 +273,9 @@ class Forward:
 
         Raises:
             InputError: rows that cannot be placed.
+            OtherCheckpointError: a batch that was made for another checkpoint.
         """
+        self._refuse_other_checkpoints()
         if self.graded and not any(call.reading is not None for call in self.calls):
             raise InputError(
                 self.problem

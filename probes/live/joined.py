@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from alignment import IGNORE_INDEX, Stream, Supervision
+from alignment import IGNORE_INDEX, Convention, Stream, Supervision
 from alignment.recovery import Reading
 from alignment.sources import infer_sources
 
@@ -67,7 +67,20 @@ def join(parts: Sequence[Part]) -> Joined:
         sample += max((int(stream.sample.max()) + 1 for stream in streams if len(stream)), default=0)
         segment += max((int(stream.segment.max()) + 1 for stream in streams if len(stream)), default=0)
     notes = dict.fromkeys(note for part in parts for note in part.view.notes)
-    return _together([pieces[name] for name in names], tuple(notes))
+    return _together([pieces[name] for name in names], tuple(notes), _declared(parts))
+
+
+Declared = tuple["Convention | None", bool, str, int]
+
+
+def _declared(parts: Sequence[Part]) -> dict[str, Declared]:
+    """By the name of each stream: its convention, whether it is masked, its kind of head, how far ahead that predicts."""
+    out: dict[str, Declared] = {}
+    for view in (part.view for part in parts):
+        for number, stream in enumerate(view.streams):
+            kin, ahead = view.kin[number] if view.kin else "", view.ahead[number] if view.ahead else 1
+            out.setdefault(stream.name, (view.convention(number), number in view.masked, kin, ahead))
+    return out
 
 
 @dataclass(frozen=True)
@@ -94,7 +107,11 @@ def _followed(one: Supervision, stream: Stream, own: Tensor, bases: Tensor) -> S
     return replace(one, stream=stream, source=source, origin=torch.where(known, own[origin], one.origin))
 
 
-def _together(streams: Sequence[Sequence[_Piece]], notes: tuple[str, ...]) -> Joined:
+def _together(
+    streams: Sequence[Sequence[_Piece]],
+    notes: tuple[str, ...],
+    declared: Mapping[str, Declared],
+) -> Joined:
     joined, labels, carried, actual, unlabelled, part = [], [], [], [], [], []
     for pieces in streams:
         stream = _one([piece.stream for piece in pieces])
@@ -107,7 +124,17 @@ def _together(streams: Sequence[Sequence[_Piece]], notes: tuple[str, ...]) -> Jo
         actual.append(_whole([piece.actual for piece in pieces], stream))
         unlabelled.append(~torch.tensor(seen).repeat_interleave(lengths))
         part.append(torch.tensor([piece.part for piece in pieces]).repeat_interleave(lengths))
-    view = View(tuple(joined), tuple(labels), tuple(carried), notes)
+    conventions, masked, kin, ahead = zip(*(declared[stream.name] for stream in joined), strict=True)
+    view = View(
+        tuple(joined),
+        tuple(labels),
+        tuple(carried),
+        notes,
+        conventions if any(conventions) else (),
+        frozenset(number for number, one in enumerate(masked) if one),
+        kin if any(kin) else (),
+        ahead if any(one > 1 for one in ahead) else (),
+    )
     return Joined(view, tuple(actual), tuple(unlabelled), tuple(part))
 
 

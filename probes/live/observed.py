@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from alignment import Finding, InputError, Supervision, compare
+from alignment import Finding, InputError
 from alignment.comparison import compare_labels
 from alignment.findings import finding
 
+from ..models.adapter import OtherCheckpointError
 from ..models.modules import unwrapped
 from ..witness.blind import SPARED, blind_spots
+from ..witness.judgement import judge_loss, labels_dropped
 from ..witness.witness import Witness
 from .expected import Expectation, expectations
 from .forwards import Forward
@@ -68,6 +70,7 @@ def observe(steps: Sequence[Sequence[Forward]], *, stepped: bool = True) -> Obse
 
     Raises:
         Nothing: no forward, no gradient, or none that can be placed.
+        OtherCheckpointError: a batch that was made for another checkpoint.
     """
     graded = any(one.graded for step in steps for one in step)
     read, problems = _read(steps, graded=graded)
@@ -78,27 +81,29 @@ def observe(steps: Sequence[Sequence[Forward]], *, stepped: bool = True) -> Obse
     supervisions = tuple(one.supervision for one in expected)
     forwards = [forward for step in read for forward, _ in step]
     evened, backward = _by_backward(joined, read)
-    findings = _swallowed(steps, stepped=stepped)
+    findings, actual, notes = _swallowed(steps, stepped=stepped), (), joined.view.notes
     if graded:
-        findings += _not_finite(forwards) or [
-            *_label_findings(joined, expected),
-            *compare(supervisions, evened, backward),
-        ]
+        told = judge_loss(joined.view, supervisions, joined.actual, weights=evened, apart=backward)
+        supervisions, actual, notes = told.expected, told.actual, (*notes, *told.notes)
+        findings += _not_finite(forwards) or [*_label_findings(joined, expected), *told.findings]
     books = sum(stream.is_audio for stream in joined.view.streams)
     unequal, even = accumulation(_micro_batches(read) if graded and stepped else [], books)
-    findings += [*unequal, *_labels_dropped(forwards)]
+    findings += [*unequal, *_labels_dropped(forwards, findings)]
     if graded:
         findings += _blind(joined, expected, findings, problems)
     inner = frozenset(key for one in forwards for key in one.adapter.label_keys if one.received.get(key) is not None)
     outer = frozenset(key for one in forwards for key in one.outer or {})
-    actual = joined.actual if graded else ()
-    witness = Witness(joined.view, supervisions, actual, tuple(findings), None, outer, inner)
+    witness = Witness(joined.view, supervisions, actual, tuple(findings), None, outer, inner, notes)
     parts = [part for step in read for _, part in step]
     return Observed(witness, expected, parts, len(steps), backward if graded else (), even, problems, forwards)
 
 
 def _read(steps: Sequence[Sequence[Forward]], *, graded: bool) -> tuple[Read, list[str]]:
-    """Per step the forwards that have gradients (or have none), as far as they can be placed; why others cannot."""
+    """Per step the forwards that have gradients (or have none), as far as they can be placed; why others cannot.
+
+    Raises:
+        OtherCheckpointError: a batch that was made for another checkpoint.
+    """
     read: Read = []
     problems = []
     for step in steps:
@@ -108,6 +113,8 @@ def _read(steps: Sequence[Sequence[Forward]], *, graded: bool) -> tuple[Read, li
                 continue
             try:
                 mine.append((forward, Part(*forward.place())))
+            except OtherCheckpointError:
+                raise
             except InputError as error:
                 problems.append(str(error))
         read.append(mine)
@@ -195,31 +202,31 @@ def _label_findings(joined: Joined, expected: Sequence[Expectation]) -> list[Fin
     labels = tuple(given if one.judged else None for given, one in zip(joined.view.labels, expected, strict=True))
     return [
         found
-        for found in compare_labels(joined.view.streams, labels)
+        for found in compare_labels(joined.view.streams, labels, joined.view.conventions, joined.view.masked)
         if found.code in ("LA203", "LA502")  # what the loss makes of labels out of place shows in what it trains
     ]
 
 
-def _labels_dropped(forwards: Sequence[Forward]) -> list[Finding]:
-    """LA601: a wrapper of PEFT or torch was given labels, and the innermost forward was not."""
+def _labels_dropped(forwards: Sequence[Forward], found: Sequence[Finding]) -> list[Finding]:
+    """LA601: labels that a wrapper was given and the innermost forward was not."""
     for one in forwards:
-        keys = set(one.adapter.label_keys)
         given = {key for key, value in one.received.items() if value is not None}
-        dropped = sorted((set(one.outer or {}) & keys) - given)
-        if dropped and one.inner_seen and unwrapped(one.model) is one.adapter.inner(one.model):
-            message = f"{', '.join(dropped)} was given to the outermost model and did not reach the innermost forward"
-            return [finding("LA601", "text", message, count=len(dropped))]
+        dropped = sorted((set(one.outer or {}) & set(one.adapter.label_keys)) - given)
+        own = unwrapped(one.model) is not one.adapter.inner(one.model)
+        told = labels_dropped(dropped if one.inner_seen else (), found, own=own)
+        if told:
+            return told
     return []
 
 
-def _by_backward(joined: Joined, read: Read) -> tuple[tuple[Supervision, ...], list[Tensor]]:
+def _by_backward(joined: Joined, read: Read) -> tuple[list[Tensor], list[Tensor]]:
     """Weights over their mean in each backward, text and audio apart; and per stream the backward of each row.
 
     Backwards are compared with each other by ``accumulation``.
     """
     number = torch.tensor(_backwards(read))
     backward = [number[part] for part in joined.part]
-    out = list(joined.actual)
+    out = [one.weight for one in joined.actual]
     for kind in (False, True):
         mine = [n for n, stream in enumerate(joined.view.streams) if stream.is_audio is kind]
         sums, counts = torch.zeros(2, int(number.max()) + 1, dtype=torch.float64)
@@ -230,8 +237,8 @@ def _by_backward(joined: Joined, read: Read) -> tuple[tuple[Supervision, ...], l
             counts.index_add_(0, backward[n][used], torch.ones_like(weight[used]))
         mean = torch.where(sums > 0, sums / counts.clamp(min=1), 1)
         for n in mine:
-            out[n] = replace(out[n], weight=out[n].weight / mean[backward[n]])
-    return tuple(out), backward
+            out[n] = out[n] / mean[backward[n]]
+    return out, backward
 
 
 def _backwards(read: Read) -> list[int]:

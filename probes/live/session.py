@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError
+from ..errors import UsageError, ending
 from ..host.printable import capped, printable
 from ..records.choice import Choice
 from ..records.report import EXIT, Report, error_report, unread_report
@@ -109,7 +109,7 @@ class Session:
 
             self._watcher.finish(ENDED)
         report = self.report
-        if report is not None and report.error and not self._own_error and report.stopped != ended.code:
+        if report is not None and report.error and not self._own_error and ended.code not in {0, report.stopped}:
             report.stopped = ended.code
             self._write(report)
         return ended.code or self._code()
@@ -145,6 +145,7 @@ class Session:
             raise SystemExit(3 if report is not None and report.error else self._code())
 
     def _judged(self, watcher: Watcher) -> Report:
+        from ..models.adapter import OtherCheckpointError
         from .again import add_causality_of
         from .observed import Nothing, observe
         from .told import circumstances, nothing_seen, report_on
@@ -158,6 +159,8 @@ class Session:
             observed = observe(steps, stepped=bool(watcher.steps))
         except Nothing as reason:
             return self._unread(str(reason))
+        except OtherCheckpointError as error:  # as every other door refuses it
+            return error_report(*ending(error))
         if watcher.beside is not None:
             observed.add(watcher.beside.findings())
         report = report_on(observed, watcher.found.root, watcher.found.adapter, self.settings.keep)

@@ -111,7 +111,7 @@ def _accumulation_check(observed: Observed, findings: Sequence[Finding], kept: S
 def _notes(observed: Observed) -> list[str]:
     steps, read = observed.steps, len(observed.parts)
     notes = [f"watched {steps} optimizer steps, {read} forward passes; sources are inferred from the ids"]
-    notes += [*observed.witness.view.notes, *(one.note for one in observed.expected if one.note)]
+    notes += [*(one.note for one in observed.expected if one.note)]
     for one, actual in zip(observed.expected, observed.witness.actual, strict=False):  # none without gradients
         notes.append(unread_note(one.supervision, actual, observed.witness.findings))
     return [note for note in notes if note]

@@ -23,26 +23,20 @@ from alignment import (
     infer_convention,
 )
 from alignment.comparison import compare_labels
-from alignment.findings import finding
 from alignment.sources import infer_sources, is_ambiguous
 
 from ..host.preserve import preserved
 from ..models.adapter import Adapter, Batch, View
 from ..models.modules import unwrapped, virtual_tokens
-from .ahead import told_ahead
 from .blind import SPARED, blind_spots, unread_note
-from .capture import Capture, told_dropped
+from .capture import Capture
 from .diagnose import explain_exception
-from .kin import among_kin
-from .masked import masked
+from .judgement import judge_loss, labels_dropped
 from .one_pass import LossError, LossFunction, Options, Pass, Watched, run_along, run_pass
 from .pace import LOSS, Pace
 from .proof import prove, retry_in_range
 
-__all__ = ["LossFunction", "Options", "Witness", "expected_of", "unlabelled", "witness"]
-
-#: What text shows that lost its labels on the way: nothing, or labels that nobody expanded.
-WITHOUT_LABELS = frozenset({"LA105", "LA205", "LA206", "LA605"})
+__all__ = ["LossFunction", "Options", "Witness", "expected_of", "witness"]
 
 
 @dataclass(frozen=True)
@@ -109,19 +103,15 @@ def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
         findings = list(compare(*_within_range(expected, actual))) if found is None else [found]
         return _told(view, expected, actual, (*of_labels, *findings), None, error.capture, notes)
     actual = infer_sources(first.readings, view.streams)
-    seen = masked(view, expected, actual)
-    findings = first.problems or list(compare(seen.expected, seen.actual))
-    if not first.problems and _needs_proof(findings, actual):
+    told = judge_loss(view, expected, actual)
+    if not first.problems and _needs_proof(told.findings, actual):
         actual = prove(watched, batch, view, actual)
-        seen = masked(view, expected, actual)
-        findings = list(compare(seen.expected, seen.actual))
-    expected, actual = seen.expected, seen.actual
-    findings += [] if first.problems else seen.findings
-    notes += seen.notes
-    findings = told_ahead(among_kin(findings, actual, view), view)
-    # nobody said what must be trained there: only where its targets are taken from can be judged
-    findings = [f for f in findings if f.code != "LA202" or not _unlabelled_in(f.stream, view)]
-    findings += _labels_dropped(watched, first.capture, findings)
+        told = judge_loss(view, expected, actual)
+    expected, actual = told.expected, told.actual
+    findings = list(first.problems or told.findings)
+    own = unwrapped(model) is not adapter.inner(model)
+    findings += labels_dropped(first.capture.dropped_labels, findings, own=own)
+    notes += told.notes
     if not first.problems:
         blind, unread = _blind(watched, view, expected, actual, first, (*of_labels, *findings))
         findings, notes = [*findings, *blind], [*notes, *unread]
@@ -174,35 +164,6 @@ def _within_range(
             target, weight = one.target.masked_fill(beyond, IGNORE_INDEX), one.weight.masked_fill(beyond, 0.0)
             side.append(replace(one, target=target, weight=weight))
     return sides
-
-
-def unlabelled(view: View) -> bool:
-    """Whether a batch has no labels at all, not even masked ones."""
-    return all(labels is None for labels in view.labels)
-
-
-def _unlabelled_in(name: str, view: View) -> bool:
-    """Whether none of the streams that a finding names has labels."""
-    mine = [
-        labels
-        for stream, labels in zip(view.streams, view.labels, strict=True)
-        if stream.name in name.split(", ") or (stream.is_audio and name == "audio") or name == "all"
-    ]
-    return all(labels is None for labels in mine)
-
-
-def _labels_dropped(watched: Watched, capture: Capture, findings: Sequence[Finding]) -> list[Finding]:
-    """LA601: a wrapper was given labels, and the innermost forward was not.
-
-    A module of the user's own may keep them and compute the loss itself: it is accused where text goes without.
-    """
-    dropped = capture.dropped_labels
-    own = unwrapped(watched.model) is not watched.adapter.inner(watched.model)
-    if not dropped or (
-        own and not any(f.code in WITHOUT_LABELS and not f.stream.startswith("audio") for f in findings)
-    ):
-        return []
-    return [finding("LA601", "text", told_dropped(dropped), count=len(dropped))]
 
 
 def _blind(

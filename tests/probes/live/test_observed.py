@@ -11,6 +11,8 @@ from live_runs import VOCAB, batches, llama, loop, mean, watched
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from alignment import InputError
+from probes import check_loss
 from probes.records.choice import Choice
 
 #: A loop that keeps its labels to itself, on a part of the rows: nobody says which must be trained.
@@ -517,7 +519,7 @@ def test_a_soft_teacher_is_not_read_and_not_a_failure():
     assert report.check("coverage").status == "skip"
 
 
-def test_a_masked_language_model_is_not_judged():
+def test_a_masked_language_model_is_held_to_its_own_tokens():
     from transformers import BertConfig, BertForMaskedLM
 
     torch.manual_seed(0)
@@ -529,8 +531,19 @@ def test_a_masked_language_model_is_not_judged():
         labels = batch["input_ids"].masked_fill(~masked, -100)
         data.append({**batch, "input_ids": batch["input_ids"].masked_fill(masked, 1), "labels": labels})
     report, code = run(lambda model, batch: model(**batch).loss, data, model=model)
-    assert (codes(report), code) == ([], 0)
-    assert report.check("pairing-text").status == "skip"
+    assert (report.verdict, codes(report), code) == ("pass", [], 0)
+    assert "at their own masked position" in report.check("pairing-text").detail
+
+
+def test_a_batch_that_check_loss_refuses_is_refused_with_the_same_sentence():
+    data = batches(1)
+    data[0]["input_ids"][0, 3] = VOCAB + 1
+    model = llama()
+    model.model.embed_tokens.register_forward_pre_hook(lambda module, args: (args[0].clamp(max=VOCAB - 1),))
+    with pytest.raises(InputError) as refused:
+        check_loss(model, data[0], right)
+    report, code = run(right, data, model=model, steps=1)
+    assert (report.verdict, report.error, code) == ("error", str(refused.value), 2)
 
 
 def test_an_encoder_decoder_model_is_read_at_its_decoder():

@@ -1,0 +1,93 @@
+"""The judge: what follows the reading of a loss, whichever reader read it and whatever door stands before it.
+
+A door gathers what it can see: streams, labels, and what the gradients say of every row. What is made of that stands
+here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from alignment import Finding, Supervision, compare
+from alignment.findings import finding
+
+from ..models.adapter import View
+from .ahead import told_ahead
+from .capture import told_dropped
+from .kin import among_kin
+from .masked import masked
+
+__all__ = ["Judgement", "judge_loss", "labels_dropped", "unlabelled"]
+
+#: What text shows that lost its labels on the way: nothing, or labels that nobody expanded.
+WITHOUT_LABELS = frozenset({"LA105", "LA205", "LA206", "LA605"})
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a loss trains beside what it must train, and what is wrong with it.
+
+    Attributes:
+        expected: per stream, without rows that a masked objective may leave as they are.
+        actual: the same of what is trained.
+        findings: what tells the two apart.
+        notes: what a reader should know.
+    """
+
+    expected: tuple[Supervision, ...]
+    actual: tuple[Supervision, ...]
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...] = ()
+
+
+def judge_loss(
+    view: View,
+    expected: Sequence[Supervision],
+    actual: Sequence[Supervision],
+    *,
+    weights: Sequence[Tensor] | None = None,
+    apart: Sequence[Tensor] | None = None,
+) -> Judgement:
+    """Compare what is trained with what must be.
+
+    Args:
+        view: streams and labels.
+        expected: per stream, what must be trained.
+        actual: per stream, what is.
+        weights: (R,) per stream, what is compared in place of the weights of ``actual``; those if None.
+        apart: (R,) int64 per stream, the backward that trained a row; None where one trained them all.
+    """
+    seen = masked(view, expected, actual)
+    weighed = [replace(one, weight=weight) for one, weight in zip(seen.actual, weights or (), strict=bool(weights))]
+    found = [*compare(seen.expected, weighed or seen.actual, apart), *seen.findings]
+    findings = told_ahead(among_kin(found, weighed or seen.actual, view), view)
+    # nobody said what must be trained there: only where its targets are taken from can be judged
+    findings = [one for one in findings if one.code != "LA202" or not unlabelled(view, one.stream)]
+    return Judgement(seen.expected, seen.actual, tuple(findings), seen.notes)
+
+
+def labels_dropped(dropped: Sequence[str], found: Sequence[Finding], *, own: bool) -> list[Finding]:
+    """LA601: a wrapper was given labels, and the innermost forward was not.
+
+    Args:
+        dropped: names of the labels.
+        found: what was found before.
+        own: whether a module of the user's own wraps the model. It may keep the labels and compute the loss itself,
+            and is accused where text goes without.
+    """
+    text = any(one.code in WITHOUT_LABELS and not one.stream.startswith("audio") for one in found)
+    if not dropped or (own and not text):
+        return []
+    return [finding("LA601", "text", told_dropped(dropped), count=len(dropped))]
+
+
+def unlabelled(view: View, name: str = "all") -> bool:
+    """Whether none of the streams that a finding names has labels, not even masked ones."""
+    return all(
+        labels is None
+        for stream, labels in zip(view.streams, view.labels, strict=True)
+        if stream.name in name.split(", ") or (stream.is_audio and name == "audio") or name == "all"
+    )

@@ -1,0 +1,148 @@
+"""Every door says the same of the same model, batch and loss; what one cannot see stands in docs/doors.md."""
+
+import re
+from pathlib import Path
+
+import fault_matrix
+import pytest
+import torch
+import torch.nn.functional as F
+from doors import DOORS
+from fault_cases import CORRECT, FAULTS, V2
+from live_runs import VOCAB, batches, llama, mean
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
+PAGE = Path(__file__).parents[3] / "docs" / "doors.md"
+#: (door, code) of every row of the page's table: what the door cannot see.
+UNSEEN = {
+    (door, code)
+    for door, codes in re.findall(r"^\| `(\w+)` \| ([^|]+) \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    for code in re.findall(r"LA\d{3}", codes)
+}
+OTHERS = [name for name in DOORS if name != "check_loss"]
+
+
+def told(door, said):
+    """The codes that a door is held to, or the sentence with which it refuses."""
+    return {one for one in said.codes if (door, one.partition(" ")[0]) not in UNSEEN}, said.refused
+
+
+def same(model, batch, loss, options=None):
+    """Check that every door says what check_loss says; what that is."""
+    options = options or {}
+    first = DOORS["check_loss"](model, batch, loss, options)
+    for door in OTHERS:
+        assert told(door, DOORS[door](model, batch, loss, options)) == told(door, first), door
+    return first.codes
+
+
+# -- losses of a text model -----------------------------------------------------------------------------
+
+
+def logits_of(model, batch):
+    return model(**batch).logits
+
+
+def smoothed(model, batch):
+    logits, labels = logits_of(model, batch)[:, :-1], batch["labels"][:, 1:]
+    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing=0.1)
+
+
+def prompt_trained(model, batch):
+    return mean(logits_of(model, batch), batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100))
+
+
+def half_trained(model, batch):
+    return mean(logits_of(model, batch), batch["labels"].masked_fill(torch.arange(20) < 8, -100))
+
+
+def flat(model, batch):
+    return F.cross_entropy(logits_of(model, batch).flatten(0, 1)[:-1], batch["labels"].flatten()[1:])
+
+
+def by_sample(model, batch):
+    losses = F.cross_entropy(
+        logits_of(model, batch)[:, :-1].transpose(1, 2), batch["labels"][:, 1:], reduction="none", ignore_index=-100
+    )
+    return (losses.sum(1) / (batch["labels"][:, 1:] != -100).sum(1)).mean()
+
+
+LOSSES = {
+    "the model's own": (lambda model, batch: model(**batch).loss, set()),
+    "outside": (lambda model, batch: mean(logits_of(model, batch), batch["labels"]), set()),
+    "smoothed": (smoothed, set()),
+    "a copy": (lambda model, batch: mean(logits_of(model, batch), batch["labels"], 0), {"LA102 text error"}),
+    "shifted twice": (lambda model, batch: mean(logits_of(model, batch), batch["labels"], 2), {"LA103 text error"}),
+    "three ahead": (lambda model, batch: mean(logits_of(model, batch), batch["labels"], 3), {"LA104 text error"}),
+    "the prompt too": (prompt_trained, {"LA202 text error"}),
+    "half of it": (half_trained, {"LA201 text error"}),
+    "across samples": (flat, None),
+    "a mean of means": (by_sample, {"LA301 text warning"}),
+    "turned round": (lambda model, batch: -mean(logits_of(model, batch), batch["labels"]), {"LA304 text warning"}),
+    "no gradient": (lambda model, batch: 0.0 * logits_of(model, batch).sum(), {"LA206 all error"}),
+}
+
+
+@pytest.mark.parametrize(("loss", "due"), LOSSES.values(), ids=LOSSES)
+def test_a_loss_of_a_text_model(loss, due):
+    said = same(llama(), batches(1, seed=3)[0], loss)
+    assert due is None or said == due
+
+
+def test_a_masked_language_model():
+    from transformers import BertConfig, BertForMaskedLM
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    batch = batches(1)[0]
+    masked = (torch.rand(2, 20, generator=torch.Generator().manual_seed(0)) < 0.4) & (batch["attention_mask"] == 1)
+    batch["labels"] = batch["input_ids"].masked_fill(~masked, -100)
+    batch["input_ids"] = batch["input_ids"].masked_fill(masked, 1)
+    model = BertForMaskedLM(BertConfig(vocab_size=VOCAB, **sizes)).train()
+    assert same(model, batch, lambda model, batch: model(**batch).loss) == set()
+
+
+def test_labels_that_are_shifted_beforehand():
+    batch = batches(1)[0]
+    batch["labels"] = torch.cat([batch["labels"][:, 1:], torch.full((2, 1), -100)], 1)
+    assert same(llama(), batch, lambda model, batch: mean(logits_of(model, batch), batch["labels"], 0)) == set()
+    assert same(llama(), batch, lambda model, batch: model(**batch).loss) == {"LA103 text error"}
+
+
+def test_a_batch_of_another_checkpoint_is_refused_in_one_sentence():
+    batch, model = batches(1)[0], llama()
+    batch["input_ids"][0, 3] = VOCAB + 1
+    model.model.embed_tokens.register_forward_pre_hook(lambda module, args: (args[0].clamp(max=VOCAB - 1),))
+    first = DOORS["check_loss"](model, batch, smoothed, {})
+    assert "the ids below" in first.refused
+    for door in OTHERS:
+        assert DOORS[door](model, batch, smoothed, {}).refused == first.refused, door
+
+
+# -- the fault matrix -----------------------------------------------------------------------------------
+
+CASES = [case for case in (*FAULTS, *CORRECT, *V2) if not fault_matrix.missing_model(case)]
+
+
+def through_every_door(case):
+    model, batch = fault_matrix.model_for(case.model), fault_matrix.batch_of(case, 2)
+    same(model, batch, fault_matrix.loss_of(case), case.options)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.model == "llama"], ids=str)
+def test_the_fault_matrix_of_text_models(case):
+    through_every_door(case)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("case", [case for case in CASES if case.model not in {"llama", "chatml"}], ids=str)
+def test_the_fault_matrix_of_speech_models(case):
+    through_every_door(case)
+
+
+def test_the_table_names_doors_and_codes_that_exist():
+    from alignment.rules import RULES
+
+    assert UNSEEN
+    assert {door for door, _ in UNSEEN} <= set(DOORS)
+    assert {code for _, code in UNSEEN} <= set(RULES)
