@@ -74,7 +74,7 @@ Declared = tuple["Convention | None", bool, str, int]
 
 
 def _declared(parts: Sequence[Part]) -> dict[str, Declared]:
-    """By the name of each stream: its convention, whether it is masked, its kind of head, how far ahead that predicts."""
+    """By the name of each stream: its convention, whether it is masked, its kind of head, how far ahead it is."""
     out: dict[str, Declared] = {}
     for view in (part.view for part in parts):
         for number, stream in enumerate(view.streams):
