@@ -16,6 +16,7 @@ from .findings import Finding
 from .labels import Convention, infer_convention
 from .rules import RULES
 from .rules.judged import EXAMPLES, Judged, Labelled
+from .samples import sample_findings
 from .streams import IGNORE_INDEX, Stream
 from .supervision import Supervision
 from .verdicts import judge
@@ -110,7 +111,8 @@ def compare_labels(
         declared: the convention of each stream that was named rather than inferred; empty if none was.
         masked: numbers of streams whose labels are what stood where a masked token is read.
     """
-    findings = [
+    findings = list(sample_findings(streams, labels))
+    findings += [
         found
         for number, (stream, given) in enumerate(zip(streams, labels, strict=True))
         if given is not None

@@ -46,6 +46,10 @@ class Stream:
         vocab: size of the head's vocabulary.
         filler: (R,) bool, rows whose token is placeholder, or filling of the delay pattern: never a target.
         end_ids: ids that end a turn or an audio stream.
+        pad_ids: ids of padding; where one ends too, the first of a run is the end.
+        placeholder_ids: ids that stand for another modality and are never a target.
+        begin_ids: ids that begin a text and end none.
+        answers: whether all of it answers something: the decoder's side of an encoder-decoder model.
     """
 
     name: str
@@ -56,6 +60,10 @@ class Stream:
     vocab: int
     filler: Tensor
     end_ids: tuple[int, ...] = ()
+    pad_ids: tuple[int, ...] = ()
+    placeholder_ids: tuple[int, ...] = ()
+    begin_ids: tuple[int, ...] = ()
+    answers: bool = False
 
     def __len__(self) -> int:
         return int(self.ids.numel())
@@ -98,6 +106,8 @@ def text_stream(
     documents: Tensor | None = None,
     placeholders: Iterable[int] = (),
     end_ids: Iterable[int] = (),
+    pad_ids: Iterable[int] = (),
+    begin_ids: Iterable[int] = (),
     name: str = "text",
 ) -> Stream:
     """The text stream of a batch.
@@ -109,6 +119,8 @@ def text_stream(
         documents: (B, T) int64, the packed document of each position; one document per sample if None.
         placeholders: ids that stand for audio frames and are never a target.
         end_ids: ids that end a turn.
+        pad_ids: ids of padding: without a mask that hides any, a run of them at the end of a sample is padding.
+        begin_ids: ids that begin a text; those that end one too are left out.
         name: the stream's name.
 
     Raises:
@@ -126,12 +138,34 @@ def text_stream(
     if documents is not None:
         segment = torch.unique(torch.stack([sample, documents.reshape(-1)]), dim=1, return_inverse=True)[1]
     flat = ids.reshape(-1).long()
-    if mask is not None:
-        segment = segment.masked_fill(mask.reshape(-1) == 0, -1)
+    ends, pads = check_integers(end_ids, "end_ids"), check_integers(pad_ids, "pad_ids")
+    pads = tuple(pad for pad in pads if pad in ends or not _said(ids, pad))
+    hidden = _trailing(ids, pads, ends) if mask is None or bool(mask.all()) else mask == 0
+    segment = segment.masked_fill(hidden.reshape(-1), -1)
     filler = torch.zeros_like(flat, dtype=torch.bool)
     for placeholder in placeholders:
         filler |= flat == placeholder
-    return Stream(name, flat, segment, sample, row, vocab, filler, check_integers(end_ids, "end_ids"))
+    begins = tuple(begin for begin in check_integers(begin_ids, "begin_ids") if begin not in ends)
+    return Stream(name, flat, segment, sample, row, vocab, filler, ends, pads, placeholders, begins)
+
+
+def _trailing(ids: Tensor, pads: Iterable[int], ends: Iterable[int]) -> Tensor:
+    """(B, T) bool: the run of one padding id that a sample ends in; the first of it is kept where it is an end."""
+    hidden = torch.zeros_like(ids, dtype=torch.bool)
+    for pad in pads:
+        run = (ids != pad).flip(1).long().cumsum(1).flip(1) == 0
+        if pad in tuple(ends):
+            run[:, 1:] &= run[:, :-1].clone()
+            run[:, :1] = False
+        hidden |= run
+    return hidden
+
+
+def _said(ids: Tensor, pad: int) -> bool:
+    """Whether a padding id stands inside of samples too, as an ordinary token; a decoder may begin with it."""
+    inside = (ids == pad) & ((ids != pad).flip(1).long().cumsum(1).flip(1) > 0)
+    inside &= (ids != pad).long().cumsum(1) > 0  # padding on the left, or a begin, is none
+    return bool(inside.any())
 
 
 def check_starts(starts: Tensor, frames: int, name: str = "audio_out_ids_start") -> list[int]:

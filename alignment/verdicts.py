@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .supervision import Supervision
+from .targets import never_targets
 
 __all__ = ["Verdicts", "judge"]
 
@@ -54,15 +55,17 @@ def judge(number: int, expected: Supervision, actual: Supervision, streams: Sequ
         placed = torch.ones_like(placed)  # inferred sources do not speak against the right token
     right = trained & expected.trained & (actual.target == expected.target) & placed
     wrong = trained & ~right
+    never = torch.tensor(never_targets(stream)).to(actual.target)
+    barred = wrong & ~expected.trained & torch.isin(actual.target, never)  # wherever it was taken from
     audio = torch.tensor([s.stream.is_audio for s in streams], device=trained.device)
     kind = audio[actual.origin.clamp(min=0)] if len(streams) else torch.zeros_like(trained)
-    foreign = wrong & known & (kind != stream.is_audio)
-    codebook = wrong & known & ~own & ~foreign
-    inside = wrong & known & own
+    foreign = wrong & known & (kind != stream.is_audio) & ~barred
+    codebook = wrong & known & ~own & ~foreign & ~barred
+    inside = wrong & known & own & ~barred
     samples_differ = stream.sample[own_at] != stream.sample
     segments_differ = (stream.segment[own_at] != stream.segment) & (stream.segment[own_at] >= 0) & (stream.segment >= 0)
     border = inside & step & (samples_differ | segments_differ)
-    unexpected = (inside & step & ~border) | (wrong & ~known & ~expected.trained)
+    unexpected = (inside & step & ~border) | (wrong & ~known & ~expected.trained) | barred
     astray = (inside & ~step) | (wrong & ~known & expected.trained)
     missing = expected.trained & ~trained & ~actual.soft
     lost = missing & expected.lost

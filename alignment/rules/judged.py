@@ -132,6 +132,14 @@ class Labelled:
     convention: Convention | None = None
     evidence: Evidence | None = None
 
+    @cached_property
+    def allowed(self) -> Tensor:
+        """(R,) int64: the labels that training may have, where they follow a convention."""
+        from ..targets import admissible
+
+        assert self.convention is not None
+        return admissible(self.labels, self.stream, self.convention)
+
     def told(self, code: str, count: int, message: str, examples: tuple[Example, ...] = ()) -> Finding:
         """A finding about the labels."""
         return finding(code, self.stream.name, message, count=count, basis=LABELS, examples=examples)

@@ -35,9 +35,9 @@ RULE = Rule(
     fix="Shift the loss mask together with the labels, and label the model's input before it is "
     "expanded, position-aligned. To list the rows that are lost, run `loss-align explain`.",
     case="verl #3287: the loss mask was sliced opposite to the labels, and the first answer token was never trained.",
-    lesser="Where the model's own merge lost the label: the released Higgs merge sets the label "
-    "of every placeholder to -100, so with pre-shifted labels the token after each target audio is lost "
-    "(measured: 68 targets became 66).",
+    lesser="Where given decoder ids begin with another id than `decoder_start_token_id`, and where the model's own "
+    "merge lost the label: the released Higgs merge sets the label of every placeholder to -100, so with pre-shifted "
+    "labels the token after each target audio is lost (measured: 68 targets became 66).",
     checks=("coverage",),
     of_loss=judge,
 )

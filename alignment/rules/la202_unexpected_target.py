@@ -2,33 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
 
 from ..findings import Finding
 from .judged import Judged
 from .rule import Rule
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..supervision import Supervision
+
+FILLING = "delay-pattern filler"
+
 
 def judge(one: Judged) -> Iterator[Finding]:
-    """Where a row that expects no target is trained on the token after it, or on one that is no input."""
-    rows, stream, actual = one.verdicts.unexpected, one.actual.stream, one.actual
+    """Where a row that expects no target is trained on the token after it, or on one that is no target anywhere."""
+    rows, stream = one.verdicts.unexpected, one.actual.stream
     if not bool(rows.any()):
         return
+    said = [(kind, int(mask.sum())) for kind, mask in _kinds(one.actual, rows) if bool(mask.any())]
+    told = ", ".join(f"{count} {kind}" for kind, count in said)
+    only_filler = stream.is_audio and [kind for kind, _ in said] == [FILLING]
+    message = f"{int(rows.sum())} rows of {one.name} are trained where no target is expected: {told}"
+    yield one.told("LA202", rows, message, severity="warning" if only_filler else "error")
+
+
+def _kinds(actual: Supervision, rows: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The rows by what they are trained on; each is of one kind."""
+    stream, target = actual.stream, actual.target
     source = actual.source.clamp(min=0, max=max(len(stream) - 1, 0))
     known = actual.source >= 0
-    padding = rows & ((stream.segment < 0) | (known & (stream.segment[source] < 0)))
-    filler = rows & ~padding & known & stream.filler[source]
-    rest = rows & ~padding & ~filler
-    what = "delay-pattern filler" if stream.is_audio else "audio placeholder"
-    own = "unlabelled audio" if stream.is_audio else "prompt or other unlabelled text"
-    kinds = [
-        f"{int(mask.sum())} {label}"
-        for mask, label in ((rest, own), (padding, "padding"), (filler, what))
-        if bool(mask.any())
-    ]
-    only_filler = stream.is_audio and not bool((rest | padding).any())
-    message = f"{int(rows.sum())} rows of {one.name} are trained where no target is expected: {', '.join(kinds)}"
-    yield one.told("LA202", rows, message, severity="warning" if only_filler else "error")
+
+    def named(ids: Collection[int]) -> Tensor:
+        out = rows.new_zeros(len(rows))
+        for token in ids:
+            out |= target == token
+        return out
+
+    pads = {*stream.pad_ids} - {*stream.end_ids}
+    again = named(stream.pad_ids) & (target == stream.ids)  # an end that pads as well, behind itself
+    padding = rows & ((stream.segment < 0) | (known & (stream.segment[source] < 0)) | named(pads) | again)
+    filler = rows & ~padding & ((known & stream.filler[source]) | named(stream.placeholder_ids))
+    begin = rows & ~padding & ~filler & named(stream.begin_ids)
+    yield (
+        "unlabelled audio" if stream.is_audio else "prompt or other unlabelled text",
+        rows & ~padding & ~filler & ~begin,
+    )
+    yield "padding", padding
+    yield FILLING if stream.is_audio else "placeholder of audio, images or video", filler
+    yield "begin of a text", begin
 
 
 RULE = Rule(

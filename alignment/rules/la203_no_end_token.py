@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..findings import Example, Finding
-from .judged import EXAMPLES, Judged, Labelled
+from ..findings import Finding
+from .judged import Judged, Labelled
 from .rule import Rule
 
 
@@ -18,33 +18,11 @@ def judge(one: Judged) -> Iterator[Finding]:
 
 
 def judge_labels(one: Labelled) -> Iterator[Finding]:
-    """Where an end id directly follows a labelled span in the ids, and is labelled nowhere.
+    """Where spans are labelled up to their end, but not with it."""
+    from ..ends import end_findings
 
-    A span that ends with a labelled end id of another kind needs no second one: padding is often written so.
-    """
-    stream, labels = one.stream, one.labels
-    if one.convention not in {"position_aligned", "pre_shifted"}:
-        return
-    unnamed, content = one.labelled.new_zeros(len(labels)), one.labelled.clone()
-    for end in stream.end_ids:
-        if not bool((labels == end).any()):
-            unnamed |= stream.ids == end
-        content &= labels != end
-    before = one.labelled.new_zeros(len(labels))
-    lag = 1 if one.convention == "position_aligned" else 2
-    before[lag:] = content[:-lag] & (stream.segment[lag:] == stream.segment[:-lag])
-    rows = (unnamed & before).nonzero().reshape(-1)
-    if rows.numel() == 0:
-        return
-    message = (
-        f"{stream.name}: {rows.numel()} labelled spans are followed by an end token that no label names: "
-        "the model never learns to stop"
-    )
-    examples = tuple(
-        Example(stream.name, int(stream.sample[r]), int(stream.row[r]) - 1, int(labels[r]), int(stream.ids[r]), -1)
-        for r in rows[:EXAMPLES]
-    )
-    yield one.told("LA203", rows.numel(), message, examples)
+    if one.convention in ("position_aligned", "pre_shifted"):
+        yield from end_findings(one.stream, one.allowed, one.convention)
 
 
 RULE = Rule(
@@ -58,6 +36,9 @@ RULE = Rule(
     "= -100`.",
     case="transformers 5.23.0, Higgs Audio v2 processor: `output_labels` masks both stream bos and "
     "stream eos, so the end of audio is never a target.",
+    note="Of labels: a known end follows a labelled span and is labelled nowhere, all spans stop before one and the "
+    "same unlabelled token, or the ends of codebooks do not lie on their delay.",
+    lesser="Where no end is a target at all, and spans behind a prompt stop before their rows do.",
     checks=("coverage",),
     of_loss=judge,
     of_labels=judge_labels,

@@ -16,12 +16,15 @@ from ..host.memory import check_memory
 from ..models import Adapter, Batch, HiggsAudioV2Adapter, is_higgs
 from ..models.adapter import OtherCheckpointError
 from ..models.codebooks import CodebookAdapter
+from ..models.reading import is_encoder_decoder
 from ..ranks import ALONE, Place
+from ..witness.with_roles import Template, template
 from .barcoded import FULL_LENGTH, barcoded_samples, hand_labels
 from .barcoded_v2 import collate_for
 from .plain_batch import barcoded_text, vocabulary_size
+from .text_file import NO_TOKENIZER, text_batch
 
-__all__ = ["Source", "barcoded", "load_batch", "to_device"]
+__all__ = ["Source", "barcoded", "load_batch", "to_device", "tokenizer_at"]
 
 DEFAULT_SIZE = 2
 PLAIN_LENGTH = 64
@@ -44,6 +47,7 @@ class Source:
     notes: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     tokenizer: Any = None
+    template: Template | None = None
 
 
 def load_batch(adapter: Adapter, model: nn.Module, args: argparse.Namespace, place: Place = ALONE) -> Source:
@@ -65,7 +69,8 @@ def load_batch(adapter: Adapter, model: nn.Module, args: argparse.Namespace, pla
         source = _from_file(adapter, model, args, place)
         source.batch = to_device(hand_labels(source.batch, args.labels, key=adapter.label_keys[0]), device)
     else:
-        raise UsageError("--data reads ChatML for the Higgs model; other models take a barcoded batch")
+        source = _through_template(adapter, model, args, place)
+        source.batch = to_device(hand_labels(source.batch, args.labels, key=adapter.label_keys[0]), device)
     try:
         adapter.check_batch(model, source.batch)
     except OtherCheckpointError as error:
@@ -111,7 +116,7 @@ def _from_file(adapter: Adapter, model: nn.Module, args: argparse.Namespace, pla
     from .chatml_rules import label_rule_findings
 
     config = adapter.inner(model).config
-    own = _tokenizer(args.model)
+    own = tokenizer_at(args.model)
     how = {"tokenizer": own, "batch_size": args.batch_size, "place": place, "allow_outside": args.allow_outside}
     batch, notes = chatml_batch(args.data, config, **how)
     tokenizer = own or byte_tokenizer()
@@ -129,7 +134,7 @@ def _through_processor(
     from .chatml_v2_rules import rule_findings_v2
 
     config = adapter.inner(model).config
-    own = _tokenizer(args.model)
+    own = tokenizer_at(args.model)
     how = {"tokenizer": own, "batch_size": args.batch_size, "place": place, "allow_outside": args.allow_outside}
     batch, notes, samples = chatml_batch_v2(args.data, config, **how)
     tokenizer = own or byte_tokenizer(adapter.special_ids)
@@ -137,7 +142,26 @@ def _through_processor(
     return Source(batch, [*notes, *([NOT_YOURS] * bool(found))], found, tokenizer)
 
 
-def _tokenizer(checkpoint: str | None) -> Any:
+def _through_template(adapter: Adapter, model: nn.Module, args: argparse.Namespace, place: Place) -> Source:
+    """Conversations of any form through the model's own tokenizer and chat template."""
+    inner = adapter.inner(model)
+    if is_encoder_decoder(inner):
+        raise UsageError(
+            f"--data: {adapter.name} reads questions in its encoder: no conversation can be one text for it"
+        )
+    where = args.tokenizer or args.model
+    tokenizer = tokenizer_at(where)
+    if tokenizer is None:
+        raise UsageError(NO_TOKENIZER.format(where=where or "the model"))
+    longest = getattr(inner.config.get_text_config(), "max_position_embeddings", None)
+    made = text_batch(
+        args.data, tokenizer, batch_size=args.batch_size, train_on=args.train_on, longest=longest, place=place
+    )
+    told = template(tokenizer, args.train_on, made.conversations)
+    return Source(made.batch, list(made.notes), tokenizer=tokenizer, template=told)
+
+
+def tokenizer_at(checkpoint: str | None) -> Any:
     """The checkpoint's own tokenizer; None where it has none."""
     if checkpoint is None:
         return None

@@ -64,7 +64,7 @@ def has_codes(url: str) -> bool:
 
 
 def read_chatml(path: str | Path, *, allow_outside: bool = False) -> list[Record]:
-    """Read a ChatML jsonl file: one sample a line; blank lines are skipped, NaN counts as null.
+    """Read a ChatML file: one sample a line, or one JSON array of samples; blank lines are skipped, NaN counts as null.
 
     Args:
         path: of the file.
@@ -80,11 +80,13 @@ def read_chatml(path: str | Path, *, allow_outside: bool = False) -> list[Record
     """
     path = Path(path)
     folder = None if allow_outside else path.absolute().parent
-    records = [
-        _record(line, f"{path}, line {number}", folder)
-        for number, line in enumerate(_text(path).split("\n"), start=1)
-        if line.strip()
-    ]
+    text = _text(path)
+    if text.lstrip().startswith("["):
+        samples = enumerate(_parsed(text, str(path)), start=1)
+        records = [_checked(sample, f"{path}, sample {number}", folder) for number, sample in samples]
+    else:
+        lines = enumerate(text.split("\n"), start=1)
+        records = [_record(line, f"{path}, line {number}", folder) for number, line in lines if line.strip()]
     if not records:
         raise UsageError(f"{path} holds no sample: write one JSON object per line, {FORM}")
     return records
@@ -143,10 +145,19 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _record(line: str, where: str, folder: Path | None) -> Record:
+    return _checked(_parsed(line, where), where, folder)
+
+
+def _parsed(text: str, where: str) -> Any:
     try:
-        sample = json.loads(line, parse_constant=_constant, object_pairs_hook=_unique)
+        return json.loads(text, parse_constant=_constant, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{where}: no JSON ({error}); each line must hold one whole object, {FORM}") from error
+        raise UsageError(
+            f"{where}: no JSON ({error}); each line must hold one whole object, {FORM}, or the file one array of them"
+        ) from error
+
+
+def _checked(sample: Any, where: str, folder: Path | None) -> Record:
     if not isinstance(sample, dict):
         raise UsageError(f"{where}: a JSON {_kind(sample)}, not an object; each line must hold one sample, {FORM}")
     _Check(where, folder).sample(sample)

@@ -29,7 +29,9 @@ from ..models.modules import peft_model
 from ..records.choice import Choice
 from ..records.report import Report
 from ..report.explain import all_stories
+from ..roles import conversation_of
 from ..witness.scout import scout
+from ..witness.with_roles import template
 from ..witness.witness import Options, Witness, witness
 from .adapter_step import frozen_adapters
 from .causality import Replays, add_causality
@@ -51,6 +53,9 @@ def check_loss(
     reduction: Reduction | None = None,
     grad_accum: int = 1,
     real_logits: bool = False,
+    tokenizer: Any = None,
+    train_on: str | None = None,
+    conversations: Sequence[Any] = (),
     streams: Mapping[str, Any] | None = None,
     ignore: Sequence[str] | str = (),
     replay: Replays = True,
@@ -76,6 +81,11 @@ def check_loss(
         ignore: codes that do not count. A blind spot is accepted by name: ``LA801:codec_head``, ``LA802:text``.
         replay: run the loss again with later inputs replaced, to see whether a row has read its own target: at a few
             cuts, at every position (``"full"``), or not at all (False).
+        tokenizer: of the batch, with its chat template: labels and masks are then held to the roles of the text.
+        train_on: ``assistant``, ``last`` or ``all``: declares whose text is trained (LA208); labels that the batch does
+            not have are taken from it.
+        conversations: samples that the batch was made of, in any form that ``--data`` takes; read back from the ids
+            without them.
 
     Returns:
         The report; ``report.raise_for_findings()`` raises where it did not pass.
@@ -89,7 +99,8 @@ def check_loss(
     inputs: Batch = dict(batch)
     adapter = adapter_of(model, inputs, loss_fn, [heads] if isinstance(heads, str) else heads, streams)
     values = "real" if real_logits else "noise"
-    options = Options(values=values, convention=Convention(labels))
+    told = template(tokenizer, train_on, [conversation_of(sample) for sample in conversations])
+    options = Options(values=values, convention=Convention(labels), told=told)
     counted = counted_loss(loss_fn, model, adapter, inputs, options)
     seen = witness(model, adapter, inputs, counted, options)
     findings, reduced = list(seen.findings), None

@@ -19,6 +19,7 @@ from ..models.forward import Outputs, forward, shapes_of
 from ..models.modules import is_pretrained
 from ..records.report import Report
 from ..report.explain import token_namer
+from ..witness.with_roles import Template
 from ..witness.witness import LossFunction, Options, Witness, witness
 from .causality import Replays
 from .check import Keep, report_of
@@ -72,6 +73,7 @@ class Plan:
         task_types: of PEFT that break the bare model, each with the reason.
         tokenizer: of the batch, to write tokens with; None if it has none.
         replay: how much is run again with other inputs: a few cuts, nothing, or a cut at every position.
+        template: what its chat template says of the batch, and whose text is to be trained.
         findings: found before (label rules of the data path).
         notes: said before.
     """
@@ -91,6 +93,7 @@ class Plan:
     task_types: Mapping[str, str] = field(default_factory=dict)
     tokenizer: Any = None
     replay: Replays = True
+    template: Template | None = None
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -100,7 +103,7 @@ class Plan:
     @property
     def options(self) -> Options:
         """How the loss is watched."""
-        return Options(convention=CONVENTIONS[self.labels], withhold=self.labels == "none")
+        return Options(convention=CONVENTIONS[self.labels], withhold=self.labels == "none", told=self.template)
 
     def token_name(self, token: int) -> str:
         """How a text token is written."""

@@ -52,7 +52,15 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--data",
         "--train_manifest",
         metavar="FILE",
-        help="ChatML jsonl for the real data path; default: a barcoded batch",
+        help="conversations for the real data path, JSON lines or one JSON array; default: a barcoded batch",
+    )
+    group.add_argument(
+        "--tokenizer", metavar="PATH", help="of --data for a text model; default: what lies beside --model"
+    )
+    group.add_argument(
+        "--train-on",
+        choices=("assistant", "last", "all"),
+        help="whose text is to be trained (LA208): every answer, the last one, or all",
     )
     group.add_argument(
         "--allow-outside",

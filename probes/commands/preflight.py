@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ..ranks.part import Part
     from ..records.choice import Choice
     from ..records.report import Report
+    from ..witness.with_roles import Template
 
 NAME = "preflight"
 HELP = "the pre-training sanity check: the whole checklist"
@@ -191,10 +192,25 @@ def make_plan(args: argparse.Namespace, place: Place | None = None) -> Plan:
         replay=REPLAYS.get(getattr(args, "replay", None) or "", True),
     )
     plan.notes, plan.findings = loaded.notes + source.notes, source.findings
-    plan.tokenizer = source.tokenizer
+    plan.tokenizer, plan.template = source.tokenizer, source.template or _template(args)
     plan.notes += other_copies(package_of(plan.adapter.inner(plan.model)), _own_folders(args.loss))
     _add_lora(plan, args)
     return plan
+
+
+def _template(args: argparse.Namespace) -> Template | None:
+    """What --tokenizer and --train-on say of a batch of one's own."""
+    from ..batches.batch_source import tokenizer_at
+    from ..witness.with_roles import template
+
+    if args.train_on is not None and args.batch is None and args.data is None:
+        raise UsageError("--train-on is about conversations: name them with --data, or a batch of them with --batch")
+    if args.batch is None or (args.tokenizer is None and args.train_on is None):
+        return None
+    found = tokenizer_at(args.tokenizer)
+    if args.tokenizer is not None and found is None:
+        raise UsageError(f"--tokenizer {args.tokenizer}: no tokenizer there; put tokenizer.json and its config into it")
+    return template(found, args.train_on)
 
 
 def _own_folders(loss: str | None) -> list[Path]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from alignment import IGNORE_INDEX, Convention, Stream, Supervision, expect, infer_convention
+from alignment.targets import admissible
 
 from .joined import Joined
 
@@ -77,7 +78,8 @@ def _told(number: int, joined: Joined, convention: Convention) -> tuple[Supervis
     assert labels is not None
 
     def by(convention: Convention) -> Supervision:
-        return expect(labels, stream, convention, number=number, carried=carried)
+        wanted = admissible(labels, stream, convention)
+        return expect(wanted, stream, convention, number=number, carried=carried)
 
     if convention is not Convention.AMBIGUOUS:
         return by(convention), ""

@@ -67,7 +67,10 @@ def join(parts: Sequence[Part]) -> Joined:
         sample += max((int(stream.sample.max()) + 1 for stream in streams if len(stream)), default=0)
         segment += max((int(stream.segment.max()) + 1 for stream in streams if len(stream)), default=0)
     notes = dict.fromkeys(note for part in parts for note in part.view.notes)
-    return _together([pieces[name] for name in names], tuple(notes), _declared(parts))
+    joined = _together([pieces[name] for name in names], tuple(notes), _declared(parts))
+    found = {(one.code, one.stream): one for part in parts for one in part.view.findings}
+    view = replace(joined.view, findings=tuple(found.values()), delays=parts[0].view.delays)
+    return replace(joined, view=view)
 
 
 Declared = tuple["Convention | None", bool, str, int]

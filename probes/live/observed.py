@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from alignment import Finding, InputError
-from alignment.comparison import compare_labels
 from alignment.findings import finding
 
 from ..models.adapter import OtherCheckpointError
 from ..models.modules import unwrapped
 from ..witness.blind import SPARED, blind_spots
 from ..witness.judgement import judge_loss, labels_dropped
+from ..witness.label_rules import label_findings
 from ..witness.witness import Witness
 from .expected import Expectation, expectations
 from .forwards import Forward
@@ -24,6 +24,8 @@ from .micro_batches import MicroBatch, accumulation
 
 __all__ = ["Nothing", "Observed", "observe"]
 
+#: What the labels show by themselves; what the loss makes of labels out of place shows in what it trains.
+TOLD_OF_LABELS = ("LA203", "LA207", "LA208", "LA502")
 
 Read = list[list[tuple[Forward, Part]]]
 
@@ -202,8 +204,8 @@ def _label_findings(joined: Joined, expected: Sequence[Expectation]) -> list[Fin
     labels = tuple(given if one.judged else None for given, one in zip(joined.view.labels, expected, strict=True))
     return [
         found
-        for found in compare_labels(joined.view.streams, labels, joined.view.conventions, joined.view.masked)
-        if found.code in ("LA203", "LA502")  # what the loss makes of labels out of place shows in what it trains
+        for found in label_findings(replace(joined.view, labels=labels))
+        if found.code in TOLD_OF_LABELS or found in joined.view.findings
     ]
 
 

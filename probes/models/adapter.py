@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from alignment import Convention, DualLoss, InputError, Stream
+from alignment import Convention, DualLoss, Finding, InputError, Stream
 from alignment.pairing import Policy
 
 from ..errors import UsageError
@@ -119,6 +119,8 @@ class View:
         masked: numbers of the streams that are trained on their own token where their input was masked.
         kin: per stream, the kind of head that predicts it; empty where all codebooks are of one kind.
         ahead: per stream, how far ahead its head is meant to predict; its rows are laid so that this is +1. Empty: 1.
+        findings: what the batch shows by itself, whatever is trained on it.
+        delays: per stream, by how many frames it comes later than the first; empty without a delay pattern.
     """
 
     streams: tuple[Stream, ...]
@@ -129,6 +131,8 @@ class View:
     masked: frozenset[int] = frozenset()
     kin: tuple[str, ...] = ()
     ahead: tuple[int, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    delays: tuple[int, ...] = ()
 
     def convention(self, number: int) -> Convention | None:
         """The declared convention of a stream's labels."""

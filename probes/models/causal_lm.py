@@ -18,7 +18,9 @@ from alignment.pairing import Policy
 from ..errors import UsageError
 from ..host.sharded import local
 from .adapter import Batch, Head, OtherCheckpointError, View
+from .begun import begun_otherwise
 from .checkpoint import load_causal_lm
+from .loss_masks import masked_labels
 from .modules import (
     embedding_rows,
     feeder,
@@ -36,7 +38,7 @@ from .modules import (
 from .reading import CACHE, decoder_ids, document_numbers, is_encoder_decoder, padding_mask
 from .renaming import labels_follow, one_sample
 from .text_runs import TextRuns
-from .token_ids import end_ids, placeholder_ids, special_ids
+from .token_ids import begin_ids, end_ids, pad_ids, placeholder_ids, special_ids, writes_others
 
 __all__ = ["CausalLMAdapter", "load_causal_lm"]
 
@@ -184,7 +186,11 @@ class CausalLMAdapter(TextRuns):
             documents=None if self._encoder_decoder else document_numbers(batch, ids),
             placeholders=placeholder_ids(inner),
             end_ids=end_ids(inner),
+            pad_ids=pad_ids(inner),
+            begin_ids=begin_ids(inner),
         )
+        others = () if writes_others(inner) else stream.placeholder_ids
+        stream = replace(stream, placeholder_ids=others, answers=self._encoder_decoder)
         key = next((key for key in self.label_keys if batch.get(key) is not None), "")
         labels = batch.get(key)
         if labels is not None and labels.numel() != ids.numel():
@@ -195,8 +201,18 @@ class CausalLMAdapter(TextRuns):
         flat = None if labels is None else _ignored(key, labels.reshape(-1))
         streams = (stream, *(replace(stream, name=f"head[{path}]") for path, _ in named[1:]))
         masked = frozenset(range(len(streams)) if is_masked_lm(inner) and flat is not None else ())
-        conventions = (Convention.PRE_SHIFTED,) * len(streams) if masked else ()
-        return View(streams, (flat,) * len(streams), (None,) * len(streams), conventions=conventions, masked=masked)
+        told = masked_labels(batch, ids, stream, flat)
+        found = begun_otherwise(inner, batch, stream) if self._encoder_decoder else ()
+        count = len(streams)
+        return View(
+            streams,
+            (told.labels,) * count,
+            (None,) * count,
+            told.notes,
+            (Convention.PRE_SHIFTED if masked else told.convention,) * count,
+            masked,
+            findings=(*found, *told.findings),
+        )
 
     def _ids(self, inner: Any, batch: Mapping[str, Any]) -> Tensor:
         if self._encoder_decoder:

@@ -70,6 +70,10 @@ class CodebookAdapter:
         """Codes that end a stream."""
         return ()
 
+    def delays(self, inner: Any) -> tuple[int, ...]:
+        """By how many frames each codebook comes later than the first, in the ids that the model reads."""
+        return ()
+
     def mask(self, inner: Any, batch: Mapping[str, Any]) -> Tensor | None:
         """(B, T): zero at padding."""
         return batch.get("decoder_attention_mask")
@@ -102,7 +106,7 @@ class CodebookAdapter:
         books = self._books(inner, batch, codes)
         wanted = [None] * len(books) if labels is None else list(labels.reshape(-1, len(books)).T.contiguous())
         if text is None:
-            return View(books, tuple(wanted), (None,) * len(books))
+            return View(books, tuple(wanted), (None,) * len(books), delays=self.delays(inner))
         return View((text[0], *books), (text[1], *wanted), (None,) * (1 + len(books)))
 
     def _books(self, inner: Any, batch: Mapping[str, Any], codes: Tensor) -> tuple[Stream, ...]:

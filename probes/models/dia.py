@@ -67,6 +67,10 @@ class DiaAdapter(CodebookAdapter):
         """The end of an audio."""
         return _special_ids(inner, "eos_token_id")
 
+    def delays(self, inner: Any) -> tuple[int, ...]:
+        """The delay pattern, which lies in the ids already."""
+        return tuple(getattr(inner.config, "delay_pattern", None) or ())
+
     def rewritten(self, inner: Any, batch: Batch, codes: Tensor, labels: Tensor | None) -> Batch:
         """Both in the shapes in which they came."""
         given = batch["decoder_input_ids"]

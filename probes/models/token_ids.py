@@ -6,7 +6,20 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["end_ids", "placeholder_ids", "special_ids", "text_config", "vocabulary_sizes"]
+__all__ = [
+    "begin_ids",
+    "end_ids",
+    "pad_ids",
+    "placeholder_ids",
+    "special_ids",
+    "start_id",
+    "text_config",
+    "vocabulary_sizes",
+    "writes_others",
+]
+
+#: Model types that write the tokens of images and audio themselves: their placeholders are targets.
+GENERATORS = ("chameleon", "emu3", "janus")
 
 #: Configuration entries that hold token ids: ``eos_token_id``, ``image_token_index``, ``bos_token_ids`` ...
 TOKEN = re.compile(r".*token_(id|ids|index|idx)$|.*_(bos|eos|pad|start|end)_id$")
@@ -33,11 +46,44 @@ def placeholder_ids(model: Any) -> tuple[int, ...]:
 
 
 def end_ids(model: Any) -> tuple[int, ...]:
-    """The ids that end a text: ``eos_token_id`` of the text configuration, one or several."""
+    """The ids that end a text: ``eos_token_id`` of the text configuration, and of the generation configuration."""
+    found: tuple[int, ...] = ()
     for config in (text_config(model), getattr(model, "config", None)):
-        ends = tuple(_numbers(getattr(config, "eos_token_id", None)))
-        if ends:
-            return ends
+        found = found or tuple(_numbers(getattr(config, "eos_token_id", None)))
+    generation = _numbers(getattr(getattr(model, "generation_config", None), "eos_token_id", None))
+    return tuple(dict.fromkeys((*found, *generation)))
+
+
+def pad_ids(model: Any) -> tuple[int, ...]:
+    """The ids of padding: ``pad_token_id`` of the text configuration, or of the whole."""
+    return _named(model, "pad_token_id")
+
+
+def begin_ids(model: Any) -> tuple[int, ...]:
+    """The ids that begin a text: ``bos_token_id``; of a model with a decoder of its own, what that starts with."""
+    started = start_id(model)
+    return _named(model, "bos_token_id") if started is None else (started,)
+
+
+def start_id(model: Any) -> int | None:
+    """What an encoder-decoder model's decoder starts with; None without one, or where nothing says so."""
+    config = getattr(model, "config", None)
+    if not getattr(config, "is_encoder_decoder", False):
+        return None
+    # of the whole first: the part of a decoder that is made for the asking may have the default of its class
+    return next(iter(_numbers(getattr(config, "decoder_start_token_id", None))), None)
+
+
+def writes_others(model: Any) -> bool:
+    """Whether a model writes the tokens of images or audio itself."""
+    return any(kind in str(getattr(getattr(model, "config", None), "model_type", "")) for kind in GENERATORS)
+
+
+def _named(model: Any, name: str) -> tuple[int, ...]:
+    for config in (text_config(model), getattr(model, "config", None)):
+        found = tuple(_numbers(getattr(config, name, None)))
+        if found:
+            return found
     return ()
 
 

@@ -42,12 +42,14 @@ class Options:
         leaf_dtype: dtype of the leaves; None takes the head's own.
         convention: the convention declared for text labels, where the ids cannot tell.
         withhold: take the labels from the innermost forward (``--labels none``).
+        told: what else is known of the batch: its template.
     """
 
     values: Values = "noise"
     leaf_dtype: torch.dtype | None = torch.float32
     convention: Convention = Convention.POSITION_ALIGNED
     withhold: bool = False
+    told: Callable[[View], View] | None = None
 
 
 @dataclass(frozen=True)

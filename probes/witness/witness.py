@@ -22,16 +22,20 @@ from alignment import (
     expect,
     infer_convention,
 )
-from alignment.comparison import compare_labels
+from alignment.comparison import unexplained
+from alignment.findings import LABELS
 from alignment.sources import infer_sources, is_ambiguous
+from alignment.targets import admissible
 
 from ..host.preserve import preserved
 from ..models.adapter import Adapter, Batch, View
 from ..models.modules import unwrapped, virtual_tokens
 from .blind import SPARED, blind_spots, unread_note
 from .capture import Capture
+from .clipped import on_real_logits
 from .diagnose import explain_exception
 from .judgement import judge_loss, labels_dropped
+from .label_rules import label_findings
 from .one_pass import LossError, LossFunction, Options, Pass, Watched, run_along, run_pass
 from .pace import LOSS, Pace
 from .proof import prove, retry_in_range
@@ -81,6 +85,7 @@ def witness(
     pace = Pace(model, lambda kind: run_along(watched, batch, view, kind))
     watched = Watched(model, adapter, loss_fn, options or Options(), pace)
     view = adapter.view(model, batch)
+    view = view if watched.options.told is None else watched.options.told(view)
     with preserved(model):
         try:
             return _watch(watched, batch, view)
@@ -91,7 +96,7 @@ def witness(
 def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
     model, adapter, loss_fn, options = watched.model, watched.adapter, watched.loss_fn, watched.options
     expected, notes = expected_of(view, options)
-    of_labels = compare_labels(view.streams, view.labels, view.conventions, view.masked)
+    of_labels = label_findings(view)
     try:
         first = run_pass(watched, batch, view)
     except LossError as error:
@@ -103,15 +108,20 @@ def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
         findings = list(compare(*_within_range(expected, actual))) if found is None else [found]
         return _told(view, expected, actual, (*of_labels, *findings), None, error.capture, notes)
     actual = infer_sources(first.readings, view.streams)
-    told = judge_loss(view, expected, actual)
+    told, clipped = judge_loss(view, expected, actual), []
+    if not first.problems and _may_be_clipped(told.findings, options):
+        actual, clipped = on_real_logits(watched, batch, view, actual)
+        told = judge_loss(view, expected, actual)
     if not first.problems and _needs_proof(told.findings, actual):
         actual = prove(watched, batch, view, actual)
+        if clipped:
+            actual, clipped = on_real_logits(watched, batch, view, actual)
         told = judge_loss(view, expected, actual)
     expected, actual = told.expected, told.actual
     findings = list(first.problems or told.findings)
     own = unwrapped(model) is not adapter.inner(model)
     findings += labels_dropped(first.capture.dropped_labels, findings, own=own)
-    notes += told.notes
+    notes += [*told.notes, *clipped]
     if not first.problems:
         blind, unread = _blind(watched, view, expected, actual, first, (*of_labels, *findings))
         findings, notes = [*findings, *blind], [*notes, *unread]
@@ -128,7 +138,15 @@ def _told(
     notes: Sequence[str],
 ) -> Witness:
     outer, inner = frozenset(capture.outer_labels), frozenset(capture.inner_labels)
+    kept = unexplained(findings)
+    findings = tuple(f for f in findings if f.basis != LABELS or f in kept)
     return Witness(view, expected, actual, findings, loss, outer, inner, tuple(notes))
+
+
+def _may_be_clipped(findings: Sequence[Finding], options: Options) -> bool:
+    """Whether rows without a gradient may have one at the model's own logits."""
+    silent = {"LA201", "LA203", "LA205", "LA206"}
+    return options.values == "noise" and bool(findings) and {f.code for f in findings} & silent != set()
 
 
 def _needs_proof(findings: Sequence[Finding], actual: Sequence[Supervision]) -> bool:
@@ -148,7 +166,8 @@ def expected_of(view: View, options: Options) -> tuple[tuple[Supervision, ...], 
             notes.append(f"{stream.name}: the ids fit both label conventions; {convention} taken as declared")
         if convention is Convention.INCONSISTENT:
             convention = Convention.POSITION_ALIGNED if stream.is_audio else options.convention
-        expected.append(expect(given, stream, convention, number=number, carried=carried))
+        wanted = admissible(given, stream, convention)
+        expected.append(expect(wanted, stream, convention, number=number, carried=carried))
     return tuple(expected), notes
 
 
@@ -186,6 +205,8 @@ def _blind(
         spared=SPARED if watched.options.values == "real" else 0.0,
         unplaced={} if virtual else unplaced,
     )
+    known = {(one.code, one.stream) for one in told}  # a mask that nobody can read is why nothing was compared
+    found = [one for one in found if (one.code, one.stream) not in known]
     notes = [unread_note(wanted, got, found) for wanted, got in zip(expected, actual, strict=True)]
     if virtual and unplaced:
         notes.append(f"{unplaced.total()} trained rows are virtual tokens that PEFT ({virtual}) puts in front")

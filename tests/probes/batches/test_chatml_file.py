@@ -84,9 +84,9 @@ def test_codes_elsewhere_are_read_where_that_is_allowed(tmp_path, url):
         pytest.param(b" \n\n", "holds no sample", id="blank"),
         pytest.param(b'{"messages"\n', "line 1: no JSON (", id="half-an-object"),
         pytest.param(line() + "\n\n{'messages': []}", "line 3: no JSON (", id="python-dict"),
-        pytest.param("[" * 100_000, "line 1: no JSON (", id="deep-nesting"),
+        pytest.param("[" * 100_000, "data.jsonl: no JSON (", id="deep-nesting"),
         pytest.param('{"start_index": -Infinity}', "-Infinity is no JSON value", id="infinity"),
-        pytest.param("[1]", "line 1: a JSON array, not an object; each line must hold one sample", id="array"),
+        pytest.param("[1]", "sample 1: a JSON number, not an object; each line must hold one sample", id="array"),
         pytest.param('"x"', "a JSON string, not an object", id="string"),
         pytest.param("null", "a JSON null, not an object", id="null"),
         pytest.param(line().encode() + b"\n\xff\n", "line 2: not UTF-8 (byte 0xff); convert the file", id="latin1"),
@@ -302,3 +302,11 @@ def test_without_the_released_model_the_install_lines_are_named(monkeypatch):
     assert INSTALL in str(error.value)
     assert 'pip install "loss-alignment[data]"' in str(error.value)
     assert error.value.exit_code == 3
+
+
+def test_one_array_holds_the_samples_that_lines_do(tmp_path):
+    lines, array = tmp_path / "data.jsonl", tmp_path / "data.json"
+    lines.write_text(f"{line()}\n{line()}")
+    array.write_text(f"[\n{line()},\n{line()}\n]")
+    assert read_chatml(array) == read_chatml(lines)
+    assert read_chatml(array)[1].where == f"{array}, sample 2"

@@ -1,0 +1,156 @@
+"""LA203 as the labels show it: spans that are labelled up to their end, but not with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .findings import LABELS, Example, Finding, finding
+from .labels import Convention
+from .rules.rule import Severity
+from .streams import IGNORE_INDEX, Stream
+from .targets import trained_whole
+
+__all__ = ["end_findings"]
+
+SHOWN = 4
+#: How a labelled span stops: before a token of its own text, at padding or what the labels leave out at the end of
+#: its row, or where the row itself stops (windows, and what was cut off).
+INSIDE, SHORT, CUT = "inside", "short", "cut"
+
+
+@dataclass(frozen=True)
+class _Span:
+    """A run of labelled tokens: its first and last row, the token before it (-1 if none), and how it stops."""
+
+    first: int
+    last: int
+    opener: int
+    stops: str
+
+
+def end_findings(stream: Stream, labels: Tensor, convention: Convention) -> Iterator[Finding]:
+    """LA203, or nothing.
+
+    An error where a known end directly follows a labelled span and is labelled nowhere, or where all spans stop before
+    one and the same token, which is labelled nowhere, and end in no common one themselves. A warning where no end is a
+    target at all though spans of a common form, with a prompt before them, stop before their rows do.
+
+    Args:
+        stream: the input side.
+        labels: (R,) int64, those that training may have.
+        convention: where they sit.
+    """
+    named = labels[labels != IGNORE_INDEX]
+    unnamed = _unnamed(stream, labels, named, convention)
+    if unnamed:
+        count = len(unnamed)
+        yield _finding(
+            stream,
+            unnamed,
+            f"{count} labelled spans are followed by an end token that no label names: the model never learns to stop",
+        )
+        return
+    if stream.is_audio:
+        return
+    spans = _spans(stream, labels, convention)
+    lasts = {int(stream.ids[span.last]) for span in spans}
+    alike = len(spans) > 1 and (len(lasts) == 1 or lasts <= {*stream.end_ids})  # they end, with whatever
+    if not spans or alike or bool(torch.isin(named, torch.tensor(stream.end_ids).to(named)).any()):
+        return
+    prompted = stream.answers or not bool(trained_whole(labels, stream)[[span.first for span in spans]].all())
+    inside = [span for span in spans if span.stops == INSIDE]
+    following = {int(stream.ids[span.last + 1]) for span in inside}
+    said = sum(span.last > span.first for span in inside)  # one token alone is a choice and no text
+    if prompted and len(following) == 1 and said > 1 and 2 * len(inside) >= len(spans) and not _among(following, named):
+        message = (
+            f"all {len(inside)} labelled spans that stop inside of a text stop before token {following.pop()}, which "
+            "no label names, and they end in no common token themselves: the model never learns to stop"
+        )
+        yield _finding(stream, [span.last + 1 for span in inside], message)
+        return
+    short = [span for span in spans if span.stops != CUT]
+    if stream.end_ids and short and len(following) < 2 and prompted and _of_one_form(stream, spans):
+        ends = ", ".join(str(end) for end in stream.end_ids[:SHOWN])
+        message = (
+            f"{len(short)} labelled spans stop before their rows do, and no end token ({ends}) is a target anywhere: "
+            "the model never learns to stop"
+        )
+        yield _finding(stream, [span.last + 1 for span in short], message, severity="warning")
+
+
+def _unnamed(stream: Stream, labels: Tensor, named: Tensor, convention: Convention) -> list[int]:
+    """Rows of ends that directly follow a labelled span and are labelled nowhere.
+
+    A span that ends with a labelled end of another kind needs no second one: padding is often written so.
+    """
+    missing, content = torch.zeros_like(labels, dtype=torch.bool), labels != IGNORE_INDEX
+    for end in stream.end_ids:
+        if not bool((named == end).any()):
+            missing |= stream.ids == end
+        content &= labels != end
+    before = torch.zeros_like(content)
+    lag = 1 if convention is Convention.POSITION_ALIGNED else 2
+    before[lag:] = content[:-lag] & (stream.segment[lag:] == stream.segment[:-lag])
+    return torch.nonzero(missing & before & (stream.segment >= 0)).reshape(-1).tolist()
+
+
+def _spans(stream: Stream, labels: Tensor, convention: Convention) -> list[_Span]:
+    """The runs of tokens that labels name, one segment each."""
+    labelled = labels != IGNORE_INDEX
+    named, follows = labelled, stream.follows()
+    beyond = torch.zeros_like(labelled)  # rows whose own label names a token that is no input any more
+    if convention is Convention.PRE_SHIFTED:
+        beyond = labelled & ~follows
+        named = torch.zeros_like(labelled)
+        named[1:] = (labelled & follows)[:-1]
+    known = named & (stream.segment >= 0)
+    linked = torch.zeros_like(known)
+    linked[1:] = known[1:] & known[:-1] & follows[:-1]
+    firsts = torch.nonzero(known & ~linked).reshape(-1).tolist()
+    lasts = torch.ones_like(known)
+    lasts[:-1] = ~linked[1:]
+    ends = torch.nonzero(known & lasts).reshape(-1).tolist()
+    segment, sample = stream.segment.tolist(), stream.sample.tolist()
+    out = []
+    for first, last in zip(firsts, ends, strict=True):
+        opened = first > 0 and segment[first - 1] == segment[first]
+        interrupted = bool(follows[last]) and bool(stream.filler[last + 1])  # by an image, by audio: it goes on
+        stops = INSIDE if bool(follows[last]) and not interrupted else CUT
+        goes_on = last + 1 < len(segment) and sample[last + 1] == sample[last]
+        padded = goes_on and segment[last + 1] < 0
+        untold = convention is Convention.PRE_SHIFTED and not goes_on  # the label of its last row names nothing
+        if stops == CUT and (padded or untold) and not bool(beyond[last]):
+            stops = SHORT
+        out.append(_Span(first, last, int(stream.ids[first - 1]) if opened else -1, stops))
+    return out
+
+
+def _of_one_form(stream: Stream, spans: list[_Span]) -> bool:
+    """Whether the spans are opened alike, as a template opens them; an answer of a decoder is always."""
+    openers = {span.opener for span in spans}
+    return stream.answers or (len(openers) == 1 and len(spans) > 1 and openers != {-1})
+
+
+def _among(ids: set[int], values: Tensor) -> bool:
+    return bool(torch.isin(values, torch.tensor(sorted(ids)).to(values)).any())
+
+
+def _finding(stream: Stream, rows: list[int], message: str, severity: Severity = "error") -> Finding:
+    """``rows`` hold the tokens that ought to have been labelled."""
+    examples = tuple(
+        Example(
+            stream.name,
+            int(stream.sample[min(row, len(stream) - 1)]),
+            int(stream.row[min(row, len(stream) - 1)]) - 1,
+            IGNORE_INDEX,
+            int(stream.ids[min(row, len(stream) - 1)]),
+            -1,
+        )
+        for row in rows[:SHOWN]
+    )
+    message = f"{stream.name}: {message}"
+    return finding("LA203", stream.name, message, count=len(rows), severity=severity, basis=LABELS, examples=examples)

@@ -1,0 +1,17 @@
+"""LA207: By its labels, a sample of the batch has no target while others have."""
+
+from __future__ import annotations
+
+from .rule import Rule
+
+RULE = Rule(
+    "LA207",
+    "sample-without-target",
+    "warning",
+    summary="By its labels, a sample of the batch has no target while others have.",
+    silent="The loss is a mean over the targets of the whole batch: a sample without any only makes the step smaller.",
+    fix="Look whether its answer was cut off by the maximal length, or whether the template that the mask searches for "
+    "is not the one that the text was written with; drop such samples, or cut the prompt instead.",
+    case="huggingface/trl #1385: a response template that is not found masks the whole sample, and only a warning in "
+    "the log says so.",
+)

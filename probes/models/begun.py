@@ -1,0 +1,50 @@
+"""Decoder ids that are given and do not begin as the model's do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from alignment import IGNORE_INDEX, Finding, Stream
+from alignment.findings import LABELS, Example, finding
+
+from .token_ids import start_id
+
+__all__ = ["begun_otherwise"]
+
+#: Model types whose decoders begin with a language or with what was said before, by right.
+OTHERWISE = ("mbart", "plbart", "m2m_100", "whisper", "seamless", "fsmt", "moonshine", "canary", "cohere")
+FIX = (
+    "Let the model shift the labels itself, or begin `decoder_input_ids` with `decoder_start_token_id`: "
+    "`[start, *y[:-1]]`."
+)
+
+
+def begun_otherwise(model: Any, batch: Mapping[str, Any], stream: Stream) -> tuple[Finding, ...]:
+    """LA201, a warning: the first target is never trained where decoder ids begin with it.
+
+    Args:
+        model: an encoder-decoder model.
+        batch: as it is given; only its own ``decoder_input_ids`` are judged.
+        stream: the decoder's side.
+    """
+    given, start = batch.get("decoder_input_ids"), start_id(model)
+    kind = str(getattr(model.config, "model_type", ""))
+    if not isinstance(given, Tensor) or given.dim() != 2 or start is None or kind.startswith(OTHERWISE):
+        return ()
+    rows = [row for row in (stream.row == 0).nonzero().reshape(-1).tolist() if int(stream.ids[row]) != start]
+    if not rows:
+        return ()
+    message = (
+        f"{stream.name}: the decoder_input_ids of {len(rows)} samples begin with another token than {start}, which "
+        "generation begins with: what they begin with is never a target, and the first step of generation never trained"
+    )
+    examples = tuple(
+        Example(stream.name, int(stream.sample[row]), 0, IGNORE_INDEX, int(stream.ids[row]), -1) for row in rows[:4]
+    )
+    told = finding(
+        "LA201", stream.name, message, count=len(rows), fix=FIX, severity="warning", basis=LABELS, examples=examples
+    )
+    return (told,)
