@@ -90,7 +90,7 @@ class Forward:
         problem: why its rows cannot be read; empty if they can.
         fused: whether something other than the heads gave the body's output a gradient, which nobody could read.
         half: whether a gradient was in half precision.
-        own: what its modules have given, where its streams are declared.
+        own: what its modules have given, where none is known to feed its heads.
         called: how often each module has been called as a head, by identity.
         whole: whether it was given nothing but tensors, numbers and words, and no keys and values of what came before.
         large: what the first forward was given beside ``received``: images, embeddings in place of ids.
@@ -119,7 +119,7 @@ class Forward:
     _streams: View | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.adapter, DeclaredAdapter):
+        if self.adapter.body(self.model) is None:
             self.own = OwnRows()
 
     @property
@@ -258,10 +258,7 @@ class Forward:
         assert self._streams is not None
         received = len(self._streams.streams[head.streams[0]])
         if inputs is None or self.hidden is None:
-            if count == received:
-                return torch.arange(count)
-            self.problem = f"the {head.name} head gave {count} rows for {received} ids, and what feeds it was not seen"
-            return None
+            return self._own_rows(head, inputs, count, received)
         try:
             return head_rows(inputs.detach(), self.hidden, count, received).cpu()
         except InputError as error:

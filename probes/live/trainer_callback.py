@@ -27,10 +27,11 @@ from alignment import Convention, Finding, InputError
 from ..checks.accumulation import undivided
 from ..checks.adapter_step import frozen_adapters
 from ..checks.causality import Replays, add_causality
-from ..checks.check import report_of
+from ..checks.check import adapter_of, report_of
 from ..checks.reduction import Reduction, settled
 from ..errors import CannotRunError, UsageError
 from ..models import Adapter, Batch, adapter_for
+from ..models.declaration import read_streams
 from ..models.modules import peft_model
 from ..records.choice import Choice
 from ..records.report import Report
@@ -68,6 +69,7 @@ class AlignmentCallback(TrainerCallback):
         real_logits: run the loss on the real logits instead of noise, for losses that choose targets by them.
         replay: run the loss of the first micro-batch again with later inputs replaced: at a few cuts, at every
             position (``"full"``), or not at all (False).
+        streams: what the heads of a model of your own predict, declared as for ``check_loss``.
 
     Raises:
         UsageError: an unknown ``on_findings``, or an unknown code.
@@ -83,6 +85,7 @@ class AlignmentCallback(TrainerCallback):
         ignore: Sequence[str] = (),
         real_logits: bool = False,
         replay: Replays = True,
+        streams: Mapping[str, Any] | None = None,
     ) -> None:
         if on_findings not in get_args(OnFindings):
             raise UsageError(f"unknown on_findings {on_findings!r}: choose one of {', '.join(get_args(OnFindings))}")
@@ -92,6 +95,7 @@ class AlignmentCallback(TrainerCallback):
         self.heads = tuple(heads)
         self.reduction = reduction
         self.keep = Choice.of(ignore)
+        self.streams = None if streams is None else read_streams(streams)
         self.replay: Replays = replay
         self.options = Options(values="real" if real_logits else "noise", convention=Convention(labels))
         self.report: Report | None = None
@@ -135,9 +139,10 @@ class AlignmentCallback(TrainerCallback):
             warnings.warn(report.in_short(), stacklevel=2)
 
     def _watch(self, model: nn.Module, parts: Sequence[Any], loss: LossFunction) -> Report:
-        adapter = adapter_for(model, self.heads)
         watched = [_mapping(part) for part in parts[:MOST]]
-        seen = [self._witness(model, adapter, batch, loss) for batch in watched]
+        adapters = self._adapters(model, watched, loss)
+        seen = [self._witness(model, one, batch, loss) for one, batch in zip(adapters, watched, strict=True)]
+        adapter = adapters[0]
         findings = _joined([one.findings for one in seen])
         readable = all(one.actual for one in seen) and not any(f.code == "LA501" for f in findings)
         if len(seen) > 1 and readable:
@@ -150,6 +155,12 @@ class AlignmentCallback(TrainerCallback):
         report.notes += self.keep.notes
         report.notes.append(f"the first step of the trainer, micro-batches: {which}")
         return report
+
+    def _adapters(self, model: nn.Module, watched: Sequence[Batch], loss: LossFunction) -> list[Adapter]:
+        """One for all micro-batches; of declared streams one for each, since each has a length of its own."""
+        if self.streams is None:
+            return [adapter_for(model, self.heads)] * len(watched)
+        return [adapter_of(model, batch, loss, self.heads, self.streams) for batch in watched]
 
     def _witness(self, model: nn.Module, adapter: Adapter, batch: Batch, loss: LossFunction) -> Witness:
         adapter.check_batch(model, batch)

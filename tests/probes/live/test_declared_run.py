@@ -1,9 +1,12 @@
 """Declared streams of a script that is watched: heads of its own are read off the gradients of the run."""
 
+import live_runs
 import pytest
 import torch
+import torch.nn.functional as F
 from live_runs import EVERYTHING
 from speech_zoo import by_name
+from torch import nn
 
 from probes.live.launch import Ended
 from probes.live.session import Session, Settings
@@ -90,3 +93,32 @@ def test_a_wrong_loop_has_its_code(tmp_path, declared, name, fault, code):
 def test_a_file_that_is_wrong_is_said_and_the_script_goes_on(tmp_path):
     report = watched(tmp_path, BOOKS.replace("head = ", "haed = "), "text and K codebooks")
     assert "did you mean head" in report.error
+
+
+@pytest.mark.parametrize("how", ["chunks", "masked"])
+def test_a_head_of_ones_own_that_is_called_on_some_rows_is_read(how):
+    """Nobody says which module feeds it: its rows are known by their bits."""
+
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wte, self.mix = nn.Embedding(100, 16), nn.GRU(16, 16, batch_first=True)
+            self.head = nn.Linear(16, 100, bias=False)
+
+        def forward(self, idx, keep):
+            h = self.mix(self.wte(idx))[0]
+            return (
+                torch.cat([self.head(part) for part in h.split(8, dim=1)], 1)[keep]
+                if how == "chunks"
+                else self.head(h[keep])
+            )
+
+    def loss(model, batch):
+        keep = torch.arange(31).expand(4, 31) >= 9
+        return F.cross_entropy(model(batch["idx"][:, :-1], keep), batch["idx"][:, 1:][keep])
+
+    torch.manual_seed(0)
+    data = [{"idx": torch.randint(0, 100, (4, 32))} for _ in range(3)]
+    report, _ = live_runs.watched(lambda: live_runs.loop(Own(), loss, data))
+    assert not errors(report)
+    assert report.streams["text"]["offsets"].get("1") == 2 * 4 * 21
