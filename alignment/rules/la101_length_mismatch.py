@@ -17,4 +17,14 @@ RULE = Rule(
     "logits trimmed, labels not). Any other exception of the loss is exit 2 with its own message.",
     checks=("text-length", "loss", "pairing"),
     of_rows=False,
+    bad="""\
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels.flatten())
+""",
+    good="""\
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+""",
 )

@@ -35,4 +35,14 @@ RULE = Rule(
     checks=("pairing",),
     absorbs=("LA201", "LA202", "LA203", "LA204", "LA301", "LA304", "LA401"),
     of_loss=judge,
+    bad="""\
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+""",
+    good="""\
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+""",
 )

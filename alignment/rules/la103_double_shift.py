@@ -37,4 +37,14 @@ RULE = Rule(
     absorbs=("LA201", "LA202", "LA203", "LA204", "LA301", "LA304", "LA401"),
     of_loss=judge,
     of_labels=judge_labels,
+    bad="""\
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    return F.cross_entropy(logits[:, :-2].flatten(0, 1), labels[:, 2:].flatten())
+""",
+    good="""\
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+""",
 )

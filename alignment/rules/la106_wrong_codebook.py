@@ -32,4 +32,22 @@ RULE = Rule(
     absorbs_beside=("LA205",),
     absorbs=("LA102", "LA103", "LA104", "LA105", "LA201", "LA202", "LA203", "LA204", "LA301", "LA304", "LA401"),
     of_loss=judge,
+    bad="""\
+model, batch, options = speech()
+
+
+def loss(model, batch):
+    heads, codes = model(batch["codes"]), batch["codes"]
+    pairs = [(heads[k][:, :-1], codes[:, 1 - k, 1:]) for k in range(2)]
+    return sum(F.cross_entropy(x.flatten(0, 1), y.flatten()) for x, y in pairs)
+""",
+    good="""\
+model, batch, options = speech()
+
+
+def loss(model, batch):
+    heads, codes = model(batch["codes"]), batch["codes"]
+    pairs = [(heads[k][:, :-1], codes[:, k, 1:]) for k in range(2)]
+    return sum(F.cross_entropy(x.flatten(0, 1), y.flatten()) for x, y in pairs)
+""",
 )

@@ -40,4 +40,15 @@ RULE = Rule(
     "labels the token after each target audio is lost (measured: 68 targets became 66).",
     checks=("coverage",),
     of_loss=judge,
+    bad="""\
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    labels = labels.masked_fill(torch.arange(labels.shape[1]) < 8, -100)
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+""",
+    good="""\
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+""",
 )

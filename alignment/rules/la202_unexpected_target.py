@@ -69,4 +69,15 @@ RULE = Rule(
     lesser="Where delay-pattern filler is trained (bos before and eos after the codes of a delayed codebook).",
     checks=("coverage",),
     of_loss=judge,
+    bad="""\
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    labels = batch["input_ids"]
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+""",
+    good="""\
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+""",
 )

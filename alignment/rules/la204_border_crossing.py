@@ -32,4 +32,21 @@ RULE = Rule(
     "`cu_seq_lens`, `seq_idx`, or are given.",
     checks=("coverage",),
     of_loss=judge,
+    bad="""\
+batch = packed(batch)
+
+
+def loss(model, batch):
+    logits, labels = model(**batch, use_cache=False).logits, batch["labels"]
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+""",
+    good="""\
+batch = packed(batch)
+
+
+def loss(model, batch):
+    logits, labels = model(**batch, use_cache=False).logits, batch["labels"]
+    labels = labels.masked_fill(batch["position_ids"] == 0, -100)
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+""",
 )

@@ -31,4 +31,21 @@ RULE = Rule(
     absorbs=("LA201", "LA202", "LA203", "LA204", "LA301", "LA304"),
     checks=("loss", "pairing", "coverage"),
     of_loss=judge,
+    bad="""\
+model, batch, options = speech()
+
+
+def loss(model, batch):
+    heads, codes = model(batch["codes"]), batch["codes"]
+    return F.cross_entropy(heads[0][:, :-1].flatten(0, 1), codes[:, 0, 1:].flatten())
+""",
+    good="""\
+model, batch, options = speech()
+
+
+def loss(model, batch):
+    heads, codes = model(batch["codes"]), batch["codes"]
+    pairs = [(heads[k][:, :-1], codes[:, k, 1:]) for k in range(2)]
+    return sum(F.cross_entropy(x.flatten(0, 1), y.flatten()) for x, y in pairs)
+""",
 )

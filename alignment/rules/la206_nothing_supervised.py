@@ -29,4 +29,16 @@ RULE = Rule(
     note="Also reported where every stream is without expected targets.",
     checks=("loss", "pairing", "coverage"),
     of_all=judge_all,
+    bad="""\
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    labels = torch.full_like(labels, -100)
+    losses = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
+    return losses / (labels != -100).sum().clamp(min=1)
+""",
+    good="""\
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+""",
 )

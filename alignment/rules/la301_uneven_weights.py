@@ -131,4 +131,15 @@ RULE = Rule(
     "token-mean|sequence-mean|sum`.",
     note="Chosen weights (class weights, focal loss, rewards) are stated under `streams`, not reported.",
     of_loss=judge,
+    bad="""\
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    pairs = zip(logits[:, :-1], labels[:, 1:])
+    return torch.stack([F.cross_entropy(x, y) for x, y in pairs]).mean()
+""",
+    good="""\
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+""",
 )

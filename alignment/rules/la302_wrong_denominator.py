@@ -17,4 +17,21 @@ RULE = Rule(
     "under gradient accumulation; #46204: the denominator counted labels before the shift.",
     note="Only where a reduction or accumulation is declared (`grad_accum=`, `reduction=`) or observed "
     "(`loss-align run`, the Trainer callback); never on a single undeclared loss call.",
+    bad="""\
+options = {"grad_accum": 2}
+
+
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+""",
+    good="""\
+options = {"grad_accum": 2}
+
+
+def loss(model, batch, num_items):
+    logits, labels = model(**batch).logits, batch["labels"]
+    losses = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
+    return losses / num_items["text"]
+""",
 )

@@ -51,4 +51,23 @@ RULE = Rule(
     silent="The codebooks are summed into one number before anybody looks at it.",
     fix="Give every codebook the same weight and denominator; where the difference is meant, pass `--ignore LA303`.",
     of_all=judge_all,
+    bad="""\
+model, batch, options = speech()
+
+
+def loss(model, batch):
+    heads, codes = model(batch["codes"]), batch["codes"]
+    pairs = [(heads[k][:, :-1], codes[:, k, 1:]) for k in range(2)]
+    first, second = (F.cross_entropy(x.flatten(0, 1), y.flatten()) for x, y in pairs)
+    return first + 3 * second
+""",
+    good="""\
+model, batch, options = speech()
+
+
+def loss(model, batch):
+    heads, codes = model(batch["codes"]), batch["codes"]
+    pairs = [(heads[k][:, :-1], codes[:, k, 1:]) for k in range(2)]
+    return sum(F.cross_entropy(x.flatten(0, 1), y.flatten()) for x, y in pairs)
+""",
 )

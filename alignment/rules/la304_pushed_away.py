@@ -27,4 +27,14 @@ RULE = Rule(
     "minimised, a log-likelihood is not.",
     note="Where some rows are pulled and others pushed (a preference, a reward), that is stated, not reported.",
     of_loss=judge,
+    bad="""\
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    return -F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+""",
+    good="""\
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+""",
 )

@@ -16,4 +16,15 @@ RULE = Rule(
     case="QwenLM/Qwen3-TTS #371 (2): the sub-talker gets the hidden state at the position that has "
     "already consumed the frame it is to predict.",
     checks=("causality",),
+    bad="""\
+def loss(model, batch):
+    everything = torch.zeros(len(batch["labels"]), 1, *2 * batch["labels"].shape[1:])  # no causal mask
+    logits = model(batch["input_ids"], attention_mask=everything).logits
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
+""",
+    good="""\
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+""",
 )

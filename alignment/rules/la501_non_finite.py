@@ -29,4 +29,14 @@ RULE = Rule(
     "--dtype float32`.",
     checks=("loss", "pairing"),
     of_loss=judge,
+    bad="""\
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()) / (labels == -1).sum()
+""",
+    good="""\
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+""",
 )

@@ -32,4 +32,17 @@ RULE = Rule(
     "the labels: `labels[(labels != -100) & ((labels < 0) | (labels >= logits.shape[-1]))]`.",
     checks=("coverage",),
     of_labels=judge_labels,
+    bad="""\
+batch["labels"][batch["labels"] == -100] = -1
+
+
+def loss(model, batch):
+    logits, labels = model(batch["input_ids"]).logits, batch["labels"]
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-1)
+""",
+    good="""\
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+""",
 )

@@ -15,4 +15,21 @@ RULE = Rule(
     "wraps the heads. Set them with `--lora-target`.",
     checks=("training-step",),
     of_rows=False,
+    bad="""\
+model = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+model.requires_grad_(requires_grad=False)
+
+
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+""",
+    good="""\
+model = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+
+
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+""",
 )

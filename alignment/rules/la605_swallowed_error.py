@@ -17,4 +17,17 @@ RULE = Rule(
     lesser="Where `run` saw a forward pass whose loss was dropped, which may be meant.",
     of_rows=False,
     checks=("loss", "pairing", "coverage"),
+    bad="""\
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    try:
+        return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels.flatten())
+    except ValueError:
+        return torch.tensor(0.0, requires_grad=True)
+""",
+    good="""\
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+""",
 )

@@ -13,4 +13,15 @@ RULE = Rule(
     fix="Check the loss on its hard targets, or on a fresh model; where a soft teacher is meant, accept it by "
     "name: `--ignore LA802:text`.",
     note="Regularisers on rows without a target are stated, and so are up to 5% of a stream's rows that are saturated.",
+    bad="""\
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    teacher = torch.randn_like(logits).softmax(-1)
+    return F.cross_entropy(logits.flatten(0, 1), teacher.flatten(0, 1))
+""",
+    good="""\
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+""",
 )

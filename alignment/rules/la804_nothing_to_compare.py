@@ -12,4 +12,17 @@ RULE = Rule(
     silent="Without labels, a mask or a template every loss is as right as any other.",
     fix="Put labels or a loss mask into the batch, or say whose turns are meant with `--train-on`.",
     note="Not where every row that is no padding and has a successor is trained: there is nothing to compare.",
+    bad="""\
+labels = batch.pop("labels")
+
+
+def loss(model, batch):
+    logits = model(**batch).logits
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+""",
+    good="""\
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+""",
 )

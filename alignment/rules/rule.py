@@ -37,6 +37,8 @@ class Rule:
         of_loss: judges what a loss makes of one stream, a ``Judged``; None where something else finds it.
         of_all: judges all streams together, a sequence of ``Judged``.
         of_labels: judges the labels of one stream, a ``Labelled``.
+        bad: an example that it is found in: a ``loss(model, batch)``, and what is special of its model or batch.
+        good: the same as it should be. A test runs both, with a small model and a batch of its own.
     """
 
     code: str
@@ -56,6 +58,8 @@ class Rule:
     of_loss: Judgement | None = None
     of_all: Judgement | None = None
     of_labels: Judgement | None = None
+    bad: str = ""
+    good: str = ""
 
     @property
     def severities(self) -> str:

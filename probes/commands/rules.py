@@ -75,6 +75,8 @@ def _print_one(console: object, rule: Rule) -> None:
         ("Note", rule.note),
         ("It explains, and is told instead of", ", ".join(rule.absorbs)),
         ("Checks that it fails", ", ".join(rule.checks)),
+        ("For example", rule.bad.rstrip()),
+        ("As it should be", rule.good.rstrip()),
     ):
         if text:
             parts.append(f"\n[bold]{title}[/]\n{escape(text)}")
