@@ -57,12 +57,11 @@ def model_checks(
         model, adapter, batch, seen, loss_fn, replays=replays, seed=seed, movement=movement, options=options
     )
     padding, found = "padding not varied", []
-    if movement is not None:
-        padding, found = "", []
-    if all(
-        given is None or all_finite(given) or can_be_learnt(given) for given in (outputs.logits, outputs.audio_logits)
-    ):
-        padding, found = padding_matters(model, adapter, batch, seen.view, movement, loss_fn)
+    if outputs is not None and movement is not None:
+        given = [one for one in (outputs.logits, outputs.audio_logits) if one is not None]
+        padding = ""
+        if all(all_finite(one) or can_be_learnt(one) for one in given):
+            padding, found = padding_matters(model, adapter, batch, seen.view, movement, loss_fn)
     leaks = [] if told is None else causality_findings(told, report.findings)
     if told is not None:
         report.causality = told.as_dict()
