@@ -21,7 +21,7 @@ from ..finder.adapter import fitting_adapter
 from ..finder.guard import guard
 from ..host.environment import environment_of
 from ..host.origin import package_of
-from ..models import Adapter, Batch, adapter_for
+from ..models import Adapter, Batch
 from ..models.adapter import Head
 from ..models.declaration import Declaration, read_streams
 from ..models.declared import DeclaredAdapter
@@ -132,12 +132,8 @@ def adapter_of(
         UsageError: no adapter knows the model, or streams that cannot be read.
         InputError: a batch that does not fit the model.
     """
-    if streams is None and not heads:
-        return fitting_adapter(model, batch, loss_fn)
     if streams is None:
-        adapter = adapter_for(model, heads)
-        adapter.check_batch(model, batch)
-        return adapter
+        return fitting_adapter(model, batch, loss_fn, heads)
     if heads:
         raise UsageError("heads are named in the declared streams: give heads or streams, not both")
     declared = read_streams(streams) if isinstance(streams, Mapping) else tuple(streams)

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
+from alignment import InputError
+
 from ..errors import UsageError
+from ..host.preserve import preserved
 from ..models import adapter_for
 from ..models.adapter import Adapter, Batch, View
 from ..models.causal_lm import CausalLMAdapter
 from ..models.declared import DeclaredAdapter
+from ..models.modules import module_at, pretrained_models, unwrapped
 from ..witness.scout import scout
 from .discover import discover
 from .found import Discovery
+from .graph import graph_of, past_heads
+from .renaming import integers
 
 __all__ = ["FoundAdapter", "fitting_adapter", "raise_unclear"]
+
+LossFunction = Callable[[nn.Module, Any], Tensor]
 
 
 class FoundAdapter(DeclaredAdapter):
@@ -25,10 +33,12 @@ class FoundAdapter(DeclaredAdapter):
 
     Attributes:
         notes: what was found, where, and how to keep it.
+        whole: whether these are all the streams that the loss trains, and not those of named heads alone.
     """
 
-    def __init__(self, model: nn.Module, found: Discovery, batch: Mapping[str, Any]) -> None:
+    def __init__(self, model: nn.Module, found: Discovery, batch: Mapping[str, Any], *, whole: bool = True) -> None:
         super().__init__(model, found.declarations, batch)
+        self.whole = whole
         listed = "; ".join(f"{one.name}: {one.head}, ids {one.declaration.ids}" for one in found.found)
         self.notes = (f"streams found: {listed} (loss-align discover writes them down, to keep)", *found.notes)
 
@@ -38,27 +48,42 @@ class FoundAdapter(DeclaredAdapter):
         return replace(view, notes=(*view.notes, *self.notes))
 
 
-def fitting_adapter(model: nn.Module, batch: Batch, loss_fn: Callable[[nn.Module, Any], Any]) -> Adapter:
+def fitting_adapter(model: nn.Module, batch: Batch, loss_fn: LossFunction, heads: Sequence[str] = ()) -> Adapter:
     """The adapter that knows a model and its batch; where none does, that of the streams which are found.
+
+    A head that is known by its name or by its size alone reads what the batch calls its ids. Where it does not give
+    one row for each of them, or the loss trains more than it, the streams are looked for, and used if they are clear.
+
+    Args:
+        model: wrapped or not.
+        batch: as the loss is given it.
+        loss_fn: on model and batch.
+        heads: paths of head modules; the streams of other heads are then left alone.
 
     Raises:
         UsageError: no adapter knows the model and no stream is found; or logits of which something is not clear.
         InputError: a batch that does not fit the model.
     """
+    for name in heads:
+        module_at(model, unwrapped(model), name)
     try:
-        adapter = adapter_for(model)
+        adapter = adapter_for(model, heads)
     except UsageError as unknown:
-        found = _found(model, batch, loss_fn)
+        found = _found(model, batch, loss_fn, heads)
         if found is None:
             raise
         raise_unclear(found, unknown)
-        return _used(model, found, batch, loss_fn)
+        return _used(model, found, batch, loss_fn, whole=not heads)
     adapter.check_batch(model, batch)
-    found = _found(model, batch, loss_fn) if _reads_other_keys(adapter, batch) else None
-    if found is None:
+    if not isinstance(adapter, CausalLMAdapter) or _knows(model, adapter, batch, loss_fn):
+        return adapter
+    found = _found(model, batch, loss_fn, heads)
+    if found is None or _agrees(found, adapter, batch):
+        return adapter
+    if found.unclear and _can_read(model, adapter, batch):
         return adapter
     raise_unclear(found)
-    return _used(model, found, batch, loss_fn)
+    return _used(model, found, batch, loss_fn, whole=not heads)
 
 
 def raise_unclear(found: Discovery, cause: Exception | None = None) -> None:
@@ -72,27 +97,89 @@ def raise_unclear(found: Discovery, cause: Exception | None = None) -> None:
         raise UsageError(f"streams that are not clear: {listed}. Declare them (streams=, --streams FILE)") from cause
 
 
-def _reads_other_keys(adapter: Adapter, batch: Mapping[str, Any]) -> bool:
+# -- whether an adapter of plain text models is the one ----------------------------------------------
+
+
+def _knows(model: nn.Module, adapter: CausalLMAdapter, batch: Batch, loss_fn: LossFunction) -> bool:
+    """Whether nothing needs to be searched: the ids are known, the head gives a row for each, and is all there is."""
+    if pretrained_models(model):
+        return not _reads_other_keys(adapter, batch)
+    if not _can_read(model, adapter, batch) or _other_ids(adapter, batch):
+        return False
+    heads = adapter.heads(model, adapter.view(model, batch))
+    try:
+        with preserved(model):
+            graph = graph_of(model, batch, loss_fn, heads)
+    except UsageError:
+        return True  # why it does not run is told where it is judged
+    if not graph.shapes:
+        return True  # a fused loss: its logits are no tensor that could be found
+    own = {id(one) for head in heads for one in head.module.parameters()}
+    rows = tuple(batch[_id_key(adapter, batch)].shape)
+    laid_alike = len(graph.shapes) == len(heads) and all(shape[:-1] == rows for shape in graph.shapes)
+    return laid_alike and len(set(rows)) == len(rows) and not past_heads(graph, unwrapped(model), own)
+
+
+def _can_read(model: nn.Module, adapter: CausalLMAdapter, batch: Batch) -> bool:
+    """Whether a batch has the ids that an adapter asks for, and its heads score all of them."""
+    try:
+        view = adapter.view(model, batch)
+    except InputError:
+        return False
+    return all(not len(stream) or int(stream.ids.max()) < stream.vocab for stream in view.streams)
+
+
+def _other_ids(adapter: CausalLMAdapter, batch: Mapping[str, Any]) -> list[str]:
+    """Keys of integers that may be tokens as well, and are neither the ids nor the labels of an adapter."""
+    return [key for key in integers(batch) if key not in (_id_key(adapter, batch), *adapter.label_keys)]
+
+
+def _id_key(adapter: CausalLMAdapter, batch: Mapping[str, Any]) -> str:
+    """What an adapter takes for the ids of a batch; empty if it has none."""
+    return next((key for key in adapter.id_keys if batch.get(key) is not None), "")
+
+
+def _reads_other_keys(adapter: CausalLMAdapter, batch: Mapping[str, Any]) -> bool:
     """Whether the ids that an adapter reads stand nowhere in a batch: it is that of a module around its model."""
-    keys = getattr(adapter, "id_keys", ())
-    return (
-        isinstance(adapter, CausalLMAdapter)
-        and "decoder_input_ids" not in keys
-        and not any(isinstance(batch.get(key), Tensor) for key in (*keys, "inputs_embeds"))
+    keys = adapter.id_keys
+    return "decoder_input_ids" not in keys and not any(
+        isinstance(batch.get(key), Tensor) for key in (*keys, "inputs_embeds")
     )
 
 
-def _found(model: nn.Module, batch: Batch, loss_fn: Callable[[nn.Module, Any], Any]) -> Discovery | None:
-    """What is found; None where there is nothing, or the loss does not run by itself."""
+def _agrees(found: Discovery, adapter: CausalLMAdapter, batch: Mapping[str, Any]) -> bool:
+    """Whether what was found is what an adapter takes for granted."""
+    key = _id_key(adapter, batch)
+    return (
+        not found.unclear
+        and len(found.found) == 1
+        and all(str(one.declaration.ids) == key and one.shape[:-1] == batch[key].shape for one in found.found)
+    )
+
+
+# -- what is found -----------------------------------------------------------------------------------
+
+
+def _found(model: nn.Module, batch: Batch, loss_fn: LossFunction, heads: Sequence[str] = ()) -> Discovery | None:
+    """What is found, of these heads or of all; None where there is nothing, or the loss does not run by itself."""
     try:
         found = discover(model, batch, loss_fn)
     except UsageError:
         return None
+    if heads:
+        mine = [one for one in found.found if _is_of(one.declaration.head[0].path, heads)]
+        unclear = [one for one in found.unclear if _is_of(one.head, heads)]
+        found = replace(found, found=tuple(mine), unclear=tuple(unclear), notes=())
     return found if found.found or found.unclear else None
 
 
-def _used(model: nn.Module, found: Discovery, batch: Batch, loss_fn: Callable[[nn.Module, Any], Any]) -> FoundAdapter:
-    adapter = FoundAdapter(model, found, batch)
+def _is_of(path: str, heads: Sequence[str]) -> bool:
+    """Whether a path is that of one of these modules, or lies inside of one."""
+    return any(path == head or path.startswith(f"{head}.") for head in heads)
+
+
+def _used(model: nn.Module, found: Discovery, batch: Batch, loss_fn: LossFunction, *, whole: bool) -> FoundAdapter:
+    adapter = FoundAdapter(model, found, batch, whole=whole)
     adapter.check_batch(model, batch)
     scout(model, adapter, batch, loss_fn)
     return adapter

@@ -24,7 +24,7 @@ from ..models.adapter import Batch
 from ..models.declaration import Declaration, HeadPlace
 from ..models.modules import unwrapped
 from ..models.place import Place
-from ..models.token_ids import special_ids, vocabulary_sizes
+from ..models.token_ids import special_ids, vocabularies
 from ..witness.backward import gradients_at
 from .candidates import Candidate, Run, nodes_above
 from .found import Discovery, Found, Unclear, shaped
@@ -33,7 +33,7 @@ from .places import Match, Reach, is_flags, is_masked, match, reach
 from .renaming import Renaming, codebook_axis, integers, renamings, slices
 from .runs import Echo, Program
 
-__all__ = ["discover", "look_beside", "vocabularies"]
+__all__ = ["discover", "look_beside"]
 
 #: Targets that follow a renaming in this part of their rows follow it.
 FOLLOWS = 0.5
@@ -91,12 +91,6 @@ def look_beside(
 ) -> Discovery:
     """The same of what is made by something else than the judged heads; the caller preserves the model."""
     return _Finder(model, batch, loss_fn, lambda one: is_judged(head_of(one))).discovery()
-
-
-def vocabularies(model: nn.Module) -> set[int]:
-    """How many ids each embedding of a model knows, and the vocabularies that its configuration names."""
-    sizes = {module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)}
-    return sizes | set(vocabulary_sizes(model))
 
 
 class _Finder:

@@ -6,12 +6,10 @@ once with a graph that keeps no tensors, and walked: only what it reaches past t
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from alignment import Finding
@@ -26,14 +24,12 @@ from ..models.declared import DeclaredAdapter
 from ..models.declared_heads import Logits
 from ..models.modules import unwrapped
 from .adapter import FoundAdapter
-from .candidates import nodes_above
 from .discover import look_beside
 from .found import Discovery
+from .graph import graph_of, past_heads
 from .names import Maker
-from .runs import called, same_conditions
-from .tape import tensors_in
 
-__all__ = ["Judged", "guard", "past_heads", "unwatched"]
+__all__ = ["Judged", "guard", "unwatched"]
 
 
 @dataclass(frozen=True)
@@ -85,13 +81,13 @@ def guard(
         loss_fn: on model and batch; it has run before.
     """
     heads = adapter.heads(model, view)
-    if isinstance(adapter, FoundAdapter) or must_finish(model) or _holds_all(model, adapter, heads):
+    if (isinstance(adapter, FoundAdapter) and adapter.whole) or must_finish(model) or _holds_all(model, adapter, heads):
         return [], []
     inner = unwrapped(model)
     judged = Judged.of(inner, heads)
     try:
         with preserved(model):
-            if not past_heads(_graph(model, batch, loss_fn, heads), inner, judged):
+            if not past_heads(graph_of(model, batch, loss_fn, heads), inner, judged.parameters):
                 return [], []
             beside = look_beside(model, batch, loss_fn, judged.holds)
     except (UsageError, RuntimeError):
@@ -121,62 +117,3 @@ def _holds_all(model: nn.Module, adapter: Adapter, heads: Sequence[Head]) -> boo
         return False
     held = {id(one) for part in (body, *(head.module for head in heads)) for one in part.parameters()}
     return all(id(one) in held for one in model.parameters() if one.requires_grad)
-
-
-@dataclass(frozen=True)
-class Graph:
-    """The graph of a loss: where it ends, and the nodes of the judged heads' outputs."""
-
-    loss: Any
-    outputs: tuple[Any, ...]
-    called: frozenset[int]
-
-
-def past_heads(graph: Graph, inner: nn.Module, judged: Judged) -> tuple[str, ...]:
-    """Parameters that the loss uses otherwise than through the judged heads, and not to feed them."""
-    feeding = {*graph.outputs, *nodes_above(graph.outputs)}
-    reached = {graph.loss, *nodes_above([graph.loss], feeding.__contains__)} - feeding
-    names = {id(one): name for name, one in inner.named_parameters()}
-    used = {id(below.variable): below for node in reached for below, _ in node.next_functions if _is_leaf(below)}
-    used |= {id(node.variable): node for node in reached if _is_leaf(node)}
-    unread = judged.parameters - graph.called  # of heads that were not called: a fused loss, read at its input
-    return tuple(sorted(names[one] for one in used if one in names and one not in unread))
-
-
-def _is_leaf(node: Any) -> bool:
-    return hasattr(node, "variable")
-
-
-def _graph(model: nn.Module, batch: Batch, loss_fn: Callable[[nn.Module, Any], Tensor], heads: Sequence[Head]) -> Graph:
-    """The graph of a loss, none of whose tensors are kept."""
-    outputs: list[Any] = []
-    called_heads: set[int] = set()
-    counts: Counter[nn.Module] = Counter()
-
-    def note(module: nn.Module, args: Any, output: Any) -> None:
-        nth, counts[module] = counts[module], counts[module] + 1
-        if any(head.module is module and head.call in (None, nth) for head in heads):
-            outputs.extend(one.grad_fn for one in tensors_in(output, 1) if one.grad_fn is not None)
-            called_heads.update(id(one) for one in module.parameters())
-
-    modules = {id(head.module): head.module for head in heads if not isinstance(head.module, Logits)}
-    handles = [module.register_forward_hook(note) for module in modules.values()]
-    try:
-        with (
-            same_conditions(model),
-            torch.enable_grad(),
-            torch.autograd.graph.saved_tensors_hooks(_dropped, _gone),
-        ):
-            loss = called(loss_fn, model, batch)
-            return Graph(loss.grad_fn, tuple(outputs), frozenset(called_heads))
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _dropped(_: Tensor) -> None:
-    return None
-
-
-def _gone(_: None) -> Tensor:
-    raise RuntimeError("no backward goes through this graph")

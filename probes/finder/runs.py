@@ -81,6 +81,7 @@ class Program:
     seen: list[Seen] = field(default_factory=list)
     loss: float = math.nan
     past: tuple[str, ...] = ()
+    scales: dict[int, float] | None = None
 
     def look(self, judge: Callable[[Run, Sequence[Candidate]], tuple[str, ...]]) -> None:
         """The first run: find the candidates, and ask ``judge`` what else the loss reaches.
@@ -89,7 +90,7 @@ class Program:
             UsageError: the loss raises, or returns no scalar with a gradient.
         """
         with self._run(self.batch) as run:
-            self.loss = float(run.loss.detach())
+            self.loss, self.scales = float(run.loss.detach()), run.tape.scales
             self.candidates = search(run, self.model)
             self.outputs = dict(run.tape.outputs)
             logits = [one for one in self.candidates if not one.inside and not self.skip(one)]
@@ -122,7 +123,7 @@ class Program:
 
     @contextmanager
     def _run(self, batch: Batch) -> Iterator[Run]:
-        tape = Tape(unwrapped(self.model))
+        tape = Tape(unwrapped(self.model), self.scales)
         try:
             with same_conditions(self.model):
                 with torch.enable_grad(), tape:

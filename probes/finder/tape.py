@@ -1,6 +1,7 @@
 """The tape: every float tensor that a function makes while a loss runs, and what it was made of.
 
-Nothing is changed: a tensor is noted where it arises, with the modules and parameters that took part in it.
+A tensor is noted where it arises, with the modules and parameters that took part in it. Nothing is changed but the
+scale of logits that are saturated.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
+
+from ..models.token_ids import vocabularies
+from .cooling import cooling
 
 __all__ = ["Made", "Tape", "tensors_in"]
 
@@ -72,17 +76,21 @@ class Tape(TorchFunctionMode):
 
     Args:
         model: whose modules and parameters give names.
+        scales: what another run of the same program has scaled, by its order, to be scaled alike; None in the first.
 
     Attributes:
         made: every entry, in order.
+        scales: what was scaled, and by how much.
         outputs: the shape that each module gave last, by its path.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, scales: Mapping[int, float] | None = None) -> None:
         super().__init__()
         self.made: list[Made] = []
+        self.scales, self._again = dict(scales or {}), scales is not None
         self.outputs: dict[str, tuple[int, ...]] = {}
         self._model = model
+        self._sizes = vocabularies(model)
         self._names = {id(p): name for name, p in model.named_parameters()}
         self._entries: dict[int, Made] = {}
         self._running: list[str] = []
@@ -106,6 +114,8 @@ class Tape(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and _is_wide(out):
+            out = self._cooled(out, getattr(func, "__name__", "?"))
         wide = [one for one in tensors_in(out, 1) if _is_wide(one)]
         if wide:
             given = list(tensors_in((args, kwargs or {}), DEPTH))
@@ -117,6 +127,13 @@ class Tape(TorchFunctionMode):
         """Let go of every tensor."""
         self.made.clear()
         self._entries.clear()
+
+    def _cooled(self, made: Tensor, by: str) -> Tensor:
+        scale = self.scales.get(len(self.made)) if self._again else cooling(by, made, self._sizes)
+        if scale in (None, 1.0):
+            return made
+        self.scales[len(self.made)] = scale
+        return made * scale
 
     def _note(self, value: Tensor, by: str, given: list[Tensor]) -> None:
         parents = tuple(entry for one in given if (entry := self._entries.get(id(one))) is not None)

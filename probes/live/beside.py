@@ -15,10 +15,10 @@ from alignment import Finding
 from alignment.findings import finding
 
 from ..finder.candidates import has_form, nodes_above
-from ..finder.discover import vocabularies
 from ..finder.found import shaped
 from ..models.adapter import Adapter
 from ..models.modules import unwrapped
+from ..models.token_ids import vocabularies
 
 __all__ = ["Beside"]
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from torch import nn
+
 __all__ = [
     "begin_ids",
     "end_ids",
@@ -14,7 +16,7 @@ __all__ = [
     "special_ids",
     "start_id",
     "text_config",
-    "vocabulary_sizes",
+    "vocabularies",
     "writes_others",
 ]
 
@@ -35,9 +37,10 @@ def special_ids(model: Any) -> set[int]:
     return found | set(placeholder_ids(model)) | set(end_ids(model))
 
 
-def vocabulary_sizes(model: Any) -> set[int]:
-    """The sizes of the vocabularies that a configuration names."""
-    return {number for name, number in _entries(model) if name.endswith("vocab_size")}
+def vocabularies(model: nn.Module) -> set[int]:
+    """How many ids each embedding of a model knows, and the sizes of vocabularies that its configuration names."""
+    named = {number for name, number in _entries(model) if name.endswith("vocab_size")}
+    return named | {module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)}
 
 
 def placeholder_ids(model: Any) -> tuple[int, ...]:

@@ -136,6 +136,18 @@ def test_inputs_that_the_model_makes_of_the_labels():
     assert (str(found.declaration.ids), found.offset, found.computed) == ("labels", 1, True)
 
 
+@pytest.mark.parametrize("shift", [0, 1])
+def test_logits_that_are_sure_of_their_target_are_found(shift):
+    """At p = 1 nothing is left of the gradient: a tied head repeats its input at random weights."""
+
+    def loss(model, batch):
+        hidden = model.embed(batch["x"]) + 0.1 * model(batch["x"])[3]
+        logits = 9 * hidden @ model.embed.weight.T
+        return ce(logits[:, : 12 - shift], batch["x"][:, shift:])
+
+    assert told(discover(Beside(), BESIDE, loss)) == [("embed.weight", "x", shift)]
+
+
 def test_targets_that_are_no_inputs_are_not_guessed():
     kept = ids(5, V, 2, 12)
     found = discover(Beside(), BESIDE, lambda model, batch: ce(model(batch["x"])[0], kept))

@@ -1,22 +1,21 @@
 """``check_loss`` without a declaration: what was found is judged as what was declared, and nothing is guessed."""
 
 import pytest
-from speech_zoo import ZOO, Causal, ce, ids
+from speech_zoo import ZOO, Causal, by_name, ce, ids
 from torch import nn
 
 from probes import UsageError, check_loss, discover
+from probes.finder import adapter as adapters
 
-#: What has to be declared: a module with a head of its embedding's size is taken for a plain text model, unsearched.
+#: What has to be declared.
 NOT_YET = {
-    "built inside": "a head known by its size, over rows that the model puts together itself",
-    "codebooks folded into the batch": "a head known by its size, over rows that the model puts together itself",
-    "time before samples": "a head known by its size; ids of (T, B) are read as (B, T)",
+    "codebooks folded into the batch": "ids (B * K, T) are read whole, not every K-th row of them",
     "head in chunks": "each chunk is a call of its own, whose rows have no place",
 }
 CASES = [
     pytest.param(one, loss, id=f"{one.name}, {name}", marks=[] if number < 4 else [pytest.mark.deep])
     for number, one in enumerate(ZOO)
-    if one.name not in (*NOT_YET, "convolution as a head", "tied, without a head")  # as above, where a copy is trained
+    if one.name not in NOT_YET
     for name, (loss, _) in one.wrong.items()
 ]
 
@@ -60,3 +59,49 @@ def test_what_is_not_clear_is_refused_and_named():
 def test_a_loss_that_trains_no_logits_is_told_what_to_name():
     with pytest.raises(UsageError, match="--head"):
         check_loss(Own(), {"x": ids(0, 64, 2, 12)}, lambda model, batch: model(batch["x"]).square().mean())
+
+
+BOOKS = by_name("text and K codebooks")
+HEADS = [f"heads.{k}" for k in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("heads", "streams"),
+    [
+        ("heads.0", ["audio[0]"]),
+        (["heads.2"], ["audio[2]"]),
+        (HEADS, [f"audio[{k}]" for k in range(4)]),
+        (["text_head", *HEADS], ["text", *(f"audio[{k}]" for k in range(4))]),
+    ],
+    ids=["one", "another", "all codebooks", "two vocabularies"],
+)
+def test_named_heads_read_what_their_targets_follow(heads, streams):
+    model, batch = BOOKS.model(), BOOKS.batch()
+    report = check_loss(model, batch, BOOKS.right, heads=heads)
+    assert list(report.streams) == streams
+    assert not any(finding.is_error for finding in report.findings), report.in_short()
+    copied = check_loss(model, batch, BOOKS.wrong["copy"][0], heads=heads)
+    assert {finding.code for finding in copied.findings if finding.is_error} == {"LA102"}
+
+
+@pytest.mark.parametrize("book", [0, 1])
+def test_ids_by_the_usual_name_are_not_taken_for_those_of_a_named_head(book):
+    """The model reads ``codes``; the same integers lie in the batch once more."""
+    batch = {"input_ids": BOOKS.batch()["codes"][:, book], **BOOKS.batch()}
+    report = check_loss(BOOKS.model(), batch, BOOKS.right, heads=["heads.0"])
+    assert not any(finding.is_error for finding in report.findings), report.in_short()
+    report = check_loss(BOOKS.model(), batch, BOOKS.wrong["copy"][0], heads=["heads.0"])
+    assert {finding.code for finding in report.findings if finding.is_error} == {"LA102"}
+
+
+def test_a_named_head_beside_which_others_are_trained_is_no_pass():
+    report = check_loss(BOOKS.model(), BOOKS.batch(), BOOKS.right, heads="heads.0")
+    assert report.verdict == "incomplete"
+    assert sum(finding.code == "LA801" for finding in report.findings) == 4
+
+
+def test_a_head_that_gives_a_row_for_each_id_is_not_searched(monkeypatch):
+    monkeypatch.setattr(adapters, "discover", lambda *_: pytest.fail("the loss was searched"))
+    batch = {"x": ids(0, 64, 2, 12)}
+    report = check_loss(Own(), batch, lambda m, b: ce(m(b["x"])[:, :-1], b["x"][:, 1:]), heads="head")
+    assert not any(finding.is_error for finding in report.findings)

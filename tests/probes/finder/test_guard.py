@@ -82,7 +82,7 @@ def test_the_second_call_of_a_head_of_which_one_is_judged():
 
 
 def test_nothing_is_run_where_all_parameters_feed_the_judged_heads(monkeypatch):
-    monkeypatch.setattr(guards, "_graph", lambda *_: pytest.fail("the loss was run once more"))
+    monkeypatch.setattr(guards, "graph_of", lambda *_: pytest.fail("the loss was run once more"))
     assert check_loss(llama(), TEXT, own).verdict == "pass"
 
 

@@ -1,0 +1,99 @@
+"""The graph of a loss without its tensors: what its heads gave, and which parameters it uses past them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..models.adapter import Batch, Head
+from ..models.declared_heads import Logits
+from .candidates import nodes_above
+from .runs import called, same_conditions
+from .tape import tensors_in
+
+__all__ = ["Graph", "graph_of", "past_heads"]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The graph of a loss.
+
+    Attributes:
+        loss: the node that it ends in.
+        outputs: the nodes of what the heads gave.
+        shapes: of what they gave, call by call.
+        called: identities of the parameters of heads that were called.
+    """
+
+    loss: Any
+    outputs: tuple[Any, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    called: frozenset[int]
+
+
+def graph_of(
+    model: nn.Module, batch: Batch, loss_fn: Callable[[nn.Module, Any], Tensor], heads: Sequence[Head]
+) -> Graph:
+    """Run a loss once, and keep none of its tensors.
+
+    Raises:
+        UsageError: the loss raises, or returns no scalar with a gradient.
+    """
+    outputs: list[Tensor] = []
+    called_heads: set[int] = set()
+    counts: Counter[nn.Module] = Counter()
+
+    def note(module: nn.Module, args: Any, output: Any) -> None:
+        nth, counts[module] = counts[module], counts[module] + 1
+        if any(head.module is module and head.call in (None, nth) for head in heads):
+            outputs.extend(one for one in tensors_in(output, 1) if one.grad_fn is not None)
+            called_heads.update(id(one) for one in module.parameters())
+
+    modules = {id(head.module): head.module for head in heads if not isinstance(head.module, Logits)}
+    handles = [module.register_forward_hook(note) for module in modules.values()]
+    try:
+        with (
+            same_conditions(model),
+            torch.enable_grad(),
+            torch.autograd.graph.saved_tensors_hooks(_dropped, _gone),
+        ):
+            loss = called(loss_fn, model, batch)
+            nodes = tuple(one.grad_fn for one in outputs)
+            return Graph(loss.grad_fn, nodes, tuple(tuple(one.shape) for one in outputs), frozenset(called_heads))
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def past_heads(graph: Graph, inner: nn.Module, own: Collection[int]) -> tuple[str, ...]:
+    """Parameters that the loss uses otherwise than through the heads, and not to feed them.
+
+    Args:
+        graph: of the loss.
+        inner: whose parameters are named.
+        own: identities of the heads' parameters: those of heads that were not called are a fused loss's.
+    """
+    feeding = {*graph.outputs, *nodes_above(graph.outputs)}
+    reached = {graph.loss, *nodes_above([graph.loss], feeding.__contains__)} - feeding
+    names = {id(one): name for name, one in inner.named_parameters()}
+    used = {id(below.variable): below for node in reached for below, _ in node.next_functions if _is_leaf(below)}
+    used |= {id(node.variable): node for node in reached if _is_leaf(node)}
+    unread = frozenset(own) - graph.called  # read at their input
+    return tuple(sorted(names[one] for one in used if one in names and one not in unread))
+
+
+def _is_leaf(node: Any) -> bool:
+    return hasattr(node, "variable")
+
+
+def _dropped(_: Tensor) -> None:
+    return None
+
+
+def _gone(_: None) -> Tensor:
+    raise RuntimeError("no backward goes through this graph")
