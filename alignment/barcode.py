@@ -84,6 +84,8 @@ def barcode(streams: Sequence[Stream], usable: Tensor) -> Barcode:
     for stream in streams:
         first.append(total)
         total += len(stream)
+    if len(usable) // 2 > total:  # a token one beside is a code of none, where the ids suffice for it
+        usable = usable[::2].contiguous()
     passes, reach = 1, len(usable)
     while reach <= total:
         passes, reach = passes + 1, reach * len(usable)

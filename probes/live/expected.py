@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from alignment import IGNORE_INDEX, Convention, Stream, Supervision, expect, infer_convention
+from alignment import IGNORE_INDEX, Convention, Supervision, expect, infer_convention
+from alignment.borders import crossings
 from alignment.targets import admissible
 
 from .joined import Joined
@@ -57,18 +58,18 @@ def _expected(number: int, joined: Joined) -> Expectation:
     name = stream.name
     if labels is None:
         why = f"the model was not given the labels of {name}"
-        return _granted(number, actual, torch.ones_like(hidden), _nothing(actual), why)
+        return _granted(number, actual, torch.ones_like(hidden), _nothing(actual), joined.part[number], why)
     evidence = infer_convention(labels, stream)
     convention = joined.view.convention(number) or evidence.convention
     if convention is Convention.INCONSISTENT:
         why = f"the labels of {name} are neither its ids nor the ids after them ({evidence})"
-        granted = _granted(number, actual, torch.ones_like(hidden), _nothing(actual), why)
+        granted = _granted(number, actual, torch.ones_like(hidden), _nothing(actual), joined.part[number], why)
         as_labelled = torch.equal(labels, actual.target)  # a masked objective: every row on its own label
         return replace(granted, untold=None) if as_labelled else granted
     told, note = _told(number, joined, convention)
     if bool((hidden & actual.trained).any()):
         why = f"the model was not always given the labels of {name}"
-        return replace(_granted(number, actual, hidden, told, why), note=note)
+        return replace(_granted(number, actual, hidden, told, joined.part[number], why), note=note)
     return Expectation(told, known=True, note=note)
 
 
@@ -98,15 +99,15 @@ def _nothing(actual: Supervision) -> Supervision:
     return expect(torch.full_like(actual.target, IGNORE_INDEX), actual.stream, Convention.NONE)
 
 
-def _granted(number: int, actual: Supervision, rows: Tensor, told: Supervision, why: str) -> Expectation:
+def _granted(number: int, actual: Supervision, rows: Tensor, told: Supervision, part: Tensor, why: str) -> Expectation:
     """What is trained at ``rows`` taken as what is meant, but where it stands at a wrong place that rows share."""
     stream, trained = actual.stream, actual.trained & rows
     place, follows = torch.arange(len(stream)), stream.follows()
     after = torch.where(follows, place + 1, place)
     next_one = trained & follows & (stream.ids[after] == actual.target)
     step = trained & ~follows & (actual.origin == number) & (actual.offset == 1)
-    padded = _before_padding(stream)  # which may have the id of the end that was cut off
-    wrong = (_shared(number, actual, trained & ~next_one) & ~(step & padded)) | (step & ~padded)
+    crossed = step & crossings(actual, part)
+    wrong = (_shared(number, actual, trained & ~next_one) & ~step) | crossed
     judged = int((next_one | wrong).sum()) >= SHIFTED * int(trained.sum())
     if not judged:
         wrong = torch.zeros_like(wrong)
@@ -132,10 +133,3 @@ def _shared(number: int, actual: Supervision, rows: Tensor) -> Tensor:
         if int(mine.sum()) >= least:
             out |= mine
     return out
-
-
-def _before_padding(stream: Stream) -> Tensor:
-    """(R,) bool: whether the next row is padding, or there is none."""
-    following = torch.ones(len(stream), dtype=torch.bool)
-    following[:-1] = stream.segment[1:] < 0
-    return following

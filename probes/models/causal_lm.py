@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alignment import IGNORE_INDEX, Convention, DualLoss, InputError, text_stream
+from alignment import IGNORE_INDEX, Convention, DualLoss, InputError, Stream, infer_convention, text_stream
 from alignment.loss import text_loss
 from alignment.pairing import Policy
 
@@ -45,6 +45,8 @@ __all__ = ["CausalLMAdapter", "load_causal_lm"]
 
 #: What labels are called in models of people's own (nanoGPT, minGPT, nanochat).
 TARGETS = "targets"
+#: The keyword of labels that nobody shifts again.
+SHIFTED = "shift_labels"
 
 
 class CausalLMAdapter(TextRuns):
@@ -203,13 +205,14 @@ class CausalLMAdapter(TextRuns):
         masked = frozenset(range(len(streams)) if is_masked_lm(inner) and flat is not None else ())
         told = masked_labels(batch, ids, stream, flat)
         found = begun_otherwise(inner, batch, stream) if self._encoder_decoder else ()
+        shifted = bool(masked) or (self._encoder_decoder and flat is not None and _fits_both(flat, stream))
         count = len(streams)
         return View(
             streams,
             (told.labels,) * count,
             (None,) * count,
             told.notes,
-            (Convention.PRE_SHIFTED if masked else told.convention,) * count,
+            (Convention.PRE_SHIFTED if shifted else told.convention,) * count,
             masked,
             findings=(*found, *told.findings),
         )
@@ -258,7 +261,9 @@ class CausalLMAdapter(TextRuns):
         for key in self.label_keys:
             labels = batch.get(key)
             if labels is not None:
-                renamed = labels_follow(_ignored(key, labels.reshape(-1).long()), stream, fresh, foreign)
+                shifted = self._encoder_decoder or key == SHIFTED
+                follow = Convention.PRE_SHIFTED if shifted else view.convention(0)
+                renamed = labels_follow(_ignored(key, labels.reshape(-1).long()), stream, fresh, foreign, follow)
                 renamed = renamed.reshape(labels.shape).to(labels)
                 out[key] = torch.where(labels == -1, labels, renamed) if key == TARGETS else renamed
         id_keys = self.id_keys[:1] if self._encoder_decoder else self.id_keys
@@ -304,3 +309,8 @@ def _found(model: nn.Module) -> tuple[str, ...]:
 def _ignored(key: str, labels: Tensor) -> Tensor:
     """Labels of ``targets`` with the -1 that loops of people's own leave out (nanoGPT) as transformers writes it."""
     return labels.masked_fill(labels == -1, IGNORE_INDEX) if key == TARGETS else labels
+
+
+def _fits_both(labels: Tensor, stream: Stream) -> bool:
+    """Whether ids do not tell what a decoder's labels follow: they stand beside the ids before them."""
+    return infer_convention(labels, stream).convention is Convention.AMBIGUOUS

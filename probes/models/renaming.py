@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignment import IGNORE_INDEX, Stream
+from alignment import IGNORE_INDEX, Convention, Stream
 
 from .adapter import Batch
 
@@ -18,21 +18,39 @@ __all__ = ["labels_follow", "one_sample", "one_sample_with_audio", "raw_labels_f
 LABEL_OFFSETS = (0, 1, 2, -1, 3, -2)
 
 
-def labels_follow(labels: Tensor, stream: Stream, fresh: Tensor, foreign: int) -> Tensor:
-    """Labels renamed with the ids they name, by the offset that explains most of them first."""
+def labels_follow(
+    labels: Tensor, stream: Stream, fresh: Tensor, foreign: int, convention: Convention | None = None
+) -> Tensor:
+    """Labels renamed with the ids they name: by the offset that explains most of them, and by others that are left.
+
+    Where one offset explains all whose place is in their sample, those that it leaves are no inputs: a decoder's last
+    target, the token after a window. A convention that they are known to follow goes first, where they do.
+
+    Args:
+        labels: (R,) int64 over the rows of ``stream``.
+        stream: the ids that they name.
+        fresh: (R,) int64, what these are renamed to.
+        foreign: what a label becomes that names none.
+        convention: that they are known to follow; None where nobody says.
+    """
     labelled = labels != IGNORE_INDEX
     out = torch.where(labelled, torch.full_like(labels, foreign), labels)
     rows = torch.arange(len(labels), device=labels.device)
-    hits = {}
+    hits, inside = {}, {}
     for offset in LABEL_OFFSETS:
         at = (rows + offset).clamp(0, len(rows) - 1)
-        inside = (rows + offset == at) & (stream.sample[at] == stream.sample)
-        hits[offset] = labelled & inside & (stream.ids[at] == labels)
+        inside[offset] = labelled & (rows + offset == at) & (stream.sample[at] == stream.sample)
+        hits[offset] = inside[offset] & (stream.ids[at] == labels)
+    named = {Convention.POSITION_ALIGNED: 0, Convention.PRE_SHIFTED: 1}.get(convention)
+    if named is not None and not torch.equal(hits[named], inside[named]):
+        named = None  # they do not follow it
     left = labelled
-    for offset in sorted(hits, key=lambda o: -int(hits[o].sum())):
+    for offset in sorted(hits, key=lambda o: (o != named, -int(hits[o].sum()))):
         found = hits[offset] & left
         out[found] = fresh[rows[found] + offset]
         left = left & ~found
+        if torch.equal(hits[offset], inside[offset]) and bool(found.any()):
+            break
     return out
 
 

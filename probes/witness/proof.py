@@ -21,6 +21,9 @@ from .pace import IDS
 
 __all__ = ["prove", "retry_in_range"]
 
+#: Share of rows that keep their token under every barcode from which a loss has labels that no barcode renamed.
+HELD = 0.5
+
 
 def _passes(watched: Watched, batch: Batch, view: View) -> tuple[Barcode, list[list[Reading]]]:
     """The readings of the batch under every digit of a barcode."""
@@ -54,10 +57,14 @@ def _confirmed(
     """Proven sources that the batch as it is bears out; the others stay inferred.
 
     A loss that holds on to labels of its own trains the same token under every barcode, and a source whose
-    own token is not the trained one is none. Heads that read the same ids share their sources.
+    own token is not the trained one is none. Where most rows hold on to theirs, the others name their source
+    by chance. Heads that read the same ids share their sources.
     """
     source, origin = proven.source.clone(), proven.origin.clone()
-    doubtful = torch.stack([target == inferred.target for target in targets]).all(0) & (source < 0)
+    held = torch.stack([target == inferred.target for target in targets]).all(0) & inferred.trained
+    if int(held.sum()) > HELD * int(inferred.trained.sum()):
+        return replace(inferred, exact=False)
+    doubtful = held & (source < 0)
     for other, stream in enumerate(view.streams):
         rows = torch.nonzero((origin == other) & (source >= 0)).reshape(-1)
         if other != number and torch.equal(stream.ids, view.streams[number].ids):

@@ -1,0 +1,66 @@
+"""Borders: does a loss shift across the ends of samples and documents, or does it only look so?
+
+Windows of a long text, ``x = data[i:i+T]``, ``y = data[i+1:i+T+1]``, train the last row of each on a token that is
+no input. By chance, or because the windows follow each other, it is the first token of the next one: no border is
+crossed. A shift that knows no borders crosses all of them, and has nothing left for the last row of all.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .supervision import Supervision
+
+__all__ = ["crossings"]
+
+#: Share of the trained ends of segments that a shift without borders explains; by chance it explains few.
+MOST = 0.5
+
+
+def crossings(one: Supervision, forward: Tensor | None = None) -> Tensor:
+    """(R,) bool: rows that a shift without borders trains on the first token of the next segment.
+
+    An end of a text that is also how the next one begins (a decoder that starts with the end id) says nothing.
+
+    Args:
+        one: what a stream is trained on.
+        forward: (R,) int64, rows of one number went through the model together; all of them if None.
+    """
+    stream = one.stream
+    together = torch.zeros_like(stream.segment) if forward is None else forward
+    edge = one.trained & ~stream.follows() & (stream.segment >= 0)
+    found = edge & (one.offset == 1) & _own(one)
+    inner = torch.zeros_like(edge)  # the next row is a token, and went through the model with this one
+    inner[:-1] = (together[1:] == together[:-1]) & (stream.segment[1:] >= 0)
+    new_sample = torch.ones_like(edge)
+    new_sample[:-1] = stream.sample[1:] != stream.sample[:-1]
+    out = torch.zeros_like(edge)
+    for kind in (new_sample, ~new_sample):
+        ends = edge & inner & kind
+        chance = int((found & ends).sum()) <= MOST * int(ends.sum())
+        if not chance and not (kind is new_sample and _cut_beforehand(one, together)):
+            out |= found & ends
+    return out & ~_is_end(one)
+
+
+def _own(one: Supervision) -> Tensor:
+    """(R,) bool: targets that are tokens of the stream itself."""
+    at = one.source.clamp(min=0, max=max(len(one.stream) - 1, 0))
+    return (one.source >= 0) & (one.stream.ids[at] == one.target)
+
+
+def _cut_beforehand(one: Supervision, together: Tensor) -> bool:
+    """Whether the last rows of the forwards are trained, and on no token that a shift brings round to them."""
+    last = torch.ones_like(together, dtype=torch.bool)
+    last[:-1] = together[1:] != together[:-1]
+    first = last.roll(1)
+    last_rows, first_rows = torch.nonzero(last).reshape(-1), torch.nonzero(first).reshape(-1)
+    brought = one.target[last_rows] == one.stream.ids[first_rows]
+    return int((one.trained[last_rows] & ~brought).sum()) > MOST * len(last_rows)
+
+
+def _is_end(one: Supervision) -> Tensor:
+    """(R,) bool: rows trained on an end of a text."""
+    ends = torch.tensor(one.stream.end_ids, dtype=one.target.dtype, device=one.target.device)
+    return torch.isin(one.target, ends)
