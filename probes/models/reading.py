@@ -20,6 +20,8 @@ __all__ = ["CACHE", "decoder_ids", "decoder_of", "document_numbers", "is_encoder
 CACHE = "past_key_values"
 #: Boundaries of packed documents over the flattened batch, as attention kernels take them.
 BOUNDARIES = ("cu_seq_lens_q", "cu_seq_lens", "cu_seqlens_q", "cu_seqlens")
+#: What is added to a score that must not count: this or less.
+HIDDEN = -1e4
 
 
 def padding_mask(mask: Any, ids: Tensor, *, cached: bool = False) -> Tensor | None:
@@ -46,7 +48,7 @@ def document_numbers(batch: Mapping[str, Any], ids: Tensor) -> Tensor | None:
     """(B, T) int64: the packed document of each position; None where the batch says nothing of documents.
 
     Read off ``seq_idx``, ``cu_seq_lens_q`` (or its other spellings), numbers above one in the attention
-    mask, or ``position_ids`` that begin anew, in this order.
+    mask, ``position_ids`` that begin anew, or a block-diagonal mask, in this order.
 
     Raises:
         InputError: a ``seq_idx``, ``position_ids`` or boundaries that do not fit the ids.
@@ -61,7 +63,9 @@ def document_numbers(batch: Mapping[str, Any], ids: Tensor) -> Tensor | None:
     if isinstance(mask, Tensor) and mask.shape == ids.shape and not mask.is_floating_point() and int(mask.max()) > 1:
         return mask.long()
     positions = batch.get("position_ids")
-    return _restarts(positions, ids) if isinstance(positions, Tensor) else None
+    found = _restarts(positions, ids) if isinstance(positions, Tensor) else None
+    several = found is not None and bool((found != found[:, :1]).any())
+    return found if several or not isinstance(mask, Tensor) else _blocks(mask, ids, found)
 
 
 def _fitted(key: str, given: Tensor, ids: Tensor) -> Tensor:
@@ -92,6 +96,22 @@ def _restarts(positions: Tensor, ids: Tensor) -> Tensor | None:
         return None  # all zero: no positions at all
     begin[:, 1:] |= axes[0, :, 1:] < axes[0, :, :-1]
     return begin.long().cumsum(1)
+
+
+def _blocks(mask: Tensor, ids: Tensor, otherwise: Tensor | None) -> Tensor | None:
+    """Documents of a (B or 1, H, T, T) mask begin where a position sees itself, and nothing is seen across it."""
+    length = ids.shape[1]
+    if mask.dim() != 4 or mask.shape[-2:] != (length, length) or len(mask) not in (1, len(ids)):
+        return otherwise
+    seen = (mask > HIDDEN if mask.is_floating_point() else mask.bool()).any(1)
+    itself = seen.diagonal(dim1=1, dim2=2)
+    linked = (seen | seen.mT).tril() | torch.eye(length, dtype=torch.bool, device=seen.device)
+    earliest = linked.long().argmax(-1)  # that a position sees, or is seen by
+    from_here_on = earliest.flip(1).cummin(1).values.flip(1)
+    begin = itself & (from_here_on >= torch.arange(length, device=seen.device))
+    if int(begin[:, 1:].sum()) in (0, begin[:, 1:].numel()):
+        return otherwise
+    return begin.to(ids.device).long().cumsum(1).expand_as(ids)
 
 
 # -- encoder-decoder models ---------------------------------------------------------------------------

@@ -112,10 +112,17 @@ def text_batch(size: int, length: int = 40) -> Batch:
 
 
 def packed_batch(size: int) -> Batch:
-    """Three documents to a row, the ids of each labelled from the first on, positions beginning anew."""
+    """Three documents to a row that see each other nowhere, the ids of each labelled from the first on."""
     ids = torch.randperm(500, generator=torch.Generator().manual_seed(0))[: size * 40].reshape(size, 40) + 3
     positions = torch.cat([torch.arange(n) for n in (17, 11, 12)])
-    return {"input_ids": ids, "position_ids": positions.expand(size, -1), "labels": ids.clone()}
+    document = (positions == 0).cumsum(0)
+    apart = (document[:, None] == document).tril().expand(size, 1, -1, -1)
+    return {
+        "input_ids": ids,
+        "attention_mask": apart,
+        "position_ids": positions.expand(size, -1),
+        "labels": ids.clone(),
+    }
 
 
 def released_batch(size: int) -> Batch:

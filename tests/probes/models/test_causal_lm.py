@@ -192,13 +192,20 @@ def positions(*lengths):
 
 
 CUT = torch.cat([torch.arange(5, 15), torch.arange(2, 16), torch.arange(24)])[None]
+NUMBERS = torch.tensor([1] * 10 + [2] * 14 + [3] * 24)
+BLOCKS = (NUMBERS[:, None] == NUMBERS).tril()[None, None]
+ADDED = torch.zeros(1, 1, 48, 48).masked_fill(~BLOCKS, torch.finfo(torch.float32).min)
+
 DOCUMENTS = [
     pytest.param({"position_ids": CUT}, id="documents cut at their beginning"),
     pytest.param({"position_ids": positions(10, 14, 24)}, id="position_ids"),
     pytest.param({"position_ids": positions(10, 14, 24).expand(3, 1, 48)}, id="three axes"),
     pytest.param({"cu_seq_lens_q": torch.tensor([0, 10, 24, 48])}, id="cu_seq_lens"),
     pytest.param({"seq_idx": torch.tensor([0] * 10 + [1] * 14 + [2] * 24)[None]}, id="seq_idx"),
-    pytest.param({"attention_mask": torch.tensor([1] * 10 + [2] * 14 + [3] * 24)[None]}, id="mask numbers"),
+    pytest.param({"attention_mask": NUMBERS[None]}, id="mask numbers"),
+    pytest.param({"attention_mask": BLOCKS}, id="a mask of blocks"),
+    pytest.param({"attention_mask": ADDED, "position_ids": positions(48)}, id="blocks that are added"),
+    pytest.param({"attention_mask": BLOCKS | BLOCKS.mT}, id="blocks that see both ways"),
 ]
 
 
@@ -207,6 +214,25 @@ def test_packed_documents_are_told_apart(llama, given):
     ids = text_batch()["input_ids"].reshape(1, -1)
     (stream,) = CausalLMAdapter(llama).view(llama, {"input_ids": ids, **given}).streams
     assert torch.nonzero(~stream.follows()).reshape(-1).tolist() == [9, 23, 47]
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        torch.ones(48, 48).tril(),
+        torch.ones(48, 48).tril().triu(-4),
+        torch.ones(48, 48).triu(1),
+        torch.eye(48),
+        torch.cat([torch.ones(48, 1), torch.eye(48)[:, 1:]], 1),
+    ],
+    ids=["causal", "a window", "the wrong way round", "alone", "a first token that all see"],
+)
+def test_a_mask_without_blocks_makes_one_document(llama, seen):
+    ids = text_batch()["input_ids"].reshape(1, -1)
+    (stream,) = (
+        CausalLMAdapter(llama).view(llama, {"input_ids": ids, "attention_mask": seen.bool()[None, None]}).streams
+    )
+    assert len(torch.unique(stream.segment)) == 1
 
 
 def test_positions_that_do_not_begin_anew_make_one_document(llama):

@@ -147,6 +147,40 @@ def test_packed_documents_that_see_each_other(more, said):
         assert "2 of 2 packed documents" in report.check("causality").detail
 
 
+BORDERS = {
+    "cu_seq_lens": {"cu_seq_lens_q": torch.tensor([0, 10, LENGTH])},
+    "seq_idx": {"seq_idx": torch.tensor([0] * 10 + [1] * 14)[None]},
+    "position_ids": {"position_ids": torch.cat([torch.arange(10), torch.arange(14)])[None]},
+    "the mask alone": {},
+}
+BLOCKS = torch.block_diag(torch.ones(10, 10), torch.ones(14, 14)).bool().tril()[None, None]
+
+
+def without_borders(model, batch):
+    """A loss that hands on masks and positions, and no borders: without flash attention they would hide nothing."""
+    return own(model, {key: value for key, value in batch.items() if key not in ("cu_seq_lens_q", "seq_idx")})
+
+
+@pytest.mark.parametrize("given", BORDERS.values(), ids=BORDERS)
+def test_a_mask_of_blocks_keeps_documents_apart_however_their_borders_are_given(given):
+    batch = {**packed(attention_mask=BLOCKS), **given}
+    report = check_loss(llama(), batch if given else without_positions(batch), without_borders)
+    assert codes(report) == []
+    assert "2 of 2 packed documents" in report.check("causality").detail
+
+
+@pytest.mark.parametrize("given", [value for value in BORDERS.values() if value], ids=list(BORDERS)[:3])
+def test_documents_that_see_each_other_whatever_tells_their_borders(given):
+    causal = torch.ones_like(BLOCKS).tril()
+    report = check_loss(llama(), {**packed(attention_mask=causal), **given}, without_borders)
+    assert codes(report) == ["LA401"]
+    assert "other documents of the sample" in report.findings[0].message
+
+
+def without_positions(batch):
+    return {key: value for key, value in batch.items() if key != "position_ids"}
+
+
 # -- heads ------------------------------------------------------------------------------------------------
 
 

@@ -15,8 +15,7 @@ def own(model, batch):
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_what_the_reader_calls_next_token_has_not_been_read(make, size):
     """Where every target is taken from the next row, no row that is trained moves with it."""
-    batch = {**make(size), "use_cache": False}
-    report = check_loss(model_for("llama"), batch, own, replay="full")
+    report = check_loss(model_for("llama"), make(size), own, replay="full")
     told = report.streams["text"]
     assert told["offsets"].keys() == {"1"}
     assert report.check("causality").status == "pass", report.in_short()
