@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +13,7 @@ from ..checks.check import Keep
 from ..errors import CannotRunError, UsageError
 from ..host.place import environment_place
 from ..ranks import MissingRanksError, RankExchange, told_ranks
+from ..ranks.drift import drift, still_alike
 from ..ranks.launcher import leave_reason, told_code
 from ..ranks.same_batch import BASIS
 from ..ranks.shards import join_shards, rank_payload
@@ -55,13 +57,25 @@ class Company:
         """Whether this rank tells what was found."""
         return self._found[0] is None or self._found[0].rank == 0
 
-    def joined(self, report: Report) -> Report:
-        """The report with what the other ranks have found, on the first; elsewhere the rank's own."""
+    @property
+    def several(self) -> bool:
+        """Whether a launcher has started other ranks; asks nothing of the store."""
+        with suppress(UsageError):
+            place = environment_place(self._environ)
+            return place is not None and place.world > 1
+        return False
+
+    def joined(self, report: Report, imprints: Sequence[Mapping[str, float]] = ()) -> Report:
+        """The report with what the other ranks have found, on the first; elsewhere the rank's own.
+
+        ``imprints`` are of this rank's weights, before the watched steps and as each later step met them.
+        """
         exchange, problem = self._found
         if exchange is not None:
             missing = ""
             try:
-                said = exchange.gather({**rank_payload(report, exchange.rank), "error": report.error})
+                mine = {**rank_payload(report, exchange.rank), "error": report.error, "imprints": list(imprints)}
+                said = exchange.gather(mine)
             except MissingRanksError as error:
                 said, missing = [error.received[rank] for rank in sorted(error.received)], str(error)
             except CannotRunError as error:
@@ -92,7 +106,9 @@ def _join(report: Report, said: Sequence[dict[str, Any]], missing: str, keep: Ke
         report.notes.append(f"not all ranks were compared: {'; '.join([*failed, missing]).rstrip('; ')}")
     if not report.error and len(ran) > 1:
         read = [one for one in ran if one["targets"]]
-        join_shards(report, ran, [found for found in _apart(read) if keep(found)])
+        odd = [*drift(ran), *_apart(read)]
+        kept = [found for found in odd if keep(found)]
+        join_shards(report, ran, kept, [found for found in odd if found not in kept], together=still_alike(ran))
 
 
 def _apart(said: Sequence[Mapping[str, Any]]) -> list[Finding]:

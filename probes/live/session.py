@@ -74,7 +74,9 @@ class Session:
 
             self._company = Company(self._environ, self.settings.keep)
             streams = self._declared()
-            self._watcher = Watcher(self.settings.steps, self.settings.heads, self._done, streams)
+            self._watcher = Watcher(
+                self.settings.steps, self.settings.heads, self._done, streams, several=self._company.several
+            )
             self._watcher.start()
         except UsageError as error:
             self._tell(error_report(str(error), UsageError.exit_code))
@@ -135,7 +137,7 @@ class Session:
             with same_random_state():
                 report = self._judged(watcher)
                 assert self._company is not None
-                self.report = self._company.joined(report)
+                self.report = self._company.joined(report, watcher.imprints)
                 if self._company.speaks:
                     self._tell(self.report)
         except Exception:  # noqa: BLE001 - the script must go on, whatever is wrong with us

@@ -23,6 +23,7 @@ from ..models.declaration import Declaration
 from ..models.declared_heads import Logits, field_of
 from ..models.embedded import embedded_ids
 from ..models.reading import CACHE, decoder_of, is_encoder_decoder
+from ..ranks.drift import imprint
 from .beside import Beside
 from .boundaries import Boundaries
 from .discovery import Discovery, Found
@@ -56,6 +57,13 @@ class _Parts:
 class Watcher:
     """Watches the first ``steps`` optimizer steps of a process; ``done`` is called once, when it has seen enough.
 
+    Args:
+        steps: how many.
+        heads: names of head modules.
+        done: called with the watcher.
+        streams: declared of the model.
+        several: whether there are other ranks, whose weights are to stay together with those of this one.
+
     Attributes:
         steps: the forwards of every step that was seen to its end.
         open: the forwards since.
@@ -63,6 +71,7 @@ class Watcher:
         discovery: what was met until then.
         beside: what is trained beside its watched heads; None before.
         gradients: what reads them, and knows the loss scales that were divided out.
+        imprints: of the weights before the first watched step, and as each step after it met them.
         failed: the traceback of an exception of ours; empty if there was none.
         cause: why it stopped before the steps were done; empty if it did not.
     """
@@ -73,9 +82,13 @@ class Watcher:
         heads: Sequence[str],
         done: Callable[[Watcher], None],
         streams: Sequence[Declaration] = (),
+        *,
+        several: bool = False,
     ) -> None:
         self.wanted, self.done = steps, done
         self.steps: list[Step] = []
+        self.imprints: list[dict[str, float]] = []
+        self._several = several
         self.open: Step = []
         self.found: Found | None = None
         self.discovery = Discovery(heads, streams)
@@ -113,6 +126,8 @@ class Watcher:
         self._leave()
         if self._trained is None:
             self._give_up()
+        elif cause == ENDED and not self.open:
+            self._note_weights()
         self.done(self)
         self.steps, self.open = [], []  # nothing of the script's is held: it may let its model go
         self.found = self._parts = self._trained = None
@@ -185,7 +200,13 @@ class Watcher:
             assert self.found is not None
             self._trained = Trained(self.found.root)
             self._looking.remove()
+            self._note_weights()
         return self._trained
+
+    def _note_weights(self) -> None:
+        """What the weights are between two steps; only where other ranks are there to be compared with."""
+        if self._several and self.found is not None:
+            self.imprints.append(imprint(self.found.root))
 
     def _give_up(self) -> None:
         """The model on trial is none that is trained."""
@@ -219,6 +240,8 @@ class Watcher:
         assert self.found is not None
         if self._trained is None:
             self.open = []  # what came before carried no gradient
+        elif not self.open:
+            self._note_weights()
         for before in self.open:
             if before.graded:
                 before.hidden = before.own = None  # its backward has passed

@@ -20,6 +20,8 @@ from .same_batch import BASIS, rank_findings
 __all__ = ["join_ranks", "join_shards", "rank_payload"]
 
 TITLE = "The ranks agree"
+#: What ranks hand in that no report shows.
+UNSHOWN = ("findings", "failed", "same_batch", "imprints")
 #: More ranks than these are told by their range.
 LISTED = 4
 #: Relative weights that are further apart than this are told.
@@ -62,22 +64,30 @@ def join_ranks(report: Report, payloads: Sequence[dict[str, Any]], keep: Keep | 
 
 
 def join_shards(
-    report: Report, payloads: Sequence[dict[str, Any]], odd: Sequence[Finding], ignored: Sequence[Finding] = ()
+    report: Report,
+    payloads: Sequence[dict[str, Any]],
+    odd: Sequence[Finding],
+    ignored: Sequence[Finding] = (),
+    *,
+    together: bool = False,
 ) -> None:
-    """Add to the report of rank 0 what is found apart from a batch that all ranks share; ``odd`` is LA603."""
+    """Add to the report of rank 0 what is found apart from a batch that all ranks share; ``odd`` is LA603.
+
+    ``together`` says that the ranks' weights were seen to stay the same over a step.
+    """
     own = {(f.code, f.stream) for f in report.findings} | {check.id for check in report.checks if _bad(check)}
     report.findings = [*odd, *_merged(report.findings, payloads)]
     shares = _token_weights(payloads)
     for payload, share in zip(payloads, shares, strict=True):
         payload["token_weight"] = share
     elsewhere = [*_failed_elsewhere(payloads, own)]
-    report.checks.append(_check(payloads, odd, ignored, elsewhere))
+    report.checks.append(_check(payloads, odd, ignored, elsewhere, together=together))
     report.ranks = [_entry(payload) for payload in payloads]
 
 
 def _entry(payload: Mapping[str, Any]) -> dict[str, Any]:
     """A payload as the report shows it."""
-    shown = {key: value for key, value in payload.items() if key not in ("findings", "failed", "same_batch")}
+    shown = {key: value for key, value in payload.items() if key not in UNSHOWN}
     same = payload.get("same_batch")
     if same is None:
         return shown
@@ -90,10 +100,15 @@ def _bad(check: Check) -> bool:
 
 
 def _check(
-    payloads: Sequence[Mapping[str, Any]], odd: Sequence[Finding], ignored: Sequence[Finding], elsewhere: Sequence[str]
+    payloads: Sequence[Mapping[str, Any]],
+    odd: Sequence[Finding],
+    ignored: Sequence[Finding],
+    elsewhere: Sequence[str],
+    *,
+    together: bool,
 ) -> Check:
-    if odd:
-        told = [f"{found.code} {found.name} on {found.stream}" for found in odd]
+    if any(found.is_error for found in odd):
+        told = [f"{found.code} {found.name} on {found.stream}" for found in odd if found.is_error]
         return Check("ranks", TITLE, "fail", "; ".join([*told, *elsewhere]))
     if elsewhere:
         return Check("ranks", TITLE, "fail", "; ".join(elsewhere))
@@ -106,9 +121,9 @@ def _check(
         return Check("ranks", TITLE, "skip", f"{told_ranks(unread)} of {len(payloads)}: nothing was read")
     same = payloads[0].get("same_batch")
     if same is None:
-        return Check(
-            "ranks", TITLE, "pass", "; ".join([f"{len(payloads)} ranks find the same", *_told_weights(payloads)])
-        )
+        alike = ["their weights stay the same over a step"] if together else []
+        parts = [f"{len(payloads)} ranks find the same", *_told_weights(payloads), *alike]
+        return Check("ranks", TITLE, "pass", "; ".join(parts))
     parts = [f"{len(payloads)} ranks do the same with the same batch", *_told_weights(payloads)]
     raised = same["raised"]
     if raised:  # the loss needs what a barcoded batch does not have: their own shards are all there is to compare
@@ -186,7 +201,7 @@ def _other_decisions(payloads: Sequence[Mapping[str, Any]]) -> Iterator[Finding]
 def _token_weights(payloads: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
     """Per rank and modality: the weight of a target in the step, relative to the mean over all ranks.
 
-    DDP takes the mean of the ranks' gradients: a target of rank r weighs S_r / n_r, on average over all Σ S / Σ n.
+    Where the mean of the ranks' gradients is taken, a target of rank r weighs S_r / n_r, on average over all Σ S / Σ n.
     """
     shares: list[dict[str, float]] = [{} for _ in payloads]
     for kind in _kinds(payloads):
@@ -221,7 +236,7 @@ def _told_weights(payloads: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             yield f"{told}, all of the same weight"
         else:
             weighs = _listed([f"{share:.3f}" for share in shares], shares)
-            yield f"{told}, and a target weighs {weighs} of its global weight once DDP has taken the mean"
+            yield f"{told}, and a target weighs {weighs} of its global weight where gradients are averaged"
 
 
 def _listed(told: Sequence[str], values: Sequence[Any]) -> str:

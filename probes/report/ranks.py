@@ -45,7 +45,7 @@ def ranks_table(ranks: Sequence[Mapping[str, Any]]) -> str:
     lines = "\n".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows[1:])
     return (
         '<section aria-labelledby="ranks"><h2 id="ranks">Ranks</h2>\n'
-        '<p class="hint">Each on its own shard. What a target weighs in the step, once DDP has taken the mean of the '
-        'gradients, is relative to its weight over all ranks.</p>\n<div class="card scroll"><table>'
+        '<p class="hint">Each on its own shard. What a target weighs in the step, where the mean of their '
+        'gradients is taken, is relative to its weight over all ranks.</p>\n<div class="card scroll"><table>'
         f"<thead><tr>{heads}</tr></thead>\n<tbody>{lines}</tbody></table></div></section>"
     )

@@ -66,6 +66,7 @@ def _rows() -> list[Row]:
         for loss in DUE
     ]
     rows.append(Row("ddp", "copy", ("--on_rank", "1"), ("LA102 text", "LA603 all"), ranks=2))
+    rows.append(Row("ddp", "correct", ("--bypass",), ("LA603 all",), quick=True, ranks=2))
     for options in (
         ("--accumulate", "3"),
         ("--amp", "bf16", "--accumulate", "2"),
