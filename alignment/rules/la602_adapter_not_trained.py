@@ -1,4 +1,4 @@
-"""LA602: A LoRA adapter receives no gradient, or a frozen weight receives one."""
+"""LA602: What is to be trained is cut off from the loss, or a frozen weight is trained."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ RULE = Rule(
     "LA602",
     "adapter-not-trained",
     "error",
-    summary="A LoRA adapter receives no gradient, or a frozen weight receives one.",
+    summary="An adapter, or another parameter that an optimizer holds, is cut off from the loss; or a frozen weight is "
+    "trained.",
     silent="The rest of what is trainable still lowers the loss, and the adapter is saved and loaded "
     "like a trained one.",
     fix="Name target modules that the loss depends on and freeze everything else; `all-linear` also "

@@ -35,6 +35,7 @@ from ..witness.with_roles import template
 from ..witness.witness import Options, Witness, witness
 from .adapter_step import frozen_adapters
 from .causality import Replays, add_causality
+from .cut_off import adapters_cut_off
 from .reduction import Reduction, check_reduction, counted_loss, settled
 from .witness_checks import witness_checks
 
@@ -111,7 +112,9 @@ def check_loss(
     if peft_model(model) is not None:
         findings += frozen_adapters(model)
     beside, notes = guard(model, adapter, inputs, seen.view, counted) if seen.actual else ([], [])
-    findings += beside
+    cut, told = adapters_cut_off(model, adapter, inputs, counted, seen)
+    findings += [*beside, *cut]
+    notes += told
     report = report_of(model, adapter, inputs, seen, findings=findings, keep=keep)
     report.checks += [] if reduced is None else [reduced.check(report.findings)]
     add_causality(report, model, adapter, inputs, seen, counted, replay, options, keep)

@@ -1,13 +1,14 @@
-"""A watched forward, run again with other inputs: whether its rows see what they are trained on.
+"""A watched forward, run again with other inputs or weights.
 
-The training is not touched: it stands still meanwhile, and weights, gradients, buffers, random state and the
-attributes of every module are afterwards as before.
+Whether its rows see what they are trained on, and whether they depend on what is never trained. The training is not
+touched: it stands still meanwhile, and weights, gradients, buffers, random state and the attributes of every module
+are afterwards as before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -18,15 +19,17 @@ from alignment import InputError, Supervision
 
 from ..checks.causality import add_told, told_nothing
 from ..checks.check import Keep
+from ..checks.cut_off import cut_off
 from ..errors import UsageError
 from ..models.adapter import Batch
 from ..records.report import Report
 from ..replay.cuts import Causality
 from ..replay.replay import replay
+from ..replay.run import Scene
 from .forwards import Forward
 from .joined import Part
 
-__all__ = ["add_causality_of"]
+__all__ = ["add_causality_of", "add_cut_off"]
 
 
 def add_causality_of(report: Report, forwards: Sequence[Forward], parts: Sequence[Part], keep: Keep | None) -> None:
@@ -34,29 +37,63 @@ def add_causality_of(report: Report, forwards: Sequence[Forward], parts: Sequenc
     if any(one.code == "LA804" for one in report.findings):
         report.checks.append(told_nothing())
         return
-    pair = next(((forward, part) for forward, part in zip(forwards, parts, strict=True) if forward.graded), None)
+    pair = _first(forwards, parts)
     if pair is None or not any(bool(one.trained.any()) for one in pair[1].actual):
         report.checks.append(told_nothing())
         return
-    add_told(report, _told(*pair), keep)
+    try:
+        with _again(*pair) as (scene, batch, told):
+            judged = replay(scene.model, scene.adapter, batch, scene.view, told, scene.loss_fn)
+    except (InputError, UsageError) as error:
+        judged = Causality(problem=str(error))
+    add_told(report, judged, keep)
 
 
-def _told(forward: Forward, part: Part) -> Causality:
+def add_cut_off(
+    report: Report,
+    forwards: Sequence[Forward],
+    parts: Sequence[Part],
+    ungraded: Mapping[str, bool],
+    keep: Keep | None,
+) -> None:
+    """LA602 where trained rows of the first watched forward depend on parameters that no step had a gradient for.
+
+    ``ungraded`` says of each parameter that an optimizer holds whether it was one.
+    """
+    silent = [name for name, empty in ungraded.items() if empty]
+    pair = _first(forwards, parts)
+    if not silent or pair is None:
+        return
+    with suppress(InputError, UsageError), _again(*pair) as (scene, batch, told):
+        findings, notes = cut_off(scene, batch, told, silent, len(ungraded))
+        report.add(findings, keep)
+        report.notes += notes
+
+
+def _first(forwards: Sequence[Forward], parts: Sequence[Part]) -> tuple[Forward, Part] | None:
+    """The first forward that was trained, and what was read of it."""
+    return next(((forward, part) for forward, part in zip(forwards, parts, strict=True) if forward.graded), None)
+
+
+@contextmanager
+def _again(forward: Forward, part: Part) -> Iterator[tuple[Scene, Batch, list[Supervision]]]:
+    """The scene of a watched forward, the batch that it was given, and what it trains.
+
+    Raises:
+        InputError: it cannot be run again.
+    """
     if not forward.whole:
-        return Causality(problem="the watched forward reads keys and values of what came before, or other objects")
+        raise InputError("the watched forward reads keys and values of what came before, or other objects")
     adapter = forward.adapter
     module = adapter.inner(forward.model) if forward.inner_seen else adapter.body(forward.model)
     if module is None:
-        return Causality(problem="the watched forward is no call of the model")
+        raise InputError("the watched forward is no call of the model")
     batch = _moved({**forward.received, **forward.large}, _device(module))
-    try:
-        with _attributes_kept(forward.model):
-            told = _on(part.actual, _device(module))
-            view = adapter.view(forward.model, batch)
-            loss = partial(_called, module, forward.large.get("inputs_embeds"), batch.get("input_ids"))
-            return replay(forward.model, adapter, batch, view, told, loss)
-    except (InputError, UsageError) as error:
-        return Causality(problem=str(error))
+    with _attributes_kept(forward.model):
+        told = _on(part.actual, _device(module))
+        view = adapter.view(forward.model, batch)
+        loss = partial(_called, module, forward.large.get("inputs_embeds"), batch.get("input_ids"))
+        yield Scene(forward.model, adapter, view, loss), batch, told
 
 
 def _called(module: Any, embeddings: Tensor | None, ids: Any, _: nn.Module, given: Batch) -> Any:

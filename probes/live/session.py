@@ -148,7 +148,7 @@ class Session:
 
     def _judged(self, watcher: Watcher) -> Report:
         from ..models.adapter import OtherCheckpointError
-        from .again import add_causality_of
+        from .again import add_causality_of, add_cut_off
         from .observed import Nothing, observe
         from .told import circumstances, nothing_seen, report_on
 
@@ -166,6 +166,7 @@ class Session:
         if watcher.beside is not None:
             observed.add(watcher.beside.findings())
         report = report_on(observed, watcher.found.root, watcher.found.adapter, self.settings.keep)
+        add_cut_off(report, observed.forwards, observed.parts, watcher.ungraded, self.settings.keep)
         add_causality_of(report, observed.forwards, observed.parts, self.settings.keep)
         report.notes += [*circumstances(watcher), *self.settings.keep.notes]
         report.findings = self.settings.strict(report.findings)

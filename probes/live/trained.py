@@ -34,6 +34,12 @@ class Trained:
         own = self._own()
         return any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"])
 
+    def ungraded(self, optimizer: Optimizer) -> dict[str, bool]:
+        """Per parameter of the model that an optimizer holds, by name: whether its gradient is None."""
+        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        own = self._root.named_parameters()
+        return {name: one.grad is None for name, one in own if id(one) in held and one.requires_grad}
+
     def alone_below(self, roots: Sequence[Tensor]) -> bool:
         """Whether what a backward begins at depends on no parameter of anything else; on none at all, if constant."""
         own = self._own()

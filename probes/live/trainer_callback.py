@@ -28,6 +28,7 @@ from ..checks.accumulation import undivided
 from ..checks.adapter_step import frozen_adapters
 from ..checks.causality import Replays, add_causality
 from ..checks.check import adapter_of, report_of
+from ..checks.cut_off import adapters_cut_off
 from ..checks.reduction import Reduction, settled
 from ..errors import CannotRunError, UsageError
 from ..models import Adapter, Batch, adapter_for
@@ -149,10 +150,12 @@ class AlignmentCallback(TrainerCallback):
             findings = settled(findings, _accumulated(seen, self.reduction), self.reduction or "token-mean")
         if peft_model(model) is not None:
             findings += frozen_adapters(model)
+        cut, notes = adapters_cut_off(model, adapter, watched[0], loss, seen[0])
+        findings += cut
         report = report_of(model, adapter, watched[0], seen[0], findings=findings, keep=self.keep)
         which = f"{len(seen)} of {len(parts)}" if len(seen) < len(parts) else str(len(parts))
         add_causality(report, model, adapter, watched[0], seen[0], loss, self.replay, keep=self.keep)
-        report.notes += self.keep.notes
+        report.notes += [*notes, *self.keep.notes]
         report.notes.append(f"the first step of the trainer, micro-batches: {which}")
         return report
 

@@ -71,6 +71,7 @@ class Watcher:
         discovery: what was met until then.
         beside: what is trained beside its watched heads; None before.
         gradients: what reads them, and knows the loss scales that were divided out.
+        ungraded: per parameter that an optimizer holds, by name, whether it had no gradient in any watched step.
         imprints: of the weights before the first watched step, and as each step after it met them.
         failed: the traceback of an exception of ours; empty if there was none.
         cause: why it stopped before the steps were done; empty if it did not.
@@ -88,6 +89,7 @@ class Watcher:
         self.wanted, self.done = steps, done
         self.steps: list[Step] = []
         self.imprints: list[dict[str, float]] = []
+        self.ungraded: dict[str, bool] = {}
         self._several = several
         self.open: Step = []
         self.found: Found | None = None
@@ -207,6 +209,12 @@ class Watcher:
         """What the weights are between two steps; only where other ranks are there to be compared with."""
         if self._several and self.found is not None:
             self.imprints.append(imprint(self.found.root))
+
+    def _note_ungraded(self, optimizer: Optimizer | None, step: Step) -> None:
+        """What an optimizer holds of the model, and has no gradient in any step that was trained."""
+        if optimizer is not None and self._trained is not None and any(forward.graded for forward in step):
+            for name, empty in self._trained.ungraded(optimizer).items():
+                self.ungraded[name] = empty and self.ungraded.get(name, True)
 
     def _give_up(self) -> None:
         """The model on trial is none that is trained."""
@@ -348,6 +356,7 @@ class Watcher:
         if self._late:  # its first forward had begun before anyone looked
             self._late = False
         elif step:
+            self._note_ungraded(optimizer, step)
             self.steps.append(step)
             if len(self.steps) >= self.wanted:
                 self.finish()

@@ -220,7 +220,7 @@ def test_a_frozen_teacher_is_passed_over(student):
 
 
 def test_a_student_that_is_not_known_is_what_is_told_beside_a_frozen_teacher():
-    teacher, student = frozen(llama()), nn.Sequential(nn.Embedding(256, 4), nn.Linear(4, 256))
+    teacher, student = frozen(llama()), nn.Sequential(nn.Embedding(300, 4), nn.Linear(4, 256))
 
     def distil(model, batch):
         teacher(batch["input_ids"])

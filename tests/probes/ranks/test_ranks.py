@@ -91,7 +91,7 @@ def test_a_rank_with_another_convention_is_named(checkpoint, ranks, tmp_path):
     done, _ = ranks(*PREFLIGHT, *words.split())
     assert done.returncode == 1
     assert done.stdout.count("FAIL: 2 errors; ") == 1
-    assert "traceback : loss-align: findings or failed checks: the report of rank 0 tells them" in done.stderr
+    assert "findings or failed checks (verdict fail); the report of rank 0 tells more" in done.stderr
     report = json.loads((tmp_path / "r.json").read_text())
     odd, copy = report["findings"]
     assert (odd["code"], odd["count"]) == ("LA603", 1)
@@ -450,6 +450,6 @@ def test_ignoring_the_code_skips_the_check():
     report, check = joined(shard(0), shard(1, same=result(weight_sum=36.0)), keep=lambda found: found.code != "LA603")
     assert (check.status, check.detail, report.findings) == (
         "skip",
-        "ignored: LA603 ranks-disagree on all (1 rows)",
+        "ignored: LA603 ranks-disagree on all",
         [],
     )
