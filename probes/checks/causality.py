@@ -101,7 +101,7 @@ def causality_check(told: Causality | None, findings: Sequence[Finding], padding
     kinds = ", ".join(dict.fromkeys(run.kind for run in told.runs))
     borders = f", {told.borders[0]} of {told.borders[1]} packed documents" if told.borders[1] else ""
     where = f"{len(told.cuts)} cuts inside and between {kinds} ({told.covered} of {told.trained} trained rows{borders})"
-    detail = f"{where}: nothing before them moves"
+    detail = f"{where}: {'no trained row' if told.ahead else 'nothing'} before them moves"
     return Check("causality", TITLE, "pass", f"{detail}; {padding}" if padding else detail)
 
 

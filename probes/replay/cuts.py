@@ -70,6 +70,7 @@ class Causality:
         covered: trained rows that stand before a cut of their document.
         trained: rows that are trained.
         borders: borders of documents that were crossed by a cut, and how many there are.
+        ahead: whether any row has read later inputs, a trained one or one of a visible prefix.
     """
 
     runs: list[Run] = field(default_factory=list)
@@ -81,6 +82,7 @@ class Causality:
     covered: int = 0
     trained: int = 0
     borders: tuple[int, int] = (0, 0)
+    ahead: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The picture in the report's JSON schema."""
@@ -207,6 +209,8 @@ def _candidates(runs: Sequence[Run], table: _Table) -> Iterator[tuple[str, dict[
     for sample in samples:
         for position in first[sample][1:]:
             yield "before the first target of a document", {sample: position}
+    if prompts := {sample: at for sample in samples if (at := table.inside_prompt(sample, runs)) is not None}:
+        yield "inside what comes before the targets", prompts
     yield from _borders(runs, table)
     yield from inside[1]
     yield from (("before the first target", {sample: position}) for sample, position in starts[FIRST:])
@@ -271,6 +275,13 @@ class _Table:
 
     def _rows(self, run: Run) -> list[tuple[int, int, int]]:
         return [row for row in self.trained.get(run.sample, ()) if run.first <= row[0] <= run.last]
+
+    def inside_prompt(self, sample: int, runs: Sequence[Run]) -> int | None:
+        """A place in what stands before all targets of a sample, where a visible prefix shows that is not trained."""
+        begins = min(run.first for run in runs if run.sample == sample)
+        targets = [source for _, source, _ in self.trained.get(sample, ())]
+        middle = (begins + min(targets, default=begins)) // 2
+        return middle if middle > begins else None
 
     def after_trained_padding(self, sample: int, runs: Sequence[Run]) -> int | None:
         """The first real position of a sample whose last padding row before it is trained."""

@@ -97,6 +97,7 @@ def told_leaks(told: Causality, leaks: Leaks, moving: Moving, movement: Movement
     for kind in ("text", "audio"):
         mine = [n for n, stream in enumerate(streams) if stream.is_audio == (kind == "audio")]
         others = sum(int((leaks.untrained[n] > 0).sum()) for n in mine)
+        told.ahead |= others > 0 or any(bool(leaks.ahead[n].any()) for n in mine)
         if others:
             told.notes.append(f"causality: {others} {kind} rows that are not trained see later inputs (a prefix?)")
         if any(bool(leaks.ahead[n].any()) for n in mine):

@@ -95,7 +95,7 @@ def test_another_sample_must_not_be_seen_either():
     model.model.norm.register_forward_hook(sees_others)
     told = look(model)
     assert codes(told) == [("LA401", "text")]
-    assert "move when only other samples of the batch are replaced: text sample 1 row" in told.findings[0].message
+    assert "move when only other samples of the batch are replaced: text sample" in told.findings[0].message
     assert told.findings[0].fix.startswith("Keep the samples of a batch apart")
     model.model.norm.register_forward_hook(sees_next)
     both = look(model)
@@ -124,10 +124,14 @@ def test_a_prefix_that_sees_itself_is_no_fault():
 
     for layer in model.model.layers:
         layer.self_attn.register_forward_pre_hook(both_ways, with_kwargs=True)
-    assert look(model, batch).findings == []
-    told = look(model, batch, replays="full")
-    assert told.findings == []
-    assert "not trained see later inputs" in told.notes[0]
+    for replays in (True, "full"):
+        told = look(model, batch, replays=replays)
+        assert (told.findings, told.ahead) == ([], True)
+        assert "not trained see later inputs" in told.notes[0]
+
+
+def test_a_causal_model_has_read_nothing_ahead():
+    assert not look(tiny_model("LlamaForCausalLM"), text_batch()).ahead
 
 
 @pytest.mark.parametrize("name", ["MBartForConditionalGeneration", "FSMTForConditionalGeneration"])
