@@ -3,6 +3,11 @@
 A target that occurs once among the inputs names its source. Elsewhere the source is inferred: one
 offset should explain all targets of a stream, and the offset that explains most of them goes first.
 
+The last targets of a sample need not be among the inputs (windows, ``ids[:-1]`` against ``ids[1:]``), and then equal
+some token of the batch by chance. Where exactly one offset explains every row that it can explain inside its own
+sample, such chance is no source: the other rows have one only where code takes them from, a shift of the flattened
+batch or a roll.
+
 A row that is pushed away from a token is trained on it like any other (a rejected answer, a negative reward),
 but where no row at all is pulled towards the token at that place, it is a penalty (unlikelihood, repetition):
 what the row is pulled towards does not show beside it.
@@ -53,10 +58,12 @@ def _infer(number: int, reading: Reading, streams: Sequence[Stream]) -> Supervis
             if rows.numel() == 0:
                 break
             found, unique = _find(reading.target[rows], rows, streams[other])
+            one = _inside(reading.target[rows], rows, own) if other == number else None
+            found = found if one is None else one
             exact &= bool(unique[found >= 0].all())
             source[rows[found >= 0]] = found[found >= 0]
             origin[rows[found >= 0]] = other
-            rows = rows[found < 0]
+            rows = rows[found < 0] if one is None else rows[:0]
     lost = torch.zeros_like(source, dtype=torch.bool)
     soft = reading.form == int(Form.SOFT)
     told = Supervision(own, reading.target, reading.weight, source, origin, lost, soft, exact=exact)
@@ -136,6 +143,47 @@ def _find(target: Tensor, rows: Tensor, stream: Stream) -> tuple[Tensor, Tensor]
         places = order[low[index] : high[index]]
         found[index] = places[(places - rows[index] - 1).abs().argmin()]
     return found, once
+
+
+def _inside(target: Tensor, rows: Tensor, stream: Stream) -> Tensor | None:
+    """(r,) sources by the one offset that explains all rows whose source is then in their sample; None if none does.
+
+    Rows that it puts outside have a source (-1: none) only if all of them do, at a place that a shift or a roll takes.
+    """
+    fitting = []
+    for offset in USUAL_OFFSETS:
+        inside = _same_sample(rows, rows + offset, stream)
+        if 2 * int(inside.sum()) > len(rows) and bool(_matches(target, rows, stream, offset)[inside].all()):
+            fitting.append((offset, inside))
+    if len(fitting) != 1:
+        return None
+    ((offset, inside),) = fitting
+    found = torch.where(inside, rows + offset, -1)
+    outer = ~inside
+    if bool(outer.any()):
+        found[outer] = _carried_over(target[outer], rows[outer], stream, offset)
+    return found
+
+
+def _same_sample(rows: Tensor, at: Tensor, stream: Stream) -> Tensor:
+    """(r,) bool: whether ``at`` is a row of the sample that each row is in."""
+    last = len(stream) - 1
+    return (at >= 0) & (at <= last) & (stream.sample[at.clamp(0, last)] == stream.sample[rows])
+
+
+def _carried_over(target: Tensor, rows: Tensor, stream: Stream, offset: int) -> Tensor:
+    """(r,) sources of rows at the borders of samples; -1 for all of them where nothing explains them all.
+
+    A shift or a roll of the flattened batch brings tokens there, and a roll of each sample.
+    """
+    size = len(stream)
+    first = torch.searchsorted(stream.sample.contiguous(), stream.sample[rows].contiguous())
+    length = torch.bincount(stream.sample, minlength=int(stream.sample.max()) + 1)[stream.sample[rows]]
+    rolled = (first + (rows - first + offset) % length) % size
+    for at in ((rows + offset) % size, rolled):
+        if bool((stream.ids[at] == target).all()):
+            return at
+    return torch.full_like(rows, -1)
 
 
 def _matches(target: Tensor, rows: Tensor, stream: Stream, offset: int) -> Tensor:

@@ -78,14 +78,14 @@ def test_trained_padding_and_placeholders_are_unexpected():
     targets = having(expected[0].target, r10=51, r12=53)
     (only,) = compare(expected, trained([targets], [stream]))
     assert (only.code, only.severity) == ("LA202", "error")
-    assert only.message.endswith("1 padding, 1 audio placeholder")
+    assert only.message.endswith("1 padding, 1 placeholder of audio, images or video")
 
 
 def test_placeholders_alone_are_an_error_in_text():
     stream = replace(TEXT, filler=TEXT.ids == 53)
     (only,) = compare([expect(LABELS, stream)], trained([having(RIGHT[0], r12=53)], [stream]))
     assert (only.code, only.count, only.severity) == ("LA202", 1, "error")
-    assert only.message.endswith("1 audio placeholder")
+    assert only.message.endswith("1 placeholder of audio, images or video")
 
 
 def test_delay_pattern_filler_alone_is_a_warning():

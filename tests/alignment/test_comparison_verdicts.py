@@ -153,7 +153,7 @@ def test_a_placeholder_at_the_very_end_is_one():
     stream = plain_stream([40, 41, 42, 43], vocab=VOCAB, filler=[False, False, False, True])
     expected = [expect(torch.tensor([__, 41, 42, __]), stream)]
     (only,) = compare(expected, trained([torch.tensor([41, 42, 43, __])], [stream]))
-    assert only.message.rpartition(": ")[2] == "1 audio placeholder"
+    assert only.message.rpartition(": ")[2] == "1 placeholder of audio, images or video"
 
 
 def test_a_target_that_is_the_first_token_names_it():

@@ -75,8 +75,8 @@ def test_a_repeated_first_token_is_not_exact():
 
 
 def test_what_is_unsure_in_the_own_stream_stays_so():
-    (one, _) = infer([[7, 7, 60], [__]], plain_stream([7, 7, 7]), plain_stream([60], name="audio[0]"))
-    assert one.origin.tolist() == [0, 0, 1]
+    (one, _) = infer([[7, 60, 7], [__]], plain_stream([7, 7, 7]), plain_stream([60], name="audio[0]"))
+    assert one.origin.tolist() == [0, 1, 0]
     assert not one.exact
 
 
@@ -247,3 +247,50 @@ def test_beside_plain_rows_a_soft_one_excuses_none():
     (one,) = infer_sources([recover(loss, torch.zeros(24, 128))], [plain_stream(ids)])
     assert one.soft.tolist() == [False] * 23 + [True]
     assert one.offset[one.trained].unique().tolist() == [0, 1]
+
+
+# -- what no input is ---------------------------------------------------------------------------------
+
+
+def windows(targets, ids, *, samples):
+    """Supervision of samples of equal length, one after the other."""
+    (one,) = infer([targets], replace(plain_stream(ids), sample=torch.arange(len(ids)) // (len(ids) // samples)))
+    return one
+
+
+@pytest.mark.parametrize("offset", [0, 1, 2])
+def test_a_last_target_that_is_no_input_equals_another_sample_by_chance(offset):
+    ids = [10, 11, 12, 13, 14, 15, 20, 21, 22, 23, 24, 25]
+    beyond = [[21, 11], [12, 99]]  # of each sample: what follows it, found elsewhere in the batch but once
+    targets = [t for at, more in ((0, beyond[0]), (6, beyond[1])) for t in (ids[at : at + 6] + more)[offset:][:6]]
+    one = windows(targets, ids, samples=2)
+    assert one.offset[one.source >= 0].unique().tolist() == [offset]
+    assert int((one.source < 0).sum()) == 2 * offset
+
+
+def test_the_first_token_of_the_next_sample_is_chance_where_the_last_row_is_trained_on_no_input():
+    one = windows([11, 12, 13, 20, 21, 22, 23, 99], [10, 11, 12, 13, 20, 21, 22, 23], samples=2)
+    assert one.source.tolist() == [1, 2, 3, -1, 5, 6, 7, -1]
+
+
+@pytest.mark.parametrize("last", [__, 10], ids=["dropped", "rolled"])
+def test_a_shift_of_the_flattened_batch_takes_every_border(last):
+    one = windows([11, 12, 13, 20, 21, 22, 23, last], [10, 11, 12, 13, 20, 21, 22, 23], samples=2)
+    assert one.source.tolist() == [1, 2, 3, 4, 5, 6, 7, 0 if last == 10 else -1]
+
+
+def test_a_roll_of_each_sample_takes_its_own_first_token():
+    one = windows([11, 12, 13, 10, 21, 22, 23, 20], [10, 11, 12, 13, 20, 21, 22, 23], samples=2)
+    assert one.source.tolist() == [1, 2, 3, 0, 5, 6, 7, 4]
+
+
+def test_one_row_inside_its_sample_that_disagrees_is_looked_up():
+    one = windows([11, 12, 10, 22, 21, 22, 23, __], [10, 11, 12, 13, 20, 21, 22, 23], samples=2)
+    assert one.source.tolist() == [1, 2, 0, 6, 5, 6, 7, -1]
+
+
+def test_chance_in_another_stream_is_no_source_either():
+    audio = [plain_stream([10 + k, 20 + k, 30 + k], name=f"audio[{k}]") for k in (0, 1)]
+    found = infer([[20, 30, 11], [21, 31, __]], *audio)
+    assert found[0].origin.tolist() == [0, 0, -1]
+    assert found[0].source.tolist() == [1, 2, -1]
