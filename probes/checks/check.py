@@ -18,7 +18,6 @@ from alignment.weights import spread
 
 from ..errors import UsageError
 from ..finder.adapter import fitting_adapter
-from ..finder.guard import guard
 from ..host.environment import environment_of
 from ..host.origin import package_of
 from ..models import Adapter, Batch
@@ -32,11 +31,12 @@ from ..report.explain import all_stories
 from ..roles import conversation_of
 from ..witness.scout import scout
 from ..witness.with_roles import template
-from ..witness.witness import Options, Witness, witness
+from ..witness.witness import Options, Witness
 from .adapter_step import frozen_adapters
 from .causality import Replays, add_causality
 from .cut_off import adapters_cut_off
 from .reduction import Reduction, check_reduction, counted_loss, settled
+from .watch import watch
 from .witness_checks import witness_checks
 
 __all__ = ["Keep", "adapter_of", "check_loss", "report_of", "stream_summary"]
@@ -103,7 +103,8 @@ def check_loss(
     told = template(tokenizer, train_on, [conversation_of(sample) for sample in conversations])
     options = Options(values=values, convention=Convention(labels), told=told)
     counted = counted_loss(loss_fn, model, adapter, inputs, options)
-    seen = witness(model, adapter, inputs, counted, options)
+    watched = watch(model, adapter, inputs, counted, options)
+    adapter, seen = watched.adapter, watched.seen
     findings, reduced = list(seen.findings), None
     if reduction is not None or grad_accum > 1:
         declared = reduction or "token-mean"
@@ -111,10 +112,9 @@ def check_loss(
         findings = settled(findings, reduced.findings, declared)
     if peft_model(model) is not None:
         findings += frozen_adapters(model)
-    beside, notes = guard(model, adapter, inputs, seen.view, counted) if seen.actual else ([], [])
     cut, told = adapters_cut_off(model, adapter, inputs, counted, seen)
-    findings += [*beside, *cut]
-    notes += told
+    findings += [*watched.findings, *cut]
+    notes = [*watched.notes, *told]
     report = report_of(model, adapter, inputs, seen, findings=findings, keep=keep)
     report.checks += [] if reduced is None else [reduced.check(report.findings)]
     add_causality(report, model, adapter, inputs, seen, counted, replay, options, keep)
@@ -195,22 +195,25 @@ def stream_summary(seen: Witness, heads: Sequence[Head] = ()) -> dict[str, dict[
     out = {}
     for number, expected in enumerate(seen.expected):
         entry: dict[str, Any] = {"rows": len(expected.stream), "expected": int(expected.trained.sum())}
+        if seen.view.ahead and seen.view.ahead[number] > 1:
+            entry["ahead"] = seen.view.ahead[number]
         if number in head_of:
             entry = {"head": head_of[number], **entry}
         if seen.actual:
-            entry |= _actual_summary(number, expected, seen.actual[number], seen.expected)
+            further = seen.view.ahead[number] - 1 if seen.view.ahead else 0
+            entry |= _actual_summary(number, expected, seen.actual[number], seen.expected, further)
         out[expected.stream.name] = entry
     return out
 
 
 def _actual_summary(
-    number: int, expected: Supervision, actual: Supervision, streams: Sequence[Supervision]
+    number: int, expected: Supervision, actual: Supervision, streams: Sequence[Supervision], further: int
 ) -> dict[str, Any]:
     verdicts = judge(number, expected, actual, streams)
     weight = actual.weight[actual.trained]
     placed = actual.trained & (actual.source >= 0) & (actual.origin == number)
     offsets, counts = torch.unique(actual.offset[placed], return_counts=True)
-    histogram = {str(int(d)): int(c) for d, c in zip(offsets, counts, strict=True)}
+    histogram = {str(int(d) + further): int(c) for d, c in zip(offsets, counts, strict=True)}
     for label, mask in (
         ("outside", actual.trained & (actual.source < 0)),
         ("elsewhere", actual.trained & (actual.source >= 0) & (actual.origin != number)),

@@ -11,7 +11,6 @@ from torch import nn
 from alignment import Convention, Finding
 from alignment.pairing import Policy
 
-from ..finder.guard import guard
 from ..host.preserve import preserved
 from ..models import Adapter, Batch
 from ..models.adapter import LabelsAs, labels_as
@@ -20,7 +19,7 @@ from ..models.modules import is_pretrained
 from ..records.report import Report
 from ..report.explain import token_namer
 from ..witness.with_roles import Template
-from ..witness.witness import LossFunction, Options, Witness, witness
+from ..witness.witness import LossFunction, Options, Witness
 from .causality import Replays
 from .check import Keep, report_of
 from .checklist import fallback_path, loss_value, text_length, training_step
@@ -29,6 +28,7 @@ from .model_checks import model_checks
 from .own_model import checks_of_loss, why_no_outputs
 from .reduction import Reduction, check_reduction, counted_loss, settled
 from .training import Steps, take_steps
+from .watch import watch
 from .witness_checks import kinds_of
 
 __all__ = ["CONVENTIONS", "Plan", "preflight"]
@@ -124,7 +124,9 @@ def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> R
     options = plan.options
     progress("watching the loss")
     loss_fn = counted_loss(named, model, adapter, batch, options)
-    seen = witness(model, adapter, batch, loss_fn, options)
+    watched = watch(model, adapter, batch, loss_fn, options)
+    adapter, seen = watched.adapter, watched.seen
+    plan = replace(plan, adapter=adapter)
     told = {(f.code, f.stream) for f in plan.findings}  # the data path's rules know more: theirs goes first
     found = [*plan.findings, *(f for f in seen.findings if (f.code, f.stream) not in told)]
     reduced = None
@@ -133,9 +135,7 @@ def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> R
         declared = plan.reduction or "token-mean"
         reduced = check_reduction(model, adapter, batch, named, declared, plan.grad_accum, options)
         found = settled(found, reduced.findings, declared)
-    progress("looking for heads that are not judged")
-    beside, notes = guard(model, adapter, batch, seen.view, loss_fn) if seen.actual else ([], [])
-    found += beside
+    found += watched.findings
     report = report_of(
         model,
         adapter,
@@ -148,7 +148,7 @@ def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> R
         seed=plan.seed,
     )
     report.checks += [] if reduced is None else [reduced.check(report.findings)]
-    report.notes += [*notes, *plan.notes]
+    report.notes += [*watched.notes, *plan.notes]
     report.token_name = plan.token_name
     why = why_no_outputs(model, adapter, batch)
     if why:

@@ -88,9 +88,10 @@ def _next_token(number: int, seen: Witness) -> int:
     return int((ahead | judge(number, seen.expected[number], actual, seen.expected).right).sum())
 
 
-def _at_next(trained: int, next_token: int, expected: int) -> str:
+def _at_next(trained: int, next_token: int, expected: int, *, further: bool = False) -> str:
     """What the passing line says: how many are trained on the next token, and how many of those were to be trained."""
-    told = f"{next_token} of {counted(trained, 'trained row')} at offset +1"
+    where = "as far ahead as its head predicts" if further else "at offset +1"
+    told = f"{next_token} of {counted(trained, 'trained row')} {where}"
     return told if expected == next_token else f"{told}, {expected} of them expected"
 
 
@@ -124,7 +125,10 @@ def _pairing_check(check_id: str, title: str, kind: str, seen: Witness, findings
     if seen.view.masked.issuperset(mine):
         told = f"{right} of {counted(trained, 'trained row')} at their own masked position"
         return Check(check_id, title, "pass", told)
-    return Check(check_id, title, "pass", _at_next(trained, sum(_next_token(n, seen) for n in mine), right))
+    further = any(seen.view.ahead[n] > 1 for n in mine) if seen.view.ahead else False
+    return Check(
+        check_id, title, "pass", _at_next(trained, sum(_next_token(n, seen) for n in mine), right, further=further)
+    )
 
 
 def _unlabelled_pairing(check_id: str, title: str, actual: Sequence[Supervision], trained: int) -> Check:

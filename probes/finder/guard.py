@@ -29,7 +29,7 @@ from .found import Discovery
 from .graph import graph_of, past_heads
 from .names import Maker
 
-__all__ = ["Judged", "guard", "unwatched"]
+__all__ = ["Judged", "beside", "unwatched"]
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ class Judged:
         return False
 
 
-def guard(
+def beside(
     model: nn.Module, adapter: Adapter, batch: Batch, view: View, loss_fn: Callable[[nn.Module, Any], Tensor]
-) -> tuple[list[Finding], list[str]]:
-    """LA801 for every tensor of logits over tokens that is trained beside the judged heads; notes on what else is.
+) -> Discovery:
+    """Every tensor of logits over tokens that is trained beside the judged heads; notes on what else is.
 
     Args:
         model: wrapped or not.
@@ -82,28 +82,27 @@ def guard(
     """
     heads = adapter.heads(model, view)
     if (isinstance(adapter, FoundAdapter) and adapter.whole) or must_finish(model) or _holds_all(model, adapter, heads):
-        return [], []
+        return Discovery()
     inner = unwrapped(model)
     judged = Judged.of(inner, heads)
     try:
         with preserved(model):
             if not past_heads(graph_of(model, batch, loss_fn, heads), inner, judged.parameters):
-                return [], []
-            beside = look_beside(model, batch, loss_fn, judged.holds)
+                return Discovery()
+            return look_beside(model, batch, loss_fn, judged.holds)
     except (UsageError, RuntimeError):
-        return [], []  # it has told why where it was judged
-    return unwatched(beside), list(beside.notes)
+        return Discovery()  # it has told why where it was judged
 
 
-def unwatched(beside: Discovery) -> list[Finding]:
+def unwatched(found: Discovery) -> list[Finding]:
     """LA801 of all that was found beside the judged heads."""
     out = []
-    for one in beside.found:
+    for one in found.found:
         path = one.declaration.head[0].path
         message = f"{one.head} is trained on {one.declaration.ids} and belongs to no judged stream"
         out.append(finding("LA801", path, message, count=one.rows))
     out += [
-        finding("LA801", one.head, f"{one} (it belongs to no judged stream)", count=one.rows) for one in beside.unclear
+        finding("LA801", one.head, f"{one} (it belongs to no judged stream)", count=one.rows) for one in found.unclear
     ]
     return out
 

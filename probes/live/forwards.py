@@ -17,6 +17,7 @@ from alignment.sketch import Sketch, read_sketched
 
 from ..errors import UsageError
 from ..models.adapter import Adapter, Batch, Head, OtherCheckpointError, View
+from ..models.ahead import laid_rows
 from ..models.declared import DeclaredAdapter
 from ..models.reading import is_encoder_decoder
 from ..models.rows import head_rows, match_rows
@@ -290,7 +291,8 @@ class Forward:
             books = call.head.books
             for offset, number in enumerate(call.head.streams):
                 part = reading.select(torch.arange(offset, len(reading.target), books))
-                readings[number] = merged(readings[number], part, call.rows)
+                ahead = view.ahead[number] if view.ahead else 1
+                readings[number] = merged(readings[number], part, laid_rows(call.rows, view.streams[number], ahead))
         for reading in readings if self.fused else ():
             if not bool((reading.form != int(Form.NONE)).any()):
                 reading.form[:] = int(Form.SOFT)  # it may be what could not be read

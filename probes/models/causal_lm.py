@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
@@ -18,6 +20,7 @@ from alignment.pairing import Policy
 from ..errors import UsageError
 from ..host.sharded import local
 from .adapter import Batch, Head, OtherCheckpointError, View
+from .ahead import laid
 from .begun import begun_otherwise
 from .checkpoint import load_causal_lm
 from .loss_masks import masked_labels
@@ -55,7 +58,7 @@ class CausalLMAdapter(TextRuns):
     Decoder-only and multimodal models read ``input_ids``, encoder-decoder models the ids that reach
     their decoder. Labels may follow either convention: the ids tell which. Heads named by the user
     read the same ids: the first is the text stream, each further one a stream of its own with the same
-    labels, called ``head[its path]``.
+    labels, called ``head[its path]``; how far ahead it predicts is said by ``looking``.
 
     Args:
         model: the model, wrapped or not (PEFT, DDP, FSDP, torch.compile, accelerate).
@@ -89,6 +92,13 @@ class CausalLMAdapter(TextRuns):
                 f"heads of several vocabularies ({listed}): declare them as streams, or check them one at a time"
             )
         self._vocab = next(iter(sizes.values()))
+        self.ahead: tuple[int, ...] = (1,) * len(self._heads(model))
+
+    def looking(self, ahead: Sequence[int]) -> CausalLMAdapter:
+        """The same adapter, its heads meant to predict so far ahead, in their order."""
+        out = copy(self)
+        out.ahead = tuple(ahead)
+        return out
 
     # -- the model -------------------------------------------------------------------------------
 
@@ -207,13 +217,16 @@ class CausalLMAdapter(TextRuns):
         found = begun_otherwise(inner, batch, stream) if self._encoder_decoder else ()
         shifted = bool(masked) or (self._encoder_decoder and flat is not None and _fits_both(flat, stream))
         count = len(streams)
+        pairs = [laid(one, told.labels, far) for one, far in zip(streams, self.ahead, strict=True)]
         return View(
-            streams,
-            (told.labels,) * count,
+            tuple(one for one, _ in pairs),
+            tuple(held for _, held in pairs),
             (None,) * count,
             told.notes,
             (Convention.PRE_SHIFTED if shifted else told.convention,) * count,
             masked,
+            kin=tuple(re.sub(r"\d+", "*", path) for path, _ in named) if count > 1 else (),
+            ahead=self.ahead if any(far > 1 for far in self.ahead) else (),
             findings=(*found, *told.findings),
         )
 

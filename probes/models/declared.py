@@ -22,6 +22,7 @@ from alignment.streams import NO_TOKEN
 
 from ..errors import UsageError
 from .adapter import Batch, CannotDecodeError, Head, Layout, Repadded, Step, View
+from .ahead import laid
 from .codebooks import again
 from .declaration import Declaration
 from .declared_heads import Logits, declared_heads, unfolded
@@ -155,12 +156,8 @@ class DeclaredAdapter:
         if stream.is_audio:
             stream = replace(stream, filler=stream.filler | again(stream.ids, stream.segment, stream.end_ids))
         labels = self._labels(number, batch, ids)
-        if one.ahead > 1:  # no row of logits is laid over the first of a sample, and nothing predicts what follows them
-            stream = replace(stream, segment=stream.segment.masked_fill(stream.row < one.ahead - 1, -1))
-            labels = (
-                None if labels is None else labels.masked_fill(torch.arange(ids.shape[1]) < one.ahead, IGNORE_INDEX)
-            )
-        return stream, None if labels is None else _placed(labels, first, length, IGNORE_INDEX).reshape(-1)
+        flat = None if labels is None else _placed(labels, first, length, IGNORE_INDEX).reshape(-1)
+        return laid(stream, flat, one.ahead)
 
     def ids(self, number: int, batch: Mapping[str, Any]) -> Tensor:
         """(B, T) int64: the ids of one stream as the batch holds them.
@@ -220,7 +217,6 @@ class DeclaredAdapter:
         rows = self.learnt.entries.get((number, nth))
         if rows is None:
             raise InputError(f"the {head.name} head was called once more than before: its rows cannot be placed")
-        rows = self._ahead(number, rows)
         if hidden is not None and inputs is not None and hidden.shape[:-1].numel() == len(rows):
             with suppress(InputError):  # a head behind layers of its own
                 at = match_rows(inputs, hidden).to(rows.device)
@@ -232,12 +228,6 @@ class DeclaredAdapter:
                 "not: name the module that does (body)"
             )
         return rows
-
-    def _ahead(self, number: int, rows: Tensor) -> Tensor:
-        """Rows of a head that predicts further ahead, laid where that is the next token; -1 past the end."""
-        more, length = self.declared[number].ahead - 1, self.learnt.length[number]
-        place = rows % length + more
-        return torch.where((rows >= 0) & (place < length), rows + more, -1)
 
     # -- the batch, changed ----------------------------------------------------------------------
 

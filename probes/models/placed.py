@@ -13,6 +13,7 @@ from alignment import InputError, Stream
 from alignment.streams import NO_TOKEN
 
 from .adapter import Adapter, Head, View
+from .ahead import laid_rows
 from .declared import DeclaredAdapter
 from .embedded import embedded_ids
 from .rows import align_streams, head_rows
@@ -61,10 +62,25 @@ class Places:
             InputError: rows that cannot be placed.
         """
         number = head.streams[0] if number is None else number
+        rows = self._rows_of(head, forward, count, inputs, number, hidden, nth)
+        return laid_rows(rows, self.view.streams[number], self.view.ahead[number]) if self.view.ahead else rows
+
+    def _rows_of(
+        self,
+        head: Head,
+        forward: int,
+        count: int,
+        inputs: Tensor | None,
+        number: int,
+        hidden: Tensor | None,
+        nth: int,
+    ) -> Tensor:
+        """The same of rows as they lie in the ids that they have read."""
         if isinstance(self.adapter, DeclaredAdapter):
             hidden = self.forwards[forward].hidden if hidden is None and forward >= 0 else hidden
             return self.adapter.entered(head, number, nth, count, inputs, hidden if head.body is not None else None)
-        number = head.streams[0]  # rows of one head are those of all its streams
+        # rows of one head are those of all its streams, and heads that predict further ahead read the ids of the first
+        number = 0 if self.view.ahead else head.streams[0]
         key = (forward, number)
         if key not in self.found:
             self.found[key] = self._received_rows(forward, number)

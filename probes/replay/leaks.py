@@ -65,6 +65,8 @@ class Leaks:
                 held &= ~here | self.held(number, cut)
                 ahead = torch.where(here, cut.position - self.places.layout.positions[number], ahead)
             held &= (stream.segment >= 0) | trained
+            if self.places.view.ahead:  # over the first rows of a sample lie its last ones
+                held &= self.places.layout.positions[number] >= self.places.view.ahead[number] - 1
             self.before[number] |= held
             found = torch.where(rows & held, ahead.clamp(min=1), 0)
             self.ahead[number] = torch.maximum(self.ahead[number], found * trained)

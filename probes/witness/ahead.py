@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from alignment import Finding
+import torch
+
+from alignment import Finding, Stream
 from alignment.findings import finding
 
 from ..models.adapter import View
 
 __all__ = ["told_ahead"]
 
-#: What one wrong distance of such a head is called here, by how far it is from the right one.
-DISTANCE = {"LA102": -1, "LA103": 1}
+#: What one wrong distance of such a head is called here, by how far it is from the right one; None where it is said.
+DISTANCE = {"LA102": -1, "LA103": 1, "LA104": None}
+OFFSET = re.compile(r"offset ([+-]?\d+)")
 
 
 def told_ahead(findings: Sequence[Finding], view: View) -> list[Finding]:
-    """Findings with the distance of a head that predicts several ahead as it is: LA104, no copy and no double shift."""
-    meant = {stream.name: ahead for stream, ahead in zip(view.streams, view.ahead, strict=False) if ahead > 1}
-    return [_told(one, meant[one.stream]) if one.stream in meant else one for one in findings]
+    """Findings with rows and distances of a head that predicts several ahead as they are.
+
+    Such a head has one name for a wrong distance: LA104, and no copy and no double shift.
+    """
+    further = {
+        stream.name: (stream, ahead) for stream, ahead in zip(view.streams, view.ahead, strict=False) if ahead > 1
+    }
+    return [_told(one, *further[one.stream]) if one.stream in further else one for one in findings]
 
 
-def _told(one: Finding, ahead: int) -> Finding:
+def _told(one: Finding, stream: Stream, ahead: int) -> Finding:
+    lengths = torch.bincount(stream.sample).tolist()
+    examples = tuple(replace(each, row=(each.row - ahead + 1) % lengths[each.sample]) for each in one.examples)
     if one.code not in DISTANCE:
-        return one
-    seen = ahead + DISTANCE[one.code]
-    message = f"{one.count} rows of {one.stream} are trained {seen:+d} ahead, where its head is to predict {ahead:+d}"
-    return replace(finding("LA104", one.stream, message, count=one.count), basis=one.basis, examples=one.examples)
+        return replace(one, examples=examples)
+    beyond = DISTANCE[one.code]
+    said = OFFSET.search(one.message)
+    beyond = int(said[1]) - 1 if beyond is None and said else beyond or 0
+    message = (
+        f"{one.count} rows of {one.stream} are trained {ahead + beyond:+d} ahead, where its head is to predict "
+        f"{ahead:+d}"
+    )
+    return replace(finding("LA104", one.stream, message, count=one.count), basis=one.basis, examples=examples)

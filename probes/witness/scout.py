@@ -352,6 +352,8 @@ class _Entries:
                 self._take(found, changed, sizes, at, shape[0])
                 if not any(bool((begin == UNKNOWN).any()) for begin in found):
                     break
+        # a head that predicts further ahead may have read what lies between its row and its target
+        found = [torch.where((begin < 0) & (begin > -one.ahead), 0, begin) for begin in found]
         known = torch.cat(found)
         known = known[known != UNKNOWN]
         if not len(known) and not equal:

@@ -696,6 +696,7 @@ ZOO = [
             "text": {"head": "lm_head", "ids": "x"},
             "mtp[{k}]": {"head": "mtp.{k}", "ids": "x", "ahead": 2, "ahead_step": 1},
         },
+        {"mtp[0]": 2, "mtp[1]": 3},
     ),
 ]
 

@@ -1,0 +1,123 @@
+"""A loss, watched: what its heads train, and what heads beside them that read the same ids do, however far ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from alignment import Finding, InputError, Supervision
+
+from ..errors import UsageError
+from ..finder.found import Found
+from ..finder.guard import beside, unwatched
+from ..models.adapter import Adapter, Batch
+from ..models.causal_lm import CausalLMAdapter
+from ..models.modules import unwrapped
+from ..models.place import Place
+from ..witness.further import distance, held_to, told_weights
+from ..witness.witness import LossFunction, Options, Witness, witness
+
+__all__ = ["Watch", "watch"]
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What was seen of a loss.
+
+    Attributes:
+        adapter: whose heads were read; with those that were found beside them.
+        seen: what they train.
+        findings: LA801 of what is trained and was not read.
+        notes: what else is trained, and what the losses of heads that predict further ahead weigh.
+    """
+
+    adapter: Adapter
+    seen: Witness
+    findings: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def watch(model: nn.Module, adapter: Adapter, batch: Batch, loss_fn: LossFunction, options: Options) -> Watch:
+    """Watch ``loss_fn(model, batch)``; heads that the guard finds over the ids of a text model are judged as well.
+
+    Raises:
+        UsageError: the loss raises for another reason than lengths, or returns no scalar.
+        InputError: a batch that does not fit the model.
+    """
+    seen = witness(model, adapter, batch, loss_fn, options)
+    if not seen.actual:
+        return Watch(adapter, seen)
+    found = beside(model, adapter, batch, seen.view, loss_fn)
+    taken: set[str] = set()
+    wider = _with_found(model, adapter, seen, found.found)
+    if wider is not None:
+        again = _seen(model, wider, batch, loss_fn, options)
+        if again is not None:
+            adapter, seen, taken = wider, again, {_path(one) for one in found.found}
+    further = _looking(adapter, seen, led=wider is None or len(wider.ahead) > len(taken))
+    if further is not None:
+        again = _seen(model, further, batch, loss_fn, options)
+        adapter, seen = (adapter, seen) if again is None else (further, again)
+    findings = [one for one in unwatched(found) if one.stream not in taken]
+    weights = told_weights(seen.actual, seen.view.ahead) if seen.view.ahead else []
+    return Watch(adapter, seen, tuple(findings), (*found.notes, *weights))
+
+
+def _seen(model: nn.Module, adapter: Adapter, batch: Batch, loss_fn: LossFunction, options: Options) -> Witness | None:
+    """The witness of more heads; None where their rows cannot be laid over the ids: a blind spot, as before."""
+    try:
+        seen = witness(model, adapter, batch, loss_fn, options)
+    except (UsageError, InputError):
+        return None
+    return seen if seen.actual else None
+
+
+def _path(one: Found) -> str:
+    return one.declaration.head[0].path
+
+
+def _with_found(model: nn.Module, adapter: Adapter, seen: Witness, found: Sequence[Found]) -> CausalLMAdapter | None:
+    """The adapter with heads that were found beside its own over its ids; None where there are none.
+
+    A main head that is frozen and silent teaches the others (EAGLE), and is not judged.
+    """
+    if not isinstance(adapter, CausalLMAdapter) or seen.view.masked:
+        return None
+    names = {module: path for path, module in model.named_modules()}
+    inside = dict(unwrapped(model).named_modules())
+    ids = [Place(key) for key in adapter.id_keys]
+    others = {
+        names[inside[_path(one)]]: one.offset for one in found if _path(one) in inside and one.declaration.ids in ids
+    }
+    own = [
+        names[head.module]
+        for head, one in zip(adapter.heads(model, seen.view), seen.actual, strict=True)
+        if not _teaches(head.module, one)
+    ]
+    if not others:
+        return None
+    far = [distance(one) for one in seen.actual]
+    leads = [path for path, offset in others.items() if offset == 1 and far[0] not in {None, 1}]  # the main one
+    try:
+        return CausalLMAdapter(model, tuple(dict.fromkeys((*leads, *own, *others))))
+    except UsageError:
+        return None  # heads of several vocabularies
+
+
+def _teaches(head: nn.Module, actual: Supervision) -> bool:
+    untrained = not bool((actual.trained | actual.soft).any())
+    return untrained and not any(one.requires_grad for one in head.parameters())
+
+
+def _looking(adapter: Adapter, seen: Witness, *, led: bool) -> CausalLMAdapter | None:
+    """The adapter with each of its heads held to its distance; None where all predict the next token.
+
+    ``led`` says whether the first head is the main one.
+    """
+    if not isinstance(adapter, CausalLMAdapter) or seen.view.masked:
+        return None
+    distances, kin = [distance(one) for one in seen.actual], seen.view.kin or ("",)
+    ahead = held_to(distances, kin) if led else held_to([1, *distances], ["", *kin])[1:]
+    return adapter.looking(ahead) if max(ahead) > 1 else None

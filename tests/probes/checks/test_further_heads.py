@@ -1,0 +1,96 @@
+"""Heads that predict further ahead, named or found beside the main one: each held to its own distance."""
+
+import pytest
+import torch
+from further_models import IDS, LABELS, Draft, Medusa, Mtp, draft_loss, medusa_loss, mtp_loss
+
+from probes import check_loss
+
+BATCH = {"input_ids": IDS, "labels": LABELS}
+
+
+def errors(report):
+    return [(f.code, f.stream) for f in report.findings if f.is_error]
+
+
+@pytest.mark.parametrize("heads", [(), ("main.lm_head", "mtp_head")], ids=["found", "named"])
+@pytest.mark.parametrize(
+    ("kind", "codes"),
+    [
+        ("right", []),
+        ("shifted once more", ["LA104"]),
+        ("prompt trained", ["LA202"]),
+        ("mask one ahead", ["LA201", "LA202"]),
+        ("wraps round", ["LA105"]),
+    ],
+)
+def test_a_head_of_its_own_for_the_token_after_the_next(heads, kind, codes):
+    report = check_loss(Mtp(), BATCH, mtp_loss(kind), heads=heads)
+    assert errors(report) == [(code, "head[mtp_head]") for code in codes]
+    assert report.verdict == ("fail" if codes else "pass")
+    assert report.streams["text"]["offsets"] == {"1": 32}
+    assert report.streams["head[mtp_head]"]["ahead"] == 2
+
+
+def test_the_weight_of_the_extra_loss_is_stated():
+    report = check_loss(Mtp(), BATCH, mtp_loss("right"))
+    assert "head[mtp_head] predicts 2 ahead; its loss weighs 0.3, that of text 1" in report.notes
+    assert report.streams["head[mtp_head]"]["offsets"] == {"2": 32}
+    assert any("as far ahead as its head predicts" in check.detail for check in report.checks)
+
+
+def test_a_row_is_told_as_its_user_counts_it():
+    found = check_loss(Mtp(), BATCH, mtp_loss("shifted once more")).findings[0]
+    assert (
+        found.message == f"{found.count} rows of head[mtp_head] are trained +3 ahead, where its head is to predict +2"
+    )
+    assert all(example.source - example.row == 3 for example in found.examples)
+
+
+def test_a_head_that_has_read_its_target():
+    assert errors(check_loss(Mtp(), BATCH, mtp_loss("one short"))) == [("LA401", "text")]
+
+
+@pytest.mark.parametrize("heads", [(), ("base.lm_head", "medusa.0.2", "medusa.1.2")], ids=["found", "named"])
+@pytest.mark.parametrize(
+    ("kind", "codes"),
+    [
+        ("right", []),
+        ("base not shifted", [("LA102", "text")]),
+        ("heads one short", [("LA104", "head[medusa.0.2]"), ("LA104", "head[medusa.1.2]")]),
+    ],
+)
+def test_medusa(heads, kind, codes):
+    assert errors(check_loss(Medusa(), BATCH, medusa_loss(kind), heads=heads)) == codes
+
+
+def test_packed_documents_end_at_their_borders_for_every_head():
+    places = torch.arange(12).repeat(2)[None].expand(2, -1)  # two documents of 12 in each sample
+    batch = {"input_ids": IDS, "position_ids": places, "labels": IDS}
+    crossing = check_loss(Medusa(), batch, medusa_loss("right"), replay=False)
+    assert {code for code, _ in errors(crossing)} == {"LA204"}
+    assert {stream for _, stream in errors(crossing)} == {"text", "head[medusa.0.2]", "head[medusa.1.2]"}
+
+    def inside(model, batch):
+        """No target that lies in another document than its row."""
+        base, heads = model(batch["input_ids"])
+        return sum(
+            torch.nn.functional.cross_entropy(one.unflatten(1, (2, 12))[:, :, :-far].flatten(0, 2), target)
+            for far, one in enumerate((base, *heads), 1)
+            for target in [batch["labels"].unflatten(1, (2, 12))[:, :, far:].flatten()]
+        )
+
+    assert errors(check_loss(Medusa(), batch, inside, replay=False)) == []
+
+
+@pytest.mark.parametrize(("far", "codes"), [(2, []), (3, [("LA104", "text")])])
+def test_a_draft_head_that_a_frozen_model_feeds(far, codes):
+    """EAGLE: features of a frozen model and the next token give the token after it."""
+    assert errors(check_loss(Draft(), BATCH, draft_loss(far))) == codes
+
+
+def test_soft_targets_of_a_draft_head_cannot_be_read():
+    streams = {"draft": {"head": "draft_head", "ids": "input_ids", "labels": "labels", "ahead": 2}}
+    report = check_loss(Draft(), BATCH, draft_loss(2, soft=True), streams=streams)
+    assert [f.code for f in report.findings] == ["LA802"]
+    assert check_loss(Draft(), BATCH, draft_loss(2), streams=streams).verdict == "pass"
