@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from torch import nn
@@ -16,6 +17,7 @@ from ..records.report import Check, Report
 from ..replay.cuts import MOST, Causality
 from ..replay.perturbation import Movement
 from ..replay.replay import replay
+from ..replay.soft import SOFT
 from ..witness.witness import LossFunction, Options, Witness
 from .witness_checks import named
 
@@ -27,6 +29,7 @@ __all__ = [
     "causality",
     "causality_check",
     "causality_findings",
+    "settle_soft",
     "told_nothing",
 ]
 
@@ -42,6 +45,8 @@ NOTHING_JUDGED = "nothing is trained that could be judged"
 REPLAYED_NOT = "not asked for: the loss is not run again with other inputs (replay)"
 #: Findings that leave nothing to judge.
 NOTHING = frozenset({"LA101", "LA206", "LA501", "LA605"})
+#: Findings that name the offset of a stream.
+OFFSETS = frozenset({"LA102", "LA103", "LA104", "LA105"})
 
 
 def causality(
@@ -82,16 +87,40 @@ def causality_findings(told: Causality, others: Sequence[Finding]) -> list[Findi
         return [
             finding("LA805", "all", f"causality was not judged: {told.problem}", basis="logits against later inputs")
         ]
-    absorbed = {one.stream.partition("[")[0] for one in others if "LA401" in RULES[one.code].absorbs}
-    return [one for one in told.findings if one.stream not in absorbed and "all" not in absorbed]
+    soft = soft_offsets(told, others)
+    absorbed = {one.stream.partition("[")[0] for one in (*others, *soft) if "LA401" in RULES[one.code].absorbs}
+    leaks = [one for one in told.findings if one.stream not in absorbed and "all" not in absorbed]
+    return [*leaks, *soft]
+
+
+def soft_offsets(told: Causality, others: Sequence[Finding]) -> list[Finding]:
+    """Offsets of soft targets, where no other finding names that of the stream's hard ones."""
+    offset = {name for one in others if one.code in OFFSETS for name in one.stream.split(", ")}
+    return [one for one in told.soft if not offset & {one.stream, one.stream.partition("[")[0], "all"}]
+
+
+def settle_soft(report: Report, found: Sequence[Finding]) -> None:
+    """Leave out what the offset of soft targets explains, and let the checks say so."""
+    for one in found:
+        if one.basis != SOFT:
+            continue
+        explained = {*RULES[one.code].absorbs, "LA802"}
+        report.findings = [f for f in report.findings if f.stream != one.stream or f.code not in explained]
+        kind = "audio" if one.stream.startswith("audio") else "text"
+        said = {f"pairing-{kind}": ("fail", named([one])), "coverage": ("skip", f"not judged beside {one.code}")}
+        report.checks = [
+            replace(check, status=said[check.id][0], detail=said[check.id][1]) if check.id in said else check
+            for check in report.checks
+        ]
 
 
 def causality_check(told: Causality | None, findings: Sequence[Finding], padding: str = "") -> Check:
     """The line of the checklist; ``padding`` says what other padding changed."""
     if told is None:
         return told_nothing()
-    if findings and not told.problem:
-        return Check("causality", TITLE, "fail", named(findings))
+    leaks = [one for one in findings if one.basis != SOFT]
+    if leaks and not told.problem:
+        return Check("causality", TITLE, "fail", named(leaks))
     if told.problem == UNFINITE:
         return Check("causality", TITLE, "fail", told.problem)
     if told.problem or not told.cuts:
@@ -132,6 +161,7 @@ def told_nothing(*, asked: bool = True) -> Check:
 def add_told(report: Report, told: Causality, keep: Keep | None) -> None:
     """Add the check, what it found that counts, and its picture."""
     found = [one for one in causality_findings(told, report.findings) if keep is None or keep(one)]
+    settle_soft(report, found)
     report.findings += found
     report.notes += told.notes
     report.causality = told.as_dict()

@@ -15,7 +15,7 @@ from ..models.modules import peft_model
 from ..records.report import Check, Report
 from ..replay.perturbation import perturbed
 from ..witness.witness import LossFunction, Options, Witness
-from .causality import REPLAYED_NOT, Replays, causality, causality_check, causality_findings
+from .causality import REPLAYED_NOT, Replays, causality, causality_check, causality_findings, settle_soft
 from .check import Keep
 from .decode import TITLE as DECODE
 from .decode import decode_check
@@ -62,6 +62,7 @@ def model_checks(
         padding, found = padding_matters(model, adapter, batch, seen.view, movement, loss_fn)
     leaks = [] if told is None else causality_findings(told, report.findings)
     if told is not None:
+        settle_soft(report, [one for one in leaks if keep is None or keep(one)])
         report.causality = told.as_dict()
         report.notes += told.notes
     check = causality_check(told, leaks, padding)

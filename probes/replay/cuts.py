@@ -66,6 +66,7 @@ class Causality:
     """What the cuts showed, held to which movement by rounding.
 
     Attributes:
+        soft: soft targets that stand at another offset.
         problem: why there are none; empty if there are.
         covered: trained rows that stand before a cut of their document.
         trained: rows that are trained.
@@ -78,6 +79,7 @@ class Causality:
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     movement: Movement | None = None
+    soft: list[Finding] = field(default_factory=list)
     problem: str = ""
     covered: int = 0
     trained: int = 0

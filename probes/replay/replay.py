@@ -27,6 +27,7 @@ from .given import rows_of, streams_of
 from .leaks import Leaks, told_leaks
 from .perturbation import SAME_ORDER, Movement, more_rounding, moved_by, repeats
 from .run import Call, Loss, NotReplayedError, Run, Scene, run_loss
+from .soft import drifts, names_many, soft_findings
 
 __all__ = ["MOST", "replay"]
 
@@ -112,7 +113,7 @@ class _Replay:
         """What the cuts show; None where the model does not repeat itself."""
         self.generator = torch.Generator().manual_seed(self.seed)
         self.heads = self.scene.adapter.heads(self.scene.model, self.scene.view)
-        self.base = run_loss(self.scene, self._renamed([]))
+        self.base = run_loss(self.scene, self._renamed([]), gradients=True)
         self.rows = self._placed()
         problem = self._unfit()
         if problem:
@@ -130,6 +131,9 @@ class _Replay:
         told.movement = self.movement
         if told.cuts and not any(cut.moved for cut in told.cuts):
             return Causality(problem="the logits do not depend on the inputs: no row moves, whatever is replaced")
+        if names_many(self.base):
+            self._add_soft(told)
+        self.base.forget_gradients()
         told_leaks(told, leaks, self.moving, self.movement)
         leaks.cover(told)
         excuse = routes_by_capacity(self.scene.model) if told.findings else ""
@@ -157,6 +161,31 @@ class _Replay:
         pairs = zip(changes, self.places.view.streams, strict=True)
         limits = self.movement or Movement()
         return [~(change <= limits.allowed(stream.name, SAME_ORDER)) for change, stream in pairs]
+
+    def _add_soft(self, told: Causality) -> None:
+        """What the gradients of soft targets move with, at a few cuts whatever else is asked for."""
+        cuts = rounds(told.runs, self.places, min(self.most or MOST, MOST))
+        try:
+            told.soft, notes = soft_findings(self.places, cuts, self._drifting)
+        except NotReplayedError:  # a loss that holds its labels to its ids
+            return
+        told.notes += notes
+
+    def _drifting(self, cuts: Sequence[Place]) -> list[Tensor]:
+        """Per stream, the rows whose gradient moves with the cuts, labels kept."""
+        adapter, batch = self.scene.adapter, self._renamed(cuts)
+        made = () if "decoder_input_ids" in self.batch else getattr(adapter, "id_keys", ())  # of labels, by some
+        kept = {key: self.batch[key] for key in adapter.label_keys if key in self.batch and key not in made}
+        run = run_loss(self.scene, {**batch, **kept}, self.base, gradients=True)
+        moved = [torch.zeros_like(stream.filler) for stream in self.places.view.streams]
+        for before, after, rows in zip(self.base.calls, run.calls, self.rows, strict=True):
+            if rows is None or before.gradient is None:
+                continue
+            found = drifts(before, after)
+            for offset, number in enumerate(streams_of(before)):
+                mine, at = found[offset :: before.books].to(moved[number].device), rows[offset]
+                moved[number][at[at >= 0]] |= mine[at >= 0]
+        return moved
 
     def _in_order(self, cuts: Sequence[Place], moved: list[Tensor], *, others: bool) -> list[Tensor]:
         """Let codebooks that are predicted one after another read those before them in the frame of their target.

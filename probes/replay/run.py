@@ -101,6 +101,11 @@ class Run:
     calls: list[Call] = field(default_factory=list)
     otherwise: str = ""
 
+    def forget_gradients(self) -> None:
+        """Let go of what only gradients need."""
+        for call in self.calls:
+            call.whole_output = call.leaf = call.gradient = None
+
 
 def run_loss(scene: Scene, batch: Batch, base: Run | None = None, *, gradients: bool = False) -> Run:
     """Run the loss once, on the random state that there is, and leave no trace.
@@ -140,7 +145,11 @@ def _differentiate(run: Run, loss: Any) -> None:
     if not leaves or not isinstance(loss, Tensor) or not loss.requires_grad:
         return
     called = [call for call in run.calls if call.leaf is not None]
-    for call, gradient in zip(called, torch.autograd.grad(loss.sum(), leaves, allow_unused=True), strict=True):
+    try:
+        found = torch.autograd.grad(loss.sum(), leaves, allow_unused=True)
+    except RuntimeError:  # what cannot be differentiated a second way tells nothing of its gradient
+        return
+    for call, gradient in zip(called, found, strict=True):
         if gradient is not None:
             call.gradient = call.head.rows(gradient)
 

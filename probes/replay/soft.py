@@ -1,0 +1,113 @@
+"""Soft targets by replay: at unchanged logits, a row's gradient moves with the last token that its teacher has read.
+
+Labels stay as they are, so that what a hard loss trains stays too. The first row whose gradient moves with a cut is
+the one that the teacher's row at the cut is paired with: offset = cut - row + 1, which is 1 where both are one row.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from alignment.findings import Finding, finding
+
+from .cuts import Place, Places
+from .run import Call, Run
+
+__all__ = ["SOFT", "drifts", "names_many", "soft_findings"]
+
+SOFT = "soft targets against later inputs"
+#: Share of a change that two tokens (the old target and the new) and another weight must leave unexplained.
+UNEXPLAINED = 0.02
+#: Roundings of a row's largest gradient that are no movement.
+ROUNDINGS = 8
+#: How many cuts must agree.
+AGREED = 2
+FIXES = {
+    "LA102": "Pair each student row with the teacher's row of the same position: cut both alike (`[:, :-1]`).",
+    "LA103": "The teacher's logits are shifted once too often: cut them as the student's (`[:, :-1]`), not as labels.",
+}
+
+
+def names_many(run: Run) -> bool:
+    """Whether any row of a run is pulled towards several tokens, as by a teacher; smoothing does it too."""
+    return any(
+        call.gradient is not None and bool(((call.gradient < -_rounding(call.gradient)).sum(-1) > 1).any())
+        for call in run.calls
+    )
+
+
+def drifts(base: Call, other: Call) -> Tensor:
+    """(r,) bool: rows whose gradient moves otherwise than by another hard target or weight."""
+    before, after = base.gradient, other.gradient
+    if before is None or after is None:
+        return torch.zeros(len(base.values), dtype=torch.bool, device=base.values.device)
+    change = (after - before).double()
+    moved = change.abs().amax(-1) > torch.maximum(_rounding(before), _rounding(after))[:, 0]
+    if not bool(moved.any()):
+        return moved
+    rows, total = change[moved], change[moved].abs().sum(-1)
+    rest = torch.ones_like(rows).scatter(-1, rows.abs().topk(2, -1).indices, 0.0)
+    chances = base.values[moved].double().softmax(-1) * rest
+    rows = rows * rest
+    weight = (rows * chances).sum(-1, keepdim=True) / chances.square().sum(-1, keepdim=True).clamp(min=1e-300)
+    moved[moved.clone()] = (rows - weight * chances).abs().sum(-1) > UNEXPLAINED * total
+    return moved
+
+
+def _rounding(gradient: Tensor) -> Tensor:
+    """(r, 1): what rounding may do to a row of a gradient."""
+    return ROUNDINGS * torch.finfo(gradient.dtype).eps * gradient.abs().amax(-1, keepdim=True)
+
+
+def soft_findings(
+    places: Places, rounds: Sequence[Sequence[Place]], drifting: Callable[[Sequence[Place]], list[Tensor]]
+) -> tuple[list[Finding], list[str]]:
+    """LA102, LA103 or LA104 of streams whose soft targets stand at one other offset; a note where they stand right.
+
+    Args:
+        places: of the rows.
+        rounds: cuts of one run each.
+        drifting: rows per stream whose gradient moves with these cuts.
+    """
+    seen: list[Counter[int]] = [Counter() for _ in places.view.streams]
+    for cuts in rounds:
+        for number, moved in enumerate(drifting(cuts)):
+            seen[number].update(offset for cut in cuts if (offset := _offset(places, number, cut, moved)) is not None)
+    found, notes = [], []
+    for number, offsets in enumerate(seen):
+        if len(offsets) != 1 or offsets.total() < AGREED:
+            continue
+        name, (offset,) = places.view.streams[number].name, offsets
+        if offset == 1:
+            notes.append(f"{name}: soft targets stand at offset +1 ({offsets.total()} cuts, by replay)")
+        else:
+            found.append(_finding(name, offset, int(places.trained[number].sum())))
+    return found, notes
+
+
+def _finding(name: str, offset: int, count: int) -> Finding:
+    code = {0: "LA102", 2: "LA103"}.get(offset, "LA104")
+    pairing = "one row ahead" if offset == 2 else "one row behind" if offset == 0 else f"{offset - 1:+d} rows away"
+    message = (
+        f"the soft targets of {name} are those of the teacher {pairing} (offset {offset:+d}): at unchanged logits, a "
+        "row's gradient moves with what that row of the teacher has read"
+    )
+    return finding(code, name, message, count=count, basis=SOFT, fix=FIXES.get(code))
+
+
+def _offset(places: Places, number: int, cut: Place, moved: Tensor) -> int | None:
+    """By the first row r that moves, cut - r + 1; None unless the trained row before it stands still."""
+    stream, positions = places.view.streams[number], places.layout.positions[number]
+    mine = places.trained[number] & (stream.sample == cut.sample) & (places.document[number] == cut.document)
+    standing = {
+        int(position): bool(moves)
+        for position, moves in zip(positions[mine].tolist(), moved[mine].tolist(), strict=True)
+    }
+    first = min((position for position, moves in standing.items() if moves), default=None)
+    if first is None or first - 1 not in standing:
+        return None
+    return cut.position - first + 1
