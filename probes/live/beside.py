@@ -5,7 +5,7 @@ Only modules whose output is as wide as an embedding of the model has rows are l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,8 +72,9 @@ class Beside:
         """A backward has ended: nothing of its graph is held."""
         self._watched.clear()
 
-    def findings(self) -> list[Finding]:
-        """LA801 of each head that is trained and not watched."""
+    def findings(self, judged: Sequence[nn.Module] = ()) -> list[Finding]:
+        """LA801 of each head that is trained and not among those that were judged."""
+        told = {self._names.get(module) for module in judged}
         return [
             finding(
                 "LA801",
@@ -82,6 +83,7 @@ class Beside:
                 count=one.rows,
             )
             for one in sorted(self._of_one_kind(), key=lambda one: one.path)
+            if one.path not in told
         ]
 
     def _of_one_kind(self) -> Iterable[_Seen]:

@@ -18,6 +18,7 @@ from alignment.sketch import Sketch, read_sketched
 from ..errors import UsageError
 from ..models.adapter import Adapter, Batch, Head, OtherCheckpointError, View
 from ..models.ahead import laid_rows
+from ..models.causal_lm import CausalLMAdapter
 from ..models.declared import DeclaredAdapter
 from ..models.reading import is_encoder_decoder
 from ..models.rows import head_rows, match_rows
@@ -174,12 +175,14 @@ class Forward:
         """A head was called on ``inputs`` and gave ``output``; None where its rows make no sense."""
         if isinstance(self.adapter, DeclaredAdapter):
             return self._note_declared(self.adapter, head, inputs, output)
+        before = self.problem
         width, vocab = output.shape[-1] // head.books, self.vocab(head)
         if width != vocab:
             self.problem = f"the {head.name} head gives {width} scores a row, its vocabulary has {vocab} ids"
             return None
         count = output.numel() // output.shape[-1]
         rows = self._rows(head, inputs, count)
+        self.problem = before if self.is_candidate(head) else self.problem
         read = None
         if inputs is not None and self.hidden is not None and inputs.shape[-1] == self.hidden.shape[-1]:
             with suppress(InputError):  # a head behind layers of its own
@@ -230,6 +233,7 @@ class Forward:
             active &= ~call.explains(len(active))
         heard = {call.head.name for call in read}
         silent = [head for head in self.heads if head.name not in heard and head.books == 1]
+        silent = [head for head in silent if not self.is_candidate(head)]
         rows = torch.nonzero(active).reshape(-1)
         weight = getattr(silent[0].module, "weight", None) if len(silent) == 1 else None
         # of a sharded head every process would have to gather its part
@@ -266,6 +270,16 @@ class Forward:
             self.problem = str(error)
             return None
 
+    def is_candidate(self, head: Head) -> bool:
+        """Whether a layer is as wide as the head, and may be none."""
+        return isinstance(self.adapter, CausalLMAdapter) and self.adapter.found is not None and head.streams != (0,)
+
+    def _numbers(self, head: Head, view: View) -> tuple[int, ...]:
+        """The numbers of a head's streams; none where it turned out to be no head."""
+        if not isinstance(self.adapter, CausalLMAdapter):
+            return head.streams
+        return tuple(n for n, stream in enumerate(view.streams) if stream.name == head.name)
+
     def place(self) -> tuple[View, list[Reading]]:
         """What the gradients say of every row of what was received.
 
@@ -286,10 +300,12 @@ class Forward:
             reading = call.reading
             if reading is None:
                 continue
+            if call.rows is None and self.is_candidate(call.head):
+                continue
             if call.rows is None:
                 raise InputError(self.problem)
             books = call.head.books
-            for offset, number in enumerate(call.head.streams):
+            for offset, number in enumerate(self._numbers(call.head, view)):
                 part = reading.select(torch.arange(offset, len(reading.target), books))
                 ahead = view.ahead[number] if view.ahead else 1
                 readings[number] = merged(readings[number], part, laid_rows(call.rows, view.streams[number], ahead))

@@ -11,7 +11,7 @@ from torch import Tensor
 from alignment import Finding, InputError
 from alignment.findings import finding
 
-from ..models.adapter import OtherCheckpointError
+from ..models.adapter import Adapter, OtherCheckpointError
 from ..models.modules import unwrapped
 from ..witness.blind import SPARED, blind_spots
 from ..witness.judgement import judge_loss, labels_dropped
@@ -19,6 +19,7 @@ from ..witness.label_rules import label_findings
 from ..witness.witness import Witness
 from .expected import Expectation, expectations
 from .forwards import Forward
+from .further import lent_labels, settled_heads
 from .joined import Joined, Part, join
 from .micro_batches import MicroBatch, accumulation
 
@@ -58,6 +59,11 @@ class Observed:
     problems: Sequence[str] = ()
     forwards: Sequence[Forward] = ()
 
+    @property
+    def adapter(self) -> Adapter | None:
+        """Whose heads were read; None where no forward was."""
+        return self.forwards[0].adapter if self.forwards else None
+
     def add(self, findings: Sequence[Finding]) -> None:
         """Add what was found beside the watched heads."""
         self.witness = replace(self.witness, findings=(*self.witness.findings, *findings))
@@ -79,6 +85,9 @@ def observe(steps: Sequence[Sequence[Forward]], *, stepped: bool = True) -> Obse
     if not any(read):
         raise Nothing(problems[0] if problems else "no gradient reached the model's output head")
     joined = join([part for step in read for _, part in step])
+    if settled_heads([one for step in steps for one in step], joined):
+        read, problems = _read(steps, graded=graded)
+        joined = lent_labels(join([part for step in read for _, part in step]))
     expected = expectations(joined)
     supervisions = tuple(one.supervision for one in expected)
     forwards = [forward for step in read for forward, _ in step]

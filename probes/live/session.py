@@ -163,9 +163,10 @@ class Session:
             return self._unread(str(reason))
         except OtherCheckpointError as error:  # as every other door refuses it
             return error_report(*ending(error))
+        root, adapter = watcher.found.root, observed.adapter or watcher.found.adapter
         if watcher.beside is not None:
-            observed.add(watcher.beside.findings())
-        report = report_on(observed, watcher.found.root, watcher.found.adapter, self.settings.keep)
+            observed.add(watcher.beside.findings([head.module for head in adapter.heads(root, observed.witness.view)]))
+        report = report_on(observed, root, adapter, self.settings.keep)
         add_cut_off(report, observed.forwards, observed.parts, watcher.ungraded, self.settings.keep)
         add_causality_of(report, observed.forwards, observed.parts, self.settings.keep)
         report.notes += [*circumstances(watcher), *self.settings.keep.notes]

@@ -297,13 +297,15 @@ class Watcher:
             self._after_root(args, kwargs)
         elif self.open and (self.open[-1].hidden is not None or parts.body is None):
             head = self.open[-1].head_of(module)
-            if head is None:
+            if head is None or self.open[-1].is_candidate(head):
                 self.beside.saw(module, output)
+            if head is None:
                 if self.open[-1].own is not None:
                     self.open[-1].own.note(module, output)
             elif isinstance(output, Tensor) and output.requires_grad:
                 self._settle().note_made(output)
-                self.beside.watched(output)
+                if not self.open[-1].is_candidate(head):
+                    self.beside.watched(output)
                 self.gradients.note_call(self.open[-1], head, args[0] if args else None, output)
 
     def _after_body(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:

@@ -63,6 +63,7 @@ class CausalLMAdapter(TextRuns):
     Args:
         model: the model, wrapped or not (PEFT, DDP, FSDP, torch.compile, accelerate).
         heads: dotted paths of head modules (``--head``); the model's output embeddings if empty.
+        found: the adapter of the first alone, where the others were not named and may be no heads.
 
     Raises:
         UsageError: no head found, a path that names no module, heads of several vocabularies.
@@ -73,8 +74,8 @@ class CausalLMAdapter(TextRuns):
     id_keys: tuple[str, ...] = ("input_ids",)
     special_ids: Mapping[str, int] = MappingProxyType({})
 
-    def __init__(self, model: nn.Module, heads: Sequence[str] = ()) -> None:
-        self._names = tuple(heads) or _found(model)
+    def __init__(self, model: nn.Module, heads: Sequence[str] = (), found: CausalLMAdapter | None = None) -> None:
+        self._names, self.found = tuple(heads) or _found(model), found
         inner = self.inner(model)
         self.name = type(inner).__name__
         self._encoder_decoder = is_encoder_decoder(inner)
@@ -93,6 +94,15 @@ class CausalLMAdapter(TextRuns):
             )
         self._vocab = next(iter(sizes.values()))
         self.ahead: tuple[int, ...] = (1,) * len(self._heads(model))
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Of its heads, as they were named."""
+        return self._names
+
+    def main(self, model: nn.Module) -> nn.Module:
+        """The first head."""
+        return self._heads(model)[0][1]
 
     def looking(self, ahead: Sequence[int]) -> CausalLMAdapter:
         """The same adapter, its heads meant to predict so far ahead, in their order."""

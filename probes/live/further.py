@@ -1,0 +1,87 @@
+"""Heads beside the main one, under ``run``: which linear layers may be heads too, and which of them a run has trained.
+
+Nothing can be run again. So every layer that is as wide as the head is watched from the first forward, and what turns
+out to be trained on the same ids, at one distance, is judged at that distance; the others are left to LA801.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from alignment import IGNORE_INDEX
+
+from ..errors import UsageError
+from ..models.adapter import Adapter
+from ..models.causal_lm import CausalLMAdapter
+from ..models.modules import is_masked_lm, unwrapped
+from ..witness.further import distance, held_to
+from .forwards import Forward
+from .joined import Joined
+
+__all__ = ["lent_labels", "settled_heads", "with_candidates"]
+
+
+def with_candidates(model: nn.Module, adapter: Adapter) -> Adapter:
+    """The adapter of a text model with all layers that are as wide as its head; itself where there are none."""
+    if not isinstance(adapter, CausalLMAdapter) or is_masked_lm(adapter.inner(model)):
+        return adapter
+    main = adapter.main(model)
+    names = {module: path for path, module in model.named_modules()}
+    weight = getattr(main, "weight", None)
+    others = [
+        names[module]
+        for module in unwrapped(model).modules()
+        if isinstance(module, nn.Linear)
+        and module is not main
+        and weight is not None
+        and module.weight is not weight
+        and module.weight.shape[0] == weight.shape[0]
+        and module in names
+    ]
+    if not others or main not in names:
+        return adapter
+    try:
+        return CausalLMAdapter(model, (names[main], *others), found=adapter)
+    except UsageError:
+        return adapter
+
+
+def settled_heads(forwards: Sequence[Forward], joined: Joined) -> bool:
+    """Hold each head to its distance, and leave the candidates that are no heads; whether anything has changed."""
+    adapter = forwards[0].adapter
+    if not isinstance(adapter, CausalLMAdapter) or len(joined.actual) == 1:
+        return False
+    paths, distances, kin = adapter.paths, [distance(one) for one in joined.actual], joined.view.kin
+    kept = [n for n in range(len(paths)) if n == 0 or adapter.found is None or distances[n] is not None]
+    if len(kept) == 1 and adapter.found is not None:
+        settled = adapter.found
+    else:
+        ahead = held_to([distances[n] for n in kept], [kin[n] for n in kept])
+        if len(kept) == len(paths) and max(ahead) == 1:
+            return False
+        names = tuple(paths[n] for n in kept)
+        settled = CausalLMAdapter(forwards[0].model, names).looking(ahead)
+    for forward in forwards:
+        forward.adapter = settled
+    return True
+
+
+def lent_labels(joined: Joined) -> Joined:
+    """Where a loop keeps its labels to itself, heads that predict further ahead are to be trained on the main's."""
+    if not joined.view.ahead:
+        return joined
+    main, labels, unlabelled = joined.actual[0], list(joined.view.labels), list(joined.unlabelled)
+    rows = main.trained & (main.source >= 0) & (main.origin == 0)
+    for number, far in enumerate(joined.view.ahead):
+        stream = joined.view.streams[number]
+        if far == 1 or labels[number] is not None or len(stream) != len(main.stream):
+            continue
+        lent = torch.full_like(main.target, IGNORE_INDEX)
+        lent[main.source[rows]] = main.target[rows]
+        labels[number] = lent.masked_fill(stream.segment != main.stream.segment, IGNORE_INDEX)
+        unlabelled[number] = torch.zeros_like(unlabelled[number])
+    return replace(joined, view=replace(joined.view, labels=tuple(labels)), unlabelled=tuple(unlabelled))
