@@ -56,13 +56,24 @@ def on_other_tokens(prob, batch):
 
 def penalised(penalty, strength, shift=1):
     def loss(model, batch):
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        logits = model(**batch).logits
         return mean(logits, batch["labels"], shift) + strength * penalty(logits.softmax(-1), batch)
 
     return loss
 
 
+def codes(report):
+    return {found.code for found in report.findings}
+
+
+def unread(scale):
+    """What may be blind: where a model is sure of itself, a penalty at its logits outweighs the target of a row."""
+    return {"LA802"} if scale > 1 else set()
+
+
 PENALTIES = [on_the_current_token, on_the_answer, on_all_before, on_other_tokens]
+#: Of rows that nobody says are prompt or answer: a penalty there may be all that trains them.
+BLIND_BY_RIGHT = dict(zip(PENALTIES, ("LA802", "LA804", "LA804", "LA802"), strict=True))
 
 
 @pytest.mark.parametrize("strength", [0.1, 0.5, 1, 5])
@@ -71,11 +82,22 @@ PENALTIES = [on_the_current_token, on_the_answer, on_all_before, on_other_tokens
 def test_a_penalty_beside_the_cross_entropy_is_no_fault(penalty, scale, strength):
     loss = penalised(penalty, strength)
     report, code = watched(lambda: loop(likely(scale), loss, with_repetitions(4)))
-    assert (report.verdict, report.findings, code) == ("pass", [], 0)
+    assert (codes(report) <= unread(scale), code) == (True, 0)
     for real in (False, True):
         report = check_loss(likely(scale), with_repetitions(1)[0], loss, real_logits=real)
-        assert (report.verdict, report.findings) == ("pass", [])
+        assert codes(report) <= (unread(scale) if real else set())
         assert real or report.streams["text"]["offsets"].keys() == {"1"}
+
+
+@pytest.mark.parametrize("penalty", PENALTIES, ids=lambda penalty: penalty.__name__)
+def test_beside_a_penalty_nobody_knows_a_prompt_whose_labels_the_script_keeps_to_itself(penalty):
+    def loss(model, batch):
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        return mean(logits, batch["labels"]) + 0.5 * penalty(logits.softmax(-1), batch)
+
+    report, code = watched(lambda: loop(likely(0.1), loss, with_repetitions(4)))
+    assert (report.verdict, code) == ("incomplete", 0)
+    assert codes(report) == {BLIND_BY_RIGHT[penalty]}
 
 
 @pytest.mark.parametrize(("shift", "found"), [(0, "LA102"), (2, "LA103")])
@@ -83,5 +105,5 @@ def test_a_penalty_beside_the_cross_entropy_is_no_fault(penalty, scale, strength
 def test_a_fault_beside_a_penalty_is_named(penalty, shift, found):
     loss = penalised(penalty, 0.5, shift)
     report, _ = watched(lambda: loop(likely(0.1), loss, with_repetitions(4)))
-    assert [one.code for one in report.findings] == [found]
-    assert [one.code for one in check_loss(likely(0.1), with_repetitions(1)[0], loss).findings] == [found]
+    assert codes(report) == {found}
+    assert codes(check_loss(likely(0.1), with_repetitions(1)[0], loss)) == {found}
