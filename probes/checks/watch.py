@@ -47,6 +47,10 @@ def watch(model: nn.Module, adapter: Adapter, batch: Batch, loss_fn: LossFunctio
         InputError: a batch that does not fit the model.
     """
     seen = witness(model, adapter, batch, loss_fn, options)
+    if seen.calls and isinstance(adapter, CausalLMAdapter) and len(seen.view.streams) == 1:
+        apart = adapter.called(seen.calls)
+        again = _seen(model, apart, batch, loss_fn, options)
+        adapter, seen = (adapter, seen) if again is None else (apart, again)
     if not seen.actual:
         return Watch(adapter, seen)
     found = beside(model, adapter, batch, seen.view, loss_fn)

@@ -94,6 +94,7 @@ class CausalLMAdapter(TextRuns):
             )
         self._vocab = next(iter(sizes.values()))
         self.ahead: tuple[int, ...] = (1,) * len(self._heads(model))
+        self.calls: tuple[int, ...] = ()
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -108,6 +109,15 @@ class CausalLMAdapter(TextRuns):
         """The same adapter, its heads meant to predict so far ahead, in their order."""
         out = copy(self)
         out.ahead = tuple(ahead)
+        return out
+
+    def called(self, calls: Sequence[int]) -> CausalLMAdapter:
+        """The same adapter of one head that a forward calls again: each of these calls is a stream.
+
+        The first of them is the text stream, the others are called ``text call 2`` and on.
+        """
+        out = copy(self)
+        out.calls, out.ahead = tuple(calls), (1,) * len(calls)
         return out
 
     # -- the model -------------------------------------------------------------------------------
@@ -135,6 +145,9 @@ class CausalLMAdapter(TextRuns):
 
     def heads(self, model: nn.Module, view: View) -> tuple[Head, ...]:
         """One head per stream: the output embeddings, or the modules that were named."""
+        if self.calls:
+            head, streams = self._heads(model)[0][1], view.streams
+            return tuple(Head(streams[n].name, head, (n,), call=nth) for n, nth in enumerate(self.calls))
         named = enumerate(self._heads(model))
         return tuple(Head(view.streams[number].name, module, (number,)) for number, (_, module) in named)
 
@@ -221,7 +234,9 @@ class CausalLMAdapter(TextRuns):
                 f"{tuple(ids.shape)}: cut or pad both alike"
             )
         flat = None if labels is None else _ignored(key, labels.reshape(-1))
-        streams = (stream, *(replace(stream, name=f"head[{path}]") for path, _ in named[1:]))
+        calls = [f"{stream.name} call {nth + 1}" for nth in self.calls[1:]]
+        further = calls or [f"head[{path}]" for path, _ in named[1:]]
+        streams = (stream, *(replace(stream, name=name) for name in further))
         masked = frozenset(range(len(streams)) if is_masked_lm(inner) and flat is not None else ())
         told = masked_labels(batch, ids, stream, flat)
         found = begun_otherwise(inner, batch, stream) if self._encoder_decoder else ()
@@ -235,7 +250,7 @@ class CausalLMAdapter(TextRuns):
             told.notes,
             (Convention.PRE_SHIFTED if shifted else told.convention,) * count,
             masked,
-            kin=tuple(re.sub(r"\d+", "*", path) for path, _ in named) if count > 1 else (),
+            kin=tuple(re.sub(r"\d+", "*", name) for name in (named[0][0], *further)) if count > 1 else (),
             ahead=self.ahead if any(far > 1 for far in self.ahead) else (),
             findings=(*found, *told.findings),
         )

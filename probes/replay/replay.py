@@ -320,7 +320,8 @@ class _Replay:
                 found[position] = found.get(position, False) or leak
         cells = [UNMOVED] * CELLS
         for position, leak in sorted(found.items(), key=lambda item: item[1]):  # leaks last: they must show
-            cells[(position - first) * CELLS // (last - first + 1)] = LEAK if leak else MOVED
+            if first <= position <= last:  # what predicts further ahead may be laid behind all that is an input
+                cells[(position - first) * CELLS // (last - first + 1)] = LEAK if leak else MOVED
         leaking = sum(found.values())
         return Cut(cut.sample, cut.position, cut.what, leaking, len(found) - leaking, "".join(cells))
 

@@ -65,7 +65,10 @@ class Watched:
 
 @dataclass
 class Pass:
-    """One run of the loss: readings per stream, and what else was seen."""
+    """One run of the loss: readings per stream, and what else was seen.
+
+    ``calls`` are those that a forward trains of a head which it calls more than once over all of its rows.
+    """
 
     readings: list[Reading]
     capture: Capture
@@ -73,6 +76,7 @@ class Pass:
     finite: bool
     unplaced: Counter[str] = field(default_factory=Counter)
     problems: list[Finding] = field(default_factory=list)
+    calls: tuple[int, ...] = ()
 
     @property
     def reads(self) -> int:
@@ -199,7 +203,20 @@ def _run_at(watched: Watched, batch: Batch, view: View, heads: Sequence[Head], a
     read = [call.read(grads) for call in capture.calls]
     problems = _not_finite(number, grads, capture, read, view)
     readings, unplaced = place_readings(capture, read, model, adapter, view)
-    return Pass(readings, capture, number, finite=not problems, unplaced=unplaced, problems=problems)
+    calls = _repeated(capture, read)
+    return Pass(readings, capture, number, finite=not problems, unplaced=unplaced, problems=problems, calls=calls)
+
+
+def _repeated(capture: Capture, read: Sequence[Reading]) -> tuple[int, ...]:
+    """Which calls of a head have a gradient, where a forward calls it again over all rows of its body; else none."""
+    whole: dict[tuple[int, str], list[bool]] = {}
+    for call, reading in zip(capture.calls, read, strict=True):
+        hidden = capture.forwards[call.forward].hidden if call.forward >= 0 else None
+        if hidden is not None and call.count == hidden.shape[:-1].numel():
+            trained = bool((reading.form != int(Form.NONE)).any())
+            whole.setdefault((call.forward, call.head.name), []).append(trained)
+    most = max(whole.values(), key=len, default=[])
+    return tuple(nth for nth, trained in enumerate(most) if trained) if len(most) > 1 else ()
 
 
 @contextmanager

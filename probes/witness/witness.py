@@ -56,6 +56,7 @@ class Witness:
         outer_labels: label keywords the outermost model was given.
         inner_labels: label keywords that reached the innermost forward.
         notes: what a reader should know (declared conventions, unreadable rows).
+        calls: which calls of its head a forward trains, where it calls it more than once over all of its rows.
     """
 
     view: View
@@ -66,6 +67,7 @@ class Witness:
     outer_labels: frozenset[str] = frozenset()
     inner_labels: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
+    calls: tuple[int, ...] = ()
 
     def trained(self, number: int) -> Tensor:
         """(R,) bool: rows of a stream that are trained, or must be."""
@@ -125,7 +127,8 @@ def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
     if not first.problems:
         blind, unread = _blind(watched, view, expected, actual, first, (*of_labels, *findings))
         findings, notes = [*findings, *blind], [*notes, *unread]
-    return _told(view, expected, actual, (*of_labels, *findings), first.loss, first.capture, notes)
+    told = _told(view, expected, actual, (*of_labels, *findings), first.loss, first.capture, notes)
+    return replace(told, calls=first.calls)
 
 
 def _told(

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-__all__ = ["IDS", "LABELS", "Draft", "Medusa", "Mtp", "draft_loss", "medusa_loss", "mtp_loss"]
+__all__ = ["IDS", "LABELS", "Draft", "Medusa", "Mtp", "ce", "draft_loss", "later", "medusa_loss", "mtp_loss"]
 
 V, D = 128, 32
 IDS = torch.randint(4, V, (2, 24), generator=torch.Generator().manual_seed(1))
