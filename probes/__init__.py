@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .errors import CannotRunError, UsageError
     from .finder.discover import discover
     from .live.trainer_callback import AlignmentCallback
+    from .models.registry import register
     from .report import Report
 
 #: Tells our package from any other that is called ``probes``.
@@ -24,9 +25,19 @@ _HOME = {
     "barcoded_batch": "batches.barcoded",
     "check_loss": "checks.check",
     "discover": "finder.discover",
+    "register": "models.registry",
 }
 
-__all__ = ["AlignmentCallback", "CannotRunError", "Report", "UsageError", "barcoded_batch", "check_loss", "discover"]
+__all__ = [
+    "AlignmentCallback",
+    "CannotRunError",
+    "Report",
+    "UsageError",
+    "barcoded_batch",
+    "check_loss",
+    "discover",
+    "register",
+]
 
 
 def __getattr__(name: str) -> Any:

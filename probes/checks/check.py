@@ -25,6 +25,7 @@ from ..models.adapter import Head
 from ..models.declaration import Declaration, read_streams
 from ..models.declared import DeclaredAdapter
 from ..models.modules import peft_model
+from ..models.registry import registered
 from ..records.choice import Choice
 from ..records.report import Report
 from ..report.explain import all_stories
@@ -129,12 +130,14 @@ def adapter_of(
     heads: Sequence[str] = (),
     streams: Mapping[str, Any] | Sequence[Declaration] | None = None,
 ) -> Adapter:
-    """The adapter of a model, which has accepted the batch: of its declared streams, or of found ones where none fits.
+    """The adapter of a model, which has accepted the batch: of declared or registered streams, or of found ones.
 
     Raises:
         UsageError: no adapter knows the model, or streams that cannot be read.
         InputError: a batch that does not fit the model.
     """
+    if streams is None and not heads:
+        streams = registered(model) or None
     if streams is None:
         return fitting_adapter(model, batch, loss_fn, heads)
     if heads:

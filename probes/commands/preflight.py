@@ -230,6 +230,7 @@ def _adapter_and_batch(
     from ..batches.batch_source import Source, load_batch
     from ..checks.check import adapter_of
     from ..models import adapter_for
+    from ..models.registry import registered
     from ..ranks import ALONE
     from .own import load_own_batch
 
@@ -238,6 +239,9 @@ def _adapter_and_batch(
         return adapter_of(model, batch, loss or (lambda *_: None), args.head, streams), Source(batch)
     if streams is not None:
         raise UsageError("--streams declares what lies in a batch of your own: name it with --batch FILE.py:FUNC")
+    if not args.head and registered(model):
+        name = type(model).__name__
+        raise UsageError(f"no batch is made for declared streams: give one of {name}'s own with --batch FILE.py:FUNC")
     adapter = adapter_for(model, args.head)
     return adapter, load_batch(adapter, model, args, place or ALONE)
 

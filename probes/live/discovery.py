@@ -20,6 +20,7 @@ from ..errors import UsageError
 from ..models import Adapter, adapter_for
 from ..models.declaration import Declaration
 from ..models.declared import DeclaredAdapter
+from ..models.registry import registered
 from .further import with_candidates
 
 __all__ = ["Discovery", "Found"]
@@ -99,7 +100,8 @@ class Discovery:
     def _found(self, module: nn.Module) -> Found | None:
         """A module, if it holds a model whose head is known."""
         try:
-            adapter = DeclaredAdapter(module, self.streams) if self.streams else adapter_for(module, self.heads)
+            streams = self.streams or (() if self.heads else registered(module))
+            adapter = DeclaredAdapter(module, streams) if streams else adapter_for(module, self.heads)
             adapter = adapter if self.heads else with_candidates(module, adapter)
             inner = adapter.inner(module)
         except UsageError as error:

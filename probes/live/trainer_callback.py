@@ -34,6 +34,7 @@ from ..errors import CannotRunError, UsageError
 from ..models import Adapter, Batch, adapter_for
 from ..models.declaration import read_streams
 from ..models.modules import peft_model
+from ..models.registry import registered
 from ..records.choice import Choice
 from ..records.report import Report
 from ..report.terminal import console_for, show
@@ -161,7 +162,7 @@ class AlignmentCallback(TrainerCallback):
 
     def _adapters(self, model: nn.Module, watched: Sequence[Batch], loss: LossFunction) -> list[Adapter]:
         """One for all micro-batches; of declared streams one for each, since each has a length of its own."""
-        if self.streams is None:
+        if self.streams is None and (self.heads or not registered(model)):
             return [adapter_for(model, self.heads)] * len(watched)
         return [adapter_of(model, batch, loss, self.heads, self.streams) for batch in watched]
 

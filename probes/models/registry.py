@@ -1,0 +1,70 @@
+"""Streams that are known by the class of a model: registered in Python, or by a package that is installed.
+
+A package of models declares them as entry points of the group ``loss_alignment.streams``: each is named after a class,
+by its dotted path, and points at a mapping of streams. Nothing is imported before a model of that class is met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+from torch import nn
+
+from ..errors import UsageError
+from .declaration import Declaration, read_streams
+from .modules import unwrapped
+
+__all__ = ["GROUP", "register", "registered"]
+
+#: The group of entry points.
+GROUP = "loss_alignment.streams"
+
+_REGISTERED: dict[str, tuple[Declaration, ...]] = {}
+
+
+def register(model_class: type[nn.Module], streams: Mapping[str, Any]) -> None:
+    """Make the streams of a class known: every door then reads its models as if they had been declared.
+
+    What is registered again replaces what was; subclasses have the streams of their nearest class.
+
+    Raises:
+        UsageError: no class of modules, or streams that cannot be read.
+    """
+    if not (isinstance(model_class, type) and issubclass(model_class, nn.Module)):
+        raise UsageError(f"a class of torch modules is registered, got {model_class!r}")
+    _REGISTERED[_path(model_class)] = read_streams(streams, f"streams of {model_class.__name__}")
+
+
+def registered(model: nn.Module) -> tuple[Declaration, ...]:
+    """The streams that are registered for a model, wrapped or not; none if empty.
+
+    Raises:
+        UsageError: an entry point that cannot be loaded, or names no streams.
+    """
+    lines = [
+        _path(one) for one in type(unwrapped(model)).__mro__ if issubclass(one, nn.Module) and one is not nn.Module
+    ]
+    for path in lines:
+        if path not in _REGISTERED:
+            _REGISTERED.update(_installed(path))
+        if path in _REGISTERED:
+            return _REGISTERED[path]
+    return ()
+
+
+def _path(model_class: type) -> str:
+    return f"{model_class.__module__}.{model_class.__qualname__}"
+
+
+def _installed(path: str) -> dict[str, tuple[Declaration, ...]]:
+    """The streams that an installed package declares for a class."""
+    for point in entry_points(group=GROUP, name=path):
+        where = f"entry point {point.value} ({GROUP})"
+        try:
+            given = point.load()
+        except Exception as error:
+            raise UsageError(f"{where} cannot be loaded: {type(error).__name__}: {error}") from error
+        return {path: read_streams(given, where)}
+    return {}
