@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -22,10 +23,12 @@ from ..checks.check import Keep
 from ..checks.cut_off import cut_off
 from ..errors import UsageError
 from ..models.adapter import Batch
+from ..models.declared import DeclaredAdapter
 from ..records.report import Report
 from ..replay.cuts import Causality
 from ..replay.replay import replay
 from ..replay.run import Scene
+from ..witness.scout import scout
 from .forwards import Forward
 from .joined import Part
 
@@ -91,8 +94,13 @@ def _again(forward: Forward, part: Part) -> Iterator[tuple[Scene, Batch, list[Su
     batch = _moved({**forward.received, **forward.large}, _device(module))
     with _attributes_kept(forward.model):
         told = _on(part.actual, _device(module))
-        view = adapter.view(forward.model, batch)
         loss = partial(_called, module, forward.large.get("inputs_embeds"), batch.get("input_ids"))
+        if isinstance(adapter, DeclaredAdapter):
+            adapter = copy(adapter)  # what it learns of this forward alone is not the watcher's
+            scout(forward.model, adapter, batch, loss)
+        view = adapter.view(forward.model, batch)
+        if any(len(one.stream) != len(mine) for one, mine in zip(told, view.streams, strict=True)):
+            raise InputError("the forward makes rows of its own, which no id stands for")
         yield Scene(forward.model, adapter, view, loss), batch, told
 
 

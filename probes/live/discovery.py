@@ -22,6 +22,7 @@ from ..models.declaration import Declaration
 from ..models.declared import DeclaredAdapter
 from ..models.registry import registered
 from .further import with_candidates
+from .search import Search
 
 __all__ = ["Discovery", "Found"]
 
@@ -62,12 +63,13 @@ class Discovery:
         self.streams = tuple(streams)
         self.unwatchable = ""
         self._seen: WeakSet[nn.Module] = WeakSet()
-        self._reasons: list[tuple[bool, int, str]] = []
+        self._searched: WeakSet[nn.Module] = WeakSet()
+        self._reasons: list[tuple[bool, int, int, str]] = []
 
     @property
     def reason(self) -> str:
         """Why the largest module that was called is none, trained ones first; empty if no module was called."""
-        return max(self._reasons)[2] if self._reasons else ""
+        return max(self._reasons)[-1] if self._reasons else ""
 
     def consider(self, module: nn.Module) -> Found | None:
         """What a module that is being called shows."""
@@ -92,6 +94,16 @@ class Discovery:
                     return replace(found, begun=bool(enclosing))
         return None
 
+    def may_search(self, module: nn.Module) -> bool:
+        """Whether a module of people's own, of which nothing was named, may show its streams as it is trained."""
+        return not self.heads and not self.streams and module not in self._searched and Search.fits(module)
+
+    def searched(self, module: nn.Module, reason: str) -> None:
+        """A module has shown no stream in a backward, or none that is clear (``reason``)."""
+        self._searched.add(module)
+        if reason:
+            self._note(module, reason)
+
     def give_up(self, found: Found) -> None:
         """No gradient can reach the logits of a frozen model; it may be met again."""
         self._seen.discard(found.root)
@@ -112,7 +124,7 @@ class Discovery:
 
     def _note(self, module: nn.Module, reason: str) -> None:
         size = sum(parameter.numel() for parameter in module.parameters())
-        self._reasons.append((_is_trained(module), size, reason))
+        self._reasons.append((_is_trained(module), size, len(self._reasons), reason))  # of one module, the last
 
 
 def _is_trained(module: nn.Module) -> bool:

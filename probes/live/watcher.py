@@ -30,6 +30,7 @@ from .discovery import Discovery, Found
 from .forwards import Forward, kept, label_entries
 from .gradients import Gradients
 from .hooks import AfterModules, BeforeModules
+from .search import Search
 from .trained import Trained
 
 __all__ = ["ENDED", "Step", "Watcher"]
@@ -105,6 +106,8 @@ class Watcher:
         self.beside: Beside | None = None
         self._trained: Trained | None = None
         self._looking: Any = None
+        self._search: Search | None = None
+        self._searching: AfterModules | None = None
         self._handles: list[Any] = []
 
     @property
@@ -142,6 +145,7 @@ class Watcher:
     def _leave(self) -> None:
         self.active = False
         self.boundaries.leave()
+        self._end_search()
         for handle in (self._looking, *self._handles):
             if handle is not None:
                 handle.remove()
@@ -184,8 +188,15 @@ class Watcher:
             found = self.discovery.consider(module)
         if self.discovery.unwatchable:
             self.finish(self.discovery.unwatchable)
+        if found is None and self.active and self.found is None and self.discovery.may_search(module):
+            self._begin_search(module)
         if found is None or not self.active or (self.found is not None and found.inner is self._parts.inner):
             return
+        self._watch(found)
+
+    def _watch(self, found: Found) -> None:
+        """Watch the forwards of a model from now on."""
+        self._end_search()
         self._give_up()
         self.found, self._late = found, found.begun
         inner = found.inner
@@ -195,6 +206,27 @@ class Watcher:
         self._handles += [ForwardPatch(inner, self._around_inner), AfterModules(self._with_gradients(self._after))]
         if found.trained:
             self._settle()
+
+    def _begin_search(self, module: nn.Module) -> None:
+        """No adapter knows a model: see what its modules give until its first backward has ended."""
+        if self._search is None:
+            self._search = Search(module, self._safely)
+            self._searching = AfterModules(self._with_gradients(self._search.after))
+
+    def _end_search(self) -> None:
+        if self._searching is not None:
+            self._searching.remove()
+        self._search = self._searching = None
+
+    def _take_found(self) -> None:
+        """A backward has ended: streams that are clear are watched from the next forward on."""
+        assert self._search is not None
+        root, adapter, reason = self._search.root, self._search.adapter(), self._search.reason
+        self._end_search()
+        if adapter is not None:
+            self._watch(Found(root, adapter, trained=True))
+        else:
+            self.discovery.searched(root, reason)
 
     def _settle(self) -> Trained:
         """The model that was found is trained, or is trained through."""
@@ -335,6 +367,8 @@ class Watcher:
     def _returned(self, roots: Sequence[Tensor]) -> None:
         """A backward has ended; what has come to no logits may have begun at a constant."""
         since, self._backward = self._backward, self._tick()
+        if self._search is not None:
+            self._take_found()
         if self.beside is not None:
             self.beside.passed()
         before = [forward for forward in self.open if forward.begun > since]

@@ -1,0 +1,78 @@
+"""``run`` on models that nobody knows: streams that the first step shows are watched, and said to be found."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from finder_models import BESIDE, Beside
+from live_runs import loop, same_state, watched
+from speech_zoo import by_name, ce, ids
+
+#: Their heads are modules, and give a row for each id that the model embeds.
+PLAIN = ("text and K codebooks", "windows", "cut inside the loss", "translator", "several ahead")
+
+
+def train(model, loss, batch, steps=4):
+    torch.manual_seed(0)
+    loop(model, loss, [batch] * steps, optimizer=torch.optim.SGD(model.parameters(), lr=1e-3))
+
+
+def run(one, loss):
+    report, _ = watched(lambda: train(one.model(), loss, one.batch()))
+    return report
+
+
+def errors(report):
+    return {finding.code for finding in report.findings if finding.is_error}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_right_loss_passes(name):
+    one = by_name(name)
+    report = run(one, one.right)
+    assert report.verdict == "pass", report.in_short()
+    assert set(report.streams) >= {"text"}
+    assert any(note.startswith("streams found: ") for note in report.notes)
+
+
+@pytest.mark.parametrize("name", ["text and K codebooks", "windows", "translator", "one dimension"])
+def test_a_copy_fails(name):
+    one = by_name(name)
+    assert errors(run(one, one.wrong["copy"][0])) == {"LA102"}
+
+
+@pytest.mark.parametrize("name", ["text and K codebooks", "several ahead"])
+def test_training_is_the_same_bit_for_bit(name):
+    one = by_name(name)
+    model, batch = one.model(), one.batch()
+    twin = copy.deepcopy(model)
+    watched(lambda: train(model, one.right, batch))
+    train(twin, one.right, batch)
+    assert same_state(model, twin)
+
+
+@pytest.mark.parametrize("name", ["text then mel", "built inside", "masked levels", "backbone and depth decoder"])
+def test_what_cannot_be_placed_is_a_blind_spot(name):
+    one = by_name(name)
+    report = run(one, one.right)
+    assert report.verdict == "incomplete"
+    assert not errors(report)
+
+
+def test_targets_that_are_no_inputs_are_not_guessed():
+    kept = ids(5, 64, 2, 12)
+    report, _ = watched(lambda: train(Beside(), lambda m, b: ce(m(b["x"])[0], kept), {"x": BESIDE["x"]}))
+    assert report.verdict == "incomplete"
+    assert "head (2, 12, 64)" in report.findings[0].message
+    assert "not clear" in report.findings[0].message
+
+
+def test_a_classifier_beside_them_is_a_note():
+    def loss(model, batch):
+        logits, classes, _, _ = model(batch["x"])
+        return ce(logits[:, :-1], batch["x"][:, 1:]) + F.cross_entropy(classes, batch["y"])
+
+    report, _ = watched(lambda: train(Beside(), loss, BESIDE))
+    assert report.verdict == "pass"
+    assert "also trained: classes (2, 5): a choice among 5" in report.notes
