@@ -7,6 +7,8 @@ crossed. A shift that knows no borders crosses all of them, and has nothing left
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,8 @@ __all__ = ["crossings"]
 
 #: Share of the trained ends of segments that a shift without borders explains; by chance it explains few.
 MOST = 0.5
+#: How likely the tokens of all ends may be by chance, and still show that a shift brought them there.
+CHANCE = 1e-2
 
 
 def crossings(one: Supervision, forward: Tensor | None = None) -> Tensor:
@@ -51,13 +55,23 @@ def _own(one: Supervision) -> Tensor:
 
 
 def _cut_beforehand(one: Supervision, together: Tensor) -> bool:
-    """Whether the last rows of the forwards are trained, and on no token that a shift brings round to them."""
+    """Whether the ends of samples were cut off before the pairing, as far as the last rows of the forwards show.
+
+    A shift in one piece leaves the very last row untrained beside one that is trained, or brings the first token
+    round to it: at one border that happens by chance.
+    """
     last = torch.ones_like(together, dtype=torch.bool)
     last[:-1] = together[1:] != together[:-1]
-    first = last.roll(1)
-    last_rows, first_rows = torch.nonzero(last).reshape(-1), torch.nonzero(first).reshape(-1)
-    brought = one.target[last_rows] == one.stream.ids[first_rows]
-    return int((one.trained[last_rows] & ~brought).sum()) > MOST * len(last_rows)
+    rows, first = torch.nonzero(last).reshape(-1), torch.nonzero(last.roll(1)).reshape(-1)
+    before = one.trained.roll(1)[rows] & (rows > first)
+    left = before & ~one.trained[rows]
+    brought = one.trained[rows] & (one.target[rows] == one.stream.ids[first])
+    if bool(brought.any()):
+        likely = torch.stack([(one.stream.ids == token).double().mean() for token in one.target[rows[brought]]])
+        ends = one.trained & ~one.stream.follows() & ~last
+        likely = torch.cat([likely, *((one.stream.ids == token).double().mean()[None] for token in one.target[ends])])
+        brought &= float(likely.log().sum()) < math.log(CHANCE)
+    return int((left | brought).sum()) <= MOST * len(rows)
 
 
 def _is_end(one: Supervision) -> Tensor:

@@ -90,7 +90,14 @@ def silent_reading(rows: int, device: torch.device | str = "cpu") -> Reading:
     return Reading(torch.full_like(none, IGNORE_INDEX), zero, zero.clone(), none)
 
 
-def leaf(like: Tensor, *, values: Values = "noise", dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+def leaf(
+    like: Tensor,
+    *,
+    values: Values = "noise",
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    rows: int = NOISE_ROWS,
+) -> Tensor:
     """A fresh leaf to stand in for logits: noise of the same shape, or the real values.
 
     Args:
@@ -98,6 +105,7 @@ def leaf(like: Tensor, *, values: Values = "noise", dtype: torch.dtype = torch.f
         values: ``noise`` (0.01 * randn, the same for every call with one seed) or ``real``.
         dtype: the leaf's dtype.
         seed: of the noise; the global random state is not touched.
+        rows: how many rows of noise differ. With one, what a loss makes of a row depends on its target alone.
 
     Raises:
         InputError: unknown ``values``, or logits without a vocabulary.
@@ -107,13 +115,13 @@ def leaf(like: Tensor, *, values: Values = "noise", dtype: torch.dtype = torch.f
         return like.detach().to(dtype, copy=True).requires_grad_()
     if values != "noise":
         raise InputError(f"unknown values {values!r}: choose one of {', '.join(get_args(Values))}")
-    vocab, rows = like.shape[-1], like.numel() // max(like.shape[-1], 1)
+    vocab, count = like.shape[-1], like.numel() // max(like.shape[-1], 1)
     generator = torch.Generator().manual_seed(check_integer(seed, "seed"))
-    block = torch.randn(NOISE_ROWS, vocab, generator=generator).mul_(NOISE_SCALE).to(like.device, dtype)
+    block = torch.randn(rows, vocab, generator=generator).mul_(NOISE_SCALE).to(like.device, dtype)
     out = torch.empty(like.shape, dtype=dtype, device=like.device)  # no view of another: FSDP2 warns of those
-    flat = out.view(rows, vocab)
-    for first in range(0, rows, NOISE_ROWS):
-        flat[first : first + NOISE_ROWS] = block[: min(NOISE_ROWS, rows - first)]
+    flat = out.view(count, vocab)
+    for first in range(0, count, rows):
+        flat[first : first + rows] = block[: min(rows, count - first)]
     return out.requires_grad_()
 
 

@@ -155,9 +155,9 @@ def _inside(target: Tensor, rows: Tensor, stream: Stream) -> Tensor | None:
         inside = _same_sample(rows, rows + offset, stream)
         if 2 * int(inside.sum()) > len(rows) and bool(_matches(target, rows, stream, offset)[inside].all()):
             fitting.append((offset, inside))
-    if len(fitting) != 1:
+    if not fitting:
         return None
-    ((offset, inside),) = fitting
+    offset, inside = fitting[0]  # the likeliest; that another explains as much is seen by ``is_ambiguous``
     found = torch.where(inside, rows + offset, -1)
     outer = ~inside
     if bool(outer.any()):
@@ -197,5 +197,9 @@ def is_ambiguous(supervision: Supervision) -> bool:
     rows = torch.nonzero(supervision.trained).reshape(-1)
     if rows.numel() == 0 or supervision.exact:
         return False
-    fits = sum(bool(_matches(supervision.target[rows], rows, supervision.stream, offset).all()) for offset in (0, 1, 2))
+    fits = 0
+    for offset in (0, 1, 2):
+        inside = _same_sample(rows, rows + offset, supervision.stream)
+        found = _matches(supervision.target[rows], rows, supervision.stream, offset)
+        fits += bool(inside.any()) and bool(found[inside].all())
     return fits > 1

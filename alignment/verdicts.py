@@ -66,10 +66,12 @@ def judge(number: int, expected: Supervision, actual: Supervision, streams: Sequ
     samples_differ = stream.sample[own_at] != stream.sample
     segments_differ = (stream.segment[own_at] != stream.segment) & (stream.segment[own_at] >= 0) & (stream.segment >= 0)
     border = inside & step & (samples_differ | segments_differ)
-    if not actual.exact and not bool(expected.trained.any()):
-        border &= crossings(actual)  # nobody says what the last row of a sample must be trained on
-    unexpected = (inside & step & ~border) | (wrong & ~known & ~expected.trained) | barred
     astray = (inside & ~step) | (wrong & ~known & expected.trained)
+    if not actual.exact and not bool(expected.trained.any()):  # nobody says what the last rows must be trained on
+        border &= crossings(actual)
+        if not bool((astray & stream.follows()).any()):
+            astray = torch.zeros_like(astray)  # found elsewhere by chance
+    unexpected = (inside & ~astray & ~border) | (wrong & ~known & ~expected.trained) | barred
     missing = expected.trained & ~trained & ~actual.soft
     lost = missing & expected.lost
     across = inside & samples_differ

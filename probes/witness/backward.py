@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
 
-__all__ = ["gradients_at"]
+__all__ = ["gradients_at", "rounding", "trains"]
 
 
 def gradients_at(
@@ -55,13 +56,33 @@ def _by_backward(wanted: Sequence[Tensor], loss: Tensor, model: nn.Module, *, ke
 
 def _is_checkpointed(loss: Tensor) -> bool:
     """Whether the loss's graph holds a reentrant checkpoint, for which torch has no ``autograd.grad``."""
+    return any(node.name() == "CheckpointFunctionBackward" for node in _nodes(loss))
+
+
+def trains(loss: Tensor, parameters: Sequence[Tensor]) -> bool:
+    """Whether the graph of a loss ends at one of these parameters."""
+    wanted = {id(one) for one in parameters}
+    return any(id(getattr(node, "variable", None)) in wanted for node in _nodes(loss))
+
+
+def rounding(loss: Tensor) -> float:
+    """The relative spacing of the coarsest numbers that a gradient of the loss passes through."""
+    kinds = {
+        one.dtype
+        for node in _nodes(loss)
+        for one in getattr(node, "_input_metadata", ())
+        if isinstance(one.dtype, torch.dtype) and one.dtype.is_floating_point
+    }
+    return max((torch.finfo(kind).eps for kind in kinds), default=0.0)
+
+
+def _nodes(loss: Tensor) -> Iterator[Any]:
+    """The nodes of a loss's graph, each once."""
     nodes, known = [loss.grad_fn], set()
     while nodes:
         node = nodes.pop()
         if node is None or node in known:
             continue
         known.add(node)
-        if node.name() == "CheckpointFunctionBackward":
-            return True
+        yield node
         nodes += [below for below, _ in node.next_functions]
-    return False

@@ -52,6 +52,7 @@ class Capture:
         dtype: of the leaves; None takes the head's own.
         alone: the head whose part of the gradient is read at the heads' common input; None reads all at the outputs.
         withhold: label keywords to take from the innermost forward (``--labels none``).
+        alike: the same noise for every row of logits.
     """
 
     model: nn.Module
@@ -61,6 +62,7 @@ class Capture:
     dtype: torch.dtype | None = torch.float32
     alone: Head | None = None
     withhold: tuple[str, ...] = ()
+    alike: bool = False
     forwards: list[Forward] = field(default_factory=list)
     calls: list[HeadCall] = field(default_factory=list)
     outer_labels: set[str] = field(default_factory=set)
@@ -271,7 +273,8 @@ class Capture:
 
     def _stand_in_of(self, head: Head, output: Tensor, *, finite: bool) -> Tensor:
         """A leaf in place of what a head gave, noted as a call of it."""
-        stand_in = leaf(output, values=self.values, dtype=self.dtype or output.dtype)
+        rows = 1 if self.alike else NOISE_ROWS
+        stand_in = leaf(output, values=self.values, dtype=self.dtype or output.dtype, rows=rows)
         period = NOISE_ROWS if self.values == "noise" else None
         if not finite and can_be_learnt(output):  # ids that the head masks out: the loss must not miss that
             finite, period = True, None

@@ -7,7 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from ..host.preserve import copy_of, cuda_devices, same_random_state
 from ..models.adapter import Adapter, Batch, Head, View
 from ..models.declared_heads import Logits
 from ..models.forward import all_finite
-from .backward import gradients_at
+from .backward import gradients_at, rounding, trains
 from .capture import Capture, told_dropped
 from .head_call import HeadCall
 from .pace import LOSS, Pace
@@ -43,6 +43,7 @@ class Options:
         convention: the convention declared for text labels, where the ids cannot tell.
         withhold: take the labels from the innermost forward (``--labels none``).
         told: what else is known of the batch: its template.
+        alike: the same noise for every row: weights that depend on it (focal, smoothing) can be compared.
     """
 
     values: Values = "noise"
@@ -50,6 +51,7 @@ class Options:
     convention: Convention = Convention.POSITION_ALIGNED
     withhold: bool = False
     told: Callable[[View], View] | None = None
+    alike: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Pass:
     unplaced: Counter[str] = field(default_factory=Counter)
     problems: list[Finding] = field(default_factory=list)
     calls: tuple[int, ...] = ()
+    rounding: float = 0.0
+    past: bool = False
 
     @property
     def reads(self) -> int:
@@ -117,6 +121,9 @@ def run_pass(watched: Watched, batch: Batch, view: View) -> Pass:
             elif seen.problems:
                 what = f"the loss trains hidden states, and none of its gradient reaches the {head.name} head"
                 seen.problems = [finding("LA605", "all", f"{what}: its logits are detached, or not used")]
+    if seen.past and seen.problems:  # the loss multiplies the weight of a head itself, by rows that no module gave
+        seen.readings = _unread([number for head in heads for number in head.streams], seen.readings)
+        seen.problems = []
     return seen
 
 
@@ -177,6 +184,7 @@ def _run_at(watched: Watched, batch: Batch, view: View, heads: Sequence[Head], a
         dtype=options.leaf_dtype,
         alone=alone,
         withhold=withhold,
+        alike=options.alike,
     )
     # equal conditions for every pass: dropout and sampling in the loss must not differ between them
     with _same_conditions(model), torch.enable_grad(), capture, warnings.catch_warnings():
@@ -199,12 +207,14 @@ def _run_at(watched: Watched, batch: Batch, view: View, heads: Sequence[Head], a
         grads = capture.gradients(loss)
     if not any(grad is not None for grad in grads.values()):
         detached = finding("LA605", "all", "the loss has a gradient, but none reaches the logits of any head")
-        return Pass(nothing, capture, number, finite=True, problems=[detached])
+        weights = [one for head in heads if head.is_plain for one in head.module.parameters()]
+        return Pass(nothing, capture, number, finite=True, problems=[detached], past=trains(loss, weights))
     read = [call.read(grads) for call in capture.calls]
     problems = _not_finite(number, grads, capture, read, view)
     readings, unplaced = place_readings(capture, read, model, adapter, view)
     calls = _repeated(capture, read)
-    return Pass(readings, capture, number, finite=not problems, unplaced=unplaced, problems=problems, calls=calls)
+    coarse = rounding(loss)
+    return Pass(readings, capture, number, not problems, unplaced, problems, calls=calls, rounding=coarse)
 
 
 def _repeated(capture: Capture, read: Sequence[Reading]) -> tuple[int, ...]:
@@ -217,6 +227,14 @@ def _repeated(capture: Capture, read: Sequence[Reading]) -> tuple[int, ...]:
             whole.setdefault((call.forward, call.head.name), []).append(trained)
     most = max(whole.values(), key=len, default=[])
     return tuple(nth for nth, trained in enumerate(most) if trained) if len(most) > 1 else ()
+
+
+def _unread(streams: Sequence[int], readings: Sequence[Reading]) -> list[Reading]:
+    """Readings of which no row of some streams could be read."""
+    out = list(readings)
+    for number in streams:
+        out[number] = replace(out[number], form=torch.full_like(out[number].form, int(Form.SOFT)))
+    return out
 
 
 @contextmanager

@@ -57,6 +57,7 @@ class Witness:
         inner_labels: label keywords that reached the innermost forward.
         notes: what a reader should know (declared conventions, unreadable rows).
         calls: which calls of its head a forward trains, where it calls it more than once over all of its rows.
+        rounding: the relative spacing of the coarsest numbers that the gradient passed through.
     """
 
     view: View
@@ -68,6 +69,7 @@ class Witness:
     inner_labels: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
     calls: tuple[int, ...] = ()
+    rounding: float = 0.0
 
     def trained(self, number: int) -> Tensor:
         """(R,) bool: rows of a stream that are trained, or must be."""
@@ -128,7 +130,7 @@ def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
         blind, unread = _blind(watched, view, expected, actual, first, (*of_labels, *findings))
         findings, notes = [*findings, *blind], [*notes, *unread]
     told = _told(view, expected, actual, (*of_labels, *findings), first.loss, first.capture, notes)
-    return replace(told, calls=first.calls)
+    return replace(told, calls=first.calls, rounding=first.rounding)
 
 
 def _told(

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from families import FAMILIES, higgs_batch, higgs_model
 from fault_matrix import model_for, text_batch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from probes import UsageError, check_loss
 
@@ -175,3 +176,60 @@ def test_a_reduction_that_could_not_be_checked_is_said():
     for declared, status in (("token-mean", "pass"), ("sum", "fail")):
         report = check_loss(model_for("llama"), text_batch(2), token_mean, reduction=declared)
         assert report.check("reduction").status == status
+
+
+def rounded(kind):
+    """Logits that pass through numbers of another kind, under parameters in float32."""
+
+    def loss(model, batch, num_items_in_batch=1):
+        logits, labels = pairs(model, batch)
+        return F.cross_entropy(logits.to(kind).float(), labels, reduction="sum") / num_items_in_batch
+
+    return loss
+
+
+def shaped(form):
+    """Weights that depend on how likely the target is, or on what else is smoothed."""
+
+    def loss(model, batch, num_items_in_batch=1):
+        logits, labels = pairs(model, batch)
+        each = F.cross_entropy(logits, labels, reduction="none", label_smoothing=0.1 * (form == "smoothing"))
+        likely = (-each).exp()
+        each = {"focal": each * (1 - likely) ** 2, "poly": each + 1 - likely, "smoothing": each}[form]
+        return (each * (labels != IGNORE)).sum() / num_items_in_batch
+
+    return loss
+
+
+KEEPING = {
+    "bfloat16": rounded(torch.bfloat16),
+    "float16": rounded(torch.float16),
+    **{form: shaped(form) for form in ("focal", "poly", "smoothing")},
+}
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A model of 40 ids and a batch of unequal answers: what depends on the noise shows in a small vocabulary."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ids = torch.randint(3, 40, (3, 14), generator=torch.Generator().manual_seed(1))
+    hidden = torch.arange(14) < torch.tensor([2, 5, 8])[:, None]
+    labels = ids.masked_fill(hidden, IGNORE)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=40, **sizes)), batch
+
+
+@pytest.mark.parametrize("loss", KEEPING.values(), ids=KEEPING)
+def test_roundings_and_weights_that_depend_on_the_target_are_no_other_denominator(loss, small):
+    report = check_loss(*small, loss, reduction="token-mean", grad_accum=2, replay=False)
+    assert [one.code for one in report.findings] == []
+
+
+@pytest.mark.parametrize("loss", KEEPING.values(), ids=KEEPING)
+def test_and_a_count_that_is_one_too_many_shows_through_them(loss, small):
+    def wrong(model, batch):
+        return loss(model, batch, (batch["labels"][:, 1:] != IGNORE).sum() + 1)
+
+    found = check_loss(*small, wrong, reduction="token-mean", replay=False).findings
+    assert [one.code for one in found] == ["LA302"]
