@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from copy import copy
 from functools import partial
 from typing import Any
 
@@ -23,14 +22,13 @@ from ..checks.check import Keep
 from ..checks.cut_off import cut_off
 from ..errors import UsageError
 from ..models.adapter import Batch
-from ..models.declared import DeclaredAdapter
 from ..records.report import Report
 from ..replay.cuts import Causality
 from ..replay.replay import replay
 from ..replay.run import Scene
-from ..witness.scout import scout
 from .forwards import Forward
 from .joined import Part
+from .standing_still import attributes_kept, device_of
 
 __all__ = ["add_causality_of", "add_cut_off"]
 
@@ -85,19 +83,11 @@ def _again(forward: Forward, part: Part) -> Iterator[tuple[Scene, Batch, list[Su
     Raises:
         InputError: it cannot be run again.
     """
-    if not forward.whole:
-        raise InputError("the watched forward reads keys and values of what came before, or other objects")
     adapter = forward.adapter
-    module = adapter.inner(forward.model) if forward.inner_seen else adapter.body(forward.model)
-    if module is None:
-        raise InputError("the watched forward is no call of the model")
-    batch = _moved({**forward.received, **forward.large}, _device(module))
-    with _attributes_kept(forward.model):
-        told = _on(part.actual, _device(module))
+    module, batch = forward.made_again()
+    with attributes_kept(forward.model):
+        told = _on(part.actual, device_of(module))
         loss = partial(_called, module, forward.large.get("inputs_embeds"), batch.get("input_ids"))
-        if isinstance(adapter, DeclaredAdapter):
-            adapter = copy(adapter)  # what it learns of this forward alone is not the watcher's
-            scout(forward.model, adapter, batch, loss)
         view = adapter.view(forward.model, batch)
         if any(len(one.stream) != len(mine) for one, mine in zip(told, view.streams, strict=True)):
             raise InputError("the forward makes rows of its own, which no id stands for")
@@ -114,30 +104,9 @@ def _called(module: Any, embeddings: Tensor | None, ids: Any, _: nn.Module, give
     return module(**{**given, "input_ids": None, "inputs_embeds": fresh})
 
 
-def _device(module: nn.Module) -> torch.device:
-    return next((one.device for one in module.parameters()), torch.device("cpu"))
-
-
-def _moved(received: Batch, device: torch.device) -> Batch:
-    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in received.items()}
-
-
 def _on(told: Sequence[Supervision], device: torch.device) -> list[Supervision]:
     moved = []
     for one in told:
         fields = {key: value.to(device) for key, value in vars(one).items() if isinstance(value, Tensor)}
         moved.append(Supervision(**{**vars(one), **fields, "stream": one.stream.to(device)}))
     return moved
-
-
-@contextmanager
-def _attributes_kept(model: nn.Module) -> Iterator[None]:
-    """What modules keep beside parameters and buffers (counters, caches) is bound again as it was."""
-    kept = [(module, dict(vars(module))) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, attributes in kept:
-            for name in vars(module).keys() - attributes.keys():
-                del vars(module)[name]
-            vars(module).update(attributes)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
 from weakref import WeakSet
 
 from torch import nn
+
+from alignment import InputError
 
 from ..errors import UsageError
 from ..models import Adapter, adapter_for
@@ -71,8 +73,8 @@ class Discovery:
         """Why the largest module that was called is none, trained ones first; empty if no module was called."""
         return max(self._reasons)[-1] if self._reasons else ""
 
-    def consider(self, module: nn.Module) -> Found | None:
-        """What a module that is being called shows."""
+    def consider(self, module: nn.Module, received: Mapping[str, Any] | None = None) -> Found | None:
+        """What a module that is being called shows; ``received`` are its arguments, where they are known."""
         if module in self._seen:
             return None
         self._seen.add(module)
@@ -82,7 +84,7 @@ class Discovery:
         if unwatchable:
             self._note(module, unwatchable)
             return None
-        found = self._found(module)
+        found = self._found(module, received)
         if found is not None:
             return found
         enclosing = list(_enclosing(sys._getframe(2)))  # noqa: SLF001 - forwards that were called by their name
@@ -109,14 +111,14 @@ class Discovery:
         self._seen.discard(found.root)
         self._note(found.root, f"{type(found.inner).__name__} is frozen, and nothing that is trained reaches it")
 
-    def _found(self, module: nn.Module) -> Found | None:
+    def _found(self, module: nn.Module, received: Mapping[str, Any] | None = None) -> Found | None:
         """A module, if it holds a model whose head is known."""
         try:
             streams = self.streams or (() if self.heads else registered(module))
-            adapter = DeclaredAdapter(module, streams) if streams else adapter_for(module, self.heads)
+            adapter = DeclaredAdapter(module, streams, received) if streams else adapter_for(module, self.heads)
             adapter = adapter if self.heads else with_candidates(module, adapter)
             inner = adapter.inner(module)
-        except UsageError as error:
+        except (InputError, UsageError) as error:
             if _is_trained(module):
                 self._note(module, str(error))
             return None

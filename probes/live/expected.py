@@ -58,6 +58,8 @@ def _expected(number: int, joined: Joined) -> Expectation:
     name = stream.name
     if labels is None:
         why = f"the model was not given the labels of {name}"
+        if number in joined.view.masked and bool(actual.trained.any()):
+            return _as_masked(actual, why)
         return _granted(number, actual, torch.ones_like(hidden), _nothing(actual), joined.part[number], why)
     evidence = infer_convention(labels, stream)
     convention = joined.view.convention(number) or evidence.convention
@@ -79,7 +81,7 @@ def _told(number: int, joined: Joined, convention: Convention) -> tuple[Supervis
     assert labels is not None
 
     def by(convention: Convention) -> Supervision:
-        wanted = admissible(labels, stream, convention)
+        wanted = labels if number in joined.view.masked else admissible(labels, stream, convention)
         return expect(wanted, stream, convention, number=number, carried=carried)
 
     if convention is not Convention.AMBIGUOUS:
@@ -97,6 +99,17 @@ def _told(number: int, joined: Joined, convention: Convention) -> tuple[Supervis
 def _nothing(actual: Supervision) -> Supervision:
     """No target anywhere."""
     return expect(torch.full_like(actual.target, IGNORE_INDEX), actual.stream, Convention.NONE)
+
+
+def _as_masked(actual: Supervision, why: str) -> Expectation:
+    """Of a masked objective whose labels were not seen: all that was masked is trained, or nobody says what must be."""
+    weight = actual.trained.double()
+    nowhere = torch.full_like(actual.source, -1)
+    meant = replace(_nothing(actual), target=actual.target, weight=weight, source=nowhere, origin=nowhere)
+    covered = actual.stream.filler & (actual.stream.segment >= 0)
+    if bool(covered.any()) and not bool((covered & ~actual.trained & ~actual.soft).any()):
+        return Expectation(meant, known=False, why=why)
+    return Expectation(meant, known=False, why=why, judged=False, untold=torch.ones_like(covered))
 
 
 def _granted(number: int, actual: Supervision, rows: Tensor, told: Supervision, part: Tensor, why: str) -> Expectation:

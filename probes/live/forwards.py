@@ -23,7 +23,9 @@ from ..models.declared import DeclaredAdapter
 from ..models.reading import is_encoder_decoder
 from ..models.rows import head_rows, match_rows
 from ..witness.placement import merged
+from .declared_rows import Origin, Trail, laid_over, taught
 from .rows_of_own import OwnRows
+from .standing_still import attributes_kept, device_of, moved
 
 __all__ = ["Call", "Forward", "grade", "grade_hidden", "kept", "label_entries"]
 
@@ -35,6 +37,7 @@ class Call:
     Attributes:
         head: that was called.
         rows: (r,) int64, the received row of each row of the call; None where they cannot be placed.
+        origin: which module's rows a declared head has read; None for any other.
         hidden: (r,) int64, the row of the body's output that each row of the call has read; None where unknown.
         output: identity and address of the tensor that it gave.
         finite: whether its logits are.
@@ -45,6 +48,7 @@ class Call:
     head: Head
     rows: Tensor | None
     hidden: Tensor | None = None
+    origin: Origin | None = None
     output: tuple[int, int, int] = (0, 0, 0)
     finite: bool = True
     readings: dict[str, list[Reading]] = field(default_factory=dict)
@@ -96,6 +100,7 @@ class Forward:
         called: how often each module has been called as a head, by identity.
         whole: whether it was given nothing but tensors, numbers and words, and no keys and values of what came before.
         large: what the first forward was given beside ``received``: images, embeddings in place of ids.
+        lacking: whether a later one was given such, too, which is not kept.
     """
 
     model: nn.Module
@@ -113,15 +118,18 @@ class Forward:
     problem: str = ""
     fused: bool = False
     half: bool = False
-    own: OwnRows | None = None
+    own: OwnRows | Trail | None = None
     called: Counter[int] = field(default_factory=Counter)
     whole: bool = True
     large: Batch = field(default_factory=dict)
+    lacking: bool = False
     _heads: tuple[Head, ...] | None = None
     _streams: View | None = None
 
     def __post_init__(self) -> None:
-        if self.adapter.body(self.model) is None:
+        if isinstance(self.adapter, DeclaredAdapter):
+            self.own = Trail(self.adapter.inner(self.model), self.adapter, self.received)
+        elif self.adapter.body(self.model) is None:
             self.own = OwnRows()
 
     @property
@@ -187,7 +195,7 @@ class Forward:
         if inputs is not None and self.hidden is not None and inputs.shape[-1] == self.hidden.shape[-1]:
             with suppress(InputError):  # a head behind layers of its own
                 read = match_rows(inputs.detach(), self.hidden).cpu()
-        call = Call(head, rows, read if read is not None and len(read) == count else None, _signature(output))
+        call = Call(head, rows, read if read is not None and len(read) == count else None, None, _signature(output))
         self.calls.append(call)
         return call
 
@@ -201,14 +209,15 @@ class Forward:
         rows = head.rows(output.detach())
         adapter.learn_width(head, rows.shape[-1])
         count, received = len(rows) // head.books, len(self._streams.streams[head.streams[0]])
-        call = Call(head, self._own_rows(head, inputs, count, received), None, _signature(output))
+        origin = self.own.origin(head, inputs, count) if isinstance(self.own, Trail) else None
+        call = Call(head, torch.arange(count) if count == received else None, None, origin, _signature(output))
         self.calls.append(call)
         return call
 
     def _own_rows(self, head: Head, inputs: Tensor | None, count: int, received: int) -> Tensor | None:
         if count == received:
             return torch.arange(count)
-        if inputs is None or self.own is None:
+        if inputs is None or not isinstance(self.own, OwnRows):
             self.problem = f"the {head.name} head gave {count} rows for {received} ids"
             return None
         try:
@@ -294,6 +303,7 @@ class Forward:
                 or "the loss never shows its logits (fused), and its gradient at the "
                 "input of the output heads is not that of a cross-entropy of one of them"
             )
+        self._learn()
         view = self.view
         readings = [silent_reading(len(stream)) for stream in view.streams]
         for call in self.calls:
@@ -302,17 +312,60 @@ class Forward:
                 continue
             if call.rows is None and self.is_candidate(call.head):
                 continue
-            if call.rows is None:
-                raise InputError(self.problem)
             books = call.head.books
             for offset, number in enumerate(self._numbers(call.head, view)):
                 part = reading.select(torch.arange(offset, len(reading.target), books))
                 ahead = view.ahead[number] if view.ahead else 1
-                readings[number] = merged(readings[number], part, laid_rows(call.rows, view.streams[number], ahead))
+                rows = self._placed(call, number, len(part.target), len(view.streams[number]))
+                rows = laid_rows(rows, view.streams[number], ahead)
+                readings[number] = merged(readings[number], part, rows)
         for reading in readings if self.fused else ():
             if not bool((reading.form != int(Form.NONE)).any()):
                 reading.form[:] = int(Form.SOFT)  # it may be what could not be read
         return view, readings
+
+    def made_again(self) -> tuple[nn.Module, Batch]:
+        """The module whose forward it was, and what that was given.
+
+        Raises:
+            InputError: it cannot be run again.
+        """
+        if not self.whole or self.lacking:
+            raise InputError("the watched forward reads keys and values of what came before, or other objects")
+        module = self.adapter.inner(self.model) if self.inner_seen else self.adapter.body(self.model)
+        if module is None:
+            raise InputError("the watched forward is no call of the model")
+        return module, moved({**self.received, **self.large}, device_of(module))
+
+    def _learn(self) -> None:
+        """Take an adapter that knows what declared ids become in this forward.
+
+        Raises:
+            InputError: rows that cannot be laid over the ids of their stream.
+        """
+        origins = [call.origin for call in self.calls if call.origin is not None]
+        if not isinstance(self.adapter, DeclaredAdapter) or not origins:
+            return
+        try:
+            module, batch = self.made_again()
+            with attributes_kept(self.model):
+                self.adapter = taught(self.model, self.adapter, module, batch, origins)
+        except (InputError, UsageError) as error:
+            self.problem = self.problem or str(error)  # told where rows and ids are not equally many
+
+    def _placed(self, call: Call, number: int, count: int, length: int) -> Tensor:
+        """(count,) int64: the row of a stream of ``length`` rows that each row of a head call stands for.
+
+        Raises:
+            InputError: nothing tells.
+        """
+        rows = call.rows
+        if call.origin is not None and isinstance(self.adapter, DeclaredAdapter):
+            learnt = laid_over(self.adapter, call.origin, number, count)
+            rows = rows if learnt is None and count == length else learnt
+        if rows is None:
+            raise InputError(self.problem or f"the {call.head.name} head gave {count} rows that no id stands for")
+        return rows
 
 
 def _signature(output: Tensor) -> tuple[int, int, int]:

@@ -13,14 +13,14 @@ __all__ = ["AfterModules", "BeforeModules"]
 
 
 class BeforeModules:
-    """Calls ``then(module)`` before any module is called, before its own forward is looked up."""
+    """Calls ``then(module, args, kwargs)`` before any module is called, before its own forward is looked up."""
 
-    def __init__(self, then: Callable[[nn.Module], None]) -> None:
+    def __init__(self, then: Callable[..., None]) -> None:
         self._own = own = nn.Module.__call__
 
         @functools.wraps(own)
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            then(module)
+            then(module, args, kwargs)
             return own(module, *args, **kwargs)
 
         self._ours = nn.Module.__call__ = call

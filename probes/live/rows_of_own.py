@@ -6,6 +6,7 @@ is called on some of them, the module that gave its rows is known by their bits.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ class OwnRows:
     def __init__(self) -> None:
         self._given: list[Tensor] = []
 
-    def note(self, module: nn.Module, output: Any) -> None:
+    def note(self, module: nn.Module, arguments: Mapping[str, Any], output: Any) -> None:
         """A module was called."""
         first = output[0] if isinstance(output, (tuple, list)) and output else output
         first = getattr(first, "last_hidden_state", first)

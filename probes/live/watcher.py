@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from ..host.forward_patch import ForwardPatch, bound_arguments
-from ..models.adapter import Batch
+from ..models.adapter import Batch, Head
 from ..models.declaration import Declaration
+from ..models.declared import DeclaredAdapter
 from ..models.declared_heads import Logits, field_of
 from ..models.embedded import embedded_ids
+from ..models.modules import unwrapped
 from ..models.reading import CACHE, decoder_of, is_encoder_decoder
 from ..ranks.drift import imprint
 from .beside import Beside
@@ -30,6 +32,7 @@ from .discovery import Discovery, Found
 from .forwards import Forward, kept, label_entries
 from .gradients import Gradients
 from .hooks import AfterModules, BeforeModules
+from .multiplied import Multiplied
 from .search import Search
 from .trained import Trained
 
@@ -180,12 +183,12 @@ class Watcher:
 
     # -- the model -------------------------------------------------------------------------------
 
-    def _look_at(self, module: nn.Module) -> None:
+    def _look_at(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A module is about to be called, and no model that is trained has been found yet."""
         if self._trained is not None or self._inside is not None:
             return
         with torch.enable_grad():
-            found = self.discovery.consider(module)
+            found = self.discovery.consider(module, bound_arguments(unwrapped(module), args, kwargs))
         if self.discovery.unwatchable:
             self.finish(self.discovery.unwatchable)
         if found is None and self.active and self.found is None and self.discovery.may_search(module):
@@ -204,6 +207,8 @@ class Watcher:
         self._parts = _Parts(inner, found.adapter.body(found.root), decoder)
         self.beside = Beside(found.root, found.adapter, self._safely)
         self._handles += [ForwardPatch(inner, self._around_inner), AfterModules(self._with_gradients(self._after))]
+        if isinstance(found.adapter, DeclaredAdapter):
+            self._handles.append(Multiplied(found.adapter.learnt.heads, self._with_gradients(self._multiplied)))
         if found.trained:
             self._settle()
 
@@ -299,6 +304,8 @@ class Watcher:
         forward.whole = all(isinstance(value, Tensor) for value in large.values()) and received.get(CACHE) is None
         if not self.steps and not self.open:  # the one that is run again
             forward.large = {key: value.detach() for key, value in large.items() if isinstance(value, Tensor)}
+        else:
+            forward.lacking = bool(large)
         forward.fresh = self._trained is not None and self._trained.is_fresh()
         self.open.append(forward)
         self._inside = forward if inner else None
@@ -312,6 +319,13 @@ class Watcher:
             if isinstance(logits, Tensor) and logits.requires_grad:
                 self._settle().note_made(logits)
                 self.gradients.note_call(forward, head, None, logits)
+
+    def _multiplied(self, head: Head, inputs: Tensor | None, output: Tensor) -> None:
+        """A parameter that is a head was multiplied."""
+        mine = self.open[-1].head_of(head.module) if self.open and output.requires_grad else None
+        if mine is not None:
+            self._settle().note_made(output)
+            self.gradients.note_call(self.open[-1], mine, inputs, output)
 
     def _tick(self) -> int:
         self._clock += 1
@@ -333,7 +347,7 @@ class Watcher:
                 self.beside.saw(module, output)
             if head is None:
                 if self.open[-1].own is not None:
-                    self.open[-1].own.note(module, output)
+                    self.open[-1].own.note(module, bound_arguments(module, args, kwargs), output)
             elif isinstance(output, Tensor) and output.requires_grad:
                 self._settle().note_made(output)
                 if not self.open[-1].is_candidate(head):

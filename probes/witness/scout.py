@@ -8,10 +8,9 @@ together inside the model.
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,7 +26,7 @@ from ..models.declared import DeclaredAdapter, Learnt
 from ..models.declared_heads import Logits, field_of
 from ..models.elements import elements_of
 from ..models.products import Products
-from ..models.rows import row_keys
+from .trail import ModuleCall, axis_of, called, fed, is_rows, keys_of, named
 
 __all__ = ["scout"]
 
@@ -35,16 +34,6 @@ __all__ = ["scout"]
 UNKNOWN = -(1 << 40)
 
 LossFunction = Callable[[nn.Module, Batch], Any]
-
-
-@dataclass
-class _Call:
-    """One call of a module: the rows that it gave, and those that it was given, by argument."""
-
-    module: nn.Module
-    lead: tuple[int, ...]
-    given: Tensor
-    read: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -65,7 +54,7 @@ class _Trace:
     def __init__(self, model: nn.Module, adapter: DeclaredAdapter) -> None:
         self.inner = adapter.inner(model)
         self.heads = adapter.learnt.heads
-        self.calls: list[_Call] = []
+        self.calls: list[ModuleCall] = []
         self.head_calls: list[_HeadCall] = []
         self._counts: Counter[int] = Counter()
 
@@ -112,16 +101,9 @@ class _Trace:
         return out
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        first = output[0] if isinstance(output, (tuple, list)) and output else output
-        first = getattr(first, "last_hidden_state", first)
-        if not _is_rows(first):
-            return
-        read = {
-            name: row_keys(_flat(value))
-            for name, value in bound_arguments(module, args, kwargs).items()
-            if _is_rows(value)
-        }
-        self.calls.append(_Call(module, tuple(first.shape[:-1]), row_keys(_flat(first)), read))
+        call = called(module, bound_arguments(module, args, kwargs), output)
+        if call is not None:
+            self.calls.append(call)
 
     def _after_head(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         nth, self._counts[id(module)] = self._counts[id(module)], self._counts[id(module)] + 1
@@ -138,11 +120,11 @@ class _Trace:
             known, head = head, replace(head, stacked=_is_stacked(logits, head.books))
             self.heads = tuple(head if _same(one, known) else one for one in self.heads)
         rows = head.rows(logits.detach())  # (r * books, V)
-        read = row_keys(_flat(inputs)) if inputs is not None and _is_rows(inputs) else None
+        read = keys_of(inputs) if inputs is not None and is_rows(inputs) else None
         own = [rows[book :: head.books] for book in range(head.books)]
         leads = [_lead(head, logits, book) for book in range(head.books)]
         call = _HeadCall(
-            head, len(self.calls), read, leads, [row_keys(part) for part in own], [rows.shape[-1]] * len(own)
+            head, len(self.calls), read, leads, [keys_of(part) for part in own], [rows.shape[-1]] * len(own)
         )
         self.head_calls.append(call)
 
@@ -152,12 +134,18 @@ def _is_stacked(logits: Tensor, books: int) -> bool:
     return logits.dim() > 2 and logits.shape[-2] == books
 
 
-def _is_rows(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point() and value.dim() >= 2 and value.numel() > 0
+def _same(one: Head, other: Head) -> bool:
+    return one.module is other.module and one.call == other.call
 
 
-def _flat(value: Tensor) -> Tensor:
-    return value.detach().reshape(-1, value.shape[-1])
+def _fed(head: Head, seen: _Trace, adapter: DeclaredAdapter, batch: Batch) -> Head:
+    """The head with what feeds it, as its first call shows; as it is where that is known."""
+    call = next((one for one in seen.head_calls if _same(one.head, head) and one.read is not None), None)
+    if call is None or call.read is None:
+        return head
+    number = head.streams[0]
+    body, size = named(seen.inner, adapter.declared[number]), len(adapter.ids(number, batch))
+    return fed(head, call.read, len(call.given[0]), seen.calls[: call.after], size, body)
 
 
 def _lead(head: Head, logits: Tensor, book: int) -> tuple[int, ...]:
@@ -195,63 +183,6 @@ def _vocabularies(adapter: DeclaredAdapter, seen: _Trace) -> tuple[int, ...]:
     for call in seen.head_calls:
         widths.update(zip(call.head.streams, call.widths, strict=True))
     return tuple(widths[number] for number in range(len(adapter.declared)))
-
-
-# -- what feeds a head -------------------------------------------------------------------------------
-
-
-def _fed(head: Head, seen: _Trace, adapter: DeclaredAdapter, batch: Batch) -> Head:
-    """The head with the module out of whose rows its own are cut, and what stands between; as it is if none is."""
-    call = next((one for one in seen.head_calls if _same(one.head, head) and one.read is not None), None)
-    if call is None or call.read is None:
-        return head
-    before = seen.calls[: call.after]
-    declared = adapter.declared[head.streams[0]]
-    size = len(adapter.ids(head.streams[0], batch))
-    bodies = [one for one in before if _samples_axis(one.module, seen.calls, size) is not None]
-    if declared.body is not None:
-        bodies = [one for one in before if one.module is _named(seen.inner, declared.body)]
-    direct = next((one for one in reversed(bodies) if bool(torch.isin(call.read, one.given).all())), None)
-    if direct is not None:
-        return replace(head, body=direct.module)
-    count = len(call.given[0])
-    for between in reversed(before):
-        for name, keys in between.read.items():
-            for body in reversed(bodies):
-                if body.module is not between.module and int(torch.isin(keys, body.given).sum()) == count:
-                    return replace(head, body=body.module, fed=(between.module, name))
-    return head
-
-
-def _same(one: Head, other: Head) -> bool:
-    return one.module is other.module and one.call == other.call
-
-
-def _named(inner: nn.Module, path: str) -> nn.Module:
-    modules = dict(inner.named_modules())
-    if path not in modules:
-        near = difflib.get_close_matches(path, list(modules), n=1, cutoff=0)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"streams: body: {type(inner).__name__} has no module {path!r}{hint}")
-    return modules[path]
-
-
-def _samples_axis(module: nn.Module, calls: Sequence[_Call], size: int) -> int | None:
-    """Which axis of a module's rows counts samples; None where none does."""
-    return _axis_of([one.lead for one in calls if one.module is module], size)
-
-
-def _axis_of(leads: Sequence[tuple[int, ...]], size: int) -> int | None:
-    """The axis that adds up to the samples of the batch, or to a multiple of them, over all calls."""
-    if all(len(lead) == 1 for lead in leads):
-        return 0 if size == 1 else None
-    if not all(len(lead) == 2 for lead in leads):
-        return None
-    for axis in (0, 1):
-        counts = [lead[axis] for lead in leads]
-        if max(counts) <= size and sum(counts) % size == 0:
-            return axis
-    return None
 
 
 # -- where ids enter ---------------------------------------------------------------------------------
@@ -324,7 +255,7 @@ class _Entries:
         if not anchor.leads:
             self._axis = 0
             return []
-        self._axis = axis = _axis_of(anchor.leads, shape[0])
+        self._axis = axis = axis_of(anchor.leads, shape[0])
         if axis is None:
             if any(len(rows) != shape.numel() for rows in anchor.rows):
                 raise InputError(

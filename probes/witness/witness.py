@@ -171,7 +171,7 @@ def expected_of(view: View, options: Options) -> tuple[tuple[Supervision, ...], 
             notes.append(f"{stream.name}: the ids fit both label conventions; {convention} taken as declared")
         if convention is Convention.INCONSISTENT:
             convention = Convention.POSITION_ALIGNED if stream.is_audio else options.convention
-        wanted = admissible(given, stream, convention)
+        wanted = given if number in view.masked else admissible(given, stream, convention)
         expected.append(expect(wanted, stream, convention, number=number, carried=carried))
     return tuple(expected), notes
 

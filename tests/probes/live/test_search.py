@@ -52,7 +52,13 @@ def test_training_is_the_same_bit_for_bit(name):
     assert same_state(model, twin)
 
 
-@pytest.mark.parametrize("name", ["text then mel", "built inside", "masked levels", "backbone and depth decoder"])
+def test_a_sequence_that_the_model_lengthens_is_placed_by_its_forward():
+    one = by_name("text then mel")
+    assert run(one, one.right).verdict == "pass"
+    assert "LA103" in errors(run(one, one.wrong["shifted again"][0]))
+
+
+@pytest.mark.parametrize("name", ["built inside", "masked levels", "backbone and depth decoder"])
 def test_what_cannot_be_placed_is_a_blind_spot(name):
     one = by_name(name)
     report = run(one, one.right)

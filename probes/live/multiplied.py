@@ -1,0 +1,52 @@
+"""Products of parameters that are heads, seen wherever a script multiplies them.
+
+Below the modes that the script itself enters and leaves, so that it leaves its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch.overrides import TorchFunctionMode, _len_torch_function_stack, _pop_mode, _push_mode
+from torch.utils._device import DeviceContext
+
+from ..models.adapter import Head
+from ..models.declared_heads import Logits
+from ..models.products import Products
+
+__all__ = ["Multiplied"]
+
+
+class Multiplied:
+    """Calls ``then(head, inputs, output)`` after every product of a head that is a parameter.
+
+    Args:
+        heads: of the model; those that are no parameters are left out.
+        then: what it returns counts for nothing.
+    """
+
+    def __init__(self, heads: Sequence[Head], then: Callable[..., None]) -> None:
+        made = [h for h in heads if isinstance(h.module, Logits) and h.module.parameter is not None]
+        self._products = Products(made, then) if made else None
+        if self._products is not None:
+            _restack(lambda stack: _inserted(stack, self._products))
+
+    def remove(self) -> None:
+        """Leave, whatever modes have been entered since."""
+        if self._products is not None:
+            _restack(lambda stack: [mode for mode in stack if mode is not self._products])
+            self._products = None
+
+
+def _inserted(stack: list[Any], mode: TorchFunctionMode | None) -> list[Any]:
+    """The stack with a mode under all others but a default device, which torch looks for at the bottom."""
+    at = 1 if stack and isinstance(stack[0], DeviceContext) else 0
+    return [*stack[:at], mode, *stack[at:]]
+
+
+def _restack(change: Callable[[list[Any]], list[Any]]) -> None:
+    """Put other modes on torch's stack, bottom first."""
+    stack = [_pop_mode() for _ in range(_len_torch_function_stack())][::-1]
+    for mode in change(stack):
+        _push_mode(mode)
