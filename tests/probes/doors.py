@@ -31,11 +31,15 @@ Loss = Callable[[nn.Module, Any], Any]
 
 @dataclass(frozen=True)
 class Said:
-    """What one door said: ``CODE modality severity`` of every finding; or why it said nothing."""
+    """What one door said: ``CODE modality severity`` of every finding; or why it said nothing.
+
+    ``raised``: the loss did, and ended the script.
+    """
 
     codes: frozenset[str] = frozenset()
     verdict: str = ""
     refused: str = ""
+    raised: bool = False
 
 
 def short(found: Any) -> str:
@@ -76,7 +80,10 @@ def _by_preflight(model: nn.Module, batch: Mapping[str, Any], loss: Loss, option
 def _by_run(model: nn.Module, batch: Mapping[str, Any], loss: Loss, options: Mapping[str, Any]) -> Said:
     mine, loss = copy.deepcopy(model), _told_of_the_step(model, batch, loss)
     parts = _split(model, batch, options.get("grad_accum", 1))
-    report, _ = watched(lambda: loop(mine, loss, parts, accumulate=len(parts)), steps=1)
+    try:
+        report, _ = watched(lambda: loop(mine, loss, parts, accumulate=len(parts)), steps=1)
+    except Exception:  # noqa: BLE001 - the script's own, whatever it is
+        return Said(raised=True)
     return _said(report)
 
 
