@@ -24,7 +24,7 @@ from .barcoded_v2 import collate_for
 from .plain_batch import barcoded_text, vocabulary_size
 from .text_file import NO_TOKENIZER, text_batch
 
-__all__ = ["Source", "barcoded", "load_batch", "to_device", "tokenizer_at"]
+__all__ = ["Source", "barcoded", "load_batch", "template_at", "to_device", "tokenizer_at"]
 
 DEFAULT_SIZE = 2
 PLAIN_LENGTH = 64
@@ -108,7 +108,17 @@ def barcoded(adapter: Adapter, model: nn.Module, args: argparse.Namespace, seed:
 
 
 def _from_file(adapter: Adapter, model: nn.Module, args: argparse.Namespace, place: Place) -> Source:
-    """The real data path, its labels held against the roles of the conversations."""
+    """The real data path, its labels held against the roles of the conversations.
+
+    Raises:
+        UsageError: options of text models, which this path would not follow.
+    """
+    for option, given in (("--train-on", args.train_on), ("--tokenizer", args.tokenizer)):
+        if given is not None:
+            raise UsageError(
+                f"{option} is for text models: {adapter.name} has a data path and a tokenizer of its own, and its "
+                "labels are held to the roles of its conversations as they are. Leave it out"
+            )
     if isinstance(adapter, HiggsAudioV2Adapter):
         return _through_processor(adapter, model, args, place)
     from .chatml import byte_tokenizer, chatml_batch
@@ -171,6 +181,18 @@ def tokenizer_at(checkpoint: str | None) -> Any:
         return AutoTokenizer.from_pretrained(checkpoint)
     except (OSError, ValueError, KeyError):  # KeyError: a configuration that names no tokenizer of its own
         return None  # a folder with weights alone: the byte-level tokenizer stands in, and a note says so
+
+
+def template_at(path: str | None, train_on: str | None) -> Template | None:
+    """What the tokenizer in a folder says of batches of one's own; None where nothing was named.
+
+    Raises:
+        UsageError: there is none, or it knows no answers though some were declared.
+    """
+    found = tokenizer_at(path)
+    if path is not None and found is None:
+        raise UsageError(f"--tokenizer {path}: no tokenizer there; put tokenizer.json and its config into it")
+    return template(found, train_on)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -24,6 +24,7 @@ __all__ = [
     "add_outputs",
     "add_rank_options",
     "add_report_options",
+    "add_roles",
     "add_streams",
     "add_trainer_options",
     "codes",
@@ -54,14 +55,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="conversations for the real data path, JSON lines or one JSON array; default: a barcoded batch",
     )
-    group.add_argument(
-        "--tokenizer", metavar="PATH", help="of --data for a text model; default: what lies beside --model"
-    )
-    group.add_argument(
-        "--train-on",
-        choices=("assistant", "last", "all"),
-        help="whose text is to be trained (LA208): every answer, the last one, or all",
-    )
+    add_roles(group, "of --data for a text model; default: what lies beside --model")
     group.add_argument(
         "--allow-outside",
         action="store_true",
@@ -170,6 +164,16 @@ def add_replay(parser: argparse.ArgumentParser) -> None:
         "--replay",
         choices=tuple(REPLAYS),
         help="run the loss again with later inputs replaced at every position, or not at all (default: at a few cuts)",
+    )
+
+
+def add_roles(group: Any, tokenizer: str) -> None:
+    """--tokenizer, of which ``tokenizer`` says what it is for, and --train-on."""
+    group.add_argument("--tokenizer", metavar="PATH", help=tokenizer)
+    group.add_argument(
+        "--train-on",
+        choices=("assistant", "last", "all"),
+        help="whose text is to be trained (LA208): every answer, the last one, or all",
     )
 
 

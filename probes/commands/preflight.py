@@ -200,17 +200,13 @@ def make_plan(args: argparse.Namespace, place: Place | None = None) -> Plan:
 
 def _template(args: argparse.Namespace) -> Template | None:
     """What --tokenizer and --train-on say of a batch of one's own."""
-    from ..batches.batch_source import tokenizer_at
-    from ..witness.with_roles import template
+    from ..batches.batch_source import template_at
 
     if args.train_on is not None and args.batch is None and args.data is None:
         raise UsageError("--train-on is about conversations: name them with --data, or a batch of them with --batch")
     if args.batch is None or (args.tokenizer is None and args.train_on is None):
         return None
-    found = tokenizer_at(args.tokenizer)
-    if args.tokenizer is not None and found is None:
-        raise UsageError(f"--tokenizer {args.tokenizer}: no tokenizer there; put tokenizer.json and its config into it")
-    return template(found, args.train_on)
+    return template_at(args.tokenizer, args.train_on)
 
 
 def _own_folders(loss: str | None) -> list[Path]:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import CannotRunError, UsageError
-from .options import add_report_options, add_streams, codes, finding_filter, strict_findings
+from .options import add_report_options, add_roles, add_streams, codes, finding_filter, strict_findings
 from .values import positive
 
 NAME = "run"
@@ -19,16 +19,20 @@ DESCRIPTION = (
 )
 #: Options that take a value, so that it is not mistaken for the script.
 VALUED = frozenset(
-    ("--steps", "--head", "--streams", "--json", "--junit", "--markdown", "--html", "--select", "--ignore")
+    (
+        *("--steps", "--head", "--streams", "--tokenizer", "--train-on"),
+        *("--json", "--junit", "--markdown", "--html", "--select", "--ignore"),
+    )
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """--steps, --stop, --head, --streams, -m, report options, and the script with its own arguments."""
+    """--steps, --stop, --head, --streams, --tokenizer, --train-on, -m, report options, the script and its arguments."""
     parser.add_argument("--steps", type=positive, default=2, metavar="N", help="optimizer steps to watch (default 2)")
     parser.add_argument("--stop", action="store_true", help="end the run after them: exit 1 on findings, else 0")
     parser.add_argument("--head", action="append", default=[], metavar="NAME", help="an output head, by module name")
     add_streams(parser)
+    add_roles(parser, "of the script's batches: its chat template says whose text is trained")
     parser.add_argument("-m", "--module", action="store_true", help="SCRIPT is a module, as after python -m")
     add_report_options(parser, "html")
     parser.add_argument(
@@ -62,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
     words = args.script[1:] if args.script[:1] == ["--"] else args.script
     if not words:
         raise UsageError("name the script to run: loss-align run SCRIPT ARGS...")
+    if args.train_on is not None and args.tokenizer is None:
+        raise UsageError("--train-on is told by a chat template: name the tokenizer's folder with --tokenizer PATH")
     settings = Settings(
         steps=args.steps,
         heads=args.head,
@@ -71,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
         strict=lambda findings: strict_findings(findings, args.strict),
         verbose=args.verbose,
         streams=args.streams,
+        tokenizer=args.tokenizer,
+        train_on=args.train_on,
     )
     with Session(settings) as session:
         with when_imported("torch", session.begin):

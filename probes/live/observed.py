@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from alignment import Finding, InputError
 from alignment.findings import finding
 
-from ..models.adapter import Adapter, OtherCheckpointError
+from ..models.adapter import Adapter, OtherCheckpointError, View
 from ..models.modules import unwrapped
 from ..witness.blind import SPARED, blind_spots
 from ..witness.judgement import judge_loss, labels_dropped
@@ -69,12 +69,15 @@ class Observed:
         self.witness = replace(self.witness, findings=(*self.witness.findings, *findings))
 
 
-def observe(steps: Sequence[Sequence[Forward]], *, stepped: bool = True) -> Observed:
+def observe(
+    steps: Sequence[Sequence[Forward]], *, stepped: bool = True, template: Callable[[View], View] | None = None
+) -> Observed:
     """Judge what the steps trained.
 
     Args:
         steps: the forwards of every step.
         stepped: whether an optimizer was seen to make them steps.
+        template: what else is known of their text.
 
     Raises:
         Nothing: no forward, no gradient, or none that can be placed.
@@ -88,6 +91,7 @@ def observe(steps: Sequence[Sequence[Forward]], *, stepped: bool = True) -> Obse
     if settled_heads([one for step in steps for one in step], joined):
         read, problems = _read(steps, graded=graded)
         joined = lent_labels(join([part for step in read for _, part in step]))
+    joined = joined if template is None else _with_template(joined, template)
     expected = expectations(joined)
     supervisions = tuple(one.supervision for one in expected)
     forwards = [forward for step in read for forward, _ in step]
@@ -107,6 +111,17 @@ def observe(steps: Sequence[Sequence[Forward]], *, stepped: bool = True) -> Obse
     witness = Witness(joined.view, supervisions, actual, tuple(findings), None, outer, inner, notes)
     parts = [part for step in read for _, part in step]
     return Observed(witness, expected, parts, len(steps), backward if graded else (), even, problems, forwards)
+
+
+def _with_template(joined: Joined, template: Callable[[View], View]) -> Joined:
+    """The same with what the template says of the text: its ends, its roles, and labels where no forward had any."""
+    untold = joined.unlabelled[0]
+    if joined.view.labels[0] is not None and bool(untold.any()):
+        return joined  # labels of some forwards alone say nothing of the others' text
+    view = template(joined.view)
+    untold = untold & torch.tensor(view.labels[0] is None)
+    actual = replace(joined.actual[0], stream=view.streams[0])
+    return replace(joined, view=view, actual=(actual, *joined.actual[1:]), unlabelled=(untold, *joined.unlabelled[1:]))
 
 
 def _read(steps: Sequence[Sequence[Forward]], *, graded: bool) -> tuple[Read, list[str]]:
@@ -146,6 +161,8 @@ def _blind(
         if not one.judged and one.untold is not None and count:
             out = [found for found in out if (found.code, found.stream) != ("LA804", name)]
             out.append(finding("LA804", name, f"{count} rows of {name} are trained and none was judged: {one.why}"))
+    known = {(one.code, one.stream) for one in found}  # what nobody can read is why nothing was compared
+    out = [one for one in out if (one.code, one.stream) not in known]
     if problems:
         message = f"{len(problems)} forward passes could not be read: {problems[0]}"
         out.append(finding("LA803", "all", message, count=len(problems)))

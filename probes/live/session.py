@@ -39,6 +39,8 @@ class Settings:
         strict: raises warnings to errors.
         verbose: more detail, tracebacks of errors of ours.
         streams: the file that declares the model's streams (``--streams``).
+        tokenizer: where that of the batches lies (``--tokenizer``).
+        train_on: whose text is to be trained (``--train-on``).
     """
 
     steps: int
@@ -49,6 +51,8 @@ class Settings:
     strict: Callable[[Sequence[Finding]], list[Finding]]
     verbose: bool = False
     streams: str | None = None
+    tokenizer: str | None = None
+    train_on: str | None = None
 
 
 class Session:
@@ -147,6 +151,7 @@ class Session:
             raise SystemExit(3 if report is not None and report.error else self._code())
 
     def _judged(self, watcher: Watcher) -> Report:
+        from ..batches.batch_source import template_at
         from ..models.adapter import OtherCheckpointError
         from .again import add_causality_of, add_cut_off
         from .observed import Nothing, observe
@@ -158,10 +163,11 @@ class Session:
             steps = watcher.steps or ([watcher.answered] if watcher.answered else [])
             if watcher.found is None or not steps:
                 return self._unread(nothing_seen(watcher))
-            observed = observe(steps, stepped=bool(watcher.steps))
+            template = template_at(self.settings.tokenizer, self.settings.train_on)
+            observed = observe(steps, stepped=bool(watcher.steps), template=template)
         except Nothing as reason:
             return self._unread(str(reason))
-        except OtherCheckpointError as error:  # as every other door refuses it
+        except (OtherCheckpointError, UsageError) as error:  # as every other door refuses it
             return error_report(*ending(error))
         root, adapter = watcher.found.root, observed.adapter or watcher.found.adapter
         if watcher.beside is not None:

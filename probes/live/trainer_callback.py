@@ -38,6 +38,8 @@ from ..models.registry import registered
 from ..records.choice import Choice
 from ..records.report import Report
 from ..report.terminal import console_for, show
+from ..roles import TRAIN_ON
+from ..witness.with_roles import template
 from ..witness.witness import LossFunction, Options, Witness, witness
 from .joined import Part
 from .micro_batches import MicroBatch, accumulation
@@ -72,9 +74,11 @@ class AlignmentCallback(TrainerCallback):
         replay: run the loss of the first micro-batch again with later inputs replaced: at a few cuts, at every
             position (``"full"``), or not at all (False).
         streams: what the heads of a model of your own predict, declared as for ``check_loss``.
+        train_on: ``assistant``, ``last`` or ``all``: declares whose text is trained (LA208).
+        tokenizer: of the batches, with its chat template; the trainer's own ``processing_class`` if None.
 
     Raises:
-        UsageError: an unknown ``on_findings``, or an unknown code.
+        UsageError: an unknown ``on_findings`` or ``train_on``, or an unknown code.
     """
 
     def __init__(
@@ -88,6 +92,8 @@ class AlignmentCallback(TrainerCallback):
         real_logits: bool = False,
         replay: Replays = True,
         streams: Mapping[str, Any] | None = None,
+        train_on: str | None = None,
+        tokenizer: Any = None,
     ) -> None:
         if on_findings not in get_args(OnFindings):
             raise UsageError(f"unknown on_findings {on_findings!r}: choose one of {', '.join(get_args(OnFindings))}")
@@ -96,6 +102,9 @@ class AlignmentCallback(TrainerCallback):
         self.on_findings = on_findings
         self.heads = tuple(heads)
         self.reduction = reduction
+        if train_on not in (None, *TRAIN_ON):
+            raise UsageError(f"unknown train_on {train_on!r}: choose one of {', '.join(TRAIN_ON)}")
+        self.train_on, self.tokenizer = train_on, tokenizer
         self.keep = Choice.of(ignore)
         self.streams = None if streams is None else read_streams(streams)
         self.replay: Replays = replay
@@ -125,6 +134,7 @@ class AlignmentCallback(TrainerCallback):
     def _check(self, trainer: Trainer, model: nn.Module, parts: Sequence[Any], given: Any, named: Any) -> None:
         try:
             with _counters_kept(trainer):
+                self.options = replace(self.options, told=template(self._tokenizer(trainer), self.train_on))
                 self.report = report = self._watch(model, parts, _step_loss(trainer, given, named))
         except (UsageError, InputError, CannotRunError) as error:
             if self.on_findings == "fail":
@@ -139,6 +149,11 @@ class AlignmentCallback(TrainerCallback):
             report.raise_for_findings()
         if report.findings:
             warnings.warn(report.in_short(), stacklevel=2)
+
+    def _tokenizer(self, trainer: Trainer) -> Any:
+        """What was given, else the trainer's own; of a processor the one in it."""
+        own = trainer.processing_class if hasattr(trainer, "processing_class") else getattr(trainer, "tokenizer", None)
+        return self.tokenizer or getattr(own, "tokenizer", own)
 
     def _watch(self, model: nn.Module, parts: Sequence[Any], loss: LossFunction) -> Report:
         watched = [_mapping(part) for part in parts[:MOST]]

@@ -54,3 +54,10 @@ def test_a_tokenizer_that_is_missing_is_named_with_its_files(checkpoint, capsys)
     code, told = report(checkpoint, capsys)
     assert code == 2
     assert "put tokenizer.json, tokenizer_config.json and chat_template.jinja" in " ".join(told.err.split())
+
+
+@pytest.mark.parametrize("words", [("--train-on", "last"), ("--tokenizer", "here")])
+def test_a_model_with_a_data_path_of_its_own_takes_no_choice_in_silence(tmp_path, capsys, words):
+    (tmp_path / "data.jsonl").write_text(json.dumps({"messages": conversation("chatml")}))
+    assert main(["preflight", "--data", str(tmp_path / "data.jsonl"), *words]) == 2
+    assert f"{words[0]} is for text models" in " ".join(capsys.readouterr().err.split())
