@@ -56,6 +56,36 @@ def plain_copy(model, batch):
     return F.cross_entropy(model(batch["input_ids"]).flatten(0, 1), batch["labels"].flatten())
 
 
+class Masked(nn.Module):
+    """Attention of one's own; its forward takes ids alone."""
+
+    def __init__(self, inverted):
+        super().__init__()
+        torch.manual_seed(0)
+        self.inverted, self.table, self.place = inverted, nn.Embedding(300, 16), nn.Embedding(64, 16)
+        self.qkv, self.out = nn.Linear(16, 48), nn.Linear(16, 300)
+
+    def forward(self, input_ids):
+        length = input_ids.shape[1]
+        hidden = self.table(input_ids) + self.place(torch.arange(length))
+        later = torch.ones(length, length, dtype=torch.bool).triu(1)
+        seen = F.scaled_dot_product_attention(*self.qkv(hidden).chunk(3, -1), later if self.inverted else ~later)
+        return self.out(hidden + seen.nan_to_num())
+
+
+def masked():
+    return Masked(False)
+
+
+def inverted():
+    return Masked(True)
+
+
+def short(model):
+    ids = torch.arange(2, 42).reshape(2, 20)
+    return {{"input_ids": ids, "labels": ids.clone()}}
+
+
 def nothing():
     return 3
 
@@ -111,6 +141,15 @@ def test_a_plain_module_goes_through_every_check_that_applies(here):
     passed = {name for name, status in checks.items() if status == "pass"}
     assert passed >= {"text-length", "text-loss", "training-step", "pairing-text", "coverage", "causality"}
     assert command("preflight", "--model", "own.py:plain", "--loss", "own.py:plain_copy") == 1
+
+
+@pytest.mark.parametrize(("model", "said"), [("masked", []), ("inverted", ["LA401"])])
+def test_an_inverted_mask_of_a_plain_module_whose_forward_takes_neither_labels_nor_mask(here, model, said):
+    words = ("--model", f"own.py:{model}", "--batch", "own.py:short", "--loss", "own.py:plain_loss")
+    assert command("preflight", *words, "--json", "report.json") == len(said)
+    report = json.loads(Path("report.json").read_text())
+    assert [one["code"] for one in report["findings"]] == said
+    assert {check["id"]: check["status"] for check in report["checks"]}["causality"] == ("fail" if said else "pass")
 
 
 def test_explain_record_and_fuzz_take_them_too(here, capsys):

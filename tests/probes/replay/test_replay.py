@@ -223,6 +223,37 @@ def test_a_depth_decoder_that_is_given_a_state_that_has_read_its_frame(ahead):
     assert report.check("causality").status == "pass"
 
 
+class State(nn.Module):
+    """What a depth decoder is given: a state of the backbone, with frames beside it."""
+
+    def __init__(self, ahead):
+        super().__init__()
+        self.ahead, self.mix = ahead, nn.Linear(Talker.D, Talker.D)
+
+    def forward(self, hidden, frames):
+        return hidden + torch.tanh(self.mix(frames.roll(-self.ahead, 1)))
+
+
+@pytest.mark.parametrize("ahead", [0, 1], ids=["its own frame", "the frame to predict"])
+def test_a_depth_decoder_whose_state_is_mixed_with_a_frame(ahead):
+    """The row stays where it is, and has read the frame that it is trained on: no copy by place, and still a leak."""
+    model = Talker()
+    model.state = State(ahead)
+
+    def loss(model, batch):
+        codes = batch["codes"]
+        hidden, after = model(codes), codes[:, 1:].flatten(0, 1)
+        first = F.cross_entropy(model.heads[0](hidden[:, :-1]).flatten(0, 1), after[:, 0])
+        frames = sum(embed(codes[..., k]) for k, embed in enumerate(model.embed))
+        given = model.state(hidden, frames)[:, :-1].flatten(0, 1)
+        return first + F.cross_entropy(model.frame(given, after).flatten(0, 1), after[:, 1:].flatten())
+
+    codes_of = torch.randint(0, Talker.V, (2, 12, Talker.K), generator=torch.Generator().manual_seed(0))
+    streams = {"audio[{k}]": {"head": "heads.{k}", "ids": "codes[..., {k}]", "labels": "codes[..., {k}]"}}
+    report = check_loss(model, {"codes": codes_of}, loss, streams=streams)
+    assert [one.code for one in report.findings if one.is_error] == ["LA401"] * ahead, report.in_short()
+
+
 def test_a_head_that_predicts_two_ahead_may_read_the_next_token():
     class Ahead(nn.Module):
         def __init__(self):
