@@ -57,8 +57,6 @@ def plain_copy(model, batch):
 
 
 class Masked(nn.Module):
-    """Attention of one's own; its forward takes ids alone."""
-
     def __init__(self, inverted):
         super().__init__()
         torch.manual_seed(0)
