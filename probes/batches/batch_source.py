@@ -21,6 +21,7 @@ from ..ranks import ALONE, Place
 from ..witness.with_roles import Template, template
 from .barcoded import FULL_LENGTH, barcoded_samples, hand_labels
 from .barcoded_v2 import collate_for
+from .codebook_batch import barcoded_codes
 from .plain_batch import barcoded_text, vocabulary_size
 from .text_file import NO_TOKENIZER, text_batch
 
@@ -61,8 +62,8 @@ def load_batch(adapter: Adapter, model: nn.Module, args: argparse.Namespace, pla
         OtherCheckpointError: a data file that was made for another checkpoint.
     """
     device = next(model.parameters()).device
-    if isinstance(adapter, CodebookAdapter):
-        adapter.refuse()
+    if isinstance(adapter, CodebookAdapter) and args.data is not None:
+        raise UsageError(f"--data holds text or Higgs samples: give {adapter.name} a batch with --batch FILE.py:FUNC")
     if args.data is None:
         source = Source(barcoded(adapter, model, args, args.seed + place.rank))
     elif is_higgs(adapter):
@@ -103,6 +104,10 @@ def barcoded(adapter: Adapter, model: nn.Module, args: argparse.Namespace, seed:
         batch = collate_for(adapter, model, samples)
         return to_device(hand_labels(batch, args.labels, key=adapter.label_keys[0]), device)
     length = args.length or PLAIN_LENGTH
+    if isinstance(adapter, CodebookAdapter):
+        inner = adapter.inner(model)
+        check_memory(size * length, size * length * adapter.vocabulary(inner) * adapter.count(inner), device)
+        return to_device(barcoded_codes(adapter, model, size, length, seed), device)
     check_memory(size * length, size * length * vocabulary_size(adapter, model), device)
     return to_device(barcoded_text(adapter, model, size, length, seed, args.labels), device)
 

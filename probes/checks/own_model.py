@@ -11,6 +11,7 @@ from alignment import Finding
 
 from ..host.preserve import copy_of, preserved
 from ..models import Adapter, Batch
+from ..models.codebooks import CodebookAdapter
 from ..models.declared import DeclaredAdapter
 from ..models.forward import forward
 from ..models.modules import is_pretrained
@@ -29,6 +30,8 @@ def why_no_outputs(model: nn.Module, adapter: Adapter, batch: Batch) -> str:
     """Why the logits of a forward of the model's own cannot be asked for; empty where they can."""
     if isinstance(adapter, DeclaredAdapter):
         return "streams are declared: what the model hands back of its own is not"
+    if isinstance(adapter, CodebookAdapter):
+        return "what a model of several codebooks hands back is not laid out as its labels are"
     inner = adapter.inner(model)
     if is_pretrained(inner):
         return ""

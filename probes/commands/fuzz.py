@@ -102,7 +102,6 @@ def _contract(args: argparse.Namespace) -> Contract:
     from ..checks.preflight import CONVENTIONS
     from ..fuzzing.fuzz import ALLOWED, Contract
     from ..models import adapter_for
-    from ..models.codebooks import CodebookAdapter
     from ..models.loading import load_model
     from ..witness.loss_file import load_loss
     from ..witness.witness import Options
@@ -122,8 +121,6 @@ def _contract(args: argparse.Namespace) -> Contract:
     load = load_own_model if names_function(args.model) else load_model
     loaded = load(args.model, device=device, dtype=dtype, seed=args.seed)
     adapter = adapter_for(loaded.model, args.head)
-    if isinstance(adapter, CodebookAdapter):
-        adapter.refuse()
     reduction = args.reduction or ("token-mean" if args.grad_accum > 1 else None)
     return Contract(
         loaded.model,

@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
-from alignment import Finding, expect
+from alignment import IGNORE_INDEX, Finding, expect
 from alignment.findings import LOSS
 from alignment.supervision import Supervision
 
@@ -25,6 +26,7 @@ from ..checks.reduction import Reduction, check_reduction, counted_loss, settled
 from ..errors import CannotRunError, UsageError
 from ..models import Adapter, Batch, is_higgs
 from ..models.adapter import LabelsAs, labels_as
+from ..models.codebooks import CodebookAdapter
 from ..witness.witness import LossFunction, Options, Witness, witness
 from .cases import MASKS, Case, End, Reference, Target, Text
 
@@ -55,6 +57,8 @@ class Contract:
         """Whether a batch with these expectations lies inside the contract."""
         text = any(bool((e.trained & ~e.lost).any()) for e in expected if not e.stream.is_audio)
         audio = any(bool(e.trained.any()) for e in expected if e.stream.is_audio)
+        if isinstance(self.adapter, CodebookAdapter):
+            return audio or "empty" in self.allow
         if not is_higgs(self.adapter):
             return text or "empty" in self.allow
         if text and audio:
@@ -116,9 +120,13 @@ def case_batch(contract: Contract, case: Case) -> Batch:
     else:
         if not all(isinstance(piece, Text) for sample in case.samples for piece in sample):
             raise UsageError(f"--case {case}: this model reads text alone; use pieces tN with a letter")
+        from ..batches.codebook_batch import codes_under
         from ..batches.encoder_noise import as_read
         from ..batches.plain_batch import ordinary_ids
 
+        if isinstance(adapter, CodebookAdapter):  # frames stand where tokens of text do
+            frames = case.text_batch(torch.arange(1))["labels"] != IGNORE_INDEX
+            return to_device(codes_under(adapter, model, frames, 0), next(model.parameters()).device)
         batch = as_read(adapter.inner(model), case.text_batch(ordinary_ids(adapter, model)))
         batch = hand_labels(batch, contract.labels, key="labels")
     return to_device(batch, next(model.parameters()).device)

@@ -1,14 +1,14 @@
 """Audio models with one stream per codebook: what ``check_loss`` asks of them, but for what differs by family.
 
 Codes, labels and masks are brought to (B, T, K), so that every codebook has the rows of the sequence, text beside
-them or not. The checks of a whole model (preflight) make no batch for these: only a loss is watched.
+them or not. Of a whole model only its loss is asked: what it hands back is laid out otherwise in each family.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +16,14 @@ from torch import Tensor, nn
 from alignment import IGNORE_INDEX, InputError, Stream, text_stream
 from alignment.streams import NO_TOKEN
 
-from ..errors import UsageError
 from .adapter import Batch, View, find_instance
 from .renaming import labels_follow, one_sample
 
-__all__ = ["CodebookAdapter", "again", "audio_segments", "by_codebook", "filling", "masked"]
+__all__ = ["PROMPT", "CodebookAdapter", "again", "audio_segments", "by_codebook", "filling", "masked"]
+
+
+#: Text that stands before codes in a batch of ours.
+PROMPT = torch.arange(3, 8)
 
 
 class CodebookAdapter:
@@ -82,6 +85,14 @@ class CodebookAdapter:
         """(R,) int64: which rows follow each other."""
         return rows.segment
 
+    def count(self, inner: Any) -> int:
+        """How many codebooks there are."""
+        raise NotImplementedError
+
+    def of_codes(self, inner: Any, codes: Tensor, labels: Tensor) -> Batch:
+        """The arguments that the model is trained with, of codes and the same as labels (B, T, K), -100 where none."""
+        raise NotImplementedError
+
     def text(self, inner: Any, batch: Mapping[str, Any]) -> tuple[Stream, Tensor | None] | None:
         """The text stream and its labels, where the model has a text head."""
         return None
@@ -133,8 +144,11 @@ class CodebookAdapter:
 
     def usable_ids(self, model: nn.Module, view: View) -> Tensor:
         """Ids that every head may see as an ordinary code."""
-        inner = self.inner(model)
-        free = torch.ones(min(stream.vocab for stream in view.streams), dtype=torch.bool)
+        return self.ordinary(self.inner(model), min(stream.vocab for stream in view.streams))
+
+    def ordinary(self, inner: Any, limit: int | None = None) -> Tensor:
+        """(n,) int64: codes below the limit that neither begin, fill nor end a stream."""
+        free = torch.ones(self.vocabulary(inner) if limit is None else limit, dtype=torch.bool)
         free[[code for code in (*self.fillers(inner), *self.ends(inner)) if 0 <= code < len(free)]] = False
         return torch.nonzero(free).reshape(-1)
 
@@ -185,16 +199,9 @@ class CodebookAdapter:
         """
         self.view(model, batch)
 
-    def refuse(self) -> NoReturn:
-        """No batch is made for these models.
-
-        Raises:
-            UsageError: always.
-        """
-        raise UsageError(
-            f"no batch is made for {self.name}: watch its loss on a batch of your own with "
-            "probes.check_loss(model, batch, loss)"
-        )
+    def lora_targets(self, model: nn.Module) -> list[str] | str:
+        """All linear layers."""
+        return "all-linear"
 
 
 def by_codebook(codes: Tensor, books: int, name: str) -> Tensor:

@@ -84,6 +84,14 @@ class CsmAdapter(CodebookAdapter):
         """Codes of one codebook."""
         return inner.config.vocab_size
 
+    def count(self, inner: Any) -> int:
+        """Those of the backbone and the depth decoder."""
+        return inner.config.num_codebooks
+
+    def of_codes(self, inner: Any, codes: Tensor, labels: Tensor) -> Batch:
+        """Codes in place of ids, as ``generate`` hands them on."""
+        return {"input_ids": codes, "labels": labels}
+
     def ends(self, inner: Any) -> tuple[int, ...]:
         """What all codebooks of the last frame hold."""
         return (inner.config.codebook_eos_token_id,)

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from alignment import InputError
 
 from .adapter import Batch, Head, View
-from .codebooks import CodebookAdapter, by_codebook
+from .codebooks import PROMPT, CodebookAdapter, by_codebook
 
 __all__ = ["DiaAdapter"]
 
@@ -58,6 +59,18 @@ class DiaAdapter(CodebookAdapter):
     def vocabulary(self, inner: Any) -> int:
         """Codes of one codebook, with its special ones."""
         return inner.config.decoder_config.vocab_size
+
+    def count(self, inner: Any) -> int:
+        """Channels of the decoder."""
+        return inner.config.decoder_config.num_channels
+
+    def of_codes(self, inner: Any, codes: Tensor, labels: Tensor) -> Batch:
+        """As the processor cuts them: a begin in front of the ids, labels one step later."""
+        size = len(codes)
+        begin = codes.new_full((size, 1, codes.shape[2]), self.fillers(inner)[0])
+        ids = torch.cat([begin, codes[:, :-1]], 1)
+        flat = labels.transpose(1, 2).reshape(-1, labels.shape[1])
+        return {"input_ids": PROMPT.repeat(size, 1), "decoder_input_ids": ids, "labels": flat}
 
     def fillers(self, inner: Any) -> tuple[int, ...]:
         """Begin and padding."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from alignment import IGNORE_INDEX, InputError, Stream, text_stream
@@ -76,6 +77,27 @@ class MoshiAdapter(CodebookAdapter):
     def vocabulary(self, inner: Any) -> int:
         """Codes of one codebook."""
         return inner.config.audio_vocab_size
+
+    def count(self, inner: Any) -> int:
+        """Those that Moshi speaks."""
+        return inner.config.num_codebooks
+
+    def of_codes(self, inner: Any, codes: Tensor, labels: Tensor) -> Batch:
+        """Text beside codes that are delayed and moved one step by the caller, as they are trained rightly.
+
+        The depth decoder reads the labels too: what is no target is the filler, and all text is one.
+        """
+        filler, (size, length, _) = self.fillers(inner)[0], codes.shape
+        delayed = torch.full_like(codes, filler)
+        delayed[:, 1:, 0], delayed[:, 2:, 1:] = codes[:, :-1, 0], codes[:, :-2, 1:]
+        text = torch.arange(size * length).reshape(size, length) % (inner.config.vocab_size - 4) + 3
+        return {
+            "input_ids": text,
+            "text_labels": text,
+            "moshi_audio_codes": delayed.transpose(1, 2),
+            "user_audio_codes": torch.full_like(codes, filler).transpose(1, 2),
+            "audio_labels": labels.masked_fill(labels == IGNORE_INDEX, filler).transpose(1, 2),
+        }
 
     def fillers(self, inner: Any) -> tuple[int, ...]:
         """The one id above the codes."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from alignment import IGNORE_INDEX, InputError
 
 from .adapter import Batch, Head, View
-from .codebooks import CodebookAdapter, by_codebook, masked
+from .codebooks import PROMPT, CodebookAdapter, by_codebook, masked
 
 __all__ = ["MusicgenAdapter"]
 
@@ -78,6 +78,16 @@ class MusicgenAdapter(CodebookAdapter):
     def vocabulary(self, inner: Any) -> int:
         """Codes of one codebook."""
         return self._decoder(inner).config.vocab_size
+
+    def count(self, inner: Any) -> int:
+        """Heads of the decoder."""
+        return self._decoder(inner).config.num_codebooks
+
+    def of_codes(self, inner: Any, codes: Tensor, labels: Tensor) -> Batch:
+        """Labels alone, which the decoder reads one step later; beside them the ids, where it is called by itself."""
+        if self._decoder(inner) is inner:
+            return {"input_ids": codes.transpose(1, 2).reshape(-1, codes.shape[1]), "labels": labels}
+        return {"input_ids": PROMPT.repeat(len(codes), 1), "labels": labels}
 
     def fillers(self, inner: Any) -> tuple[int, ...]:
         """Padding, which is also what a stream begins with and what the delay pattern is filled with."""

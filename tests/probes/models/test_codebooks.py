@@ -9,6 +9,8 @@ from codebook_models import B, T, drawn
 from alignment import InputError
 from loss_align import main
 from probes import check_loss
+from probes.batches.codebook_batch import barcoded_codes
+from probes.checks.preflight import Plan, preflight
 from probes.models import adapter_for
 
 
@@ -248,9 +250,34 @@ def test_moshi_with_codes_delayed_and_moved_by_the_caller_is_right(moshi, dialog
 # -- the commands -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("family", "code", "streams"),
+    [("musicgen", None, 4), ("musicgen_decoder", "LA102", 4), ("dia", None, 9), ("csm", None, 4), ("moshi", None, 5)],
+)
+def test_preflight_makes_a_batch_of_codes(family, code, streams):
+    model = getattr(small, family)()
+    adapter = adapter_for(model)
+    report = preflight(Plan(model, adapter, barcoded_codes(adapter, model, 2, 12, seed=0)))
+    assert {f.code for f in report.findings if f.is_error} == ({code} if code else set())
+    assert len(report.streams) == streams
+    told = {check.id: check.status for check in report.checks}
+    assert told["pairing-audio"] == ("fail" if code else "pass")
+    assert (told["text-length"], told["decode"]) == ("skip", "skip")
+
+
 @pytest.mark.filterwarnings("ignore:To copy construct from a tensor")  # codecs of older versions, as they are loaded
-@pytest.mark.parametrize("command", ["preflight", "fuzz", "explain"])
-def test_no_batch_is_made_for_them(command, tmp_path, capsys):
-    small.musicgen().save_pretrained(tmp_path)
-    assert main([command, "--model", str(tmp_path)]) == 2
-    assert "probes.check_loss(model, batch, loss)" in capsys.readouterr().err
+def test_the_commands_take_them(tmp_path, capsys):
+    small.musicgen().save_pretrained(tmp_path / "model")
+    model = ["--model", str(tmp_path / "model")]
+    assert main(["record", *model, "--length", "12", "--out", str(tmp_path / "record.json")]) == 0
+    assert main(["explain", *model, "--length", "12", "--stream", "audio[2]"]) == 0
+    assert "audio[2]" in capsys.readouterr().out
+    assert main(["preflight", *model, "--data", "chat.jsonl"]) == 2
+    assert "give transformers.Musicgen a batch with --batch FILE.py:FUNC" in capsys.readouterr().err
+
+
+@pytest.mark.deep
+@pytest.mark.filterwarnings("ignore:To copy construct from a tensor")
+def test_fuzz_draws_frames_for_them(tmp_path):
+    small.musicgen().save_pretrained(tmp_path / "model")
+    assert main(["fuzz", "--model", str(tmp_path / "model"), "--examples", "5"]) == 0
