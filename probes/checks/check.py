@@ -20,6 +20,7 @@ from ..errors import UsageError
 from ..finder.adapter import fitting_adapter
 from ..host.environment import environment_of
 from ..host.origin import package_of
+from ..host.turns import turn
 from ..models import Adapter, Batch
 from ..models.adapter import Head
 from ..models.declaration import Declaration, read_streams
@@ -65,7 +66,8 @@ def check_loss(
     """Which token does ``loss_fn`` train each logit of ``model`` to predict on ``batch``, and is it the right one?
 
     One forward of the body without gradients, the loss, and its backward down to the logits. The model,
-    its gradients, modes, buffers, hooks and the random state are afterwards as before.
+    its gradients, modes, buffers, hooks and the random state are afterwards as before, also where it is interrupted;
+    the random state is the process's own, which other threads draw from meanwhile. Two checks of one model take turns.
 
     Args:
         model: wrapped (PEFT, DDP, torch.compile) or not.
@@ -99,28 +101,29 @@ def check_loss(
     _check_arguments(model, batch, loss_fn, grad_accum, replay)
     keep = Choice.of(ignore)
     inputs: Batch = dict(batch)
-    adapter = adapter_of(model, inputs, loss_fn, [heads] if isinstance(heads, str) else heads, streams)
-    values = "real" if real_logits else "noise"
-    told = template(tokenizer, train_on, [conversation_of(sample) for sample in conversations])
-    options = Options(values=values, convention=Convention(labels), told=told)
-    counted = counted_loss(loss_fn, model, adapter, inputs, options)
-    watched = watch(model, adapter, inputs, counted, options)
-    adapter, seen = watched.adapter, watched.seen
-    findings, reduced = list(seen.findings), None
-    if reduction is not None or grad_accum > 1:
-        declared = reduction or "token-mean"
-        reduced = check_reduction(model, adapter, inputs, loss_fn, declared, grad_accum, options)
-        findings = settled(findings, reduced.findings, declared)
-    if peft_model(model) is not None:
-        findings += frozen_adapters(model)
-    cut, told = adapters_cut_off(model, adapter, inputs, counted, seen)
-    findings += [*watched.findings, *cut]
-    notes = [*watched.notes, *told]
-    report = report_of(model, adapter, inputs, seen, findings=findings, keep=keep)
-    report.checks += [] if reduced is None else [reduced.check(report.findings)]
-    add_causality(report, model, adapter, inputs, seen, counted, replay, options, keep)
-    report.notes += [*notes, *keep.notes]
-    return report
+    with turn(model):
+        adapter = adapter_of(model, inputs, loss_fn, [heads] if isinstance(heads, str) else heads, streams)
+        values = "real" if real_logits else "noise"
+        told = template(tokenizer, train_on, [conversation_of(sample) for sample in conversations])
+        options = Options(values=values, convention=Convention(labels), told=told)
+        counted = counted_loss(loss_fn, model, adapter, inputs, options)
+        watched = watch(model, adapter, inputs, counted, options)
+        adapter, seen = watched.adapter, watched.seen
+        findings, reduced = list(seen.findings), None
+        if reduction is not None or grad_accum > 1:
+            declared = reduction or "token-mean"
+            reduced = check_reduction(model, adapter, inputs, loss_fn, declared, grad_accum, options)
+            findings = settled(findings, reduced.findings, declared)
+        if peft_model(model) is not None:
+            findings += frozen_adapters(model)
+        cut, told = adapters_cut_off(model, adapter, inputs, counted, seen)
+        findings += [*watched.findings, *cut]
+        notes = [*watched.notes, *told]
+        report = report_of(model, adapter, inputs, seen, findings=findings, keep=keep)
+        report.checks += [] if reduced is None else [reduced.check(report.findings)]
+        add_causality(report, model, adapter, inputs, seen, counted, replay, options, keep)
+        report.notes += [*notes, *keep.notes]
+        return report
 
 
 def adapter_of(

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["ForwardPatch", "bound_arguments"]
+__all__ = ["ForwardPatch", "bound_arguments", "detached"]
 
 
 class ForwardPatch:
@@ -52,6 +52,18 @@ class _Patched:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return getattr, (self.module, "forward")
+
+
+def detached(module: nn.Module, own: Any, ours: Callable[..., bool]) -> None:
+    """Put a module's own forward back (None: that of its class), where a patch that is ``ours`` stands in its place."""
+    present = vars(module).get("forward")
+    if not isinstance(present, _Patched) or present is own or not (present.around is None or ours(present.around)):
+        return
+    present.around = None
+    if own is None:
+        del module.forward
+    else:
+        module.forward = own
 
 
 def bound_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .attached import Attached, uninterrupted
 from .forward_patch import ForwardPatch
 from .sharded import reshard
 
@@ -29,7 +30,7 @@ def cuda_devices(model: nn.Module) -> list[int]:
 
 @contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
-    """Restore everything a loss call may touch, also when it raises.
+    """Restore everything a loss call may touch, also when it raises or is interrupted.
 
     Random state of the CPU and of the model's devices, train or eval mode and active adapters of every module, every
     ``requires_grad`` and ``.grad``, all buffers, gradient mode. Compiled modules run eagerly inside, because
@@ -43,6 +44,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     devices = cuda_devices(model)
     grad_mode = torch.is_grad_enabled()
+    attached = Attached(model)
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=devices))
         for module in modes:
@@ -53,17 +55,19 @@ def preserved(model: nn.Module) -> Iterator[None]:
         try:
             yield
         finally:
-            torch.set_grad_enabled(grad_mode)
-            reshard(model)
-            for module, training in modes.items():
-                module.training = training
-                vars(module).update(adapters[module])
-            for param, grad, requires_grad in params:
-                param.requires_grad_(requires_grad)
-                param.grad = grad
-            with torch.no_grad():
-                for buffer, value in buffers:
-                    buffer.copy_(value)
+            with uninterrupted():
+                torch.set_grad_enabled(grad_mode)
+                attached.restore()
+                reshard(model)
+                for module, training in modes.items():
+                    module.training = training
+                    vars(module).update(adapters[module])
+                for param, grad, requires_grad in params:
+                    param.requires_grad_(requires_grad)
+                    param.grad = grad
+                with torch.no_grad():
+                    for buffer, value in buffers:
+                        buffer.copy_(value)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from alignment import InputError
 from alignment.recovery import NOISE_ROWS, Values, leaf
 
 from ..errors import UsageError
+from ..host.attached import uninterrupted
 from ..host.forward_patch import ForwardPatch, bound_arguments
 from ..host.sharded import reshard
 from ..models.adapter import Adapter, Head, bodies_of
@@ -80,6 +81,15 @@ class Capture:
     _in_head: bool = False
 
     def __enter__(self) -> Capture:
+        try:
+            self._attach()
+        except BaseException:  # an interrupt too: what was lent must come back
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _attach(self) -> None:
+        """Set every hook, and lend weights where they are read at their input."""
         inner = self.adapter.inner(self.model)
         if self.alone is not None:
             reshard(self.model)  # what is lent must be what is gathered
@@ -98,7 +108,6 @@ class Capture:
             if head is self.alone:  # its gradient belongs to the leaf before it
                 add(head.module.register_forward_pre_hook(self._note_rows))
         self._stand_in_for([head for head in self.heads if head is not self.alone])
-        return self
 
     def _stand_in_for(self, heads: Sequence[Head]) -> None:
         """Hook every module that gives logits, once, and look for the logits that none gives."""
@@ -118,10 +127,10 @@ class Capture:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        self._lent.close()
+        with self._lent, uninterrupted():  # what is lent comes back also where a handle is not taken away
+            for handle in self._handles:
+                handle.remove()
+            self._handles.clear()
 
     @property
     def dropped_labels(self) -> list[str]:

@@ -1,0 +1,70 @@
+"""What we stand around a model's forwards comes off again, whenever an interrupt comes."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from torch import nn
+
+from .forward_patch import detached
+
+__all__ = ["Attached", "uninterrupted"]
+
+#: Where a module keeps its forward hooks by number, and what torch keeps of each besides.
+HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+#: What watches a script goes on watching.
+WATCHING = "probes.live"
+BESIDE = ("_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs")
+
+
+class Attached:
+    """Hooks and forwards of a model's modules as they were. Hooks of others may come and stay; ours may not."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._kept = [
+            (module, vars(module).get("forward"), {key for name in HOOKS for key in vars(module)[name]})
+            for module in model.modules()
+        ]
+
+    def restore(self) -> None:
+        """Take away what came since and is ours."""
+        for module, forward, known in self._kept:
+            for name in HOOKS:
+                hooks = vars(module)[name]
+                for key in [key for key, hook in hooks.items() if key not in known and _is_ours(hook)]:
+                    for others in (hooks, *(vars(module)[beside] for beside in BESIDE)):
+                        others.pop(key, None)
+            detached(module, forward, _is_ours)
+
+
+def _is_ours(hook: Callable[..., Any]) -> bool:
+    """Whether a hook, or what stands around a forward, belongs to a check."""
+    module = str(getattr(hook, "__module__", ""))
+    return module.partition(".")[0] == __name__.partition(".")[0] and not module.startswith(WATCHING)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits until the block is done; only the main thread is told of it, and only where nobody else listens."""
+    came = False
+
+    def note(_number: int, _frame: FrameType | None) -> None:
+        nonlocal came
+        came = True
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if came:
+            raise KeyboardInterrupt

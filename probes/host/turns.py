@@ -1,0 +1,22 @@
+"""One check at a time on one model: whatever stands around its forwards belongs to one thread."""
+
+from __future__ import annotations
+
+import threading
+
+from torch import nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+__all__ = ["turn"]
+
+_LOCKS: WeakIdKeyDictionary = WeakIdKeyDictionary()
+_LOOKING = threading.Lock()
+
+
+def turn(model: nn.Module) -> threading.RLock:
+    """What a thread holds while it checks ``model``, or another module around the same parameters."""
+    owner = next(model.parameters(), model)
+    with _LOOKING:
+        if owner not in _LOCKS:
+            _LOCKS[owner] = threading.RLock()
+        return _LOCKS[owner]
