@@ -96,7 +96,7 @@ def search(run: Run, model: nn.Module) -> list[Candidate]:
     scored: dict[int, tuple[Made, int]] = {}
     made = [one for one in run.tape.made if not one.fixed and one.is_intact]
     handles = [one.value.register_hook(partial(_score, one, scored)) for one in made]
-    roots = [one.value for one in made if not any(not parent.fixed for parent in one.parents)]
+    roots = [one.value for one in made if not any(not parent.fixed and parent.is_intact for parent in one.parents)]
     try:
         gradients_at(roots, run.loss, model, keep=True)
     finally:

@@ -162,7 +162,8 @@ class _Finder:
                     continue
                 return _cut(whole, axis)
         if len(shape) == 3 and not any(self.numbers[key].dim() == 3 for key in self._followed(number)):
-            return _cut(whole, codebook_axis(whole.target))  # heads side by side that read the same ids
+            alike = [key for key, tensor in self.numbers.items() if tensor.shape == shape]
+            return _cut(whole, self._axis(alike[0]) if alike else codebook_axis(whole.target))  # heads side by side
         return [whole]
 
     def _comes_apart(self, follows: Sequence[Tensor | None], free: Tensor, shape: tuple[int, ...], axis: int) -> bool:
@@ -190,8 +191,24 @@ class _Finder:
 
     def _sliced(self, key: str) -> list[list[Echo] | None]:
         if key not in self.slices:
-            self.slices[key] = [self.program.renamed(one) for one in slices(key, self.numbers[key], self.kept)]
+            renamed = slices(key, self.numbers[key], self._axis(key), self.kept)
+            self.slices[key] = [self.program.renamed(one) for one in renamed]
         return self.slices[key]
+
+    def _axis(self, key: str) -> int:
+        """The codebooks' axis of three, read off the logits where these have one too; else the shorter one."""
+        tensor = self.numbers[key].cpu()
+        logits = [
+            (seen.target.reshape(one.rows), one.rows)
+            for one, seen in zip(self.program.candidates, self.program.seen, strict=False)
+            if len(one.rows) == 3
+        ]
+        alike = [axis for axis in (1, 2) if any(tensor.shape[axis] in rows[1:] for _, rows in logits)]
+        if len(alike) == 1:
+            return alike[0]  # time's is cut there
+        target = next((target for target, rows in logits if rows == tensor.shape), None)
+        along = [0.0 if target is None else _together(target, tensor, axis) for axis in (1, 2)]
+        return codebook_axis(tensor) if along[0] == along[1] else 1 + along.index(max(along))
 
     def _judge(self, part: Part) -> Found | Unclear | str:
         candidate = self.program.candidates[part.number]
@@ -212,6 +229,9 @@ class _Finder:
             return f"also trained: {told}: a choice among {candidate.width}, whose targets follow nothing in the batch"
         if best is None:
             keys = ", ".join(followed)
+            if self._made_inside(followed, part.target[trained]):
+                reason = f"its targets follow {keys} and stand nowhere in the batch: the model makes them (codes?)"
+                return Unclear(head.path, candidate.shape, reason, int(trained.sum()))
             if is_vocabulary:
                 reason = f"logits over {candidate.width} ids whose targets follow {keys}: no integers that the model "
                 return Unclear(head.path, candidate.shape, f"{reason}reads hold these tokens", int(trained.sum()))
@@ -222,6 +242,13 @@ class _Finder:
             reason = f"each of its rows reads all of {best.place}, and none of it is masked: no offset can be told"
             return Unclear(head.path, candidate.shape, reason, int(trained.sum()))
         return self._found(part, candidate, best, targets, int(trained.sum()))
+
+    def _made_inside(self, followed: Sequence[str], targets: Tensor) -> bool:
+        """Whether several targets a sample follow integers that are none of them."""
+        tensors = [self.numbers[key].cpu() for key in followed]
+        held = torch.cat([tensor.reshape(-1).long() for tensor in tensors]) if tensors else targets[:0]
+        samples = max((len(tensor) for tensor in tensors), default=len(targets))
+        return len(targets) > samples and float(torch.isin(targets, held).float().mean()) < EXPLAINED
 
     def _found(self, part: Part, candidate: Candidate, best: Source, targets: Sequence[Source], rows: int) -> Found:
         head = head_of(candidate)
@@ -277,7 +304,7 @@ class _Finder:
         if tensor.dim() < 3:
             ids = tensor if tensor.dim() == 2 else tensor[None]
             return [self._source(Place(key), ids, follows, read, part)]
-        axis = codebook_axis(tensor)
+        axis = self._axis(key)
         out = []
         for index in range(tensor.shape[axis]):
             place = Place(key, f"[{':, ' * axis}{index}]")
@@ -315,7 +342,7 @@ class _Finder:
         fits = [one for one in sources if one.read and one.match.share >= EXPLAINED]
         own = [one for one in sources if one.read and one.follows]
         if own:
-            fits = [one for one in own if one in fits] or own
+            fits = [one for one in own if one in fits]
         elif not fits:
             labels = next((one for one in sources if one.follows and one.match.share >= EXPLAINED), None)
             fits = [
@@ -346,8 +373,8 @@ class _Finder:
             return Reach()
         changed = (ids >= 0) & later
         at = torch.where(changed.any(1), changed.long().argmax(1), torch.full((len(ids),), begin))
-        moved = echo[part.number].logits[part.rows].reshape(target.shape)
-        return reach(moved, at)
+        moved = echo[part.number].logits[part.rows].reshape(part.target.shape)
+        return reach(_by_sample(moved, len(source.ids)), at)
 
 
 #: A head scores nearly all ids that its inputs hold; fillers and placeholders may lie beyond.
@@ -366,6 +393,12 @@ def _cut(whole: Part, axis: int) -> list[Part]:
     return parts
 
 
+def _together(target: Tensor, ids: Tensor, axis: int) -> float:
+    """How well each slice of targets along an axis is explained by the same slice of the ids."""
+    pairs = zip(target.unbind(axis), ids.unbind(axis), strict=True)
+    return sum(match(mine, theirs).share for mine, theirs in pairs) / ids.shape[axis]
+
+
 def _with(source: Source, **changes: Any) -> Source:
     return Source(**{**vars(source), **changes})
 
@@ -374,11 +407,11 @@ def _alike(one: Source, other: Source) -> bool:
     return one.match.share == other.match.share and one.reach.everything == other.reach.everything
 
 
-def _by_sample(target: Tensor, samples: int) -> Tensor:
-    """(B, T') targets where the rows can be laid out by sample, else (R,)."""
-    if target.dim() == 2 and target.shape[0] == samples:
-        return target
-    flat = target.reshape(-1)
+def _by_sample(rows: Tensor, samples: int) -> Tensor:
+    """(B, T') what rows hold, where they can be laid out by sample, time first or last; else (R,)."""
+    if rows.dim() == 2 and samples in rows.shape:
+        return rows if rows.shape[0] == samples else rows.T
+    flat = rows.reshape(-1)
     return flat.reshape(samples, -1) if len(flat) % samples == 0 else flat
 
 

@@ -86,9 +86,8 @@ def renamings(numbers: Mapping[str, Tensor], kept: frozenset[int]) -> Iterator[R
         yield Renaming(keys, kept=kept)
 
 
-def slices(key: str, tensor: Tensor, kept: frozenset[int]) -> Iterator[Renaming]:
-    """Every slice along the axis that belongs neither to the samples nor to time, which is the longest."""
-    axis = codebook_axis(tensor)
+def slices(key: str, tensor: Tensor, axis: int, kept: frozenset[int]) -> Iterator[Renaming]:
+    """Every slice along the axis that belongs neither to the samples nor to time."""
     for index in range(tensor.shape[axis]):
         part = torch.zeros(tensor.shape, dtype=torch.bool)
         part.select(axis, index).fill_(1)

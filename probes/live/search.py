@@ -73,7 +73,7 @@ class Search:
         self._names = {module: path for path, module in self._inner.named_modules() if path}
         self._sizes = {size for size in vocabularies(self._inner) if size > 2}
         self._calls: Counter[str] = Counter()
-        self._held: set[int] = set()
+        self._held: set[Any] = set()
         self._embedded: list[Tensor] = []
         self._given: dict[int, _Given] = {}
         self._received: Batch | None = None
@@ -97,10 +97,15 @@ class Search:
             return
         if isinstance(module, nn.Embedding) and args and isinstance(args[0], Tensor):
             self._embedded.append(args[0].detach().to("cpu", copy=True))
-        elif isinstance(output, Tensor) and output.requires_grad and output.dim() > 1 and id(output) not in self._held:
+        elif (
+            isinstance(output, Tensor)
+            and output.requires_grad
+            and output.dim() > 1
+            and output.grad_fn not in self._held
+        ):
             call, self._calls[path] = self._calls[path], self._calls[path] + 1
             if output.shape[-1] >= LEAST_WIDTH:
-                self._held.add(id(output))
+                self._held.add(output.grad_fn)  # a module inside of it gave the same
                 self._watch(path, call, output)
 
     def _watch(self, path: str, call: int, output: Tensor) -> None:

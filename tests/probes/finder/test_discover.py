@@ -182,7 +182,7 @@ def test_no_trace_is_left():
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-@pytest.mark.parametrize("one", ZOO, ids=lambda one: one.name)
+@pytest.mark.parametrize("one", [one for one in ZOO if one.name != "head in chunks"], ids=lambda one: one.name)
 def test_what_is_written_is_read_back(one, tmp_path):
     found = discover(one.model(), one.batch(), one.right)
     file = tmp_path / "streams.toml"

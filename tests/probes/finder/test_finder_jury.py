@@ -6,7 +6,7 @@
 import pytest
 import torch
 from finder_jury import judge
-from jury import every_class
+from jury import CODES, every_class
 from lm_zoo import QUICK
 
 #: One of a kind: text, router, capped, scaled, with audio, encoder and decoder, a copy, a state space.
@@ -20,13 +20,29 @@ ONE_OF_A_KIND = (
     "WhisperForConditionalGeneration",
     "BartForCausalLM",
     "MambaForCausalLM",
+    "CTRLLMHeadModel",  # writes into what its embedding gave
+    "DiaForConditionalGeneration",  # more codebooks than frames
 )
 
 
-@pytest.mark.parametrize("name", [name for name in ONE_OF_A_KIND if name in QUICK])
+@pytest.mark.parametrize("name", [name for name in ONE_OF_A_KIND if name in QUICK or name in CODES])
 def test_one_of_a_kind(name):
     verdict = judge(name)
     assert (verdict.status, verdict.reason) == ("right", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("CsmForConditionalGeneration", "the model makes them"),
+        ("XLNetLMHeadModel", "reads all of input_ids"),
+        ("FSMTForConditionalGeneration", "reads all of input_ids"),
+    ],
+)
+def test_what_is_not_clear_is_said(name, reason):
+    verdict = judge(name)
+    assert verdict.status == "silent"
+    assert reason in verdict.reason
 
 
 @pytest.mark.deep
