@@ -7,6 +7,8 @@ them or not. Of a whole model only its loss is asked: what it hands back is laid
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
 
@@ -27,7 +29,7 @@ PROMPT = torch.arange(3, 8)
 
 
 class CodebookAdapter:
-    """What the families share; ``codes`` and ``targets`` are theirs."""
+    """What the families share. Each declares where its configuration says what; its codes and heads are its own."""
 
     name = ""
     #: Classes of transformers, the outermost first.
@@ -37,6 +39,15 @@ class CodebookAdapter:
     special_ids: Mapping[str, int] = MappingProxyType({})
     #: Keys of the batch that hold (B * K, T): one sample is K of their rows.
     flat_keys: tuple[str, ...] = ()
+    #: The key of the batch that is zero at padding.
+    mask_key = "decoder_attention_mask"
+    #: Where the module lies whose rows the heads read.
+    body_at = ""
+    #: Where its configuration says how many codes a head scores, and how many codebooks there are.
+    vocabulary_at = count_at = ""
+    #: Where it names codes that begin or fill a stream and are never a target, and those that end one.
+    fillers_at: tuple[str, ...] = ()
+    ends_at: tuple[str, ...] = ()
 
     @classmethod
     def fits(cls, model: nn.Module) -> bool:
@@ -51,6 +62,35 @@ class CodebookAdapter:
                 return inner
         raise InputError(f"{type(model).__name__} holds no {' or '.join(self.classes)}")
 
+    def part(self, inner: Any) -> Any:
+        """The model that has the codebooks: another one below it in some families."""
+        return inner
+
+    def body(self, model: nn.Module) -> nn.Module | None:
+        """Whose rows the heads read."""
+        return attrgetter(self.body_at)(self.part(self.inner(model)))
+
+    def vocabulary(self, inner: Any) -> int:
+        """How many codes a head scores."""
+        return attrgetter(self.vocabulary_at)(self.part(inner).config)
+
+    def count(self, inner: Any) -> int:
+        """How many codebooks there are."""
+        return attrgetter(self.count_at)(self.part(inner).config)
+
+    def fillers(self, inner: Any) -> tuple[int, ...]:
+        """Codes that begin or fill a stream and are never a target."""
+        return self._named(inner, self.fillers_at)
+
+    def ends(self, inner: Any) -> tuple[int, ...]:
+        """Codes that end a stream."""
+        return self._named(inner, self.ends_at)
+
+    def _named(self, inner: Any, paths: Sequence[str]) -> tuple[int, ...]:
+        config = self.part(inner).config
+        found = (reduce(lambda held, name: getattr(held, name, None), path.split("."), config) for path in paths)
+        return tuple(dict.fromkeys(code for code in found if isinstance(code, int)))
+
     # -- by family -------------------------------------------------------------------------------
 
     def codes(self, inner: Any, batch: Mapping[str, Any]) -> Tensor:
@@ -61,33 +101,13 @@ class CodebookAdapter:
         """(B, T, K) int64: the labels as the batch hands them, -100 where none; None without labels."""
         raise NotImplementedError
 
-    def vocabulary(self, inner: Any) -> int:
-        """How many codes a head scores."""
-        raise NotImplementedError
-
-    def fillers(self, inner: Any) -> tuple[int, ...]:
-        """Codes that begin or fill a stream and are never a target."""
-        return ()
-
-    def ends(self, inner: Any) -> tuple[int, ...]:
-        """Codes that end a stream."""
-        return ()
-
     def delays(self, inner: Any) -> tuple[int, ...]:
         """By how many frames each codebook comes later than the first, in the ids that the model reads."""
         return ()
 
-    def mask(self, inner: Any, batch: Mapping[str, Any]) -> Tensor | None:
-        """(B, T): zero at padding."""
-        return batch.get("decoder_attention_mask")
-
     def segments(self, inner: Any, batch: Mapping[str, Any], rows: Stream) -> Tensor:
         """(R,) int64: which rows follow each other."""
         return rows.segment
-
-    def count(self, inner: Any) -> int:
-        """How many codebooks there are."""
-        raise NotImplementedError
 
     def of_codes(self, inner: Any, codes: Tensor, labels: Tensor) -> Batch:
         """The arguments that the model is trained with, of codes and the same as labels (B, T, K), -100 where none."""
@@ -121,7 +141,7 @@ class CodebookAdapter:
         return View((text[0], *books), (text[1], *wanted), (None,) * (1 + len(books)))
 
     def _books(self, inner: Any, batch: Mapping[str, Any], codes: Tensor) -> tuple[Stream, ...]:
-        mask, vocab = self.mask(inner, batch), self.vocabulary(inner)
+        mask, vocab = batch.get(self.mask_key), self.vocabulary(inner)
         if mask is not None and mask.shape != codes.shape[:2]:
             mask = None  # of another sequence: the encoder's, or one with the encoder's in front
         streams = []

@@ -33,10 +33,10 @@ class CsmAdapter(CodebookAdapter):
 
     name = "transformers.CsmForConditionalGeneration"
     classes = ("CsmForConditionalGeneration",)
-
-    def body(self, model: nn.Module) -> nn.Module | None:
-        """The backbone."""
-        return self.inner(model).backbone_model
+    mask_key = "attention_mask"
+    body_at = "backbone_model"
+    vocabulary_at, count_at = "vocab_size", "num_codebooks"
+    ends_at = ("codebook_eos_token_id",)  # what all codebooks of the last frame hold
 
     def heads(self, model: nn.Module, view: View) -> tuple[Head, ...]:
         """The backbone's head, and the depth decoder's, which gives the other codebooks of a frame."""
@@ -80,25 +80,9 @@ class CsmAdapter(CodebookAdapter):
         out[..., 1:] = out[..., 1:].masked_fill((labels == BACKBONE_ONLY)[..., None], IGNORE_INDEX)
         return out
 
-    def vocabulary(self, inner: Any) -> int:
-        """Codes of one codebook."""
-        return inner.config.vocab_size
-
-    def count(self, inner: Any) -> int:
-        """Those of the backbone and the depth decoder."""
-        return inner.config.num_codebooks
-
     def of_codes(self, inner: Any, codes: Tensor, labels: Tensor) -> Batch:
         """Codes in place of ids, as ``generate`` hands them on."""
         return {"input_ids": codes, "labels": labels}
-
-    def ends(self, inner: Any) -> tuple[int, ...]:
-        """What all codebooks of the last frame hold."""
-        return (inner.config.codebook_eos_token_id,)
-
-    def mask(self, inner: Any, batch: Mapping[str, Any]) -> Tensor | None:
-        """Text and audio have one mask."""
-        return batch.get("attention_mask")
 
     def segments(self, inner: Any, batch: Mapping[str, Any], rows: Stream) -> Tensor:
         """From the end of one audio to the end of the next."""

@@ -27,10 +27,11 @@ class DiaAdapter(CodebookAdapter):
     classes = ("DiaForConditionalGeneration",)
     id_keys = ("decoder_input_ids",)
     flat_keys = ("decoder_input_ids", "labels")
-
-    def body(self, model: nn.Module) -> nn.Module | None:
-        """The encoder and decoder below the head."""
-        return self.inner(model).model
+    body_at = "model"
+    vocabulary_at, count_at = "decoder_config.vocab_size", "decoder_config.num_channels"
+    # of the decoder; until transformers 5 they stand with the whole model
+    fillers_at = ("decoder_config.bos_token_id", "bos_token_id", "decoder_config.pad_token_id", "pad_token_id")
+    ends_at = ("decoder_config.eos_token_id", "eos_token_id")
 
     def heads(self, model: nn.Module, view: View) -> tuple[Head, ...]:
         """One layer whose last dimension holds all codebooks."""
@@ -56,14 +57,6 @@ class DiaAdapter(CodebookAdapter):
             )
         return labels.reshape(size, books, frames).transpose(1, 2)
 
-    def vocabulary(self, inner: Any) -> int:
-        """Codes of one codebook, with its special ones."""
-        return inner.config.decoder_config.vocab_size
-
-    def count(self, inner: Any) -> int:
-        """Channels of the decoder."""
-        return inner.config.decoder_config.num_channels
-
     def of_codes(self, inner: Any, codes: Tensor, labels: Tensor) -> Batch:
         """As the processor cuts them: a begin in front of the ids, labels one step later."""
         size = len(codes)
@@ -71,14 +64,6 @@ class DiaAdapter(CodebookAdapter):
         ids = torch.cat([begin, codes[:, :-1]], 1)
         flat = labels.transpose(1, 2).reshape(-1, labels.shape[1])
         return {"input_ids": PROMPT.repeat(size, 1), "decoder_input_ids": ids, "labels": flat}
-
-    def fillers(self, inner: Any) -> tuple[int, ...]:
-        """Begin and padding."""
-        return _special_ids(inner, "bos_token_id", "pad_token_id")
-
-    def ends(self, inner: Any) -> tuple[int, ...]:
-        """The end of an audio."""
-        return _special_ids(inner, "eos_token_id")
 
     def delays(self, inner: Any) -> tuple[int, ...]:
         """The delay pattern, which lies in the ids already."""
@@ -91,9 +76,3 @@ class DiaAdapter(CodebookAdapter):
         if labels is not None:
             out["labels"] = labels.transpose(1, 2).reshape(batch["labels"].shape)
         return out
-
-
-def _special_ids(inner: Any, *names: str) -> tuple[int, ...]:
-    """Of the decoder; until transformers 5 they stand with the whole model."""
-    found = (getattr(part, name, None) for name in names for part in (inner.config.decoder_config, inner.config))
-    return tuple(dict.fromkeys(code for code in found if isinstance(code, int)))

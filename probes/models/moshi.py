@@ -30,10 +30,10 @@ class MoshiAdapter(CodebookAdapter):
     name = "transformers.MoshiForConditionalGeneration"
     classes = ("MoshiForConditionalGeneration",)
     label_keys = ("text_labels", "audio_labels")
-
-    def body(self, model: nn.Module) -> nn.Module | None:
-        """The decoder over time."""
-        return self.inner(model).decoder.model
+    mask_key = "attention_mask"
+    body_at = "decoder.model"
+    vocabulary_at, count_at = "audio_vocab_size", "num_codebooks"
+    fillers_at = ("audio_vocab_size",)  # the one id above the codes
 
     def heads(self, model: nn.Module, view: View) -> tuple[Head, ...]:
         """The text head, and the depth decoder's, which gives all codebooks of a position."""
@@ -70,18 +70,6 @@ class MoshiAdapter(CodebookAdapter):
         mask = padding_mask(batch.get("attention_mask"), ids)
         return text_stream(ids, inner.config.vocab_size, mask=mask), None if labels is None else labels.reshape(-1)
 
-    def mask(self, inner: Any, batch: Mapping[str, Any]) -> Tensor | None:
-        """Text and codes have one mask."""
-        return batch.get("attention_mask")
-
-    def vocabulary(self, inner: Any) -> int:
-        """Codes of one codebook."""
-        return inner.config.audio_vocab_size
-
-    def count(self, inner: Any) -> int:
-        """Those that Moshi speaks."""
-        return inner.config.num_codebooks
-
     def of_codes(self, inner: Any, codes: Tensor, labels: Tensor) -> Batch:
         """Text beside codes that are delayed and moved one step by the caller, as they are trained rightly.
 
@@ -98,10 +86,6 @@ class MoshiAdapter(CodebookAdapter):
             "user_audio_codes": torch.full_like(codes, filler).transpose(1, 2),
             "audio_labels": labels.masked_fill(labels == IGNORE_INDEX, filler).transpose(1, 2),
         }
-
-    def fillers(self, inner: Any) -> tuple[int, ...]:
-        """The one id above the codes."""
-        return (inner.config.audio_vocab_size,)
 
     def relabel(self, model: nn.Module, batch: Batch, view: View, ids: Any, foreign: int) -> Batch:
         """Text and codes."""

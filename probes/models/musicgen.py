@@ -34,25 +34,25 @@ class MusicgenAdapter(CodebookAdapter):
     id_keys = ("decoder_input_ids", "input_ids", "labels")
     flat_keys = ("input_ids", "decoder_input_ids")
 
-    @staticmethod
-    def _decoder(inner: Any) -> Any:
+    body_at = "model"
+    vocabulary_at, count_at = "vocab_size", "num_codebooks"
+    fillers_at = ("pad_token_id",)  # which a stream begins with, and the delay pattern is filled with
+
+    def part(self, inner: Any) -> Any:
+        """The decoder, which may stand alone."""
         return getattr(inner, "decoder", inner)
 
     def _id_key(self, inner: Any) -> str:
-        return "input_ids" if self._decoder(inner) is inner else "decoder_input_ids"
-
-    def body(self, model: nn.Module) -> nn.Module | None:
-        """The decoder below the heads."""
-        return self._decoder(self.inner(model)).model
+        return "input_ids" if self.part(inner) is inner else "decoder_input_ids"
 
     def heads(self, model: nn.Module, view: View) -> tuple[Head, ...]:
         """One head per codebook."""
-        modules = self._decoder(self.inner(model)).lm_heads
+        modules = self.part(self.inner(model)).lm_heads
         return tuple(Head(f"audio[{number}]", module, (number,)) for number, module in enumerate(modules))
 
     def codes(self, inner: Any, batch: Mapping[str, Any]) -> Tensor:
         """What the decoder reads: the ids it is given, else the labels one step later."""
-        config, given = self._decoder(inner).config, batch.get(self._id_key(inner))
+        config, given = self.part(inner).config, batch.get(self._id_key(inner))
         if isinstance(given, Tensor):
             return by_codebook(given, config.num_codebooks, self._id_key(inner))
         labels = batch.get("labels")
@@ -63,8 +63,8 @@ class MusicgenAdapter(CodebookAdapter):
         return later
 
     def _start(self, inner: Any) -> int:
-        config = self._decoder(inner).config
-        return config.bos_token_id if self._decoder(inner) is inner else config.decoder_start_token_id
+        config = self.part(inner).config
+        return config.bos_token_id if self.part(inner) is inner else config.decoder_start_token_id
 
     def targets(self, inner: Any, batch: Mapping[str, Any], codes: Tensor) -> Tensor | None:
         """The labels; those that name the padding are left out by the model itself, shorter ones are the last."""
@@ -75,24 +75,11 @@ class MusicgenAdapter(CodebookAdapter):
         out[:, codes.shape[1] - labels.shape[1] :] = masked(labels, self.fillers(inner)).to(out)
         return out
 
-    def vocabulary(self, inner: Any) -> int:
-        """Codes of one codebook."""
-        return self._decoder(inner).config.vocab_size
-
-    def count(self, inner: Any) -> int:
-        """Heads of the decoder."""
-        return self._decoder(inner).config.num_codebooks
-
     def of_codes(self, inner: Any, codes: Tensor, labels: Tensor) -> Batch:
         """Labels alone, which the decoder reads one step later; beside them the ids, where it is called by itself."""
-        if self._decoder(inner) is inner:
+        if self.part(inner) is inner:
             return {"input_ids": codes.transpose(1, 2).reshape(-1, codes.shape[1]), "labels": labels}
         return {"input_ids": PROMPT.repeat(len(codes), 1), "labels": labels}
-
-    def fillers(self, inner: Any) -> tuple[int, ...]:
-        """Padding, which is also what a stream begins with and what the delay pattern is filled with."""
-        padding = self._decoder(inner).config.pad_token_id
-        return () if padding is None else (padding,)
 
     def rewritten(self, inner: Any, batch: Batch, codes: Tensor, labels: Tensor | None) -> Batch:
         """Ids where they were given, labels where they were."""
