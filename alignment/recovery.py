@@ -33,13 +33,15 @@ RIVAL_PULL = 0.1
 #: How many distinct noise rows a leaf is tiled from: a full randn of (T, 128256) costs a fifth of a forward.
 NOISE_ROWS = 16
 NOISE_SCALE = 0.01
+#: The same where regularisers are to be told apart, which all look alike on small noise.
+WIDE_SCALE = 2.0
 #: Rows are read in chunks of at most this many logits, and of this part of them all where they are more than a
 #: few, so that reading adds no second logits-sized buffer.
 CHUNK_ELEMENTS = 1 << 22
 CHUNK_SHARE = 160
 FEW_ELEMENTS = 1 << 16
 
-Values = Literal["noise", "real"]
+Values = Literal["noise", "real", "wide"]
 
 
 class Form(IntEnum):
@@ -102,7 +104,7 @@ def leaf(
 
     Args:
         like: (..., V) the head's output.
-        values: ``noise`` (0.01 * randn, the same for every call with one seed) or ``real``.
+        values: ``noise`` (0.01 * randn, the same for every call with one seed), ``wide`` (2 * randn) or ``real``.
         dtype: the leaf's dtype.
         seed: of the noise; the global random state is not touched.
         rows: how many rows of noise differ. With one, what a loss makes of a row depends on its target alone.
@@ -113,11 +115,12 @@ def leaf(
     check_tensor(like, "logits", "(..., V)")
     if values == "real":
         return like.detach().to(dtype, copy=True).requires_grad_()
-    if values != "noise":
+    if values not in ("noise", "wide"):
         raise InputError(f"unknown values {values!r}: choose one of {', '.join(get_args(Values))}")
     vocab, count = like.shape[-1], like.numel() // max(like.shape[-1], 1)
     generator = torch.Generator().manual_seed(check_integer(seed, "seed"))
-    block = torch.randn(rows, vocab, generator=generator).mul_(NOISE_SCALE).to(like.device, dtype)
+    scale = NOISE_SCALE if values == "noise" else WIDE_SCALE
+    block = torch.randn(rows, vocab, generator=generator).mul_(scale).to(like.device, dtype)
     out = torch.empty(like.shape, dtype=dtype, device=like.device)  # no view of another: FSDP2 warns of those
     flat = out.view(count, vocab)
     for first in range(0, count, rows):

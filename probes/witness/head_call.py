@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from alignment.recovery import Reading, read, silent_reading
+from alignment.penalties import Penalty, penalties
+from alignment.recovery import Form, Reading, read, silent_reading
 from alignment.sketch import read_sketched, sketch
 
 from ..models.adapter import Head
@@ -85,6 +87,23 @@ class HeadCall:
         if self.period is not None and seen is self.leaf and not written:
             period = self.period * (width // max(vocab, 1))
         return read(None if grad is None else grad.reshape(shape), seen.detach().reshape(shape), period=period)
+
+    def penalties(self, grads: Mapping[int, Tensor | None]) -> Reading:
+        """The same rows, with the penalty that each of them has in the place of a target."""
+        seen = self.leaf
+        if self.later is not None and grads.get(id(self.later)) is not None:
+            seen = self.later
+        grad = grads.get(id(seen))
+        if self.rows is not None or grad is None:
+            return silent_reading(self.count * self.head.books, self.leaf.device)
+        if self.head.is_plain:
+            vocab = self.head.vocabulary(seen.shape[-1])
+            kinds = penalties(grad.reshape(-1, vocab), seen.detach().reshape(-1, vocab))
+        else:
+            kinds = penalties(self.head.rows(grad), self.head.rows(seen.detach()))
+        reading = silent_reading(len(kinds), kinds.device)
+        form = torch.where(kinds != int(Penalty.NONE), int(Form.PLAIN), int(Form.NONE))
+        return replace(reading, target=kinds, form=form)
 
     def _read_places(self, grad: Tensor | None, seen: Tensor) -> Reading:
         rows = self.head.rows(seen.detach())

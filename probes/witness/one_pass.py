@@ -28,7 +28,7 @@ from .head_call import HeadCall
 from .pace import LOSS, Pace
 from .placement import place_readings
 
-__all__ = ["LossError", "LossFunction", "Options", "Pass", "Watched", "run_along", "run_pass"]
+__all__ = ["LossError", "LossFunction", "Options", "Pass", "Watched", "run_along", "run_pass", "run_penalties"]
 
 LossFunction = Callable[[nn.Module, Batch], Tensor]
 
@@ -172,7 +172,26 @@ def _is_silent(reading: Reading, labels: Tensor | None) -> bool:
     return labels is not None and bool((labels >= 0).any()) and not bool((reading.form != int(Form.NONE)).any())
 
 
-def _run_at(watched: Watched, batch: Batch, view: View, heads: Sequence[Head], alone: Head | None = None) -> Pass:
+def run_penalties(watched: Watched, batch: Batch, view: View) -> list[Tensor]:
+    """Run the loss at wide logits: per stream, (R,) int64, the penalty that is all of a row's gradient, or none.
+
+    Raises:
+        LossError: the loss raises.
+    """
+    wide = replace(watched, options=replace(watched.options, values="wide"))
+    seen = _run_at(wide, batch, view, watched.adapter.heads(watched.model, view), penalties=True)
+    return [reading.target.clamp(min=0) for reading in seen.readings]
+
+
+def _run_at(
+    watched: Watched,
+    batch: Batch,
+    view: View,
+    heads: Sequence[Head],
+    alone: Head | None = None,
+    *,
+    penalties: bool = False,
+) -> Pass:
     model, adapter, options = watched.model, watched.adapter, watched.options
     watched.pace.step(LOSS if alone is None else LOSS + 1 + heads.index(alone))
     withhold = adapter.label_keys if options.withhold else ()
@@ -209,7 +228,7 @@ def _run_at(watched: Watched, batch: Batch, view: View, heads: Sequence[Head], a
         detached = finding("LA605", "all", "the loss has a gradient, but none reaches the logits of any head")
         weights = [one for head in heads if head.is_plain for one in head.module.parameters()]
         return Pass(nothing, capture, number, finite=True, problems=[detached], past=trains(loss, weights))
-    read = [call.read(grads) for call in capture.calls]
+    read = [call.penalties(grads) if penalties else call.read(grads) for call in capture.calls]
     problems = _not_finite(number, grads, capture, read, view)
     readings, unplaced = place_readings(capture, read, model, adapter, view)
     calls = _repeated(capture, read)

@@ -38,6 +38,7 @@ from .judgement import judge_loss, labels_dropped
 from .label_rules import label_findings
 from .one_pass import LossError, LossFunction, Options, Pass, Watched, run_along, run_pass
 from .pace import LOSS, Pace
+from .penalised import Penalised, told_apart
 from .proof import prove, retry_in_range
 
 __all__ = ["LossFunction", "Options", "Witness", "expected_of", "witness"]
@@ -112,20 +113,22 @@ def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
         findings = list(compare(*_within_range(expected, actual))) if found is None else [found]
         return _told(view, expected, actual, (*of_labels, *findings), None, error.capture, notes)
     actual = infer_sources(first.readings, view.streams)
+    penalised = Penalised.none(actual) if first.problems else told_apart(watched, batch, view, actual)
+    actual = penalised.without(actual)
     told, clipped = judge_loss(view, expected, actual), []
     if not first.problems and _may_be_clipped(told.findings, options):
         actual, clipped = on_real_logits(watched, batch, view, actual)
         told = judge_loss(view, expected, actual)
     if not first.problems and _needs_proof(told.findings, actual):
-        actual = prove(watched, batch, view, actual)
+        actual = penalised.without(prove(watched, batch, view, actual))
         if clipped:
             actual, clipped = on_real_logits(watched, batch, view, actual)
         told = judge_loss(view, expected, actual)
     expected, actual = told.expected, told.actual
-    findings = list(first.problems or told.findings)
+    findings = list(first.problems or (*told.findings, *penalised.findings(expected, told.findings)))
     own = unwrapped(model) is not adapter.inner(model)
     findings += labels_dropped(first.capture.dropped_labels, findings, own=own)
-    notes += [*told.notes, *clipped]
+    notes += [*told.notes, *clipped, *penalised.notes()]
     if not first.problems:
         blind, unread = _blind(watched, view, expected, actual, first, (*of_labels, *findings))
         findings, notes = [*findings, *blind], [*notes, *unread]

@@ -1,0 +1,91 @@
+"""Rows whose gradient names no target: one pass more, at wide logits, tells which penalty it is that they have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from alignment import Finding, Supervision
+from alignment.findings import finding
+from alignment.penalties import Penalty
+from alignment.rules import RULES
+
+from ..errors import UsageError
+from ..host.sharded import runs_together
+from ..models.adapter import Batch, View
+from .one_pass import LossError, Watched, run_penalties
+
+__all__ = ["Penalised", "told_apart"]
+
+#: What is said of rows that have nothing but a penalty.
+NAMES = {
+    Penalty.UNIFORM: "smoothing's uniform part",
+    Penalty.SQUARES: "a penalty on the squares of the logits",
+    Penalty.ENTROPY: "an entropy bonus",
+}
+
+
+@dataclass(frozen=True)
+class Penalised:
+    """Per stream, (R,) int64: the :class:`Penalty` that is all there is of a row's gradient."""
+
+    kinds: tuple[Tensor, ...]
+
+    @classmethod
+    def none(cls, actual: Sequence[Supervision]) -> Penalised:
+        """Where no row has one."""
+        return cls(tuple(torch.zeros_like(one.target) for one in actual))
+
+    def without(self, actual: Sequence[Supervision]) -> tuple[Supervision, ...]:
+        """The supervisions, such rows untrained: what has only a penalty has no target."""
+        pairs = zip(actual, self.kinds, strict=True)
+        return tuple(replace(one, soft=one.soft & (kind == int(Penalty.NONE))) for one, kind in pairs)
+
+    def findings(self, expected: Sequence[Supervision], told: Sequence[Finding]) -> list[Finding]:
+        """LA202 where smoothing reaches rows that have labels beside them, and none of their own.
+
+        ``told`` was found before: a stream whose every row is at a wrong place is told of that alone.
+        """
+        absorbing = {one.stream for one in told if "LA202" in RULES[one.code].absorbs}
+        found = []
+        for one, kind in zip(expected, self.kinds, strict=True):
+            rows = (kind == int(Penalty.UNIFORM)) & ~one.trained
+            count, name = int(rows.sum()), one.stream.name
+            if count and bool(one.trained.any()) and name not in absorbing:
+                message = (
+                    f"label smoothing reaches {count} rows of {name} that have no target: its uniform part is added up "
+                    "over ignored rows too, and flattens what the model says there"
+                )
+                found.append(finding("LA202", name, message, fix=FIX, count=count))
+        return found
+
+    def notes(self) -> list[str]:
+        """What else is stated."""
+        return [
+            f"{int((mine == int(kind)).sum())} rows have a gradient that is {told} and nothing else: no target"
+            for mine in self.kinds
+            for kind, told in NAMES.items()
+            if bool((mine == int(kind)).any())
+        ]
+
+
+FIX = (
+    "Take the uniform part over rows with a label alone, as `F.cross_entropy(..., label_smoothing=)` does: multiply "
+    "`-log_probs.mean(-1)` by the same mask as the loss of the targets."
+)
+
+
+def told_apart(watched: Watched, batch: Batch, view: View, actual: Sequence[Supervision]) -> Penalised:
+    """Which rows without a target have a penalty and nothing else; nothing is run where there are none."""
+    if watched.options.values != "noise" or not any(bool(one.soft.any()) for one in actual):
+        return Penalised.none(actual)
+    if runs_together(watched.model):
+        return Penalised.none(actual)
+    try:
+        kinds = run_penalties(watched, batch, view)
+    except (LossError, UsageError):
+        return Penalised.none(actual)
+    return Penalised(tuple(kind.masked_fill(~one.soft, 0) for kind, one in zip(kinds, actual, strict=True)))
