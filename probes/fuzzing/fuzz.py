@@ -30,7 +30,7 @@ from ..models.codebooks import CodebookAdapter
 from ..witness.witness import LossFunction, Options, Witness, witness
 from .cases import MASKS, Case, End, Reference, Target, Text
 
-__all__ = ["ALLOWED", "Contract", "Counterexample", "case_batch", "fuzz", "require_hypothesis", "run_case"]
+__all__ = ["ALLOWED", "Contract", "Counterexample", "case_batch", "counts", "fuzz", "require_hypothesis", "run_case"]
 
 #: What ``--allow`` lets a batch be: without any target, or with targets in one modality only.
 ALLOWED = ("empty", "text-only", "audio-only")
@@ -156,8 +156,13 @@ def run_case(contract: Contract, case: Case) -> tuple[Batch, Witness, list[Findi
         )
         findings = settled(findings, reduced.findings, contract.reduction)
     if not any(bool(one.trained.any()) for one in expected):  # allowed to be empty: then nothing must be trained
-        findings = [f for f in findings if f.code not in ("LA206", "LA501")]
+        findings = [f for f in findings if f.code not in ("LA206", "LA501") and not f.is_blind]
     return batch, seen, [f for f in findings if contract.keep(f)]
+
+
+def counts(finding: Finding) -> bool:
+    """Whether a case with this finding is a counterexample: it is wrong, or part of it could not be read."""
+    return finding.is_error or finding.is_blind
 
 
 def fuzz(
@@ -177,7 +182,7 @@ def fuzz(
     def codes(case: Case) -> set[str]:
         ran = run_case(contract, case)
         hypothesis.assume(ran is not None)
-        return {f.code for f in ran[2] if f.is_error}  # type: ignore[index]
+        return {f.code for f in ran[2] if counts(f)}  # type: ignore[index]
 
     def look(case: Case) -> None:
         nonlocal inside
@@ -209,7 +214,7 @@ def _shrunk(
 
     def shows(case: Case) -> bool:
         ran = run_case(contract, case)
-        return ran is not None and any(f.code == code and f.is_error for f in ran[2])
+        return ran is not None and any(f.code == code and counts(f) for f in ran[2])
 
     settings = hypothesis.settings(
         max_examples=10 * examples, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lm_tiny import tiny_model
 
 from loss_align import main
 from probes.errors import UsageError
@@ -98,3 +99,30 @@ def test_without_hypothesis_it_is_asked_for(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 3
     assert 'pip install "loss-alignment[fuzz]"' in done.stderr
+
+
+DISTILLED = """
+import torch
+from lm_tiny import tiny_model
+import torch.nn.functional as F
+
+def loss(model, batch):
+    logits, labels = model(input_ids=batch["input_ids"]).logits[:, :-1], batch["labels"][:, 1:]
+    rows = logits[labels != -100]
+    teacher = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0)).mul(2).softmax(-1)
+    return F.kl_div(rows.log_softmax(-1), teacher, reduction="batchmean")
+"""
+
+
+def test_cases_that_cannot_be_read_are_no_pass(tmp_path, capsys):
+    """A soft teacher names no token: no case is wrong, and none was judged."""
+    tiny_model("LlamaForCausalLM").save_pretrained(tmp_path / "model")
+    (tmp_path / "loss.py").write_text(DISTILLED)
+    words = ("--model", str(tmp_path / "model"), "--loss", f"{tmp_path / 'loss.py'}:loss", "--examples", "5")
+    code, told = fuzz(tmp_path, *words)
+    assert (code, told["verdict"]) == (4, "incomplete")
+    assert [one["code"] for one in told["counterexamples"]] == ["LA802"]
+    case = told["counterexamples"][0]["case"]
+    assert "INCOMPLETE: 5 cases, 1 kind of finding" in capsys.readouterr().out
+    assert fuzz(tmp_path, *words, "--case", case)[0] == 4
+    assert fuzz(tmp_path, *words, "--ignore", "LA802:text")[0] == 0
