@@ -216,7 +216,6 @@ class _Entries:
         Raises:
             InputError: a stream whose ids no row follows, where rows and ids are not equally many.
         """
-        before = self.adapter.learnt
         firsts, lengths = [], []
         entries: dict[tuple[int, int], Tensor] = {}
         for number in range(len(self.adapter.declared)):
@@ -229,7 +228,7 @@ class _Entries:
             lengths.append(length)
             for nth, place in enumerate(places):
                 entries[number, nth] = self._rows(place, places, nth, shape, first, length)
-        return replace(before, first=tuple(firsts), length=tuple(lengths), entries=entries)
+        return replace(self.adapter.learnt, first=tuple(firsts), length=tuple(lengths), entries=entries)
 
     def _rows(
         self,
@@ -266,12 +265,15 @@ class _Entries:
         leads = [lead if len(lead) == 2 else (1, *lead) for lead in anchor.leads]
         sizes = [(lead[axis], lead[1 - axis]) for lead in leads]
         begins = self._begins(number, anchor, sizes, shape)  # per call (b,)
+        if begins is None:
+            self._forget_body(number)
+            return self._places(number, shape)
         return [torch.arange(length)[None] - begin[:, None] for (_, length), begin in zip(sizes, begins, strict=True)]
 
     def _begins(
         self, number: int, anchor: _Anchor, sizes: Sequence[tuple[int, int]], shape: torch.Size
-    ) -> list[Tensor]:
-        """Per call (b,): the row that has read the first id of each sample."""
+    ) -> list[Tensor] | None:
+        """Per call (b,): the row that has read the first id of each sample; None where a guessed body reads none."""
         one = self.adapter.declared[number]
         equal = all(length == shape[1] for _, length in sizes)
         found: list[Tensor] = [torch.full((count,), UNKNOWN) for count, _ in sizes]
@@ -287,6 +289,8 @@ class _Entries:
         found = [torch.where((begin < 0) & (begin > -one.ahead), 0, begin) for begin in found]
         known = torch.cat(found)
         known = known[known != UNKNOWN]
+        if not len(known) and one.objective != "masked" and one.body is None and self._head(number).body is not None:
+            return None
         if not len(known) and not equal:
             lengths = sorted({length for _, length in sizes})
             raise InputError(
@@ -356,10 +360,19 @@ class _Entries:
             begin[told] = offset[told]
             earlier += count
 
+    def _head(self, number: int) -> Head:
+        return next(head for head in self.adapter.learnt.heads if number in head.streams)
+
+    def _forget_body(self, number: int) -> None:
+        """What was taken for the body of a head reads none of its ids (an encoder): its rows are the head's own."""
+        wrong = self._head(number)
+        heads = tuple(replace(one, body=None, fed=None) if one is wrong else one for one in self.adapter.learnt.heads)
+        self.adapter.learn(replace(self.adapter.learnt, heads=heads))
+
     def _anchor(self, seen: _Trace, number: int) -> _Anchor:
         """The calls of the module that feeds a stream's head, or those of the head."""
         mine = [call for call in seen.head_calls if number in call.head.streams]
-        head = next(head for head in self.adapter.learnt.heads if number in head.streams)
+        head = self._head(number)
         if head.body is not None:
             calls = [call for call in seen.calls if call.module is head.body]
             return _Anchor(tuple(call.lead for call in calls), tuple(call.given for call in calls))

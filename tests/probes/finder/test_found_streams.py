@@ -1,11 +1,15 @@
 """``check_loss`` without a declaration: what was found is judged as what was declared, and nothing is guessed."""
 
 import pytest
+from finder_models import own
+from lm_batches import batch_for
+from lm_tiny import tiny_model
 from speech_zoo import ZOO, Causal, by_name, ce, ids
 from torch import nn
 
 from probes import UsageError, check_loss, discover
 from probes.finder import adapter as adapters
+from probes.models.streams_file import load_streams
 
 #: What has to be declared.
 NOT_YET = {
@@ -105,3 +109,25 @@ def test_a_head_that_gives_a_row_for_each_id_is_not_searched(monkeypatch):
     batch = {"x": ids(0, 64, 2, 12)}
     report = check_loss(Own(), batch, lambda m, b: ce(m(b["x"])[:, :-1], b["x"][:, 1:]), heads="head")
     assert not any(finding.is_error for finding in report.findings)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "T5ForConditionalGeneration",
+        "BartForConditionalGeneration",
+        "WhisperForConditionalGeneration",
+        "GPT2LMHeadModel",
+    ],
+)
+def test_what_discover_writes_is_read_at_the_offset_that_it_found(name, tmp_path):
+    """Inputs that the model makes of the labels, with an encoder as long as its decoder beside them."""
+    model, batch = tiny_model(name), batch_for(name)
+    found = discover(model, batch, own)
+    file = tmp_path / "streams.toml"
+    file.write_text(found.toml())
+    streams = {one.name: one for one in load_streams(str(file))}
+    report = check_loss(model, batch, own, streams=streams, replay=False)
+    offsets = {name: set(stream["offsets"]) for name, stream in report.streams.items()}
+    assert offsets == {one.name: {f"{one.offset}"} for one in found.found}
+    assert not any(finding.is_error for finding in report.findings), report.in_short()
