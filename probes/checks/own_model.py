@@ -14,7 +14,7 @@ from ..models import Adapter, Batch
 from ..models.codebooks import CodebookAdapter
 from ..models.declared import DeclaredAdapter
 from ..models.forward import forward
-from ..models.modules import is_pretrained
+from ..models.modules import is_pretrained, unwrapped
 from ..records.report import Check
 from ..witness.witness import LossFunction, Witness
 from .checklist import training_step
@@ -33,9 +33,9 @@ def why_no_outputs(model: nn.Module, adapter: Adapter, batch: Batch) -> str:
     if isinstance(adapter, CodebookAdapter):
         return "what a model of several codebooks hands back is not laid out as its labels are"
     inner = adapter.inner(model)
-    if is_pretrained(inner):
+    if is_pretrained(inner) and is_pretrained(unwrapped(model)):
         return ""
-    name = type(inner).__name__
+    name = type(unwrapped(model)).__name__
     try:
         given = forward(model, adapter, batch)
     except Exception as error:  # noqa: BLE001 - a module of the user's own may raise anything

@@ -44,11 +44,12 @@ def run(args: argparse.Namespace) -> int:
     from ..checks.engine import default_loss
     from ..checks.preflight import CONVENTIONS
     from ..checks.reduction import counted_loss
+    from ..checks.watch import watch
     from ..records.report import EXIT
     from ..report.explain import pick_streams, row_stories
     from ..report.outputs import checked_outputs, standard_output, write_outputs
     from ..report.terminal import console_for, status_line
-    from ..witness.witness import Options, witness
+    from ..witness.witness import Options
     from .preflight import make_plan
 
     outputs = checked_outputs(args)
@@ -61,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
         options = Options(convention=CONVENTIONS[plan.labels], withhold=plan.labels == "none")
         named = plan.loss or default_loss(plan.adapter, plan.policy)
         loss_fn = counted_loss(named, plan.model, plan.adapter, plan.batch, options)
-        seen = witness(plan.model, plan.adapter, plan.batch, loss_fn, options)
+        watched = watch(plan.model, plan.adapter, plan.batch, loss_fn, options)
+        plan.adapter, seen = watched.adapter, watched.seen
     stories = {
         seen.view.streams[n].name: [s for s in row_stories(seen, n, args.sample) if s.row in rows]
         for n in pick_streams(seen, args.stream)

@@ -11,6 +11,7 @@ from alignment.supervision import Supervision
 from alignment.verdicts import judge
 
 from ..errors import UsageError
+from ..models.ahead import laid_rows
 from ..records.row_story import RowStory
 from ..witness.witness import Witness
 
@@ -61,25 +62,28 @@ def all_stories(seen: Witness, most: int = MOST) -> list[RowStory]:
 def _told(seen: Witness, number: int, rows: Sequence[int]) -> list[RowStory]:
     stream, expected = seen.view.streams[number], seen.expected[number]
     actual = seen.actual[number] if seen.actual else None
-    words = _verdicts(number, expected, actual, seen.expected)
-    offsets = stream.row if actual is None else actual.offset
+    further = seen.view.ahead[number] - 1 if seen.view.ahead else 0
+    words = _verdicts(number, expected, actual, seen.expected, further=further)
+    offsets = stream.row if actual is None else actual.offset + further
+    laid = laid_rows(torch.tensor(rows, dtype=torch.long), stream, 1 + further).tolist()
     stories = []
-    for row in rows:
-        known = actual is not None and int(actual.source[row]) >= 0 and int(actual.origin[row]) == number
+    for row, at in zip(rows, laid, strict=True):  # what it has read, and where it is judged
+        known = actual is not None and int(actual.source[at]) >= 0 and int(actual.origin[at]) == number
+        segment = int(stream.segment[at if int(stream.segment[at]) >= 0 else row])
         stories.append(
             RowStory(
                 stream=stream.name,
                 sample=int(stream.sample[row]),
                 row=int(stream.row[row]),
                 token=int(stream.ids[row]),
-                target=_token(actual, row),
-                expected=_token(expected, row),
-                offset=int(offsets[row]) if known else None,
-                weight=0.0 if actual is None else float(actual.weight[row]),
-                verdict=words[row],
-                padding=bool(stream.segment[row] < 0),
+                target=_token(actual, at),
+                expected=_token(expected, at),
+                offset=int(offsets[at]) if known else None,
+                weight=0.0 if actual is None else float(actual.weight[at]),
+                verdict=words[at],
+                padding=segment < 0,
                 filler=bool(stream.filler[row]),
-                segment=int(stream.segment[row]),
+                segment=segment,
             )
         )
     return stories
@@ -90,7 +94,7 @@ def _token(supervision: Supervision | None, row: int) -> int:
 
 
 def _verdicts(
-    number: int, expected: Supervision, actual: Supervision | None, streams: Sequence[Supervision]
+    number: int, expected: Supervision, actual: Supervision | None, streams: Sequence[Supervision], *, further: int
 ) -> list[str]:
     if actual is None:
         return ["unknown" if wanted else "none" for wanted in expected.trained.tolist()]
@@ -99,7 +103,7 @@ def _verdicts(
     for name in reversed(VERDICTS):
         for row in torch.nonzero(getattr(judged, name)).reshape(-1).tolist():
             words[row] = name
-    for row in torch.nonzero(judged.astray & (actual.offset == 0)).reshape(-1).tolist():
+    for row in torch.nonzero(judged.astray & (actual.offset + further == 0)).reshape(-1).tolist():
         words[row] = "copy"
     for row in torch.nonzero(actual.soft).reshape(-1).tolist():
         words[row] = "unreadable"

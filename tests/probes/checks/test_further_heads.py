@@ -5,6 +5,8 @@ import torch
 from further_models import IDS, LABELS, Draft, Medusa, Mtp, draft_loss, medusa_loss, mtp_loss
 
 from probes import check_loss
+from probes.checks.preflight import Plan, preflight
+from probes.models import adapter_for
 
 BATCH = {"input_ids": IDS, "labels": LABELS}
 
@@ -94,3 +96,20 @@ def test_soft_targets_of_a_draft_head_cannot_be_read():
     report = check_loss(Draft(), BATCH, draft_loss(2, soft=True), streams=streams)
     assert [f.code for f in report.findings] == ["LA802"]
     assert check_loss(Draft(), BATCH, draft_loss(2), streams=streams).verdict == "pass"
+
+
+@pytest.mark.parametrize(("kind", "verdict"), [("right", "pass"), ("shifted once more", "fail")])
+def test_preflight_judges_them_too(kind, verdict):
+    model = Mtp()
+    report = preflight(Plan(model, adapter_for(model), BATCH, mtp_loss(kind)))
+    assert report.verdict == verdict
+    assert report.streams["head[mtp_head]"]["ahead"] == 2
+
+
+def test_rows_are_told_with_what_they_have_read():
+    rows = check_loss(Mtp(), BATCH, mtp_loss("right")).rows()
+    told = [one for one in rows if one.stream == "head[mtp_head]" and one.sample == 0]
+    assert [one.token for one in told] == IDS[0].tolist()
+    assert [one.row for one in told if one.verdict == "right"] == list(range(6, 22))
+    assert all(one.target == IDS[0, one.row + 2] and one.offset == 2 for one in told if one.verdict == "right")
+    assert not any(one.padding for one in told)
