@@ -526,6 +526,104 @@ def several_ahead(*steps):
     return loss
 
 
+# -- Dia: channels behind a delay, begun by a filler, ended each on its own diagonal ------------------
+
+BEGIN, END, FILL, DELAYS = 60, 61, 62, (0, 1, 3)
+
+
+class Delayed(nn.Module):
+    """Channels that come in one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(64, D) for _ in DELAYS)
+        self.decoder, self.heads = Causal(), nn.ModuleList(nn.Linear(D, 64) for _ in DELAYS)
+
+    def forward(self, codes, labels=None):  # (B, T, 3), and what the loss will want of it
+        h = self.decoder(sum(table(codes[..., k]) for k, table in enumerate(self.tables)))
+        return torch.stack([head(h) for head in self.heads], 2)
+
+
+def delayed_batch(cut=False):
+    """Two audios, the second shorter; ``cut``: off at the length before the delay, and ended in one row."""
+    lengths, frames = (14, 10), 14 + max(DELAYS) + 2
+    codes = torch.full((2, frames, len(DELAYS)), FILL)
+    for sample, length in enumerate(lengths):
+        for k, delay in enumerate(DELAYS):
+            codes[sample, : 1 + delay, k] = BEGIN
+            codes[sample, 1 + delay : 1 + delay + length, k] = ids(50 + 3 * sample + k, 60, length, low=0)
+            codes[sample, 1 + delay + length, k] = END
+        if cut:
+            codes[sample, 1 + length :] = FILL
+            codes[sample, 1 + length] = END
+    return {"codes": codes, "labels": codes.masked_fill((codes == BEGIN) | (codes == FILL), -100)}
+
+
+def delayed(shift, key="labels"):
+    def loss(model, batch):
+        logits = model(**batch)
+        return ce(logits[:, : logits.shape[1] - shift], batch[key][:, shift:])
+
+    return loss
+
+
+# -- XTTS with a reference: part of the codes is what the voice is taken from -------------------------
+
+
+class Conditioned(TextThenMel):
+    """Codes that the voice is taken from stand inside the sequence, and are no targets."""
+
+    def forward(self, text, mel, spoken):
+        return super().forward(text, mel[:, :-1])
+
+
+def conditioned_batch():
+    mel = F.pad(ids(56, 78, 3, 12, low=0), (0, 1), value=79)
+    places, reference = torch.arange(13), torch.tensor([[2, 6], [0, 4], [5, 9]])
+    spoken = (places < reference[:, :1]) | (places >= reference[:, 1:])
+    return {"text": ids(57, 60, 3, 7), "mel": mel, "spoken": spoken}
+
+
+def conditioned(samples, shift=0):
+    """``samples``: of which the reference is left out."""
+
+    def loss(model, batch):
+        text, mel = model(**batch)
+        left_out = ~batch["spoken"] & torch.tensor(samples)[:, None]
+        target = batch["mel"].masked_fill(left_out, -100)
+        return ce(text, batch["text"][:, 1:]) + ce(mel[:, : mel.shape[1] - shift], target[:, shift:])
+
+    return loss
+
+
+# -- two speakers, one head that is called for each ---------------------------------------------------
+
+
+class Duplex(nn.Module):
+    """Both sides of a conversation: one head gives the codes of the one, then of the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables, self.body = nn.ModuleList(nn.Embedding(VA, D) for _ in range(2)), Causal()
+        self.sides, self.head = nn.ModuleList(nn.Linear(D, D) for _ in range(2)), nn.Linear(D, VA, bias=False)
+
+    def forward(self, mine, theirs):
+        h = self.body(self.tables[0](mine) + self.tables[1](theirs))
+        return [self.head(side(h)) for side in self.sides]
+
+
+def duplex(first, second):
+    def loss(model, batch):
+        mine, theirs = model(**batch)
+        return first(mine, batch) + second(theirs, batch)
+
+    return loss
+
+
+def side(key, shift=1):
+    return lambda z, batch: ce(z[:, : z.shape[1] - shift], batch[key][:, shift:])
+
+
 ZOO = [
     Architecture(
         "text and K codebooks",
@@ -704,6 +802,50 @@ ZOO = [
             "mtp[{k}]": {"head": "mtp.{k}", "ids": "x", "ahead": 2, "ahead_step": 1},
         },
         {"mtp[0]": 2, "mtp[1]": 3},
+    ),
+    Architecture(
+        "channels behind a delay",
+        Delayed,
+        delayed_batch,
+        delayed(1),
+        {"copy": (delayed(0), "LA102"), "shifted twice": (delayed(2), "LA103")},
+        {
+            "audio[{k}]": {
+                "head": "heads.{k}",
+                "ids": "codes[..., {k}]",
+                "labels": "labels[..., {k}]",
+                "ends": [END],
+                "fillers": [BEGIN, FILL],
+            }
+        },
+    ),
+    Architecture(
+        "text, reference and mel",
+        Conditioned,
+        conditioned_batch,
+        conditioned([True, True, True]),
+        {
+            "reference of all but the last": (conditioned([False, False, True]), "LA202"),
+            "shifted twice": (conditioned([True, True, True], 1), "LA103"),
+        },
+        {
+            "text": {"head": "text_head", "ids": "text"},
+            "audio": {"head": "mel_head", "ids": "mel", "mask": "spoken", "ends": [79]},
+        },
+    ),
+    Architecture(
+        "one head for two speakers",
+        Duplex,
+        lambda: {"mine": ids(58, VA, B, 15), "theirs": ids(59, VA, B, 15)},
+        duplex(side("mine"), side("theirs")),
+        {
+            "copy of theirs": (duplex(side("mine"), side("theirs", 0)), "LA102"),
+            "speakers swapped": (duplex(side("theirs"), side("mine")), "LA106"),
+        },
+        {
+            "audio[0]": {"head": "head", "ids": "mine", "call": 0},
+            "audio[1]": {"head": "head", "ids": "theirs", "call": 1},
+        },
     ),
 ]
 
