@@ -26,6 +26,7 @@ from .ahead import laid
 from .codebooks import again
 from .declaration import Declaration
 from .declared_heads import Logits, declared_heads, unfolded
+from .delays import delays_seen
 from .elements import elements_of, values_of
 from .modules import unwrapped
 from .place import Place
@@ -136,7 +137,14 @@ class DeclaredAdapter:
         ahead = tuple(one.ahead for one in self.declared)
         masked = frozenset(number for number, one in enumerate(self.declared) if one.objective == "masked")
         return View(
-            streams, labels, (None,) * len(streams), conventions=conventions, masked=masked, kin=kin, ahead=ahead
+            streams,
+            labels,
+            (None,) * len(streams),
+            conventions=conventions,
+            masked=masked,
+            kin=kin,
+            ahead=ahead,
+            delays=delays_seen(streams),
         )
 
     def _stream(self, number: int, batch: Mapping[str, Any]) -> tuple[Stream, Tensor | None]:

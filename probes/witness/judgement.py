@@ -66,7 +66,23 @@ def judge_loss(
     findings = told_ahead(among_kin(found, weighed or seen.actual, view), view)
     # nobody said what must be trained there: only where its targets are taken from can be judged
     findings = [one for one in findings if one.code != "LA202" or not unlabelled(view, one.stream)]
+    findings += _trained_padding(view, seen.actual, findings)
     return Judgement(seen.expected, seen.actual, tuple(findings), seen.notes)
+
+
+def _trained_padding(view: View, actual: Sequence[Supervision], found: Sequence[Finding]) -> list[Finding]:
+    """LA202 of streams without labels: a row that is padding is never to predict more of it, whoever says what must."""
+    accused = {name for one in found if one.is_error for name in one.stream.split(", ")}
+    out = []
+    for number, one in enumerate(actual):
+        name, padding = one.stream.name, one.stream.segment < 0
+        own = one.trained & padding & (one.origin == number) & (one.offset == 1)
+        rows = own & padding[one.source.clamp(min=0)]
+        if view.labels[number] is None and bool(rows.any()) and not accused & {"all", name, name.partition("[")[0]}:
+            count = int(rows.sum())
+            message = f"{count} rows of {name} are padding and trained on padding, which is no target"
+            out.append(finding("LA202", name, message, count=count))
+    return out
 
 
 def labels_dropped(dropped: Sequence[str], found: Sequence[Finding], *, own: bool) -> list[Finding]:

@@ -21,6 +21,8 @@ __all__ = ["Masked", "masked"]
 
 #: The share of targets that the usual objective may leave visible.
 USUAL = 0.2
+#: How far a shift may be, and how many rows must share it.
+FAR, LEAST = tuple(sign * far for far in range(1, 9) for sign in (1, -1)), 3
 #: How many examples a finding shows.
 SHOWN = 4
 
@@ -32,7 +34,7 @@ class Masked:
     Attributes:
         expected: per stream.
         actual: per stream.
-        findings: LA401 where too many targets are visible.
+        findings: LA401 where too many targets are visible, LA104 where each row has another row's.
         notes: how many are, where they are few enough.
     """
 
@@ -48,6 +50,11 @@ def masked(view: View, expected: Sequence[Supervision], actual: Sequence[Supervi
     findings, notes = [], []
     for number in sorted(view.masked):
         one = actual[number]
+        shift = _shift(one, expected[number])
+        if shift:
+            findings.append(_shifted(one, shift))
+            got[number] = wanted[number] = _without(one, torch.zeros_like(one.trained))
+            continue
         seen = one.trained & (one.target == one.stream.ids)
         aside = seen | (expected[number].target == one.stream.ids)
         wanted[number], got[number] = _without(expected[number], aside), _without(one, aside)
@@ -57,6 +64,28 @@ def masked(view: View, expected: Sequence[Supervision], actual: Sequence[Supervi
         elif total:
             notes += _told(one, seen, count, total)
     return Masked(tuple(wanted), tuple(got), tuple(findings), tuple(notes))
+
+
+def _shift(one: Supervision, expected: Supervision) -> int:
+    """How far on the labels lie that rows are trained on, where that is the same for all; 0 where it is not."""
+    rows, sample = torch.nonzero(one.trained).reshape(-1), one.stream.sample
+    own = int((expected.target[rows] == one.target[rows]).sum())
+    for shift in FAR if len(rows) >= LEAST and 2 * own < len(rows) else ():
+        at = (rows + shift).clamp(0, len(sample) - 1)
+        inside = (at == rows + shift) & (sample[at] == sample[rows])
+        right = expected.target[at] == one.target[rows]
+        if 2 * int(inside.sum()) > len(rows) and bool(right[inside].all()):
+            return shift
+    return 0
+
+
+def _shifted(one: Supervision, shift: int) -> Finding:
+    count, name = int(one.trained.sum()), one.stream.name
+    message = (
+        f"{count} rows of {name} are trained on what the row {shift:+d} from them is to restore, where a masked "
+        "objective has each row restore its own token: labels were shifted"
+    )
+    return finding("LA104", name, message, count=count)
 
 
 def _without(one: Supervision, rows: Tensor) -> Supervision:
