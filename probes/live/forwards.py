@@ -88,6 +88,7 @@ class Forward:
         begun: when, in the watcher's count of events.
         inner_seen: whether the innermost forward was seen, and not only its body.
         outer: the labels among the arguments of its wrapper; None where no wrapper was called.
+        kept_back: a loss mask, and labels, that the script holds beside the ids.
         calls: of its heads.
         graded: when the first gradient arrived; 0 before.
         fresh: whether there was no gradient yet for its own to be added to.
@@ -110,6 +111,7 @@ class Forward:
     begun: int
     inner_seen: bool = True
     outer: Batch | None = None
+    kept_back: Batch = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     graded: int = 0
     fresh: bool = False
@@ -139,7 +141,8 @@ class Forward:
         Raises:
             InputError: no ids, or ids and labels that do not fit each other.
         """
-        missing = {key: value for key, value in (self.outer or {}).items() if self.received.get(key) is None}
+        given = {**self.kept_back, **(self.outer or {})}
+        missing = {key: value for key, value in given.items() if self.received.get(key) is None}
         if missing:
             with suppress(InputError):  # labels of a wrapper may be of another length, or of another task
                 return self._view({**self.received, **missing})
@@ -323,6 +326,11 @@ class Forward:
             if not bool((reading.form != int(Form.NONE)).any()):
                 reading.form[:] = int(Form.SOFT)  # it may be what could not be read
         return view, readings
+
+    @property
+    def lends_a_mask(self) -> bool:
+        """Whether what it must train is said by a mask that the script has kept back."""
+        return bool(self.kept_back) and not any(self.received.get(key) is not None for key in self.adapter.label_keys)
 
     def made_again(self) -> tuple[nn.Module, Batch]:
         """The module whose forward it was, and what that was given.

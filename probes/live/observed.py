@@ -21,6 +21,7 @@ from .expected import Expectation, expectations
 from .forwards import Forward
 from .further import lent_labels, settled_heads
 from .joined import Joined, Part, join
+from .kept_back import without_silent
 from .micro_batches import MicroBatch, accumulation
 
 __all__ = ["Nothing", "Observed", "observe"]
@@ -92,9 +93,9 @@ def observe(
         read, problems = _read(steps, graded=graded)
         joined = lent_labels(join([part for step in read for _, part in step]))
     joined = joined if template is None else _with_template(joined, template)
-    expected = expectations(joined)
-    supervisions = tuple(one.supervision for one in expected)
     forwards = [forward for step in read for forward, _ in step]
+    expected = _excused(expectations(joined), joined, forwards) if graded else expectations(joined)
+    supervisions = tuple(one.supervision for one in expected)
     evened, backward = _by_backward(joined, read)
     findings, actual, notes = _swallowed(steps, stepped=stepped), (), joined.view.notes
     if graded:
@@ -122,6 +123,20 @@ def _with_template(joined: Joined, template: Callable[[View], View]) -> Joined:
     untold = untold & torch.tensor(view.labels[0] is None)
     actual = replace(joined.actual[0], stream=view.streams[0])
     return replace(joined, view=view, actual=(actual, *joined.actual[1:]), unlabelled=(untold, *joined.unlabelled[1:]))
+
+
+def _excused(expected: Sequence[Expectation], joined: Joined, forwards: Sequence[Forward]) -> Sequence[Expectation]:
+    """The same, and rows of a mask that the script kept back need not be trained where their weight may be zero."""
+    lent = torch.tensor([one.lends_a_mask for one in forwards])[joined.part[0]]
+    if not bool(lent.any()):
+        return expected
+    first = expected[0]
+    due = without_silent(first.supervision, joined.actual[0], lent)
+    count = int((first.supervision.trained & ~due.trained).sum())
+    note = (
+        f"{count} rows that the mask names have no gradient (a weight of zero, a clipped ratio): that is stated alone"
+    )
+    return [replace(first, supervision=due, note=note if count else first.note), *expected[1:]]
 
 
 def _read(steps: Sequence[Sequence[Forward]], *, graded: bool) -> tuple[Read, list[str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from .discovery import Discovery, Found
 from .forwards import Forward, kept, label_entries
 from .gradients import Gradients
 from .hooks import AfterModules, BeforeModules
+from .kept_back import kept_back
 from .multiplied import Multiplied
 from .search import Search
 from .trained import Trained
@@ -300,6 +302,10 @@ class Watcher:
         if received.get(CACHE) is not None:
             small[CACHE] = True  # that there is one is all that matters
         forward = Forward(self.found.root, self.found.adapter, small, module.training, self._tick(), inner)
+        mine = getattr(forward.adapter, "id_keys", ())  # where a mask can be read at all
+        keys = [key for key in mine if key not in forward.adapter.label_keys]
+        ids = next((received[key] for key in keys if received.get(key) is not None), None)
+        forward.kept_back = kept_back(ids, sys._getframe(1))  # noqa: SLF001 - the one way to what stands above
         large = {key: value for key, value in received.items() if value is not None and small[key] is None}
         forward.whole = all(isinstance(value, Tensor) for value in large.values()) and received.get(CACHE) is None
         if not self.steps and not self.open:  # the one that is run again

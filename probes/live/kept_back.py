@@ -1,0 +1,114 @@
+"""What a script keeps beside the ids that it gives its model: a loss mask, and the labels that it lies over.
+
+A loop calls its model with the ids alone and masks the loss by itself. Mask and ids stand together in one of the frames
+above the forward: in a mapping, or next to one as variables. Nothing there is changed or held.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alignment import IGNORE_INDEX, Supervision
+
+from ..models.adapter import Batch
+from ..models.loss_masks import MASKS
+
+__all__ = ["kept_back", "without_silent"]
+
+#: Frames above a forward that are looked at.
+MOST_FRAMES = 64
+
+
+def kept_back(ids: Any, frame: FrameType | None) -> Batch:
+    """The mask of the nearest frame that holds the ids as well, and its labels; empty if there is none.
+
+    Args:
+        ids: (B, T) that a forward was given, as it was given them.
+        frame: the innermost to look at.
+    """
+    if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.is_floating_point():
+        return {}
+    for _ in range(MOST_FRAMES):
+        if frame is None:
+            break
+        names = frame.f_locals
+        found: Batch = {}
+        with suppress(Exception):  # a mapping of the script's own may do as it likes
+            found = _beside(ids, names)
+        copied = isinstance(names, dict) and frame.f_code.co_flags & inspect.CO_OPTIMIZED
+        if copied and sys.getrefcount(names) <= 3:  # before 3.13 a frame keeps this copy, and all that it holds
+            names.clear()
+        if found:
+            return found
+        frame = frame.f_back
+    return {}
+
+
+def _beside(ids: Tensor, names: Mapping[str, Any]) -> Batch:
+    """The same in the variables of one frame."""
+    holders = [names, *(value for value in names.values() if isinstance(value, Mapping))]
+    mask = next(((key, one[key]) for key in MASKS for one in holders if _fits(one.get(key), ids)), None)
+    if mask is None:
+        return {}
+    near = [value for one in holders for value in one.values() if isinstance(value, Tensor)]
+    if not any(value is ids or _equal(value, ids) for value in near):
+        return {}
+    labels = next((one["labels"] for one in holders if _same(one.get("labels"), ids)), None)
+    labels = next((value for value in near if _is_next(value, ids)), None) if labels is None else labels
+    kept = {mask[0]: mask[1], "labels": labels}
+    return {key: value.detach().to("cpu", copy=True) for key, value in kept.items() if value is not None}
+
+
+def _fits(mask: Any, ids: Tensor) -> bool:
+    """Whether a mask may be one of these ids: of all, of all rows that have a successor, or of what ends them."""
+    return isinstance(mask, Tensor) and mask.dim() == 2 and len(mask) == len(ids) and mask.shape[1] <= ids.shape[1]
+
+
+def _same(value: Any, ids: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.shape == ids.shape and not value.is_floating_point()
+
+
+def _equal(value: Tensor, ids: Tensor) -> bool:
+    return _same(value, ids) and value.dtype == ids.dtype and torch.equal(value.to(ids.device), ids)
+
+
+def _is_next(value: Tensor, ids: Tensor) -> bool:
+    """Whether these are the tokens after the ids: labels under a name of their own."""
+    if not _same(value, ids) or value.dtype != ids.dtype or ids.shape[1] < 2:
+        return False
+    return torch.equal(value[:, :-1].to(ids.device), ids[:, 1:])
+
+
+def without_silent(expected: Supervision, actual: Supervision, rows: Tensor) -> Supervision:
+    """What a mask demands, without rows that a weight of zero may have silenced: equal rewards, a clipped ratio.
+
+    Where rows outside the mask are trained, or every span lacks its first row or its last, the mask is used at another
+    place than its own, and all that it names is due.
+
+    Args:
+        expected: what the mask demands.
+        actual: what is trained.
+        rows: (R,) bool, of forwards whose mask the script has kept back.
+    """
+    stream, due, heard = expected.stream, expected.trained & rows, actual.trained | actual.soft
+    silent = due & ~heard
+    if not bool(silent.any()) or bool((actual.trained & rows & ~due).any()):
+        return expected
+    spoken = torch.isin(stream.sample, stream.sample[due & heard])
+    same = stream.sample[1:] == stream.sample[:-1]
+    first, last = due & spoken, due & spoken
+    first[1:] &= ~(due[:-1] & same)
+    last[:-1] &= ~(due[1:] & same)
+    shifted = any(torch.equal(silent & spoken, edge) for edge in (first, last))
+    drop = silent & ~spoken if shifted else silent
+    target, weight = expected.target.masked_fill(drop, IGNORE_INDEX), expected.weight.masked_fill(drop, 0.0)
+    return replace(expected, target=target, weight=weight)
