@@ -28,6 +28,10 @@ LEAST_PULL = 0.5
 LIKELY = 0.5
 #: Relative slack for tokens outside the sketch, which are no likelier than the last one in it.
 SLACK = 2e-2
+#: Log-probabilities of a row that lie closer together, in squares, tell no power between them.
+LEAST_SPREAD = 1e-3
+#: Most rows must tell the same power, up to this part of it: a soft teacher's tell one each.
+ALIKE = 0.1
 #: Rows whose largest entry is less than this many times what can be written are rounding.
 FAINT = 16
 TINY = torch.finfo(torch.float64).tiny
@@ -98,24 +102,50 @@ def read_sketched(grad: Tensor, kept: Sketch) -> Reading:
     if not chunks:
         return silent_reading(0, grad.device)
     reading = Reading(*(torch.cat([getattr(chunk, name) for chunk in chunks]) for name in Reading.__dataclass_fields__))
-    reading.form[_underflown(reading, kept, grad.dtype)] = int(Form.SOFT)
+    reading.form[_underflown(reading, kept, grad.dtype, _stretch(grad, kept, reading))] = int(Form.SOFT)
     infinite = (reading.target >= 0) & kept.masked[reading.target.clamp(min=0)]
     reading.form[infinite], reading.target[infinite] = int(Form.NOT_FINITE), IGNORE_INDEX
     reading.weight[infinite] = torch.nan
     return reading
 
 
-def _underflown(reading: Reading, kept: Sketch, dtype: torch.dtype) -> Tensor:
+def _stretch(grad: Tensor, kept: Sketch, reading: Reading) -> float:
+    """By what the logits were multiplied after they were sketched (a temperature), at least 1; no more than a guess.
+
+    Entries of two tokens that are no target stand to each other as their probabilities do, to this power.
+    """
+    active = torch.nonzero(reading.form != int(Form.NONE)).reshape(-1)
+    if len(active) == len(reading.form) or 2 * int((reading.form[active] == int(Form.PLAIN)).sum()) >= len(active):
+        return 1.0
+    known = grad.detach()[active].gather(1, kept.token[active]).double()
+    used, log_prob = known > 0, kept.log_prob[active].double()
+    count = used.sum(-1).clamp(min=1)
+    size = known.clamp(min=TINY).log()
+    off_prob = (log_prob - ((log_prob * used).sum(-1) / count)[:, None]).masked_fill(~used, 0)
+    off_size = (size - ((size * used).sum(-1) / count)[:, None]).masked_fill(~used, 0)
+    spread = off_prob.square().sum(-1)
+    told = (count > 2) & (spread > LEAST_SPREAD)
+    slopes = ((off_prob * off_size).sum(-1) / spread.clamp(min=TINY))[told]
+    if not len(slopes):
+        return 1.0
+    middle = slopes.median()
+    alike = (slopes - middle).abs() <= ALIKE * middle
+    return max(1.0, float(middle)) if 2 * int(alike.sum()) > len(slopes) else 1.0
+
+
+def _underflown(reading: Reading, kept: Sketch, dtype: torch.dtype, stretch: float) -> Tensor:
     """(R,) bool: rows without a gradient, of which a target's own might have been too small to be written.
 
-    Whatever the target, the gradient has an entry of at least the second likeliest token's probability.
+    Whatever the target, the gradient has an entry of at least the second likeliest token's probability, where the loss
+    has seen it: of logits that were multiplied by ``stretch``.
     """
     silent = reading.form == int(Form.NONE)
     if kept.token.shape[1] < 2:
         return torch.zeros_like(silent)
     sizes = reading.weight[(reading.target >= 0) & (reading.weight != 0)].abs()
     weight = float(sizes.min()) if sizes.numel() else 1 / max(len(silent), 1)
-    return silent & (kept.log_prob[:, 1].double().exp() * weight < smallest(dtype))
+    seen = torch.log_softmax(kept.log_prob.double() * stretch, -1) if stretch > 1 else kept.log_prob.double()
+    return silent & (seen[:, 1].exp() * weight * stretch < smallest(dtype))
 
 
 def _read_chunk(grad: Tensor, token: Tensor, log_prob: Tensor) -> Reading:

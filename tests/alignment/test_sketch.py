@@ -171,3 +171,22 @@ def test_a_sketch_is_small_and_detached():
 def test_bad_calls_say_what_is_wrong(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def stretched(scale, sure):
+    """A mean over four of six rows of logits that the loss multiplies; of rows in ``sure`` the model is certain."""
+    logits = torch.randn(6, 64, generator=torch.Generator().manual_seed(3)).mul_(0.3)
+    labels = torch.tensor([5, 9, 2, 7, -100, -100])
+    for row in sure:
+        logits[row] = logits[row].masked_fill(torch.arange(64) == labels[row].clamp(min=1), 8.0)
+    logits.requires_grad_()
+    (grad,) = torch.autograd.grad(torch.nn.functional.cross_entropy(logits * scale, labels), logits)
+    return read_sketched(grad, sketch(logits)).form.tolist()
+
+
+def test_targets_that_vanish_behind_a_temperature_are_unread():
+    silent, unread = int(Form.NONE), int(Form.SOFT)
+    assert stretched(30, (0, 1))[:2] == [unread, unread]
+    assert stretched(30, ())[4:] == [silent, silent], "rows that are not sure could not vanish"
+    assert stretched(1, (0, 1))[4:] == [silent, silent]
+    assert silent not in stretched(1, (0, 1))[:4]
