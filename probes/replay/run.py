@@ -277,13 +277,14 @@ class _Recorder:
                 break
         self.run.calls.append(call)
         if self.base is None:
-            call.values, call.whole_output = call.values.clone(), output.detach().clone() if self.gradients else None
+            kept = output.detach().clone()
+            call.values, call.whole_output = head.rows(kept), kept if self.gradients else None
         elif not self._compared(call):
             return None
         if not self.gradients:
             return None
         assert call.whole_output is not None
-        call.leaf = call.whole_output.clone().requires_grad_()
+        call.leaf = call.whole_output.detach().requires_grad_()
         return call.leaf.clone()  # no leaf may be written to
 
     def _compared(self, call: Call) -> bool:
