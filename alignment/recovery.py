@@ -30,6 +30,8 @@ PLAIN_RESIDUAL = 2e-2
 SOFT_RESIDUAL = 0.5
 #: A second token pulled up by this much of the first has none of the two for a hard target.
 RIVAL_PULL = 0.1
+#: A row of a head that is shorter than this part of the others (a padded id's) pulls nowhere of its own.
+LEAST_NORM = 1e-6
 #: How many distinct noise rows a leaf is tiled from: a full randn of (T, 128256) costs a fifth of a forward.
 NOISE_ROWS = 16
 NOISE_SCALE = 0.01
@@ -195,7 +197,15 @@ def _read_chunk(reading: Reading, rows: Tensor, grad: Tensor, logits: Tensor) ->
     form[push] = int(Form.PLAIN)
     form[(form == int(Form.SOFT)) & (low >= 0)] = int(Form.REGULARISER)
     target = torch.where(push, most, least)
-    weight = torch.where(push, push_weight, pull_weight).double() * scale.double()
+    weight = torch.where(push, push_weight, pull_weight)
+    unclear = torch.nonzero(((form == int(Form.SOFT)) | (form == int(Form.NOT_PLAIN))) & scale.isfinite()).reshape(-1)
+    if len(unclear):
+        kind, alone, left = _by_columns(grad[unclear], logits[unclear].to(grad.dtype), least[unclear])
+        better = (kind == int(Form.PLAIN)) | ((kind == int(Form.REGULARISER)) & (form[unclear] == int(Form.SOFT)))
+        form[unclear] = torch.where(better, kind, form[unclear])
+        residual[unclear] = torch.where(better, left, residual[unclear])
+        weight[unclear] = torch.where(better & (kind == int(Form.PLAIN)), alone, weight[unclear])
+    weight = weight.double() * scale.double()
     _write(reading, rows, target, weight, residual, torch.where(scale.isfinite(), form, int(Form.NOT_FINITE)))
 
 
@@ -207,6 +217,32 @@ def _write(reading: Reading, rows: Tensor, target: Tensor, weight: Tensor, resid
     reading.weight[rows] = torch.where(hard, weight, nothing).double()
     reading.residual[rows] = residual.double()
     reading.form[rows] = form
+
+
+def _by_columns(grad: Tensor, logits: Tensor, token: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What rows are that no softmax explains: a binary cross-entropy, column by column, or a penalty on the logits.
+
+    A binary cross-entropy of one-hot rows has w * sigmoid(z) at all columns but the token's. A penalty (L2, entropy)
+    is along the logits themselves, all of them moved alike, as far as small noise can tell.
+
+    Returns:
+        (r,) each: the form (PLAIN, REGULARISER or SOFT), the weight of a binary cross-entropy, and what is left open.
+    """
+    chance = torch.sigmoid(logits)
+    at = token[:, None]
+    rest, others = grad.scatter(1, at, 0), chance.scatter(1, at, 0)
+    weight = (rest * others).sum(-1) / others.square().sum(-1).clamp(min=1e-30)
+    binary = torch.linalg.vector_norm(rest - weight[:, None] * others, dim=-1) / torch.linalg.vector_norm(grad, dim=-1)
+    pulled = (weight > 0) & (grad.gather(1, at)[:, 0] < 0)
+    moved, along = (one - one.mean(-1, keepdim=True) for one in (grad, logits))
+    cosine = torch.cosine_similarity(moved, along, dim=-1)
+    penalty = (1 - cosine.square()).clamp(min=0).sqrt()
+    form = torch.full_like(token, int(Form.SOFT))
+    form[penalty <= PLAIN_RESIDUAL] = int(Form.REGULARISER)
+    own = -grad.gather(1, at)[:, 0] / (1 - chance.gather(1, at)[:, 0]).clamp(min=1e-6)
+    # a softmax beside a z-loss leaves a flat remainder too, but a small one
+    form[pulled & (binary <= PLAIN_RESIDUAL) & (weight >= 0.5 * own)] = int(Form.PLAIN)
+    return form, own, torch.where(form == int(Form.PLAIN), binary, penalty)
 
 
 def _fit(grad: Tensor, prob: Tensor, token: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -260,11 +296,16 @@ def recover(loss_fn: Callable[[Tensor], Tensor], logits: Tensor, *, values: Valu
     return read(grad, stand_in, period=None if values == "real" else NOISE_ROWS)
 
 
+def _sine(cosine: Tensor) -> Tensor:
+    return (1 - cosine.clamp(-1, 1).square()).sqrt()
+
+
 def read_hidden(grad: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Reading:
     """Decode ``grad = d loss / d hidden`` where the logits ``hidden @ weight.T`` never exist as a tensor.
 
     For cross-entropy, ``-grad = w * (W_y - m)`` with ``m = softmax(hidden W^T) W``: the target is the
-    row of W whose direction from m agrees best with ``-grad``, and w its length along that direction.
+    row of W whose direction from m agrees best with ``-grad``, and w its length along that direction; where a row is
+    pushed away from its token (a rejected answer), with ``grad``.
 
     Args:
         grad: (R, H).
@@ -300,11 +341,19 @@ def read_hidden(grad: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | Non
         along = (g * mean).sum(-1, keepdim=True) - g @ table.T  # <-g, W_v - m>
         distance = (norms - 2 * (mean @ table.T) + mean.square().sum(-1, keepdim=True)).clamp(min=1e-12).sqrt()
         cosine = along / distance
-        best, target = cosine.max(-1)
-        sine = (1 - best.clamp(-1, 1).square()).sqrt()
+        pull, token = cosine.max(-1)
+        push, other = cosine.min(-1)
+        pushed = (_sine(push) <= PLAIN_RESIDUAL) & ~(_sine(pull) <= PLAIN_RESIDUAL)  # away from its token
+        best, target = torch.where(pushed, push, pull), torch.where(pushed, other, token)
+        sine = _sine(best)
         form = torch.full_like(rows, int(Form.SOFT))
         form[sine <= SOFT_RESIDUAL] = int(Form.NOT_PLAIN)
         form[sine <= PLAIN_RESIDUAL] = int(Form.PLAIN)
+        penalty = _sine(torch.cosine_similarity(g, mean, dim=-1)) <= PLAIN_RESIDUAL  # a z-loss, and no token
+        short = norms[target] <= LEAST_NORM * norms.mean()
+        form[short & (form == int(Form.NOT_PLAIN))] = int(Form.SOFT)
+        form[penalty & short] = int(Form.REGULARISER)
+        form[penalty & (form != int(Form.PLAIN))] = int(Form.REGULARISER)
         form[~size[:, 0].isfinite()] = int(Form.NOT_FINITE)
         scale = best / distance.gather(1, target[:, None])[:, 0] * size[:, 0]
         _write(reading, rows, target, scale, sine, form)

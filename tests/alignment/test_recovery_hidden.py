@@ -91,3 +91,23 @@ def test_what_is_not_finite_never_reads_as_a_pass():
     assert reading.form[:5].tolist() == [Form.NONE, Form.NOT_FINITE, Form.NOT_FINITE, Form.PLAIN, Form.NONE]
     assert reading.weight[1:3].isnan().tolist() == [True, True]
     assert reading.target[1:3].tolist() == [IGNORE_INDEX] * 2
+
+
+def test_rows_that_are_pushed_away_are_read_and_keep_their_sign():
+    hidden = torch.randn(6, 16, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    table = torch.randn(40, 16, generator=torch.Generator().manual_seed(1))
+    targets = torch.tensor([3, 9, 27, 39, 0, 5])
+    sign = torch.tensor([1.0, -1, 1, -1, -1, 1])
+    each = F.cross_entropy(hidden @ table.T, targets, reduction="none")
+    (grad,) = torch.autograd.grad((each * sign).sum(), hidden)
+    reading = read_hidden(grad, hidden.detach(), table)
+    assert reading.target.tolist() == targets.tolist()
+    torch.testing.assert_close(reading.weight, sign.double(), rtol=1e-4, atol=0)
+
+
+def test_a_z_loss_trains_no_token_though_a_padded_id_has_a_row_of_zeros():
+    hidden = torch.randn(4, 16, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    table = torch.randn(40, 16, generator=torch.Generator().manual_seed(1))
+    table[0] = 0
+    (grad,) = torch.autograd.grad((hidden @ table.T).logsumexp(-1).square().sum(), hidden)
+    assert set(read_hidden(grad, hidden.detach(), table).form.tolist()) == {int(Form.REGULARISER)}
