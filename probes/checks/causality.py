@@ -82,8 +82,10 @@ def causality(
 
 
 def causality_findings(told: Causality, others: Sequence[Finding]) -> list[Finding]:
-    """LA401, where no other finding explains it; LA805 where nothing could be judged."""
+    """LA401, where no other finding explains it; LA805 where nothing could be judged, and no error says why."""
     if told.problem and told.problem != UNFINITE:
+        if any(one.is_error and "LA401" in RULES[one.code].absorbs for one in others):
+            return []  # tokens of another stream or place are no ids of this one: it cannot run with others
         return [
             finding("LA805", "all", f"causality was not judged: {told.problem}", basis="logits against later inputs")
         ]

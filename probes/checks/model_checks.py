@@ -58,8 +58,10 @@ def model_checks(
     )
     ahead = told is not None and told.ahead
     padding, found = "padding not varied", []
-    if outputs is not None and movement is not None and not ahead and _readable(outputs):
+    if outputs is not None and movement is not None and _readable(outputs):
         padding, found = padding_matters(model, adapter, batch, seen.view, movement, loss_fn)
+    if ahead and found:
+        padding, found = "padding not compared: rows read later inputs", []
     leaks = [] if told is None else causality_findings(told, report.findings)
     if told is not None:
         settle_soft(report, [one for one in leaks if keep is None or keep(one)])
@@ -71,12 +73,12 @@ def model_checks(
         why = "what the model hands back of its own is not known"
         report.checks.append(Check("decode", DECODE, "skip", why))
         return
-    if ahead:  # a visible prefix, or LA401: nothing that is decoded token by token can have read them
+    progress("decoding step by step")
+    check, found = decode_check(model, adapter, batch, movement, loss_fn)
+    if ahead and found:  # a visible prefix, or LA401: what is decoded token by token cannot have read them
         why = "rows of the forward that is trained read later inputs, which step by step are not there yet"
-        report.checks.append(Check("decode", DECODE, "skip", why))
-    else:
-        progress("decoding step by step")
-        join(*decode_check(model, adapter, batch, movement, loss_fn))
+        check, found = Check("decode", DECODE, "skip", why), []
+    join(check, found)
     if peft_model(model) is not None:
         progress("comparing with the bare model")
         join(*lora_check(model, adapter, batch, loss_fn, seen, options, movement, task_types))

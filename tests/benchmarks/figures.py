@@ -88,7 +88,7 @@ def _table(found: Sequence[Figure]) -> Table:
 
 def _record(found: Sequence[Figure], size: Size, argv: Sequence[str]) -> dict[str, object]:
     device = torch.cuda.get_device_name(size.device) if size.device.type == "cuda" else str(size.device)
-    origin = environment(model="", device=device, dtype="", seed=0)
+    origin = environment(model="", device=device, dtype="", seed=0, package="")
     origin |= {"threads": torch.get_num_threads(), "size": size.name, "runs": size.runs}
     command = shlex.join(["python", "tests/benchmarks/figures.py", *argv])
     return {"provenance": {**origin, "command": command, **git_state()}, "figures": [one.as_dict() for one in found]}

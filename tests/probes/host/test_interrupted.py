@@ -27,6 +27,14 @@ def fused(model, batch):
     return F.cross_entropy(F.linear(hidden, model.lm_head.weight).flatten(0, 1), batch["labels"][:, 1:].flatten())
 
 
+@pytest.fixture(autouse=True)
+def interrupts():
+    """Ctrl-C as Python takes it: a process that a shell has put in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def model():
     return llama()

@@ -69,7 +69,7 @@ def test_an_encoder_decoder_batch_as_a_collator_makes_it():
 
 def test_decoder_ids_given_beside_the_labels():
     batch = text_batch()
-    ids = batch["labels"].new_full((2, LENGTH), 3)
+    ids = batch["labels"].new_zeros(2, LENGTH)  # the id that its decoder begins with
     ids[:, 1:] = batch["input_ids"][:, :-1]
     batch = {**batch, "decoder_input_ids": ids, "labels": batch["input_ids"]}
     assert codes(watch(tiny_model("T5ForConditionalGeneration"), batch)) == ()

@@ -8,7 +8,7 @@ from lm_tiny import OLD, tiny_model
 from lm_zoo import NOT_RUN, all_classes
 
 from loss_align import main
-from probes.checks.causality import causality, causality_check
+from probes.checks.causality import causality, causality_check, causality_findings
 from probes.checks.decode import decode_check
 from probes.checks.padding import padding_matters
 from probes.models import adapter_for
@@ -93,10 +93,10 @@ def surveyed(name):
     batch = sequence_batch(name) if model.config.is_encoder_decoder else batch_for(name)
     adapter = adapter_for(model)
     seen = witness(model, adapter, batch, own_loss)
-    told = causality(model, adapter, batch, seen, seed=0)
+    told = causality(model, adapter, batch, seen, own_loss)
     padding, _ = padding_matters(model, adapter, batch, seen.view, told.movement)
     decoded, _ = decode_check(model, adapter, batch, told.movement)
-    return {"causality": causality_check(told, padding), "decode": decoded}
+    return {"causality": causality_check(told, causality_findings(told, seen.findings), padding), "decode": decoded}
 
 
 def check_class(name):

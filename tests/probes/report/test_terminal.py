@@ -154,7 +154,7 @@ def test_a_report_prints_as_the_terminal_shows_it(model):
     told = str(report)
     assert told == repr(report) == as_text(report).rstrip()
     assert "✗ pairing-text" in told
-    assert told.splitlines()[-1] == "FAIL: 1 error; 40 targets in 1 stream, 1 head"
+    assert told.splitlines()[-1] == "FAIL: 1 error; 40 targets in 1 stream, 1 head, causality"
     assert "Report(" not in told
 
 
