@@ -12,6 +12,8 @@ from probes.checks.causality import causality, causality_check, causality_findin
 from probes.checks.decode import decode_check
 from probes.checks.padding import padding_matters
 from probes.models import adapter_for
+from probes.models.forward import forward
+from probes.replay.perturbation import perturbed
 from probes.witness.witness import witness
 
 
@@ -93,9 +95,10 @@ def surveyed(name):
     batch = sequence_batch(name) if model.config.is_encoder_decoder else batch_for(name)
     adapter = adapter_for(model)
     seen = witness(model, adapter, batch, own_loss)
-    told = causality(model, adapter, batch, seen, own_loss)
-    padding, _ = padding_matters(model, adapter, batch, seen.view, told.movement)
-    decoded, _ = decode_check(model, adapter, batch, told.movement)
+    movement = perturbed(model, adapter, batch, forward(model, adapter, batch))
+    told = causality(model, adapter, batch, seen, own_loss, movement=movement)
+    padding, _ = padding_matters(model, adapter, batch, seen.view, movement)
+    decoded, _ = decode_check(model, adapter, batch, movement)
     return {"causality": causality_check(told, causality_findings(told, seen.findings), padding), "decode": decoded}
 
 
