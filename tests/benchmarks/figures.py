@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
+from finding import finding
 from fuzzing import fuzzing
 from losses import from_hidden_states, from_logits
 from measure import Figure, Size
@@ -30,6 +31,7 @@ __all__ = ["FAMILIES", "main"]
 FAMILIES: dict[str, Callable[[Size], Iterator[Figure]]] = {
     "verification": verification,
     "decoding": decoding,
+    "finder": finding,
     "hidden": from_hidden_states,
     "logits": from_logits,
     "scaling": scaling,

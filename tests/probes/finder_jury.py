@@ -21,8 +21,15 @@ from lm_zoo import DEVIATES
 
 from probes.finder.discover import discover
 
-#: Classes of which the finder says no stream, and why.
-SILENT: dict[str, str] = {}
+#: Classes of which the finder is known to say no stream, and why.
+SILENT = {
+    "BigBirdForCausalLM": "reads ahead as it is configured: every row depends on every id",
+    "BigBirdPegasusForConditionalGeneration": "every row depends on every label",
+    "CpmAntForCausalLM": "reads ahead: its batch has no prompt of its own",
+    "CsmForConditionalGeneration": "makes the codes that it is trained on inside, of the audio",
+    "FSMTForConditionalGeneration": "makes the ids of its decoder of those of its encoder",
+    "XLNetLMHeadModel": "reads ahead: a permutation is the loss's to give",
+}
 
 
 @dataclass(frozen=True)
