@@ -232,8 +232,10 @@ def _wrong(reduction: Reduction, weights: Weights, exact: float) -> str:
     sums = torch.stack([weight.sum() for weight in alone])
     apart = spread(sums) > exact
     if apart:  # weights of classes may differ in their sums: the same target may not be divided by something else
+        # a mean over samples divides by their number besides: alone, a sample weighs as much more as there are samples
         counts = torch.cat([torch.full_like(weight, len(weight)) for weight in alone])
-        apart = spread(ratio * counts if reduction == "token-mean" else ratio) > exact
+        kept = ratio * counts if reduction == "token-mean" else torch.cat([ratio, ratio.new_tensor([len(alone)])])
+        apart = spread(kept) > exact
     if apart:
         return (
             f"the weights of a step add up differently from batch to batch ({told_sums(alone)}): "

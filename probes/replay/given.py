@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ def given_by(scene: Scene, batch: Batch) -> list[Given]:
         NotReplayedError: the loss raises, makes no logits, or gives none that can be placed.
     """
     view = scene.adapter.view(scene.model, batch)
-    run = run_loss(scene, batch)
+    run = run_loss(replace(scene, view=view), batch)  # a sample alone may lack streams that the batch has
     placing = Placing(run.forwards, scene.model, scene.adapter, view)
     out: list[Given | None] = [None] * len(view.streams)
     for call in run.calls:

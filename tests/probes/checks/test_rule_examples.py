@@ -58,9 +58,12 @@ def conversations():
 
 
 def packed(batch):
-    """Every row as two documents, labelled from their first token on."""
-    ids = batch["input_ids"][:1]
-    return {"input_ids": ids, "position_ids": torch.arange(LENGTH)[None] % 10, "labels": ids.clone()}
+    """Every row as two documents that do not see each other, labelled from their first token on."""
+    ids, place = batch["input_ids"][:1], torch.arange(LENGTH)
+    seen = (place[:, None] >= place) & (place[:, None] // 10 == place // 10)  # (T, T)
+    mask = torch.zeros(LENGTH, LENGTH).masked_fill(~seen, torch.finfo(torch.float32).min)
+    given = {"input_ids": ids, "attention_mask": mask[None, None], "position_ids": place[None] % 10}
+    return {**given, "labels": ids.clone()}
 
 
 def ran(source):

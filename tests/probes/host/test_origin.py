@@ -79,6 +79,7 @@ def test_a_copy_that_was_not_imported_is_named(carried, tmp_path):
 @pytest.mark.parametrize("family", [pytest.param("higgs", marks=pytest.mark.higgs)])
 def test_preflight_names_the_copy_beside_the_loss(family, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "400")  # a path is not broken in two
     copy = tmp_path / "boson_multimodal"
     copy.mkdir()
     (copy / "__init__.py").touch()

@@ -70,6 +70,8 @@ def test_a_watched_run_says_what_can_be_seen(case):
         logging.disable(logging.NOTSET)
     assert {short(found) for found in report.findings if found.is_error} == due(case)
     warnings = {short(found) for found in report.findings if not found.is_error}
-    assert case.fault or warnings <= {*case.warnings, "LA301 text", "LA301 audio"}
+    # codebooks that share the input of a fused head cannot be told apart from outside (docs/doors.md)
+    untold = {"LA802 audio"} & warnings if "fused" in case.loss else set()
+    assert case.fault or warnings - untold <= {*case.warnings, "LA301 text", "LA301 audio"}
     if not case.fault:
-        assert report.verdict == "pass"
+        assert report.verdict == ("incomplete" if untold else "pass")
