@@ -77,7 +77,7 @@ def _trained_padding(view: View, actual: Sequence[Supervision], found: Sequence[
     for number, one in enumerate(actual):
         name, padding = one.stream.name, one.stream.segment < 0
         own = one.trained & padding & (one.origin == number) & (one.offset == 1)
-        rows = own & padding[one.source.clamp(min=0)]
+        rows = own & padding[one.source.clamp(0, max(len(padding) - 1, 0))]  # sources of other streams count there
         if view.labels[number] is None and bool(rows.any()) and not accused & {"all", name, name.partition("[")[0]}:
             count = int(rows.sum())
             message = f"{count} rows of {name} are padding and trained on padding, which is no target"
