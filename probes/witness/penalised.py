@@ -11,6 +11,7 @@ from torch import Tensor
 from alignment import Finding, Supervision
 from alignment.findings import finding
 from alignment.penalties import Penalty
+from alignment.recovery import Form, Reading
 from alignment.rules import RULES
 
 from ..errors import UsageError
@@ -78,9 +79,13 @@ FIX = (
 )
 
 
-def told_apart(watched: Watched, batch: Batch, view: View, actual: Sequence[Supervision]) -> Penalised:
+def told_apart(
+    watched: Watched, batch: Batch, view: View, readings: Sequence[Reading], actual: Sequence[Supervision]
+) -> Penalised:
     """Which rows without a target have a penalty and nothing else; nothing is run where there are none."""
-    if watched.options.values != "noise" or not any(bool(one.soft.any()) for one in actual):
+    pairs = zip(readings, actual, strict=True)
+    without = [one.soft | (read.form == int(Form.REGULARISER)).to(one.soft.device) for read, one in pairs]
+    if watched.options.values != "noise" or not any(bool(rows.any()) for rows in without):
         return Penalised.none(actual)
     if runs_together(watched.model):
         return Penalised.none(actual)
@@ -88,4 +93,4 @@ def told_apart(watched: Watched, batch: Batch, view: View, actual: Sequence[Supe
         kinds = run_penalties(watched, batch, view)
     except (LossError, UsageError):
         return Penalised.none(actual)
-    return Penalised(tuple(kind.masked_fill(~one.soft, 0) for kind, one in zip(kinds, actual, strict=True)))
+    return Penalised(tuple(kind.masked_fill(~rows, 0) for kind, rows in zip(kinds, without, strict=True)))

@@ -113,7 +113,7 @@ def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
         findings = list(compare(*_within_range(expected, actual))) if found is None else [found]
         return _told(view, expected, actual, (*of_labels, *findings), None, error.capture, notes)
     actual = infer_sources(first.readings, view.streams)
-    penalised = Penalised.none(actual) if first.problems else told_apart(watched, batch, view, actual)
+    penalised = Penalised.none(actual) if first.problems else told_apart(watched, batch, view, first.readings, actual)
     actual = penalised.without(actual)
     told, clipped = judge_loss(view, expected, actual), []
     if not first.problems and _may_be_clipped(told.findings, options):

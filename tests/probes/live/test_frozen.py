@@ -147,7 +147,8 @@ def test_learnt_prompts(kind, loss, found):
     model, data = prompted(kind), batches(4)
     assert codes(check_loss(model, data[0], loss)) == found
     report, _ = watched(lambda: loop(model, loss, data))
-    read_before = ["LA805 blind"] if kind == "PrefixTuningConfig" else []  # a cache that is filled: not run again
+    # a cache that is filled: not run again; beside a stream-wide error that is not said
+    read_before = ["LA805 blind"] if kind == "PrefixTuningConfig" and not found else []
     assert codes(report) == [*found, *read_before]
     assert report.check("coverage").status == ("skip" if found else "pass")
 
