@@ -16,7 +16,8 @@ from alignment.findings import finding
 from ..host.preserve import copy_of, preserved
 from ..models import Adapter, Batch
 from ..models.forward import forward
-from ..models.modules import peft_model
+from ..models.modules import output_embeddings, peft_model, pretrained_models
+from ..models.token_ids import text_config
 from ..replay.perturbation import SAME_ORDER, Movement, row_changes, stream_logits
 from ..witness.witness import LossFunction, Options, Witness
 from .training import LEARNING_RATE, MasterAdam, NotTrainedError, borrowed_weights
@@ -53,7 +54,7 @@ def adapters_trained(
     inside = {name for names in groups.values() for name in names}
     foreign = [name for name in named if name in moved - inside]
     frozen = [owner for owner in still if not any(named[name].requires_grad for name in groups[owner])]
-    findings = []
+    findings = _left_behind(model)
     first = frozen[0] if frozen else _first_needed(model, adapter, batch, seen, still, movement)
     if first:
         why = "is frozen" if frozen else "receives no gradient"
@@ -121,16 +122,47 @@ def _noise(model: nn.Module, owners: list[str]) -> Iterator[None]:
 
 
 def frozen_adapters(model: nn.Module) -> list[Finding]:
-    """LA602 for active adapters that no optimizer can train, told without running anything."""
+    """LA602 for active adapters that no optimizer can train, and for a tied weight that one of them leaves behind.
+
+    Told without running anything.
+    """
     named, groups = dict(model.named_parameters()), _adapters(model)
     still = [owner for owner, names in groups.items() if not any(named[name].requires_grad for name in names)]
     if not still:
-        return []
+        return _left_behind(model)
     message = (
         f"{len(still)} of {len(groups)} active adapters are frozen, first {still[0]} (PeftModel.from_pretrained "
         "freezes them unless is_trainable=True)"
     )
     return [finding("LA602", "all", message, count=len(still), basis="requires_grad")]
+
+
+def _left_behind(model: nn.Module) -> list[Finding]:
+    """LA602 for a weight that the configuration ties to one that is trained, and that is another one and frozen."""
+    for owner in pretrained_models(model):
+        if not getattr(text_config(owner), "tie_word_embeddings", False) or output_embeddings(owner) is None:
+            continue
+        pair = {"input embeddings": owner.get_input_embeddings(), "output embeddings": output_embeddings(owner)}
+        weights = {name: weight for name, one in pair.items() if (weight := _active_weight(one)) is not None}
+        trained = [name for name, weight in weights.items() if weight.requires_grad]
+        if len(weights) == 2 and len(trained) == 1 and len({id(one) for one in weights.values()}) == 2:
+            (still,) = weights.keys() - set(trained)
+            message = (
+                f"{type(owner).__name__} ties its {trained[0]}, which are trained, to its {still}, which are frozen"
+            )
+            fix = "Train both as one: LoraConfig(ensure_weight_tying=True), or adapt neither with modules_to_save."
+            return [finding("LA602", "all", message, count=1, fix=fix, basis="requires_grad")]
+    return []
+
+
+def _active_weight(module: Any) -> Tensor | None:
+    """The weight that a module uses; of a module that PEFT keeps a copy of, the copy's."""
+    copies = getattr(module, "modules_to_save", None)
+    for name in getattr(module, "active_adapters", ()) if isinstance(copies, nn.ModuleDict) else ():
+        if name in copies:
+            module = copies[name]
+    weight = getattr(module, "weight", None)
+    return weight if isinstance(weight, Tensor) else None
 
 
 def _adapters(model: nn.Module) -> dict[str, list[str]]:

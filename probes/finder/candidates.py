@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alignment.recovery import Form, Reading, read
+from alignment.recovery import PLAIN_RESIDUAL, RIVAL_PULL, Form, Reading, read
+from alignment.streams import IGNORE_INDEX
 
 from ..witness.backward import gradients_at
 from .tape import LEAST_WIDTH, Made, Tape
@@ -78,6 +79,18 @@ class Run:
             for one, grad in zip(mine, grads, strict=True)
         ]
 
+    def targets(self, candidates: Sequence[Candidate], model: nn.Module) -> list[Tensor]:
+        """(R,) int64 each: the score that each row of these pulls or pushes most, at a fifth of the price of a reading.
+
+        ``IGNORE_INDEX`` where there is no gradient. Of rows with a hard target it is theirs.
+        """
+        mine = [self.same(one) for one in candidates]
+        grads = gradients_at([one.made.value for one in mine], self.loss, model, keep=True)
+        return [
+            torch.full((len(one.flat(one.made.value)),), IGNORE_INDEX) if grad is None else _strongest(one.flat(grad))
+            for one, grad in zip(mine, grads, strict=True)
+        ]
+
     def same(self, candidate: Candidate) -> Candidate:
         """The candidate as this run made it.
 
@@ -127,19 +140,39 @@ def _score(made: Made, scored: dict[int, tuple[Made, int]], grad: Tensor) -> Non
 def has_form(value: Tensor, grad: Tensor, axis: int = -1) -> bool:
     """Whether a hard target explains what rows, evenly chosen, are told, over at least three live columns."""
     grad = grad.detach().movedim(axis, -1)
-    value = value.detach().movedim(axis, -1)
-    active = (grad != 0).any(-1)
-    at = torch.nonzero(active)
+    at = torch.nonzero((grad != 0).any(-1))
     if not len(at):
         return False
     at = at[torch.linspace(0, len(at) - 1, min(GLANCED, len(at))).round().long().to(at.device)]
     rows = tuple(at.T)
-    grad, value = grad[rows].float(), value[rows].float()
-    if bool(((grad != 0).sum(-1) < LEAST_WIDTH).float().mean() > 1 - SHARE):
-        return False
-    reading = read(grad, value)
-    hard = (reading.form == int(Form.PLAIN)) | (reading.form == int(Form.NOT_PLAIN))
-    return bool(hard.float().mean() >= SHARE)
+    grad = grad[rows].float().reshape(len(at), -1)
+    up, down = _pulls_one(grad)
+    if _share(up | down) < SHARE or _share((grad != 0).sum(-1) >= LEAST_WIDTH) < SHARE:
+        return False  # nearly all tensors of a model, at a hundredth of the price
+    form = read(grad, value.detach().movedim(axis, -1)[rows].float().reshape(grad.shape)).form
+    return _share((form == int(Form.PLAIN)) | (form == int(Form.NOT_PLAIN))) >= SHARE
+
+
+def _pulls_one(grad: Tensor) -> tuple[Tensor, Tensor]:
+    """(r,) bool each: whether one score alone is pulled up, or pushed down: what the reader asks of a hard target.
+
+    Args:
+        grad: (r, V), of at least two scores.
+    """
+    pulled, pushed = (grad.topk(2, largest=largest).values for largest in (False, True))
+    least = torch.maximum(-pulled[:, 0], pushed[:, 0]) * (RIVAL_PULL + PLAIN_RESIDUAL)
+    return (pulled[:, 0] < 0) & (pulled[:, 1] >= -least), (pushed[:, 0] > 0) & (pushed[:, 1] <= least)
+
+
+def _strongest(grad: Tensor) -> Tensor:
+    """(r,) int64: the one score that a row with a hard target pulls or pushes; ``IGNORE_INDEX`` without a gradient."""
+    (low, least), (high, most) = grad.min(-1), grad.max(-1)
+    target = torch.where(high > -low, most, least)
+    return target.masked_fill((low == 0) & (high == 0), IGNORE_INDEX).cpu()
+
+
+def _share(rows: Tensor) -> float:
+    return float(rows.float().mean())
 
 
 def _same_scores(width: int, parent: Made, child: Made) -> bool:

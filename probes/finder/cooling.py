@@ -6,6 +6,7 @@ weights. What a loss trains does not depend on the scale.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 import torch
@@ -35,6 +36,8 @@ def cooling(by: str, made: Tensor, sizes: Collection[int]) -> float:
     if made.shape[axis] not in sizes or not made.numel():
         return 1.0
     values = made.detach().float()
-    values = values.masked_fill(~values.isfinite(), torch.nan)
-    top = float((values.nan_to_num(-torch.inf).amax(axis) - values.nanmean(axis)).nan_to_num(0, 0, 0).max())
+    top = float((values.amax(axis) - values.mean(axis)).max())
+    if not math.isfinite(top):  # a row with columns that its head masks
+        values = values.masked_fill(~values.isfinite(), torch.nan)
+        top = float((values.nan_to_num(-torch.inf).amax(axis) - values.nanmean(axis)).nan_to_num(0, 0, 0).max())
     return WARM / top if top > HOT else 1.0

@@ -30,7 +30,7 @@ from .candidates import Candidate, Run, nodes_above
 from .found import Discovery, Found, Unclear, shaped
 from .names import Maker, head_of, named
 from .places import Match, Reach, is_flags, is_masked, match, reach
-from .renaming import Renaming, codebook_axis, integers, renamings, slices
+from .renaming import Renaming, codebook_axis, integers, singly, slices, together
 from .runs import Echo, Program
 
 __all__ = ["discover", "look_beside"]
@@ -108,19 +108,17 @@ class _Finder:
         self.program = Program(model, batch, loss_fn, self.kept, skip)
         self.echoes: dict[str, list[Echo]] = {}
         self.slices: dict[str, list[list[Echo] | None]] = {}
+        self.ends: dict[Place, list[Echo] | None] = {}
         self.notes: list[str] = []
 
     def discovery(self) -> Discovery:
         program = self.program
         program.look(partial(_also_trained, self.inner))
         logits = program.candidates[: len(program.seen)]
-        failed = []
-        for renaming in renamings(self.numbers, self.kept) if logits else ():
-            echo = program.renamed(renaming)
-            if echo is None:
-                failed.append(renaming.name)
-            else:
-                self.echoes[renaming.name] = echo
+        failed = self._rename(singly(self.numbers, self.kept)) if logits else []
+        alone = [any(echo[number].share >= FOLLOWS for echo in self.echoes.values()) for number in range(len(logits))]
+        if not all(alone):  # what is computed of two tensors follows both
+            failed += self._rename(together(self.numbers, self.kept))
         found: list[Found] = []
         unclear: list[Unclear] = []
         for number in range(len(logits)):
@@ -141,6 +139,17 @@ class _Finder:
             f"also trained: {shaped(path, program.outputs.get(path, ()))}" for path in program.past if path not in told
         ]
         return Discovery(named(found), tuple(unclear), tuple(dict.fromkeys(self.notes)), program.loss)
+
+    def _rename(self, several: Sequence[Renaming]) -> list[str]:
+        """See what each renaming does; the names of those with which the loss does not run as before."""
+        failed = []
+        for renaming in several:
+            echo = self.program.renamed(renaming)
+            if echo is None:
+                failed.append(renaming.name)
+            else:
+                self.echoes[renaming.name] = echo
+        return failed
 
     # -- one candidate ---------------------------------------------------------------------------
 
@@ -368,7 +377,9 @@ class _Finder:
         later[:, begin:] = True
         whole = torch.zeros(self.numbers[key].shape, dtype=torch.bool)
         source.place.of({key: whole}).copy_(later.reshape(source.place.of({key: whole}).shape))
-        echo = self.program.renamed(Renaming((key,), whole, kept=self.kept))
+        if source.place not in self.ends:  # parts of one tensor ask alike
+            self.ends[source.place] = self.program.renamed(Renaming((key,), whole, kept=self.kept))
+        echo = self.ends[source.place]
         if echo is None:
             return Reach()
         changed = (ids >= 0) & later

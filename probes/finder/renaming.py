@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..models.adapter import Batch
 
-__all__ = ["Renaming", "codebook_axis", "integers", "renamings", "slices"]
+__all__ = ["Renaming", "codebook_axis", "integers", "singly", "slices", "together"]
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,14 @@ def integers(batch: Mapping[str, Any]) -> dict[str, Tensor]:
     }
 
 
-def renamings(numbers: Mapping[str, Tensor], kept: frozenset[int]) -> Iterator[Renaming]:
-    """Each tensor in turn, and those that hold the same tokens together."""
-    for key in numbers:
-        yield Renaming((key,), kept=kept)
-    for keys in _alike(numbers):
-        yield Renaming(keys, kept=kept)
+def singly(numbers: Mapping[str, Tensor], kept: frozenset[int]) -> list[Renaming]:
+    """Each tensor in turn."""
+    return [Renaming((key,), kept=kept) for key in numbers]
+
+
+def together(numbers: Mapping[str, Tensor], kept: frozenset[int]) -> list[Renaming]:
+    """Those that hold the same tokens, alike."""
+    return [Renaming(keys, kept=kept) for keys in _alike(numbers)]
 
 
 def slices(key: str, tensor: Tensor, axis: int, kept: frozenset[int]) -> Iterator[Renaming]:

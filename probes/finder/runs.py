@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from alignment.streams import IGNORE_INDEX
 
-from ..errors import UsageError, raised_by
+from ..errors import UsageError
 from ..host.preserve import copy_of, cuda_devices, same_random_state
 from ..models.adapter import Batch
 from ..models.modules import unwrapped
@@ -94,14 +94,16 @@ class Program:
             self.candidates = search(run, self.model)
             self.outputs = dict(run.tape.outputs)
             logits = [one for one in self.candidates if not one.inside and not self.skip(one)]
-            self.seen = self._read(run, logits)
+            targets = [reading.target for reading in run.readings(logits, self.model)]
+            self.seen = self._seen(run, logits, targets)
             self.past = judge(run, self.candidates)
             self.candidates = logits + [one for one in self.candidates if one.inside]
 
     def renamed(self, renaming: Renaming) -> list[Echo] | None:
         """What a renaming does to every candidate; None where the loss does not run on it as it did."""
         with suppress(LookupError, UsageError), self._run(renaming.of(self.batch)) as run:
-            again = self._read(run, self.candidates[: len(self.seen)])
+            logits = self.candidates[: len(self.seen)]
+            again = self._seen(run, logits, run.targets(logits, self.model))
             if all(len(a.target) == len(b.target) for a, b in zip(self.seen, again, strict=True)):
                 return [
                     _echo(a, b, one.made.value.dtype)
@@ -109,11 +111,10 @@ class Program:
                 ]
         return None
 
-    def _read(self, run: Run, candidates: Sequence[Candidate]) -> list[Seen]:
-        readings = run.readings(candidates, self.model)
+    def _seen(self, run: Run, candidates: Sequence[Candidate], targets: Sequence[Tensor]) -> list[Seen]:
         return [
-            Seen(reading.target, self._free(reading.target), _mark(run.same(one)))
-            for one, reading in zip(candidates, readings, strict=True)
+            Seen(target, self._free(target), _mark(run.same(one)))
+            for one, target in zip(candidates, targets, strict=True)
         ]
 
     def _free(self, target: Tensor) -> Tensor:
@@ -155,7 +156,7 @@ def called(loss_fn: Callable[[nn.Module, Any], Tensor], model: nn.Module, batch:
     except SystemExit as error:
         raise UsageError(f"the loss function ended the program (sys.exit({error.code!r}))") from error
     except Exception as error:
-        raise raised_by("the loss function", error) from error
+        raise UsageError(f"the loss function raised {type(error).__name__}: {error}") from error
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise UsageError(f"the loss function must return a scalar tensor, it returned {got}")
@@ -169,7 +170,10 @@ def _mark(candidate: Candidate) -> Tensor:
     rows = candidate.flat(candidate.made.value).float()
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(rows.shape[-1], generator=generator).to(rows.device)
-    return torch.nan_to_num(rows.clamp(-1e4, 1e4) @ direction).cpu()
+    marks = rows @ direction
+    if not bool(marks.isfinite().all()):  # columns that the head masks
+        marks = torch.nan_to_num(rows.clamp(-1e4, 1e4) @ direction)
+    return marks.cpu()
 
 
 def _echo(before: Seen, after: Seen, dtype: torch.dtype) -> Echo:

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .attached import Attached
+from .attached import Attached, uninterrupted
 from .forward_patch import ForwardPatch
 from .sharded import reshard
-from .stopping import uninterrupted
 
 __all__ = ["copy_of", "cuda_devices", "preserved", "same_random_state"]
 

@@ -39,6 +39,8 @@ class Gradients:
         call = forward.note_call(head, inputs if isinstance(inputs, Tensor) else None, output)
         if call is not None:
             self._read_at(output, forward, call, "head")
+        else:  # nobody can read it, which is not that there is none
+            output.register_hook(self._safely(lambda grad: self._grade(forward, grad)))
 
     def note_outputs(self, forward: Forward, outputs: Any) -> None:
         """Logits as the script sees them, where the model casts, scales or caps them after its head."""

@@ -164,16 +164,22 @@ def vocabulary_of(head: nn.Module, inner: Any) -> int:
         UsageError: a module that is no head.
     """
     size, weight = getattr(head, "out_features", None), getattr(head, "weight", None)
-    if not isinstance(size, int) and isinstance(weight, Tensor) and weight.dim() == 2:
-        size = weight.shape[0]
-    if not isinstance(size, int) and any(True for _ in head.children()):  # a head of several layers
-        size = getattr(getattr(inner, "config", None), "vocab_size", None)
+    if isinstance(weight, Tensor) and weight.dim() == 2 and weight.is_floating_point():  # quantised ones are packed
+        size = weight.shape[0]  # wrappers leave the layer's own number behind
+    if not isinstance(size, int) and any(True for _ in head.children()):
+        size = _width_of_layers(head, getattr(getattr(inner, "config", None), "vocab_size", None))
     if not isinstance(size, int) or isinstance(head, nn.Embedding):
         raise UsageError(
             f"a {type(head).__name__} is no output head: name the layer that gives the logits with --head "
             f"({widest_layers(inner)})"
         )
     return size
+
+
+def _width_of_layers(head: nn.Module, told: Any) -> Any:
+    """How many scores a head of several layers gives: what the configuration says, unless its last one is padded."""
+    widths = [part.weight.shape[0] for part in head.modules() if isinstance(part, nn.Linear)]
+    return widths[-1] if widths and (told is None or (told not in widths and widths[-1] > told)) else told
 
 
 def embedding_rows(inner: Any) -> int | None:

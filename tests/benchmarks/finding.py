@@ -13,6 +13,28 @@ from probes import discover
 __all__ = ["finding"]
 
 FAMILY = "finder"
+#: Of a language model: the loss as it is, its ids renamed, its labels, and the end of its ids alone.
+RUNS = 4
+#: Training steps of the same model at a vocabulary of 128256; smaller ones are told by nothing but what Python costs.
+STEPS = 12
+
+
+class Search:
+    """The finder on a setting; ``calls`` are those of the loss in its last run."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self.calls = 0
+
+    def run(self) -> None:
+        """Find the one stream that there is."""
+        self.calls = 0
+        (found,) = discover(self.setting.model, self.setting.batch, self._loss).found
+        assert found.offset == 1
+
+    def _loss(self, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        self.calls += 1
+        return self.setting.loss(model, batch)
 
 
 def finding(size: Size) -> Iterator[Figure]:
@@ -24,9 +46,8 @@ def finding(size: Size) -> Iterator[Figure]:
             continue
         setting = Setting(vocab, hidden, length, torch.float32, size.device)
 
-        def ours(setting: Setting = setting) -> None:
-            (found,) = discover(setting.model, setting.batch, setting.loss).found
-            assert found.offset == 1
-
-        (step,) = compared(ours, [setting.training], size)
-        yield Figure(FAMILY, "time / training step", cell, step.ratio, detail=str(step))
+        search = Search(setting)
+        (step,) = compared(search.run, [setting.training], size)
+        yield Figure(FAMILY, "runs of the loss", cell, search.calls, limit=RUNS)
+        limit = STEPS if size.pick(False, True, True) else None
+        yield Figure(FAMILY, "time / training step", cell, step.ratio, limit=limit, detail=str(step))

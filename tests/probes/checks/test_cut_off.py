@@ -4,6 +4,7 @@ import pytest
 import torch
 from live_runs import batches, llama, loop, watched
 from lm_batches import text_batch
+from lm_tiny import tiny_model
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -109,3 +110,26 @@ def test_what_is_moved_is_put_back_bit_for_bit_also_when_the_forward_fails():
     assert moved.__exit__(RuntimeError, RuntimeError("stop"), None) is not True
     assert torch.equal(model.weight, before)
     assert model.weight._version == version, "a graph that holds it still fits"
+
+
+def tied(**settings):
+    """A copy of the tied embeddings is trained; with the setting, the head's is the same one."""
+    model = tiny_model("LlamaForCausalLM", tie_word_embeddings=True)
+    return peft.get_peft_model(
+        model, peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens"], **settings)
+    )
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+def test_a_tied_head_that_stays_behind_its_trained_embeddings():
+    (found,) = check_loss(tied(), text_batch(), own_loss).findings
+    assert (found.code, found.severity) == ("LA602", "error")
+    assert "ties its input embeddings, which are trained, to its output embeddings, which are frozen" in found.message
+
+
+@pytest.mark.skipif(
+    "ensure_weight_tying" not in peft.LoraConfig.__dataclass_fields__, reason="this PEFT cannot tie copies"
+)
+def test_copies_that_are_tied_again_are_right():
+    report = check_loss(tied(ensure_weight_tying=True), text_batch(), own_loss)
+    assert (report.verdict, report.findings) == ("pass", [])
