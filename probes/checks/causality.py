@@ -15,7 +15,6 @@ from alignment.rules import RULES
 from ..models import Adapter, Batch
 from ..records.report import Check, Report
 from ..replay.cuts import MOST, Causality
-from ..replay.perturbation import Movement
 from ..replay.replay import replay
 from ..replay.soft import SOFT
 from ..witness.witness import LossFunction, Options, Witness
@@ -58,7 +57,6 @@ def causality(
     *,
     replays: Replays = True,
     seed: int = 0,
-    movement: Movement | None = None,
     options: Options | None = None,
 ) -> Causality | None:
     """What replay shows of what a witness has seen; None where there is nothing to judge."""
@@ -76,7 +74,6 @@ def causality(
         loss_fn,
         seed=seed,
         most=None if replays == "full" else MOST,
-        movement=movement,
         withhold=adapter.label_keys if options is not None and options.withhold else (),
     )
 

@@ -53,9 +53,7 @@ def model_checks(
     progress("cutting the inputs")
     seed = int(report.environment.get("seed", 0))
     movement = None if outputs is None else perturbed(model, adapter, batch, outputs)
-    told = causality(
-        model, adapter, batch, seen, loss_fn, replays=replays, seed=seed, movement=movement, options=options
-    )
+    told = causality(model, adapter, batch, seen, loss_fn, replays=replays, seed=seed, options=options)
     ahead = told is not None and told.ahead
     padding, found = "padding not varied", []
     if outputs is not None and movement is not None and _readable(outputs):

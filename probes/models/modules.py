@@ -14,6 +14,7 @@ __all__ = [
     "embedding_rows",
     "feeder",
     "head_by_size",
+    "is_linear_alone",
     "is_masked_lm",
     "is_pretrained",
     "module_at",
@@ -40,6 +41,19 @@ WRAPPERS = {
 
 #: Vocabularies are padded to multiples of this.
 PADDED_TO = 64
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def is_linear_alone(module: nn.Module) -> bool:
+    """Whether a module is a linear layer and nothing else: no subclass, hook, patch or sharded weight."""
+    return (
+        type(module) is nn.Linear
+        and type(module.weight) is nn.Parameter
+        and module.weight.shape == (module.out_features, module.in_features)
+        and "forward" not in vars(module)
+        and not any(getattr(module, name) for name in HOOKS)
+        and not any(getattr(nn.modules.module, f"_global{name}", None) for name in HOOKS)
+    )
 
 
 def is_pretrained(module: nn.Module) -> bool:

@@ -127,7 +127,7 @@ class _Leak:
             f"inputs after them are replaced, up to {reach} position{'' if reach == 1 else 's'} ahead"
         )
         message = f"{count} trained rows move when {seen}: {stream.name} sample {self.sample} row "
-        message += f"{int(stream.row[self.row])} first; rounding moves a logit by {limit:.1e} at most"
+        message += f"{int(stream.row[self.row])} first; rounding explains {limit:.1e}"
         padding = sum(
             int(((ahead > 0) & (self.places.view.streams[n].segment < 0)).sum()) for n, ahead in self.ahead.items()
         )

@@ -46,7 +46,6 @@ def replay(
     *,
     seed: int = 0,
     most: int | None = MOST,
-    movement: Movement | None = None,
     withhold: tuple[str, ...] = (),
 ) -> Causality:
     """Cut inside what is trained and at its borders, and see which rows move.
@@ -60,7 +59,6 @@ def replay(
         loss_fn: ``loss_fn(model, batch)``.
         seed: of the tokens that are put in.
         most: how many cuts; None cuts at every position.
-        movement: what a rounding moves, where it has been measured.
         withhold: label keywords to take from the innermost forward.
     """
     if runs_together(model):
@@ -68,7 +66,7 @@ def replay(
     scene = Scene(model, adapter, view, loss_fn, withhold)
     try:
         places = Places.of(view, layout_of(adapter, model, batch, view), told, _judged(view, told))
-        return _Replay(scene, spelled_out(model, adapter, batch), places, seed, most, movement).run()
+        return _Replay(scene, spelled_out(model, adapter, batch), places, seed, most).run()
     except NotReplayedError as error:
         return Causality(problem=str(error))
 
@@ -90,8 +88,9 @@ class _Replay:
     places: Places
     seed: int
     most: int | None
-    movement: Movement | None
+    movement: Movement | None = None
     generator: torch.Generator = field(default_factory=torch.Generator)
+    usable: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     heads: Sequence[Head] = ()
     base: Run = field(default_factory=Run)
     rows: list[list[Tensor] | None] = field(default_factory=list)
@@ -113,11 +112,16 @@ class _Replay:
         """What the cuts show; None where the model does not repeat itself."""
         self.generator = torch.Generator().manual_seed(self.seed)
         self.heads = self.scene.adapter.heads(self.scene.model, self.scene.view)
+        ids = self.scene.view.streams[0].ids
+        self.usable = self.scene.adapter.usable_ids(self.scene.model, self.scene.view).to(ids.device)
         self.base = run_loss(self.scene, self._renamed([]), gradients=True)
         self.rows = self._placed()
         problem = self._unfit()
         if problem:
             return Causality(problem=problem)
+        soft = any(names_many(call, self._judged_rows(number)) for number, call in enumerate(self.base.calls))
+        if not soft:
+            self.base.forget_gradients()
         told = Causality(runs=list(runs_of(self.places)))
         leaks = Leaks.none(self.places)
         strips: list[tuple[Place, list[Tensor]]] = []
@@ -131,9 +135,9 @@ class _Replay:
         told.movement = self.movement
         if told.cuts and not any(cut.moved for cut in told.cuts):
             return Causality(problem="the logits do not depend on the inputs: no row moves, whatever is replaced")
-        if names_many(self.base):
+        if soft:
             self._add_soft(told)
-        self.base.forget_gradients()
+            self.base.forget_gradients()
         told_leaks(told, leaks, self.moving, self.movement)
         leaks.cover(told)
         excuse = routes_by_capacity(self.scene.model) if told.findings else ""
@@ -143,8 +147,8 @@ class _Replay:
         """Per stream, the rows that move when what these cuts name is replaced; None where runs do not repeat."""
         changes = self._changes(cuts, suffix=suffix, others=others)
         if self.movement is None and self._doubtful(cuts, changes):
-            again = run_loss(self.scene, self._renamed([]), self.base)
-            if not repeats([call.values for call in self.base.calls], [call.change for call in again.calls]):
+            again = run_loss(self.scene, self._renamed([]), self.base, rows_only=True)
+            if not repeats([call.compared for call in self.base.calls], [call.change for call in again.calls]):
                 return None
             self.movement = self._measured()
         moved = self._beyond(changes)
@@ -154,7 +158,7 @@ class _Replay:
         self, cuts: Sequence[Place], *, suffix: bool = True, others: bool = True, since: int | None = None
     ) -> list[Tensor]:
         batch = self._renamed(cuts, suffix=suffix, others=others, since=since)
-        return self._by_stream(run_loss(self.scene, batch, self.base))
+        return self._by_stream(run_loss(self.scene, batch, self.base, rows_only=True))
 
     def _beyond(self, changes: Sequence[Tensor]) -> list[Tensor]:
         """(R,) bool per stream: rows that move by more than rounding explains."""
@@ -176,7 +180,7 @@ class _Replay:
         adapter, batch = self.scene.adapter, self._renamed(cuts)
         made = () if "decoder_input_ids" in self.batch else getattr(adapter, "id_keys", ())  # of labels, by some
         kept = {key: self.batch[key] for key in adapter.label_keys if key in self.batch and key not in made}
-        run = run_loss(self.scene, {**batch, **kept}, self.base, gradients=True)
+        run = run_loss(self.scene, {**batch, **kept}, self.base, gradients=True, rows_only=True)
         moved = [torch.zeros_like(stream.filler) for stream in self.places.view.streams]
         for before, after, rows in zip(self.base.calls, run.calls, self.rows, strict=True):
             if rows is None or before.gradient is None:
@@ -230,12 +234,12 @@ class _Replay:
 
     def _measured(self) -> Movement:
         with more_rounding(self.scene.model):
-            run = run_loss(self.scene, self._renamed([]), self.base)
+            run = run_loss(self.scene, self._renamed([]), self.base, rows_only=True)
         pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
-        for call in run.calls:
+        for before, call in zip(self.base.calls, run.calls, strict=True):
             assert call.change is not None
             audio = self.places.view.streams[call.head.streams[0]].is_audio
-            pairs.setdefault("audio" if audio else "text", []).append((call.values, call.change))
+            pairs.setdefault("audio" if audio else "text", []).append((before.compared, call.change))
         return Movement(**{kind: max(moved_by(*pair) for pair in found) for kind, found in pairs.items()})
 
     # -- the batch -------------------------------------------------------------------------------
@@ -247,8 +251,7 @@ class _Replay:
 
         ``since`` is the first codebook that is replaced in the frame at the cut itself, all streams if None.
         """
-        scene, view = self.scene, self.places.view
-        usable = scene.adapter.usable_ids(scene.model, view).to(view.streams[0].ids.device)
+        scene, view, usable = self.scene, self.places.view, self.usable
         ids, later = [], []
         for number, stream in enumerate(view.streams):
             mine = torch.zeros_like(stream.filler)
@@ -276,6 +279,14 @@ class _Replay:
         view = scene.adapter.view(scene.model, self._renamed([]))  # codes that a model makes are spelled out in it
         placing = Placing(self.base.forwards, scene.model, scene.adapter, view)
         return [rows_of(call, placing) for call in self.base.calls]
+
+    def _judged_rows(self, number: int) -> Tensor:
+        """(r,) int64: the rows of a call whose causality is judged."""
+        call, placed = self.base.calls[number], self.rows[number]
+        out = torch.zeros(len(call.values), dtype=torch.bool, device=call.values.device)
+        for offset, (stream, at) in enumerate(zip(streams_of(call), placed or (), strict=False)):
+            out[offset :: call.books] = ((at >= 0) & self.places.trained[stream][at.clamp(min=0)]).to(out.device)
+        return torch.nonzero(out).reshape(-1)
 
     def _unfit(self) -> str:
         """Why the runs cannot be judged; empty if they can."""

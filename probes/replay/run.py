@@ -22,6 +22,7 @@ from ..host.forward_patch import ForwardPatch, bound_arguments
 from ..host.preserve import copy_of, preserved, same_random_state
 from ..models.adapter import Adapter, Batch, Head, View, bodies_of
 from ..models.declared_heads import Logits, field_of, with_field
+from ..models.modules import is_linear_alone
 from ..models.products import Products
 from ..models.rows import row_keys
 from .perturbation import row_changes
@@ -69,10 +70,12 @@ class Call:
         forward: number of the forward it was called in or after; -1 before any.
         hidden: the rows that a declared head's input was cut out of; ``nth`` counts the calls of what gave them.
         whole: whether these are rows of the body.
+        read: (r, H), what a linear head read, where rows that read alike give alike.
         change: (r * books,), how far each row lies from the other run's; None without one.
-        whole_output: what the head gave, as it gave it, where the loss is to be handed that again.
+        whole_output: what the head gave, as it gave it, for a run in which the loss is handed that again.
         leaf: what the loss was handed in place of ``values``, where its gradient is asked for.
         gradient: (r * books, width), d loss / d ``leaf``.
+        handed: what the loss was given in place of ``leaf``; ``written`` says whether it may have written there.
     """
 
     head: Head
@@ -82,15 +85,23 @@ class Call:
     hidden: Tensor | None = None
     nth: int = 0
     whole: bool = False
+    read: Tensor | None = None
     change: Tensor | None = None
     whole_output: Tensor | None = None
     leaf: Tensor | None = None
     gradient: Tensor | None = None
+    handed: Tensor | None = None
+    written: bool = True
 
     @property
     def books(self) -> int:
         """Codebooks of a row."""
         return 1 if self.whole else self.head.books
+
+    @property
+    def compared(self) -> Tensor:
+        """The rows that a run of ``rows_only`` is compared by."""
+        return self.values if self.read is None else self.read
 
 
 @dataclass
@@ -104,10 +115,12 @@ class Run:
     def forget_gradients(self) -> None:
         """Let go of what only gradients need."""
         for call in self.calls:
-            call.whole_output = call.leaf = call.gradient = None
+            call.leaf = call.gradient = None
 
 
-def run_loss(scene: Scene, batch: Batch, base: Run | None = None, *, gradients: bool = False) -> Run:
+def run_loss(
+    scene: Scene, batch: Batch, base: Run | None = None, *, gradients: bool = False, rows_only: bool = False
+) -> Run:
     """Run the loss once, on the random state that there is, and leave no trace.
 
     Args:
@@ -116,11 +129,13 @@ def run_loss(scene: Scene, batch: Batch, base: Run | None = None, *, gradients: 
         base: the run to compare with, as the rows come.
         gradients: hand the loss the logits of ``base`` in place of its own (its own in the first run), and keep its
             gradient there: what a row is trained towards must not be mistaken for what it has read.
+        rows_only: compare what linear heads read. Their product, the dearest step of a small model, is then left out:
+            the loss goes on with the logits of ``base``.
 
     Raises:
         NotReplayedError: the loss raises, or calls its heads otherwise than in ``base``.
     """
-    recorder = _Recorder(scene, base, gradients=gradients)
+    recorder = _Recorder(scene, base, gradients=gradients, rows_only=rows_only)
     with preserved(scene.model), same_random_state(), torch.enable_grad(), warnings.catch_warnings(), recorder:
         warnings.simplefilter("ignore")
         for parameter in scene.model.parameters():
@@ -131,6 +146,9 @@ def run_loss(scene: Scene, batch: Batch, base: Run | None = None, *, gradients: 
             raise NotReplayedError(f"run again, the loss raises {type(error).__name__}: {error}") from error
         if gradients:
             _differentiate(recorder.run, loss)
+            for call in recorder.run.calls:  # a kernel of one's own on a GPU counts no versions
+                call.written = call.handed is None or call.handed.is_cuda or call.handed._version > 0  # noqa: SLF001
+                call.handed = None
     run = recorder.run
     _add_bodies(run, scene, base)
     if base is not None and not run.otherwise and len(run.calls) != len(base.calls):
@@ -177,14 +195,15 @@ def _add_bodies(run: Run, scene: Scene, base: Run | None) -> None:
 class _Recorder:
     """Hooks on heads, bodies and innermost model for the length of a ``with`` block."""
 
-    def __init__(self, scene: Scene, base: Run | None, *, gradients: bool) -> None:
-        self.scene, self.base, self.gradients = scene, base, gradients
+    def __init__(self, scene: Scene, base: Run | None, *, gradients: bool, rows_only: bool) -> None:
+        self.scene, self.base, self.gradients, self.rows_only = scene, base, gradients, rows_only
         self.heads = scene.adapter.heads(scene.model, scene.view)
         self.run = Run()
         self._fed: dict[str, Tensor] = {}
         self._bodies: list[tuple[nn.Module, Tensor, int]] = []
         self._counts: Counter[tuple[int, int]] = Counter()
         self._inside = False
+        self._linear: set[int] = set()
         self._hooks = ExitStack()
 
     def __enter__(self) -> _Recorder:
@@ -197,6 +216,12 @@ class _Recorder:
         fed = [(head, head.fed[0]) for head in self.heads if head.fed is not None]
         handles += [module.register_forward_pre_hook(self._note_fed(head), with_kwargs=True) for head, module in fed]
         modules = {id(head.module): head.module for head in self.heads if not isinstance(head.module, Logits)}
+        if self.base is None:
+            self._linear = {number for number, module in modules.items() if is_linear_alone(module)}
+        elif self.rows_only:
+            self._linear = {id(call.head.module) for call in self.base.calls if call.read is not None}
+            for number in self._linear:
+                self._hooks.callback(ForwardPatch(modules[number], self._unmultiplied).remove)
         handles += [module.register_forward_hook(self._leave_head) for module in modules.values()]
         for handle in handles:
             self._hooks.callback(handle.remove)
@@ -255,6 +280,16 @@ class _Recorder:
                     return flat[known]
         return given
 
+    def _unmultiplied(self, forward: Any, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """In the place of a linear head: the logits that the same call gave in the other run."""
+        before = self._before(len(self.run.calls))
+        if before is None or before.read is None or before.head.module is not module or not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        if kwargs or len(args) != 1 or args[0].numel() != before.read.numel():
+            return forward(*args, **kwargs)
+        assert before.whole_output is not None
+        return before.whole_output.clone() if before.written else before.whole_output
+
     def _leave_head(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor | None:
         """After a module that gives logits: of one head, or of several that are calls of it."""
         if not isinstance(output, Tensor) or not torch.is_grad_enabled():
@@ -276,30 +311,40 @@ class _Recorder:
                 call.hidden, call.nth = hidden, nth
                 break
         self.run.calls.append(call)
+        if read is not None and id(head.module) in self._linear and head.is_plain:
+            call.read = read.reshape(-1, read.shape[-1])
         if self.base is None:
-            kept = output.detach().clone()
-            call.values, call.whole_output = head.rows(kept), kept if self.gradients else None
+            kept = output.detach() if self.gradients else output.detach().clone()  # else the loss has it, and may write
+            call.values, call.whole_output = head.rows(kept), kept
+            call.read = None if call.read is None else call.read.clone()
         elif not self._compared(call):
             return None
         if not self.gradients:
             return None
         assert call.whole_output is not None
         call.leaf = call.whole_output.detach().requires_grad_()
-        return call.leaf.clone()  # no leaf may be written to
+        call.handed = call.leaf.clone()  # no leaf may be written to
+        return call.handed
 
     def _compared(self, call: Call) -> bool:
-        assert self.base is not None
-        number = len(self.run.calls) - 1
-        before = self.base.calls[number] if number < len(self.base.calls) else None
+        before = self._before(len(self.run.calls) - 1)
         if before is None or before.head.name != call.head.name or before.values.shape != call.values.shape:
             then = "none" if before is None else f"{list(before.values.shape)} of {before.head.name}"
             self.run.otherwise = self.run.otherwise or (
                 f"{call.head.name} gives {list(call.values.shape)} scores, and {then} before"
             )
             return False
-        call.change = row_changes([before.values], [call.values])[0]
+        if before.read is not None and call.read is not None:
+            call.change = row_changes([before.read], [call.read])[0].repeat_interleave(call.books)
+        else:
+            call.change = row_changes([before.values], [call.values])[0]
         call.values, call.whole_output = before.values, before.whole_output
         return True
+
+    def _before(self, number: int) -> Call | None:
+        """The call of that number in the other run."""
+        calls = () if self.base is None else self.base.calls
+        return calls[number] if number < len(calls) else None
 
 
 def _kept(value: Any) -> Any:

@@ -15,13 +15,16 @@ from torch import Tensor
 from alignment.findings import Finding, finding
 
 from .cuts import Place, Places
-from .run import Call, Run
+from .run import Call
 
 __all__ = ["SOFT", "drifts", "names_many", "soft_findings"]
 
 SOFT = "soft targets against later inputs"
 #: Share of a change that two tokens (the old target and the new) and another weight must leave unexplained.
 UNEXPLAINED = 0.02
+#: The same of a gradient that one token and a weight must leave unexplained, of the few rows that are looked at.
+UNEXPLAINED_ONCE = 1e-3
+LOOKED = 16
 #: Roundings of a row's largest gradient that are no movement.
 ROUNDINGS = 8
 #: How many cuts must agree.
@@ -32,12 +35,20 @@ FIXES = {
 }
 
 
-def names_many(run: Run) -> bool:
-    """Whether any row of a run is pulled towards several tokens, as by a teacher; smoothing does it too."""
-    return any(
-        call.gradient is not None and bool(((call.gradient < -_rounding(call.gradient)).sum(-1) > 1).any())
-        for call in run.calls
-    )
+def names_many(base: Call, rows: Tensor) -> bool:
+    """Whether any of a few of these rows (r,) of a call is pulled towards several tokens, as by a teacher.
+
+    A hard target beside it leaves no second coordinate of its sign, and a rest that one token and its weight do not
+    explain. Smoothing and penalties have such a rest too.
+    """
+    if base.gradient is None or not len(rows):
+        return False
+    few = rows[:: -(-len(rows) // LOOKED)]
+    gradient, logits = base.gradient[few], base.values[few]
+    several = bool(((gradient < -_rounding(gradient)).sum(-1) > 1).any())
+    size = gradient.double().abs().sum(-1)
+    least = max(UNEXPLAINED_ONCE, 4 * torch.finfo(gradient.dtype).eps)
+    return several or bool((_unexplained(gradient, logits, 1) > least * size).any())
 
 
 def drifts(base: Call, other: Call) -> Tensor:
@@ -49,13 +60,18 @@ def drifts(base: Call, other: Call) -> Tensor:
     moved = change.abs().amax(-1) > torch.maximum(_rounding(before), _rounding(after))[:, 0]
     if not bool(moved.any()):
         return moved
-    rows, total = change[moved], change[moved].abs().sum(-1)
-    rest = torch.ones_like(rows).scatter(-1, rows.abs().topk(2, -1).indices, 0.0)
-    chances = base.values[moved].double().softmax(-1) * rest
-    rows = rows * rest
-    weight = (rows * chances).sum(-1, keepdim=True) / chances.square().sum(-1, keepdim=True).clamp(min=1e-300)
-    moved[moved.clone()] = (rows - weight * chances).abs().sum(-1) > UNEXPLAINED * total
+    rows = change[moved]
+    moved[moved.clone()] = _unexplained(rows, base.values[moved], 2) > UNEXPLAINED * rows.abs().sum(-1)
     return moved
+
+
+def _unexplained(rows: Tensor, logits: Tensor, tokens: int) -> Tensor:
+    """(r,): the size of what so many hard targets, and a weight of the chances, leave of rows of a gradient (r, V)."""
+    rows = rows.double()
+    rest = torch.ones_like(rows).scatter(-1, rows.abs().topk(min(tokens, rows.shape[-1]), -1).indices, 0.0)
+    chances, rows = logits.double().softmax(-1) * rest, rows * rest
+    weight = (rows * chances).sum(-1, keepdim=True) / chances.square().sum(-1, keepdim=True).clamp(min=1e-300)
+    return (rows - weight * chances).abs().sum(-1)
 
 
 def _rounding(gradient: Tensor) -> Tensor:

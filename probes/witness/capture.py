@@ -29,6 +29,7 @@ from ..host.sharded import reshard
 from ..models.adapter import Adapter, Head, bodies_of
 from ..models.declared_heads import Logits, field_of, with_field
 from ..models.forward import all_finite, can_be_learnt
+from ..models.modules import is_linear_alone
 from ..models.products import Products
 from ..models.rows import match_rows
 from .backward import gradients_at
@@ -115,7 +116,7 @@ class Capture:
         modules = {id(head.module): head.module for head in heads if not isinstance(head.module, Logits)}
         for module in modules.values():
             product = None
-            if self.values == "noise" and SkippedProduct.fits(module):
+            if self.values == "noise" and is_linear_alone(module):
                 product = SkippedProduct(module, self._replaces)
                 add(product)
             add(module.register_forward_pre_hook(self._enter_head, prepend=True))  # before any hook of a user

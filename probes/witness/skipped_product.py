@@ -16,11 +16,9 @@ from ..host.forward_patch import ForwardPatch
 
 __all__ = ["SkippedProduct"]
 
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
 
 class SkippedProduct:
-    """Stand around the forward of a linear head.
+    """Stand around the forward of a head that is a linear layer alone.
 
     Args:
         module: the head.
@@ -32,18 +30,6 @@ class SkippedProduct:
         self.placeholder: Tensor | None = None
         self._largest: float | None = None
         self._patch = ForwardPatch(module, self._around)
-
-    @staticmethod
-    def fits(module: nn.Module) -> bool:
-        """Whether the head is a linear layer and nothing else: no subclass, hook, patch or sharded weight."""
-        return (
-            type(module) is nn.Linear
-            and type(module.weight) is nn.Parameter
-            and module.weight.shape == (module.out_features, module.in_features)
-            and "forward" not in vars(module)
-            and not any(getattr(module, name) for name in HOOKS)
-            and not any(getattr(nn.modules.module, f"_global{name}", None) for name in HOOKS)
-        )
 
     def remove(self) -> None:
         """Put the module's own forward back."""

@@ -17,6 +17,7 @@ from finding import finding
 from fuzzing import fuzzing
 from losses import from_hidden_states, from_logits
 from measure import Figure, Size
+from replaying import replaying
 from rich.console import Console
 from rich.table import Table
 from scaling import scaling
@@ -31,6 +32,7 @@ __all__ = ["FAMILIES", "main"]
 FAMILIES: dict[str, Callable[[Size], Iterator[Figure]]] = {
     "verification": verification,
     "decoding": decoding,
+    "replay": replaying,
     "finder": finding,
     "hidden": from_hidden_states,
     "logits": from_logits,

@@ -19,9 +19,11 @@ LAYERS = 2
 
 
 class Setting:
-    """A Llama of two layers, one sample whose first sixteenth is a prompt, and its own loss."""
+    """A Llama of two layers, one sample or more whose first sixteenth is a prompt, and its own loss."""
 
-    def __init__(self, vocab: int, hidden: int, length: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, vocab: int, hidden: int, length: int, dtype: torch.dtype, device: torch.device, samples: int = 1
+    ) -> None:
         torch.manual_seed(0)
         config = LlamaConfig(
             vocab_size=vocab,
@@ -33,7 +35,7 @@ class Setting:
             max_position_embeddings=length,
         )
         self.model = LlamaForCausalLM(config).to(device, dtype).train()
-        ids = torch.randint(3, vocab, (1, length)).to(device)
+        ids = torch.randint(3, vocab, (samples, length)).to(device)
         labels = ids.clone()
         labels[:, : length // 16] = -100
         self.batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}

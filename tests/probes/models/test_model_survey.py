@@ -96,7 +96,7 @@ def surveyed(name):
     adapter = adapter_for(model)
     seen = witness(model, adapter, batch, own_loss)
     movement = perturbed(model, adapter, batch, forward(model, adapter, batch))
-    told = causality(model, adapter, batch, seen, own_loss, movement=movement)
+    told = causality(model, adapter, batch, seen, own_loss)
     padding, _ = padding_matters(model, adapter, batch, seen.view, movement)
     decoded, _ = decode_check(model, adapter, batch, movement)
     return {"causality": causality_check(told, causality_findings(told, seen.findings), padding), "decode": decoded}

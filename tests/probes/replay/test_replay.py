@@ -355,6 +355,50 @@ def test_a_default_replay_runs_the_loss_a_handful_of_times():
     assert len(calls) - once <= 1 + once + 5  # the base, and two samples cut at once
 
 
+def rows_multiplied(model, run):
+    """How many rows were multiplied with the weight of a head."""
+    rows, linear = [], F.linear
+
+    class Count(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if func is linear and args[1] is model.lm_head.weight:
+                rows.append(args[0].shape[:-1].numel())
+            return func(*args, **(kwargs or {}))
+
+    with Count():
+        report = run()
+    return sum(rows), report
+
+
+def written_to(model, batch):
+    logits = model(batch["input_ids"]).logits[:, :-1]
+    logits[..., :4] -= 30.0
+    logits.mul_(0.5)
+    return F.cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten())
+
+
+@pytest.mark.parametrize("loss", [own, written_to], ids=["read", "written to"])
+def test_a_replay_computes_the_logits_of_a_linear_head_once(loss):
+    x, model = tokens(), llama()
+    batch = {"input_ids": x, "labels": x.clone()}
+    read, _ = rows_multiplied(model, lambda: check_loss(model, batch, loss, replay=False))
+    for leaks in (False, True):
+        if leaks:
+            model.model.norm.register_forward_hook(lambda _m, _a, out: out + 0.1 * out.roll(-1, dims=1))
+        rows, report = rows_multiplied(model, lambda: check_loss(model, batch, loss))
+        assert (rows - read, codes(report)) == (x.numel(), ["LA401"] * leaks)
+
+
+def test_a_head_of_zeros_hides_no_leak():
+    """Heads often begin at zero: their logits move with nothing, and what they read does."""
+    model, x = llama(), tokens()
+    nn.init.zeros_(model.lm_head.weight)
+    batch = {"input_ids": x, "labels": x.clone()}
+    assert check_loss(model, batch, own).check("causality").status == "pass"
+    model.model.norm.register_forward_hook(lambda _m, _a, out: out + 0.1 * out.roll(-1, dims=1))
+    assert codes(check_loss(model, batch, own)) == ["LA401"]
+
+
 # -- padding and decoding, in the forward that is trained -------------------------------------------------
 
 
