@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from alignment import Finding, InputError, Supervision
+from alignment.findings import finding
 
 from ..errors import UsageError
 from ..finder.found import Found
-from ..finder.guard import beside, unwatched
+from ..finder.guard import Beside, beside
 from ..models.adapter import Adapter, Batch
 from ..models.causal_lm import CausalLMAdapter
 from ..models.modules import unwrapped
@@ -29,7 +30,7 @@ class Watch:
     Attributes:
         adapter: whose heads were read; with those that were found beside them.
         seen: what they train.
-        findings: LA801 of what is trained and was not read.
+        findings: LA801 of what is trained and was not read, LA205 of heads that are left out.
         notes: what else is trained, and what the losses of heads that predict further ahead weigh.
     """
 
@@ -54,6 +55,7 @@ def watch(model: nn.Module, adapter: Adapter, batch: Batch, loss_fn: LossFunctio
     if not seen.actual:
         return Watch(adapter, seen)
     found = beside(model, adapter, batch, seen.view, loss_fn)
+    seen = _trains_others(seen, found)
     taken: set[str] = set()
     wider = _with_found(model, adapter, seen, found.found)
     if wider is not None:
@@ -64,7 +66,7 @@ def watch(model: nn.Module, adapter: Adapter, batch: Batch, loss_fn: LossFunctio
     if further is not None:
         again = _seen(model, further, batch, loss_fn, options)
         adapter, seen = (adapter, seen) if again is None else (further, again)
-    findings = [one for one in unwatched(found) if one.stream not in taken]
+    findings = [one for one in found.findings if one.stream not in taken]
     weights = told_weights(seen.actual, seen.view.ahead) if seen.view.ahead else []
     return Watch(adapter, seen, tuple(findings), (*found.notes, *weights))
 
@@ -76,6 +78,18 @@ def _seen(model: nn.Module, adapter: Adapter, batch: Batch, loss_fn: LossFunctio
     except (UsageError, InputError):
         return None
     return seen if seen.actual else None
+
+
+def _trains_others(seen: Witness, found: Beside) -> Witness:
+    """A loss that reaches none of the judged heads is no constant where it trains others: their streams are silent."""
+    if not found.found or [one.code for one in seen.findings] != ["LA605"]:
+        return seen
+    others = ", ".join(one.head for one in found.found)
+    silent = [
+        finding("LA205", one.stream.name, f"{one.stream.name} gets no gradient: all that the loss trains is {others}")
+        for one in seen.expected
+    ]
+    return replace(seen, findings=tuple(silent))
 
 
 def _path(one: Found) -> str:

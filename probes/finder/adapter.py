@@ -23,7 +23,7 @@ from .found import Discovery
 from .graph import graph_of, past_heads
 from .renaming import integers
 
-__all__ = ["FoundAdapter", "fitting_adapter", "raise_unclear"]
+__all__ = ["FoundAdapter", "fitting_adapter"]
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
 
@@ -33,14 +33,20 @@ class FoundAdapter(DeclaredAdapter):
 
     Attributes:
         notes: what was found, where, and how to keep it.
-        whole: whether these are all the streams that the loss trains, and not those of named heads alone.
+        named: paths of the heads that were named, whose streams alone these are; empty where they are all.
+        unclear: logits beside them of which something is not known, and which are not judged.
     """
 
-    def __init__(self, model: nn.Module, found: Discovery, batch: Mapping[str, Any], *, whole: bool = True) -> None:
+    def __init__(self, model: nn.Module, found: Discovery, batch: Mapping[str, Any], named: Sequence[str] = ()) -> None:
         super().__init__(model, found.declarations, batch)
-        self.whole = whole
+        self.named, self.unclear = tuple(named), found.unclear
         listed = "; ".join(f"{one.name}: {one.head}, ids {one.declaration.ids}" for one in found.found)
         self.notes = (f"streams found: {listed} (loss-align discover writes them down, to keep)", *found.notes)
+
+    @property
+    def whole(self) -> bool:
+        """Whether these are all the streams that the loss trains, and not those of named heads alone."""
+        return not self.named
 
     def view(self, model: nn.Module, batch: Mapping[str, Any]) -> View:
         """The streams of a batch, said to be found."""
@@ -61,7 +67,7 @@ def fitting_adapter(model: nn.Module, batch: Batch, loss_fn: LossFunction, heads
         heads: paths of head modules; the streams of other heads are then left alone.
 
     Raises:
-        UsageError: no adapter knows the model and no stream is found; or logits of which something is not clear.
+        UsageError: no adapter knows the model and no stream is found, or only logits of which something is not clear.
         InputError: a batch that does not fit the model.
     """
     for name in heads:
@@ -72,8 +78,8 @@ def fitting_adapter(model: nn.Module, batch: Batch, loss_fn: LossFunction, heads
         found = _found(model, batch, loss_fn, heads)
         if found is None:
             raise
-        raise_unclear(found, unknown)
-        return _used(model, found, batch, loss_fn, whole=not heads)
+        _raise_unclear(found, unknown)
+        return _used(model, found, batch, loss_fn, heads)
     adapter.check_batch(model, batch)
     if not isinstance(adapter, CausalLMAdapter) or _knows(model, adapter, batch, loss_fn):
         return adapter
@@ -82,17 +88,17 @@ def fitting_adapter(model: nn.Module, batch: Batch, loss_fn: LossFunction, heads
         return adapter
     if found.unclear and _can_read(model, adapter, batch):
         return adapter
-    raise_unclear(found)
-    return _used(model, found, batch, loss_fn, whole=not heads)
+    _raise_unclear(found)
+    return _used(model, found, batch, loss_fn, heads)
 
 
-def raise_unclear(found: Discovery, cause: Exception | None = None) -> None:
-    """Refuse to guess.
+def _raise_unclear(found: Discovery, cause: Exception | None = None) -> None:
+    """Refuse to guess where nothing else is found; beside streams that are clear, the others are a blind spot.
 
     Raises:
         UsageError: names logits of which something is not clear.
     """
-    if found.unclear:
+    if found.unclear and not found.found:
         listed = "; ".join(map(str, found.unclear))
         raise UsageError(f"streams that are not clear: {listed}. Declare them (streams=, --streams FILE)") from cause
 
@@ -102,8 +108,11 @@ def raise_unclear(found: Discovery, cause: Exception | None = None) -> None:
 
 def _knows(model: nn.Module, adapter: CausalLMAdapter, batch: Batch, loss_fn: LossFunction) -> bool:
     """Whether nothing needs to be searched: the ids are known, the head gives a row for each, and is all there is."""
-    if pretrained_models(model):
-        return not _reads_other_keys(adapter, batch)
+    owners = pretrained_models(model)
+    if owners:
+        inside = {id(part) for part in owners[0].modules()}
+        own = all(id(head) in inside for head in adapter.modules(model))
+        return not _reads_other_keys(adapter, batch) and (own or not _other_ids(adapter, batch))
     if not _can_read(model, adapter, batch) or _other_ids(adapter, batch):
         return False
     heads = adapter.heads(model, adapter.view(model, batch))
@@ -178,8 +187,10 @@ def _is_of(path: str, heads: Sequence[str]) -> bool:
     return any(path == head or path.startswith(f"{head}.") for head in heads)
 
 
-def _used(model: nn.Module, found: Discovery, batch: Batch, loss_fn: LossFunction, *, whole: bool) -> FoundAdapter:
-    adapter = FoundAdapter(model, found, batch, whole=whole)
+def _used(
+    model: nn.Module, found: Discovery, batch: Batch, loss_fn: LossFunction, named: Sequence[str]
+) -> FoundAdapter:
+    adapter = FoundAdapter(model, found, batch, named)
     adapter.check_batch(model, batch)
-    scout(model, adapter, batch, loss_fn)
+    scout(model, adapter, batch, loss_fn, {n: one.lag for n, one in enumerate(found.found) if one.offset is not None})
     return adapter

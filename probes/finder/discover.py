@@ -7,7 +7,6 @@ values, and (c) its targets follow when integers of the batch are renamed, and t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,13 +22,14 @@ from ..host.preserve import preserved
 from ..models.adapter import Batch
 from ..models.declaration import Declaration, HeadPlace
 from ..models.modules import unwrapped
+from ..models.objectives import is_masked
 from ..models.place import Place
 from ..models.token_ids import special_ids, vocabularies
 from ..witness.backward import gradients_at
 from .candidates import Candidate, Run, nodes_above
 from .found import Discovery, Found, Unclear, shaped
-from .names import Maker, head_of, named
-from .places import Match, Reach, is_flags, is_masked, match, reach
+from .names import Maker, alike, head_of, named
+from .places import Match, Reach, is_flags, match, reach
 from .renaming import Renaming, codebook_axis, integers, singly, slices, together
 from .runs import Echo, Program
 
@@ -133,7 +133,7 @@ class _Finder:
         if failed and (unclear or not found):
             self.notes.append(f"the loss does not run as before with {', '.join(failed)} renamed")
         inside = [head_of(one).told(one.shape) for one in program.candidates if one.inside]
-        self.notes += [f"inside the model, no stream: {one}" for one in _grouped(inside)]
+        self.notes += [f"inside the model, no stream: {one}" for one in alike(inside)]
         told = {head_of(one).path for one in logits}
         self.notes += [
             f"also trained: {shaped(path, program.outputs.get(path, ()))}" for path in program.past if path not in told
@@ -286,6 +286,7 @@ class _Finder:
             offset,
             moved,
             computed=own and best.reach.lag > 0,
+            lag=best.reach.lag,
         )
 
     # -- where the targets come from -------------------------------------------------------------
@@ -453,9 +454,3 @@ def _outermost(name: str, among: set[str], every: Collection[str]) -> str:
             break
         best = path
     return best
-
-
-def _grouped(told: Sequence[str]) -> list[str]:
-    """Names that differ in numbers alone, once: ``layers.*.gate (22, 4)``."""
-    parted = (one.partition(" ") for one in told)
-    return list(dict.fromkeys(f"{re.sub(r'[0-9]+', '*', path)} {shape}" for path, _, shape in parted))

@@ -27,6 +27,7 @@ class Found:
         rows: how many of its rows are trained.
         offset: source less row in its own input; None where rows have no place of their own, or read all positions.
         moved: by each renaming, the share of its trained rows whose target changed.
+        lag: how many rows later than it stands a token is read.
         computed: whether its inputs are made inside the model, out of what ``ids`` names.
     """
 
@@ -37,6 +38,7 @@ class Found:
     offset: int | None
     moved: Mapping[str, float]
     computed: bool = False
+    lag: int = 0
 
     @property
     def name(self) -> str:

@@ -12,11 +12,21 @@ from torch import Tensor, nn
 
 from ..models.adapter import Batch, Head
 from ..models.declared_heads import Logits
+from ..witness.backward import gradients_at
 from .candidates import nodes_above
 from .runs import called, same_conditions
 from .tape import tensors_in
 
-__all__ = ["Graph", "graph_of", "past_heads"]
+__all__ = ["Graph", "Output", "graph_of", "past_heads", "trained_rows"]
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a module gave: the module, the shape, and its node."""
+
+    module: nn.Module
+    shape: tuple[int, ...]
+    node: Any
 
 
 @dataclass(frozen=True)
@@ -28,23 +38,45 @@ class Graph:
         outputs: the nodes of what the heads gave.
         shapes: of what they gave, call by call.
         called: identities of the parameters of heads that were called.
+        others: what other modules gave that were asked for.
     """
 
     loss: Any
     outputs: tuple[Any, ...]
     shapes: tuple[tuple[int, ...], ...]
     called: frozenset[int]
+    others: tuple[Output, ...] = ()
+
+    def reaches(self) -> frozenset[int]:
+        """Identities of the parameters that the loss depends on."""
+        nodes = (self.loss, *nodes_above([self.loss]))
+        return frozenset(id(node.variable) for node in nodes if _is_leaf(node))
+
+    def read_last(self) -> tuple[Output, ...]:
+        """Of the other modules, those whose output the loss uses with no parameter in between: their logits, if any."""
+        ends = {one.node for one in self.others}
+
+        def is_made(node: Any) -> bool:
+            return node in ends or any(below is not None and _is_leaf(below) for below, _ in node.next_functions)
+
+        seen = {self.loss, *nodes_above([self.loss], is_made)}
+        return tuple(one for one in self.others if one.node in seen)
 
 
 def graph_of(
-    model: nn.Module, batch: Batch, loss_fn: Callable[[nn.Module, Any], Tensor], heads: Sequence[Head]
+    model: nn.Module,
+    batch: Batch,
+    loss_fn: Callable[[nn.Module, Any], Tensor],
+    heads: Sequence[Head],
+    others: Collection[nn.Module] = (),
 ) -> Graph:
-    """Run a loss once, and keep none of its tensors.
+    """Run a loss once, and keep none of its tensors; ``others`` are modules whose outputs are noted as well.
 
     Raises:
         UsageError: the loss raises, or returns no scalar with a gradient.
     """
     outputs: list[Tensor] = []
+    given: list[Output] = []
     called_heads: set[int] = set()
     counts: Counter[nn.Module] = Counter()
 
@@ -54,8 +86,13 @@ def graph_of(
             outputs.extend(one for one in tensors_in(output, 1) if one.grad_fn is not None)
             called_heads.update(id(one) for one in module.parameters())
 
+    def note_other(module: nn.Module, args: Any, output: Any) -> None:
+        made = [one for one in tensors_in(output, 1) if one.requires_grad]
+        given.extend(Output(module, tuple(one.shape), one.grad_fn) for one in made)
+
     modules = {id(head.module): head.module for head in heads if not isinstance(head.module, Logits)}
     handles = [module.register_forward_hook(note) for module in modules.values()]
+    handles += [module.register_forward_hook(note_other) for module in others]
     try:
         with (
             same_conditions(model),
@@ -64,10 +101,41 @@ def graph_of(
         ):
             loss = called(loss_fn, model, batch)
             nodes = tuple(one.grad_fn for one in outputs)
-            return Graph(loss.grad_fn, nodes, tuple(tuple(one.shape) for one in outputs), frozenset(called_heads))
+            shapes = tuple(tuple(one.shape) for one in outputs)
+            return Graph(loss.grad_fn, nodes, shapes, frozenset(called_heads), tuple(given))
     finally:
         for handle in handles:
             handle.remove()
+
+
+def trained_rows(
+    model: nn.Module, batch: Batch, loss_fn: Callable[[nn.Module, Any], Tensor], modules: Sequence[nn.Module]
+) -> list[int]:
+    """How many rows of what each module gives have a gradient that is not zero.
+
+    Raises:
+        UsageError: the loss raises, or returns no scalar with a gradient.
+    """
+    outputs: list[tuple[int, Tensor]] = []
+
+    def note(number: int, output: Any) -> None:
+        outputs.extend((number, one) for one in tensors_in(output, 1) if one.requires_grad)
+
+    handles = [
+        module.register_forward_hook(lambda _module, _args, output, number=number: note(number, output))
+        for number, module in enumerate(modules)
+    ]
+    try:
+        with same_conditions(model), torch.enable_grad():
+            loss = called(loss_fn, model, batch)
+            grads = gradients_at([one for _, one in outputs], loss, model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    counts = [0] * len(modules)
+    for (number, _), grad in zip(outputs, grads, strict=True):
+        counts[number] += 0 if grad is None else int((grad != 0).any(-1).sum())
+    return counts
 
 
 def past_heads(graph: Graph, inner: nn.Module, own: Collection[int]) -> tuple[str, ...]:

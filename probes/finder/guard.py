@@ -1,4 +1,4 @@
-"""The guard: does the loss train logits over tokens that no judged stream explains?
+"""The guard: does the loss train logits over tokens that no judged stream explains, or leave a head out?
 
 It costs nothing where all that is trained lies in what feeds the judged heads, and in them. Elsewhere the loss is run
 once with a graph that keeps no tensors, and walked: only what it reaches past the judged heads is looked at closer.
@@ -6,8 +6,8 @@ once with a graph that keeps no tensors, and walked: only what it reaches past t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,18 +18,19 @@ from alignment.findings import finding
 from ..errors import UsageError
 from ..host.preserve import preserved
 from ..host.sharded import must_finish
-from ..models.adapter import Adapter, Batch, Head, View
+from ..models.adapter import Adapter, Batch, Head, View, bodies_of
 from ..models.causal_lm import CausalLMAdapter
 from ..models.declared import DeclaredAdapter
 from ..models.declared_heads import Logits
 from ..models.modules import unwrapped
 from .adapter import FoundAdapter
 from .discover import look_beside
-from .found import Discovery
-from .graph import graph_of, past_heads
+from .found import Discovery, Found
+from .graph import graph_of, past_heads, trained_rows
+from .left_out import heads_beside, left_out
 from .names import Maker
 
-__all__ = ["Judged", "beside", "unwatched"]
+__all__ = ["Beside", "Judged", "beside"]
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,25 @@ class Judged:
         return False
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What a loss does beside the judged heads.
+
+    Attributes:
+        found: logits over tokens that it trains; notes on what else is.
+        findings: LA801 of these and of logits that it trains and nobody can read, LA205 of heads that it leaves out.
+        notes: what else is trained, and what is not.
+    """
+
+    found: tuple[Found, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
 def beside(
     model: nn.Module, adapter: Adapter, batch: Batch, view: View, loss_fn: Callable[[nn.Module, Any], Tensor]
-) -> Discovery:
-    """Every tensor of logits over tokens that is trained beside the judged heads; notes on what else is.
+) -> Beside:
+    """Look at all that is trained beside the judged heads, or could be.
 
     Args:
         model: wrapped or not.
@@ -80,21 +96,48 @@ def beside(
         view: of the batch.
         loss_fn: on model and batch; it has run before.
     """
+    said = _beside(model, adapter, batch, view, loss_fn)
+    unclear = adapter.unclear if isinstance(adapter, FoundAdapter) else ()
+    told = {one.stream for one in said.findings}
+    more = [one for one in _unwatched(Discovery(unclear=unclear)) if one.stream not in told]
+    return replace(said, findings=(*said.findings, *more))
+
+
+def _beside(
+    model: nn.Module, adapter: Adapter, batch: Batch, view: View, loss_fn: Callable[[nn.Module, Any], Tensor]
+) -> Beside:
     heads = adapter.heads(model, view)
-    if (isinstance(adapter, FoundAdapter) and adapter.whole) or must_finish(model) or _holds_all(model, adapter, heads):
-        return Discovery()
+    if _holds_all(model, adapter, heads):
+        return Beside()
     inner = unwrapped(model)
+    others = heads_beside(inner, heads, bodies_of(adapter, model))
+    whole = isinstance(adapter, FoundAdapter) and adapter.whole
+    if whole and not others:
+        return Beside()
+    if must_finish(model):  # a forward that is walked and not finished would leave it gathered
+        return Beside(findings=tuple(_unseen(others, "the model is sharded (FSDP2), and was not searched")))
     judged = Judged.of(inner, heads)
     try:
         with preserved(model):
-            if not past_heads(graph_of(model, batch, loss_fn, heads), inner, judged.parameters):
-                return Discovery()
-            return look_beside(model, batch, loss_fn, judged.holds)
+            graph = graph_of(model, batch, loss_fn, heads, others.values())
+            past = not whole and past_heads(graph, inner, judged.parameters)
+            found = look_beside(model, batch, loss_fn, judged.holds) if past else Discovery()
+            reached = graph.reaches()
+            silent = {path: head for path, head in others.items() if id(head.weight) not in reached}
+            named = adapter.named if isinstance(adapter, FoundAdapter) else ()
+            out, notes = left_out(model, silent, batch, view, loss_fn, named) if silent else ([], [])
+            known = [one.declaration.head[0].path for one in found.found] + [one.head for one in found.unclear]
+            last = {id(one.module) for one in graph.read_last()} if past else set()
+            unread = {path: head for path, head in others.items() if id(head) in last and path not in known}
+            rows = trained_rows(model, batch, loss_fn, list(unread.values())) if unread else []
     except (UsageError, RuntimeError):
-        return Discovery()  # it has told why where it was judged
+        return Beside()  # it has told why where it was judged
+    unread = {path: head for (path, head), count in zip(unread.items(), rows, strict=True) if count}
+    out += _unseen(unread, "it is trained, and its gradient names no single token (a soft teacher, a penalty)")
+    return Beside(found.found, (*_unwatched(found), *out), (*found.notes, *notes))
 
 
-def unwatched(found: Discovery) -> list[Finding]:
+def _unwatched(found: Discovery) -> list[Finding]:
     """LA801 of all that was found beside the judged heads."""
     out = []
     for one in found.found:
@@ -105,6 +148,14 @@ def unwatched(found: Discovery) -> list[Finding]:
         finding("LA801", one.head, f"{one} (it belongs to no judged stream)", count=one.rows) for one in found.unclear
     ]
     return out
+
+
+def _unseen(heads: Mapping[str, nn.Linear], why: str) -> list[Finding]:
+    """LA801 of heads of which only their width is known."""
+    return [
+        finding("LA801", path, f"{path}, a head over {head.weight.shape[0]} ids, belongs to no judged stream: {why}")
+        for path, head in heads.items()
+    ]
 
 
 def _holds_all(model: nn.Module, adapter: Adapter, heads: Sequence[Head]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from .candidates import Candidate
 from .found import Found, shaped
 from .tape import Made
 
-__all__ = ["Maker", "head_of", "named"]
+__all__ = ["Maker", "alike", "head_of", "named"]
 
 
 @dataclass(frozen=True)
@@ -76,3 +77,9 @@ def named(found: Sequence[Found]) -> tuple[Found, ...]:
 
 def _head(one: Found) -> str:
     return str(one.declaration.head[0])
+
+
+def alike(told: Sequence[str]) -> list[str]:
+    """Names that differ in numbers alone, once: ``layers.*.gate (22, 4)``."""
+    parted = (one.partition(" ") for one in told)
+    return list(dict.fromkeys(f"{re.sub(r'[0-9]+', '*', path)} {shape}".rstrip() for path, _, shape in parted))

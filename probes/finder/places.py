@@ -9,16 +9,12 @@ from torch import Tensor
 
 from alignment.streams import IGNORE_INDEX
 
-__all__ = ["Match", "Reach", "is_flags", "is_masked", "match", "reach"]
+__all__ = ["Match", "Reach", "is_flags", "match", "reach"]
 
 #: Sources are looked for up to this many positions from where equal lengths put them.
 REACH = 32
 #: Rows without a place of their own are held to the order of the batch, and need to be this many.
 LEAST_IN_ORDER = 8
-
-#: Of the trained rows of a masked objective, these parts at least are masked, and masked or visible.
-MASKED = 0.1
-EXPECTED = 0.8
 
 
 @dataclass(frozen=True)
@@ -73,23 +69,6 @@ def _in_order(targets: Tensor, ids: Tensor, count: int) -> Match:
         if at < len(wanted) and token == wanted[at]:
             at += 1
     return Match(at / count, None)
-
-
-def is_masked(target: Tensor, ids: Tensor) -> bool:
-    """Whether the inputs of trained rows are one and the same token, that of the mask, or the target itself.
-
-    Up to a fifth may be anything: the usual objective of masked language models puts random tokens there.
-    """
-    trained = target != IGNORE_INDEX
-    if target.shape != ids.shape or not bool(trained.any()):
-        return False
-    seen = ids[trained]
-    other = seen[seen != target[trained]]
-    if not len(other):
-        return False
-    hidden = int(torch.unique(other, return_counts=True)[1].max())
-    visible = len(seen) - len(other)
-    return hidden >= MASKED * len(seen) and hidden + visible >= EXPECTED * len(seen)
 
 
 def is_flags(values: Tensor) -> bool:

@@ -38,6 +38,7 @@ from .modules import (
     vocabulary_of,
     widest_layers,
 )
+from .objectives import is_masked
 from .reading import CACHE, decoder_ids, document_numbers, is_encoder_decoder, padding_mask
 from .renaming import labels_follow, one_sample
 from .text_runs import TextRuns
@@ -104,6 +105,10 @@ class CausalLMAdapter(TextRuns):
     def main(self, model: nn.Module) -> nn.Module:
         """The first head."""
         return self._heads(model)[0][1]
+
+    def modules(self, model: nn.Module) -> tuple[nn.Module, ...]:
+        """Its heads, in their order."""
+        return tuple(head for _, head in self._heads(model))
 
     def looking(self, ahead: Sequence[int]) -> CausalLMAdapter:
         """The same adapter, its heads meant to predict so far ahead, in their order."""
@@ -237,7 +242,8 @@ class CausalLMAdapter(TextRuns):
         calls = [f"{stream.name} call {nth + 1}" for nth in self.calls[1:]]
         further = calls or [f"head[{path}]" for path, _ in named[1:]]
         streams = (stream, *(replace(stream, name=name) for name in further))
-        masked = frozenset(range(len(streams)) if is_masked_lm(inner) and flat is not None else ())
+        covered = flat is not None and (is_masked_lm(inner) or self._covers(inner, ids, labels))
+        masked = frozenset(range(len(streams)) if covered else ())
         told = masked_labels(batch, ids, stream, flat)
         found = begun_otherwise(inner, batch, stream) if self._encoder_decoder else ()
         shifted = bool(masked) or (self._encoder_decoder and flat is not None and _fits_both(flat, stream))
@@ -254,6 +260,10 @@ class CausalLMAdapter(TextRuns):
             ahead=self.ahead if any(far > 1 for far in self.ahead) else (),
             findings=(*found, *told.findings),
         )
+
+    def _covers(self, inner: Any, ids: Tensor, labels: Tensor) -> bool:
+        """Whether labels of a module of the user's own name what its inputs mask."""
+        return not is_pretrained(inner) and is_masked(_ignored(TARGETS, labels.reshape(ids.shape)), ids)
 
     def _ids(self, inner: Any, batch: Mapping[str, Any]) -> Tensor:
         if self._encoder_decoder:

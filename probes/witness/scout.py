@@ -9,8 +9,9 @@ together inside the model.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -157,10 +158,24 @@ def _lead(head: Head, logits: Tensor, book: int) -> tuple[int, ...]:
     return tuple(logits.shape[:-2] if head.stacked else logits.shape[:-1])
 
 
-def scout(model: nn.Module, adapter: DeclaredAdapter, batch: Batch, loss_fn: LossFunction) -> None:
+def scout(
+    model: nn.Module,
+    adapter: DeclaredAdapter,
+    batch: Batch,
+    loss_fn: LossFunction,
+    begins: Mapping[int, int] = MappingProxyType({}),
+) -> None:
     """Teach the adapter what runs of the loss show: bodies, vocabularies, and where the ids of each stream enter.
 
     A loss that raises teaches nothing: the pass that comes after tells why.
+
+    Args:
+        model: wrapped or not.
+        adapter: of declared streams.
+        batch: as the loss is given it.
+        loss_fn: on model and batch.
+        begins: by the number of a stream, the row of each sample that has read its first id, where that is known
+            and the runs show nothing of it.
 
     Raises:
         UsageError: a declared head that the loss never reaches.
@@ -174,7 +189,7 @@ def scout(model: nn.Module, adapter: DeclaredAdapter, batch: Batch, loss_fn: Los
         return
     heads = tuple(_fed(head, seen, adapter, batch) for head in seen.heads)
     adapter.learn(Learnt(heads, _vocabularies(adapter, seen)))
-    adapter.learn(_Entries(model, adapter, batch, loss_fn, seen).learnt())
+    adapter.learn(_Entries(model, adapter, batch, loss_fn, seen, begins).learnt())
 
 
 def _vocabularies(adapter: DeclaredAdapter, seen: _Trace) -> tuple[int, ...]:
@@ -205,9 +220,16 @@ class _Entries:
     """Finds, for every stream, which row of what feeds its head has read which of its ids."""
 
     def __init__(
-        self, model: nn.Module, adapter: DeclaredAdapter, batch: Batch, loss_fn: LossFunction, seen: _Trace
+        self,
+        model: nn.Module,
+        adapter: DeclaredAdapter,
+        batch: Batch,
+        loss_fn: LossFunction,
+        seen: _Trace,
+        known: Mapping[int, int],
     ) -> None:
         self.model, self.adapter, self.batch, self.loss_fn, self.seen = model, adapter, batch, loss_fn, seen
+        self.known = known
         self.view = adapter.view(model, batch)
 
     def learnt(self) -> Learnt:
@@ -255,6 +277,18 @@ class _Entries:
             self._axis = 0
             return []
         self._axis = axis = axis_of(anchor.leads, shape[0])
+        folded = [len(rows) // shape[0] for rows in anchor.rows]
+        if (
+            axis is None
+            and number in self.known
+            and all(
+                len(rows) == shape[0] * length != shape.numel()
+                for rows, length in zip(anchor.rows, folded, strict=True)
+            )
+        ):
+            self._axis = 0  # samples one behind the other
+            place = torch.arange(max(folded))[None].expand(shape[0], -1) - self.known[number]
+            return [place[:, :length] for length in folded]
         if axis is None:
             if any(len(rows) != shape.numel() for rows in anchor.rows):
                 raise InputError(
@@ -291,6 +325,8 @@ class _Entries:
         known = known[known != UNKNOWN]
         if not len(known) and one.objective != "masked" and one.body is None and self._head(number).body is not None:
             return None
+        if not len(known) and number in self.known:
+            return [torch.full_like(one, self.known[number]) for one in found]
         if not len(known) and not equal:
             lengths = sorted({length for _, length in sizes})
             raise InputError(
