@@ -7,11 +7,16 @@ path, one clear error names it (exit code 3) instead of whatever its code would 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+import threading
+import time
 
-__all__ = ["foreign_package", "main"]
+__all__ = ["command", "foreign_package", "main"]
 
 DISTRIBUTION = "loss-alignment"
+#: Seconds that threads which a loss has left behind have to end by themselves.
+PATIENCE = 3.0
 
 
 def foreign_package() -> str | None:
@@ -41,5 +46,34 @@ def main(argv: list[str] | None = None) -> int:
     return run(sys.argv[1:] if argv is None else argv)
 
 
+def command() -> int:
+    """What ``loss-align`` starts: ``main``, and an end also where a loss has started threads that have none.
+
+    A script that is run keeps its threads, as under ``python``.
+    """
+    try:
+        code = main()
+    except KeyboardInterrupt:
+        if sys.argv[1:2] == ["run"]:
+            raise  # as a script that is run tells it
+        print("loss-align: interrupted", file=sys.stderr)
+        code = 3
+    if sys.argv[1:2] != ["run"]:
+        threading.Thread(target=_leave, args=(code,), daemon=True).start()
+    return code
+
+
+def _leave(code: int) -> None:
+    """End the process although threads still run, and say so."""
+    time.sleep(PATIENCE)
+    left = [one.name for one in threading.enumerate() if not one.daemon and one is not threading.main_thread()]
+    if left:
+        told = f"{left[0]} and {len(left) - 1} more" if len(left) > 1 else left[0]
+        print(f"loss-align: not waited for: thread {told}, which the loss or model has started", file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

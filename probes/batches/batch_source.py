@@ -25,7 +25,7 @@ from .codebook_batch import barcoded_codes
 from .plain_batch import barcoded_text, vocabulary_size
 from .text_file import NO_TOKENIZER, text_batch
 
-__all__ = ["Source", "barcoded", "load_batch", "template_at", "to_device", "tokenizer_at"]
+__all__ = ["Source", "barcoded", "check_logits", "load_batch", "template_at", "to_device", "tokenizer_at"]
 
 DEFAULT_SIZE = 2
 PLAIN_LENGTH = 64
@@ -82,9 +82,18 @@ def load_batch(adapter: Adapter, model: nn.Module, args: argparse.Namespace, pla
             f"our own barcoded batch, which has the ids and codes of the released model, does not fit --model "
             f"{args.model}: {problem}; name a batch that does with --data, or correct the configuration"
         ) from error
-    streams = adapter.view(model, source.batch).streams
-    check_memory(len(streams[0]), sum(len(stream) * stream.vocab for stream in streams), device)
+    check_logits(adapter, model, source.batch)
     return source
+
+
+def check_logits(adapter: Adapter, model: nn.Module, batch: Batch) -> None:
+    """Refuse a batch whose logits cannot fit into what is free, before a loss makes them.
+
+    Raises:
+        CannotRunError: with both figures.
+    """
+    streams, device = adapter.view(model, batch).streams, next(model.parameters()).device
+    check_memory(len(streams[0]), sum(len(stream) * stream.vocab for stream in streams), device)
 
 
 def barcoded(adapter: Adapter, model: nn.Module, args: argparse.Namespace, seed: int) -> Batch:

@@ -9,6 +9,7 @@ from torch import nn
 
 from alignment import Finding
 
+from ..errors import out_of_memory
 from ..host.preserve import copy_of, preserved
 from ..models import Adapter, Batch
 from ..models.codebooks import CodebookAdapter
@@ -82,5 +83,7 @@ def _steps(
     whole = sum(parameter.numel() for parameter in model.parameters()) <= SMALL
     try:
         return take_steps(model, adapter, batch, seen.view, loss_fn, judge, everything=whole)
-    except Exception as error:  # noqa: BLE001 - the user's loss may raise anything; the report goes on without it
-        return error
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        return error  # the user's loss may raise anything; the report goes on without it

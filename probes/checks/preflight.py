@@ -11,6 +11,7 @@ from torch import nn
 from alignment import Convention, Finding
 from alignment.pairing import Policy
 
+from ..errors import out_of_memory
 from ..host.preserve import preserved
 from ..models import Adapter, Batch
 from ..models.adapter import LabelsAs, labels_as
@@ -254,8 +255,10 @@ def _steps(plan: Plan, seen: Witness, loss_fn: LossFunction, engine: Engine) -> 
         # few parameters may serve one stream at the cost of another: each is then looked at alone
         apart = [kind for kind in taken.risen if kind not in silent and len(taken.risen) < len(taken.before)]
         return replace(taken, alone={kind: steps(kind).after[kind] for kind in apart})
-    except Exception as error:  # noqa: BLE001 - the user's loss may raise anything; the report goes on without it
-        return error
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        return error  # the user's loss may raise anything; the report goes on without it
 
 
 def _losses(report: Report, engine: Engine, steps: Steps | str | Exception, *, own: bool) -> None:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any, NoReturn
 
 from alignment import __version__
@@ -20,6 +19,7 @@ from ..errors import RunFailedError, UsageError, ending
 from ..host.place import ALONE, Place, environment_place
 from ..host.printable import capped, printable
 from ..host.standard_output import kept_standard_output
+from ..host.stopping import stoppable_by_signals
 from ..report.outputs import asked_for, write_error
 from . import COMMANDS
 from .run import own_words
@@ -64,7 +64,7 @@ def run(argv: Sequence[str]) -> int:
             if "-" in asked_for(argv).values():
                 stack.enter_context(kept_standard_output())
             if args.command != "run":  # a script that is run answers signals by itself
-                stack.enter_context(_told_of_termination())
+                stack.enter_context(stoppable_by_signals())
             return int(args.run(args))
     except BrokenPipeError:
         sys.stderr.close()  # the reader has gone: nothing more to say to it
@@ -73,24 +73,6 @@ def run(argv: Sequence[str]) -> int:
         if isinstance(error, KeyboardInterrupt) and getattr(args, "script", None):
             raise  # a script that was run has told so itself
         return _fail(error, argv, verbose=_verbose(args, argv) and not isinstance(error, KeyboardInterrupt))
-
-
-@contextmanager
-def _told_of_termination() -> Iterator[None]:
-    """SIGTERM ends a command as Ctrl-C does: with a sentence, and reports that say so."""
-
-    def end(*_: Any) -> NoReturn:
-        raise KeyboardInterrupt("ended by SIGTERM")
-
-    try:
-        before = signal.signal(signal.SIGTERM, end)
-    except ValueError:  # not the main thread: signals are somebody else's business
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _parsed(argv: Sequence[str]) -> argparse.Namespace:

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..errors import UsageError, raised_by
 
 if TYPE_CHECKING:
     import torch
@@ -89,4 +89,4 @@ def _called(spec: str, option: str, example: str, *arguments: Any) -> Any:
     except UsageError:
         raise
     except Exception as error:
-        raise UsageError(f"{option} {spec} raised {type(error).__name__}: {error}") from error
+        raise raised_by(f"{option} {spec}", error) from error

@@ -223,7 +223,7 @@ def _adapter_and_batch(
     place: Place | None,
 ) -> tuple[Adapter, Source]:
     """The adapter of the model, and the batch: of one's own, or as the other options say."""
-    from ..batches.batch_source import Source, load_batch
+    from ..batches.batch_source import Source, check_logits, load_batch
     from ..checks.check import adapter_of
     from ..models import adapter_for
     from ..models.registry import registered
@@ -232,7 +232,9 @@ def _adapter_and_batch(
 
     if args.batch is not None:
         batch = load_own_batch(args.batch, model)
-        return adapter_of(model, batch, loss or (lambda *_: None), args.head, streams), Source(batch)
+        adapter = adapter_of(model, batch, loss or (lambda *_: None), args.head, streams)
+        check_logits(adapter, model, batch)
+        return adapter, Source(batch)
     if streams is not None:
         raise UsageError("--streams declares what lies in a batch of your own: name it with --batch FILE.py:FUNC")
     if not args.head and registered(model):

@@ -8,7 +8,9 @@ splitting only where a reduction is declared.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +26,7 @@ from ..batches.barcoded_v2 import collate_for
 from ..batches.batch_source import to_device
 from ..checks.reduction import Reduction, check_reduction, counted_loss, settled
 from ..errors import CannotRunError, UsageError
+from ..host.stopping import check_stopped
 from ..models import Adapter, Batch, is_higgs
 from ..models.adapter import LabelsAs, labels_as
 from ..models.codebooks import CodebookAdapter
@@ -134,6 +137,7 @@ def case_batch(contract: Contract, case: Case) -> Batch:
 
 def run_case(contract: Contract, case: Case) -> tuple[Batch, Witness, list[Finding]] | None:
     """Watch the loss on one case; None where the case lies outside the contract."""
+    check_stopped()
     model, adapter = contract.model, contract.adapter
     batch = case_batch(contract, case)
     view = adapter.view(model, batch)
@@ -200,10 +204,25 @@ def fuzz(
         suppress_health_check=list(hypothesis.HealthCheck),
         phases=[hypothesis.Phase.generate],
     )
-    hypothesis.seed(seed)(settings(hypothesis.given(strategy)(look)))()
-    return inside, [
-        _shrunk(contract, code, first[code], counted[code], strategy, seed, examples) for code in sorted(first)
-    ]
+    with _nothing_left_behind():
+        hypothesis.seed(seed)(settings(hypothesis.given(strategy)(look)))()
+        return inside, [
+            _shrunk(contract, code, first[code], counted[code], strategy, seed, examples) for code in sorted(first)
+        ]
+
+
+@contextmanager
+def _nothing_left_behind() -> Iterator[None]:
+    """What hypothesis writes down lies in a folder of its own, which goes again: none in the working directory."""
+    from hypothesis import configuration
+
+    before = vars(configuration).get("__hypothesis_home_directory")
+    with tempfile.TemporaryDirectory(prefix="loss-align-") as folder:
+        configuration.set_hypothesis_home_dir(folder)
+        try:
+            yield
+        finally:
+            configuration.set_hypothesis_home_dir(before)
 
 
 def _shrunk(

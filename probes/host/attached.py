@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
 from .forward_patch import detached
 
-__all__ = ["Attached", "uninterrupted"]
+__all__ = ["Attached"]
 
 #: Where a module keeps its forward hooks by number, and what torch keeps of each besides.
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
@@ -46,25 +42,3 @@ def _is_ours(hook: Callable[..., Any]) -> bool:
     """Whether a hook, or what stands around a forward, belongs to a check."""
     module = str(getattr(hook, "__module__", ""))
     return module.partition(".")[0] == __name__.partition(".")[0] and not module.startswith(WATCHING)
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits until the block is done; only the main thread is told of it, and only where nobody else listens."""
-    came = False
-
-    def note(_number: int, _frame: FrameType | None) -> None:
-        nonlocal came
-        came = True
-
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if came:
-            raise KeyboardInterrupt

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import torch
 
 from ..errors import CannotRunError
 
-__all__ = ["check_memory"]
+__all__ = ["check_memory", "check_weights"]
 
 #: Logits-sized buffers alive at once in a training step: logits, their float32 copy, log-softmax, two gradients.
 BUFFERS = 5
@@ -31,7 +32,22 @@ def check_memory(rows: int, elements: int, device: torch.device) -> None:
     if free is not None and needed > free:
         raise CannotRunError(
             f"the logits of {rows} rows take about {needed / GIB:.1f} GiB in a training step, {free / GIB:.1f} GiB are "
-            f"free on {device}: use a smaller --batch-size or --length"
+            f"free on {device}: use a smaller --batch-size or --length, or fewer rows in a batch of your own"
+        )
+
+
+def check_weights(folder: Path, device: torch.device) -> None:
+    """Refuse a checkpoint whose weights cannot fit into what is free, before any of them is read.
+
+    Raises:
+        CannotRunError: with both figures in GiB.
+    """
+    needed = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    free = _free(device)
+    if free is not None and needed > free:
+        raise CannotRunError(
+            f"the weights in {folder} take {needed / GIB:.1f} GiB, {free / GIB:.1f} GiB are free on {device}: name a "
+            "smaller checkpoint (one of fewer layers shows the same alignment), or a --device that holds it"
         )
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .attached import Attached, uninterrupted
+from .attached import Attached
 from .forward_patch import ForwardPatch
 from .sharded import reshard
+from .stopping import uninterrupted
 
 __all__ = ["copy_of", "cuda_devices", "preserved", "same_random_state"]
 

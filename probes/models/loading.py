@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import CannotRunError, UsageError
+from ..errors import CannotRunError, UsageError, out_of_memory
+from ..host.memory import check_weights
 from . import higgs, higgs_v2
 from .proven import prove_checkpoint, read_json
 
@@ -53,6 +54,7 @@ def load_model(name: str | None, *, device: torch.device, dtype: torch.dtype | N
     kind = _model_type(name)
     if path.is_dir():
         prove_checkpoint(path)
+        check_weights(path, device)
     from safetensors import SafetensorError
     from transformers.utils.logging import disable_progress_bar
 
@@ -72,8 +74,8 @@ def load_model(name: str | None, *, device: torch.device, dtype: torch.dtype | N
         raise UsageError(
             f"--model {name}: its safetensors are damaged ({_first_line(error)}); copy them again"
         ) from error
-    except (OSError, ValueError, RuntimeError) as error:  # weights of other shapes are a RuntimeError
-        raise UsageError(f"--model {name}: cannot be loaded: {_told(error)}") from error
+    except (OSError, ValueError, RuntimeError, MemoryError) as error:  # weights of other shapes are a RuntimeError
+        raise _unloadable(name, error) from error
     return Loaded(model.to(device=device, dtype=dtype), name, random_init=False, missing=missing)
 
 
@@ -108,6 +110,11 @@ def _model_type(name: str) -> str:
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise UsageError(f"--model {name}: its config.json names no model_type")
     return config["model_type"]
+
+
+def _unloadable(name: str, error: Exception) -> UsageError | CannotRunError:
+    memory = out_of_memory(error, f"--model {name}")
+    return CannotRunError(memory) if memory else UsageError(f"--model {name}: cannot be loaded: {_told(error)}")
 
 
 def _told(error: Exception) -> str:

@@ -23,9 +23,9 @@ from alignment import InputError
 from alignment.recovery import NOISE_ROWS, Values, leaf
 
 from ..errors import UsageError
-from ..host.attached import uninterrupted
 from ..host.forward_patch import ForwardPatch, bound_arguments
 from ..host.sharded import reshard
+from ..host.stopping import uninterrupted
 from ..models.adapter import Adapter, Head, bodies_of
 from ..models.declared_heads import Logits, field_of, with_field
 from ..models.forward import all_finite, can_be_learnt

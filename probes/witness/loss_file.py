@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import UsageError, raised_by
 from .guarded import guarded
 
 __all__ = ["load_function", "load_loss"]
@@ -64,7 +64,7 @@ def _from_file(where: str, option: str) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise UsageError(f"{option}: importing {where} raised {type(error).__name__}: {error}") from error
+        raise raised_by(f"{option}: importing {where}", error) from error
     finally:
         sys.path.remove(str(path.parent.resolve()))
     setattr(module, STAMP, stamp)
@@ -78,12 +78,12 @@ def _from_module(where: str, name: str, option: str) -> ModuleType:
         return importlib.import_module(where)
     except ModuleNotFoundError as error:
         if error.name is None or error.name != where.partition(".")[0]:
-            raise UsageError(f"{option}: importing {where} raised {type(error).__name__}: {error}") from error
+            raise raised_by(f"{option}: importing {where}", error) from error
         raise UsageError(
             f"{option}: no module {error.name} is installed or lies in the working directory; "
             f"a file is named by its path, as in {where.replace('.', '/')}.py:{name}"
         ) from error
     except (Exception, SystemExit) as error:
-        raise UsageError(f"{option}: importing {where} raised {type(error).__name__}: {error}") from error
+        raise raised_by(f"{option}: importing {where}", error) from error
     finally:
         sys.path.remove(here)

@@ -13,7 +13,7 @@ from alignment.barcode import Barcode, barcode, resolve_sources
 from alignment.recovery import Reading
 from alignment.sources import infer_sources, unpenalised
 
-from ..errors import UsageError
+from ..errors import raised_by
 from ..models.adapter import Batch, View
 from ..models.modules import positions_hint, task_type_hint
 from .one_pass import LossError, Watched, run_pass
@@ -93,7 +93,7 @@ def retry_in_range(watched: Watched, batch: Batch, view: View, error: LossError)
             pass
     cause = error.cause
     hint = task_type_hint(watched.model, cause) or positions_hint(watched.model, batch, cause)
-    raise UsageError(f"the loss function raised {type(cause).__name__}: {cause}{hint}") from cause
+    raise raised_by("the loss function", cause, hint) from cause
 
 
 def _literal(supervision: Supervision, view: View) -> Supervision:

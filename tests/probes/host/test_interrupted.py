@@ -12,7 +12,7 @@ from live_runs import llama
 from torch import nn
 
 from probes import check_loss
-from probes.host.attached import uninterrupted
+from probes.host.stopping import check_stopped, stoppable_by_signals, uninterrupted
 
 SEVERAL = 14
 
@@ -117,3 +117,36 @@ def test_two_threads_that_check_one_model_take_turns(model, batch):
         reports = list(pool.map(lambda _: check_loss(model, batch, own_loss, replay=False), range(6)))
     assert [[one.code for one in report.findings] for report in reports] == [[]] * 6
     assert standing(model) == before
+
+
+def test_what_lost_an_interrupt_stops_at_the_next_step():
+    """A library may swallow it: in a destructor, in a callback."""
+    with stoppable_by_signals():
+        check_stopped()
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt, match="interrupted"):
+            check_stopped()
+    check_stopped()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_both_signals_wait_in_a_command(number):
+    done = []
+
+    def work():
+        with stoppable_by_signals(), uninterrupted():
+            os.kill(os.getpid(), number)
+            done.append("all of it")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done == ["all of it"]
+
+
+def test_an_interrupt_that_is_ignored_stays_ignored():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with stoppable_by_signals():
+        os.kill(os.getpid(), signal.SIGINT)
+        check_stopped()

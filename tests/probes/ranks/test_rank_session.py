@@ -74,7 +74,7 @@ def test_the_exit_code_of_rank_0_is_that_of_all(code):
     [
         (UsageError("no such file: a.json"), "no such file: a.json", 2),
         (CannotRunError("no CUDA"), "no CUDA", 3),
-        (MemoryError("out of it"), "out of it", 3),
+        (MemoryError("out of it"), "not enough memory for the run", 3),
         (ZeroDivisionError("planted"), "stopped by an error of its own (ZeroDivisionError: planted)", 3),
         (KeyboardInterrupt(), "interrupted", 3),
     ],

@@ -71,6 +71,19 @@ def test_termination_is_told_like_an_interrupt(tmp_path, stale, loss, model):
     assert "SIGTERM" in json.loads(stale.read_text())["error"]
 
 
+def test_threads_that_a_loss_leaves_behind_do_not_hold_the_command(tmp_path, loss, model, warm):
+    forever = loss(
+        "import threading; threading.Thread(target=time.sleep, args=(9999,)).start(); return model(**batch).loss"
+    )
+    out = tmp_path / "new.json"
+    done = warm.python(
+        "-m", "loss_align", "preflight", "--model", model, "--loss", forever, "--json", out, cwd=ROOT, timeout=60
+    )
+    assert done.returncode == 0
+    assert "not waited for: thread Thread-" in done.stderr
+    assert verdict(out) == "pass"
+
+
 def test_a_script_that_dies_leaves_no_old_pass(tmp_path, stale):
     script = tmp_path / "script.py"
     script.write_text("import os; os._exit(0)\n")

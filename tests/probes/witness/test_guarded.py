@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
 
 from probes import UsageError
 from probes.witness.guarded import guarded
@@ -62,3 +64,34 @@ def test_the_signature_is_the_losses_own():
         return 1.0
 
     assert list(inspect.signature(guarded(loss, "loss")).parameters) == ["model", "batch", "num_items"]
+
+
+def replaces(model, batch):
+    torch.autograd.grad = lambda *_, **__: None
+    torch.Tensor.backward = None
+    return 1.0
+
+
+def breaks_torch(model, batch):
+    torch.Tensor.__add__ = None
+    return torch.ones(1) + 1
+
+
+@pytest.mark.parametrize("loss", [replaces, breaks_torch], ids=lambda loss: loss.__name__)
+def test_what_the_check_stands_on_in_torch_is_put_back_and_told(loss):
+    grad, backward, added = torch.autograd.grad, torch.Tensor.backward, torch.Tensor.__add__
+    with pytest.raises(
+        UsageError, match=r"--loss x has replaced torch\.(autograd\.grad, torch\.Tensor\.back|Tensor\.__add__)"
+    ):
+        guarded(loss, "--loss x")(None, {})
+    assert (torch.autograd.grad, torch.Tensor.backward, torch.Tensor.__add__) == (grad, backward, added)
+
+
+def test_another_cross_entropy_may_be_put_in_place(monkeypatch):
+    monkeypatch.setattr(F, "cross_entropy", F.cross_entropy)
+
+    def loss(model, batch):
+        F.cross_entropy = lambda *_: 1.0
+        return F.cross_entropy()
+
+    assert guarded(loss, "loss")(None, {}) == 1.0

@@ -1,0 +1,92 @@
+"""Ctrl-C and SIGTERM: a command stops at once, stays stopped, and what must be done is done first."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+__all__ = ["check_stopped", "stoppable_by_signals", "uninterrupted"]
+
+#: What an interrupt is told as.
+TOLD = {signal.SIGINT: "interrupted", signal.SIGTERM: "ended by SIGTERM"}
+Handler = Callable[[int, FrameType | None], Any]
+
+
+class _Stop:
+    """The handler of a command: it raises, and remembers, for whoever lost the exception."""
+
+    def __init__(self) -> None:
+        self.told = ""
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        self.told = self.told or TOLD[signal.Signals(number)]
+        raise KeyboardInterrupt(self.told)
+
+
+@contextmanager
+def stoppable_by_signals() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does, each with its sentence.
+
+    An interrupt that a process has been started to ignore stays ignored, and a handler of somebody else stays.
+    """
+    if threading.current_thread() is not threading.main_thread():  # signals are somebody else's business
+        yield
+        return
+    stop, before = _Stop(), {number: signal.getsignal(number) for number in TOLD}
+    for number, handler in before.items():
+        if number == signal.SIGTERM or handler is signal.default_int_handler:
+            signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is stop:
+                signal.signal(number, handler)
+
+
+def check_stopped() -> None:
+    """Stop here if the command was told to and went on.
+
+    Libraries lose an interrupt that comes while they clean up, or in a callback of C.
+
+    Raises:
+        KeyboardInterrupt: it was.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if isinstance(handler, _Stop) and handler.told:
+        raise KeyboardInterrupt(handler.told)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """What would end the process waits until the block is done.
+
+    Only the main thread is told of it, and only where nobody but Python and the command listens.
+    """
+    came: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in TOLD}
+    ours = {number: one for number, one in handlers.items() if _is_known(one)}
+    for number in ours:
+        signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number, handler in ours.items():
+            signal.signal(number, handler)
+        for number in came:
+            ours[signal.Signals(number)](number, None)
+
+
+def _is_known(handler: Any) -> bool:
+    return handler is signal.default_int_handler or isinstance(handler, _Stop)
