@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -51,16 +52,23 @@ def command() -> int:
 
     A script that is run keeps its threads, as under ``python``.
     """
+    if sys.argv[1:2] == ["run"]:
+        return main()
+    signal.signal(signal.SIGTERM, _ended)
     try:
         code = main()
-    except KeyboardInterrupt:
-        if sys.argv[1:2] == ["run"]:
-            raise  # as a script that is run tells it
-        print("loss-align: interrupted", file=sys.stderr)
-        code = 3
-    if sys.argv[1:2] != ["run"]:
-        threading.Thread(target=_leave, args=(code,), daemon=True).start()
+    except KeyboardInterrupt as error:  # before the command could answer by itself
+        from probes.commands.cli import fail
+
+        code = fail(error, sys.argv[1:])
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the report is written, and its exit code stands
+    threading.Thread(target=_leave, args=(code,), daemon=True).start()
     return code
+
+
+def _ended(*_: object) -> None:
+    raise KeyboardInterrupt("ended by SIGTERM")
 
 
 def _leave(code: int) -> None:

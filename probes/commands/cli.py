@@ -24,7 +24,7 @@ from ..report.outputs import asked_for, write_error
 from . import COMMANDS
 from .run import own_words
 
-__all__ = ["build_parser", "run"]
+__all__ = ["build_parser", "fail", "run"]
 
 #: Commands that know of other ranks, or do nothing that others could not do as well.
 RANKED = frozenset(("preflight", "run", "rules", "env"))
@@ -72,7 +72,7 @@ def run(argv: Sequence[str]) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if isinstance(error, KeyboardInterrupt) and getattr(args, "script", None):
             raise  # a script that was run has told so itself
-        return _fail(error, argv, verbose=_verbose(args, argv) and not isinstance(error, KeyboardInterrupt))
+        return fail(error, argv, verbose=_verbose(args, argv) and not isinstance(error, KeyboardInterrupt))
 
 
 def _parsed(argv: Sequence[str]) -> argparse.Namespace:
@@ -99,7 +99,7 @@ def _place() -> Place:
         return ALONE
 
 
-def _fail(error: BaseException, argv: Sequence[str], *, verbose: bool) -> int:
+def fail(error: BaseException, argv: Sequence[str], *, verbose: bool = False) -> int:
     """Say what went wrong on standard error, and in every file that was asked for.
 
     Of several ranks that were given the same bad arguments, one a machine says so, and the first writes. Where a

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,9 +41,12 @@ def stoppable_by_signals() -> Iterator[None]:
     for number, handler in before.items():
         if number == signal.SIGTERM or handler is signal.default_int_handler:
             signal.signal(number, stop)
+    unraisable = sys.unraisablehook
+    sys.unraisablehook = lambda lost: None if isinstance(lost.exc_value, KeyboardInterrupt) else unraisable(lost)
     try:
         yield
     finally:
+        sys.unraisablehook = unraisable
         for number, handler in before.items():
             if signal.getsignal(number) is stop:
                 signal.signal(number, handler)
@@ -51,7 +55,7 @@ def stoppable_by_signals() -> Iterator[None]:
 def check_stopped() -> None:
     """Stop here if the command was told to and went on.
 
-    Libraries lose an interrupt that comes while they clean up, or in a callback of C.
+    An interrupt that comes in a destructor, or while garbage is collected, is lost to whoever waits for it.
 
     Raises:
         KeyboardInterrupt: it was.

@@ -74,7 +74,7 @@ def load_model(name: str | None, *, device: torch.device, dtype: torch.dtype | N
         raise UsageError(
             f"--model {name}: its safetensors are damaged ({_first_line(error)}); copy them again"
         ) from error
-    except (OSError, ValueError, RuntimeError, MemoryError) as error:  # weights of other shapes are a RuntimeError
+    except Exception as error:  # what a configuration makes its class raise is no fault of ours
         raise _unloadable(name, error) from error
     return Loaded(model.to(device=device, dtype=dtype), name, random_init=False, missing=missing)
 
@@ -113,6 +113,8 @@ def _model_type(name: str) -> str:
 
 
 def _unloadable(name: str, error: Exception) -> UsageError | CannotRunError:
+    if isinstance(error, CannotRunError):
+        return error
     memory = out_of_memory(error, f"--model {name}")
     return CannotRunError(memory) if memory else UsageError(f"--model {name}: cannot be loaded: {_told(error)}")
 

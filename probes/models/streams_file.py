@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..host.files import check_regular
 from .declaration import Declaration, read_streams
 
 if sys.version_info >= (3, 11):
@@ -26,10 +27,13 @@ def load_streams(path: str) -> tuple[Declaration, ...]:
         UsageError: no such file, no TOML, or no streams; the message names the file and the key.
     """
     option = f"--streams {path}"
+    check_regular(path, "--streams")
     try:
         given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{option}: cannot be read: {error}") from error
+    except RecursionError:
+        raise UsageError(f"{option}: is nested too deeply") from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f'{option}: no TOML: {error}; a name with brackets is quoted, as in ["audio[0]"]') from error
     return read_streams(given, option)

@@ -225,6 +225,8 @@ class RankExchange:
         while not (self.complete(name) if ranks is None else all(self._left(name, rank) for rank in wanted)):
             if time.monotonic() > deadline:
                 missing = [rank for rank in wanted if not self._left(name, rank)]
+                if not missing:  # a rank has died between its mark and its count
+                    return
                 received = {rank: found for rank in wanted if (found := self.take(name, rank)) is not None}
                 told = f"{told_ranks(missing)} of {self.world} handed in nothing within {limit:g} s: ended or hangs"
                 raise MissingRanksError(told, missing, received)

@@ -137,7 +137,7 @@ def released_batch(size: int) -> Batch:
 
 def fuzzed_batch(size: int, seed: int = 0) -> Batch:
     """Pieces drawn at random, in any order; every sample has what each fault needs to show."""
-    draw = random.Random(seed)  # noqa: S311
+    draw = random.Random(seed)
     samples = []
     for _ in range(size):
         pieces = [

@@ -365,7 +365,7 @@ class Program:
 
 def drawn(seed: int, number: int) -> Program:
     """Program ``number`` of a seed: right where the number is even, with one fault where it is odd."""
-    pick = random.Random(f"{seed}/{number}")  # noqa: S311 - no secret
+    pick = random.Random(f"{seed}/{number}")
     while True:
         program = _drawn(pick, faulty=bool(number % 2))
         if _is_meant(program):

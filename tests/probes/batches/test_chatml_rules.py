@@ -94,7 +94,7 @@ def test_label_rule_is_that_of_the_released_loader(path, tokenizer):
 
 @pytest.mark.parametrize("seed", range(40))
 def test_label_rule_is_that_of_the_released_loader_on_random_samples(seed, tokenizer):
-    record = random_record(random.Random(seed))  # noqa: S311 - sample data
+    record = random_record(random.Random(seed))
     assert role_labels(record, tokenizer) == released_labels(record, tokenizer)
 
 

@@ -161,7 +161,11 @@ def test_what_is_wrong_is_said_with_its_stream_and_key(given, message):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(None, "cannot be read"), ("[audio[0]]\n", "no TOML"), ("x = 3\n", r"\[x\] must be a mapping")],
+    [
+        (None, "cannot read --streams .*: no such file"),
+        ("[audio[0]]\n", "no TOML"),
+        ("x = 3\n", r"\[x\] must be a mapping"),
+    ],
 )
 def test_a_file_that_is_none_is_named(tmp_path, text, message):
     path = tmp_path / "s.toml"

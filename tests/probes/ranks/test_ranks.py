@@ -262,7 +262,7 @@ def test_ranks_that_draw_from_random_states_of_their_own_agree():
 
     def loss(model, batch):
         labels = batch["labels"].clone()
-        for draw in (random.random(), np.random.rand(), float(torch.rand(()))):  # noqa: NPY002, S311 - as trainers do
+        for draw in (random.random(), np.random.rand(), float(torch.rand(()))):  # noqa: NPY002 - as trainers do
             labels[:, int(draw * labels.shape[1])] = -100
         return model(**dict(batch, labels=labels)).loss
 
@@ -271,13 +271,13 @@ def test_ranks_that_draw_from_random_states_of_their_own_agree():
         np.random.seed(number)  # noqa: NPY002
         torch.manual_seed(number)
         seen = watched(model, adapter_for(model), text_batch, loss, Options(), 0)
-        return seen, random.random(), np.random.rand()  # noqa: NPY002, S311
+        return seen, random.random(), np.random.rand()  # noqa: NPY002
 
     before = random.getstate(), np.random.get_state()  # noqa: NPY002
     (first, *drawn), (second, *_) = rank(1), rank(2)
     random.seed(1)
     np.random.seed(1)  # noqa: NPY002
-    assert [random.random(), np.random.rand()] == drawn, "their own states are as before"  # noqa: NPY002, S311
+    assert [random.random(), np.random.rand()] == drawn, "their own states are as before"  # noqa: NPY002
     random.setstate(before[0])
     np.random.set_state(before[1])  # noqa: NPY002
     assert 0 < first["streams"]["text"]["supervised"] < first["streams"]["text"]["expected"]

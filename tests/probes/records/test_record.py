@@ -77,7 +77,7 @@ WRONG = {
     "blank": (b" \n", "is empty"),
     "truncated": (json.dumps(record())[:900], "(the file is cut off)"),
     "not utf-8": (b'{"schema": "\xff"}', "is not UTF-8 (byte 12)"),
-    "nonsense": (random.Random(0).randbytes(1 << 21), "is not UTF-8"),  # noqa: S311
+    "nonsense": (random.Random(0).randbytes(1 << 21), "is not UTF-8"),
     "text": ("many words", "is not JSON: Expecting value at line 1 column 1"),
     "nested": ("[" * 100_000, "nested too deep"),
     "long number": ('{"schema": ' + "9" * 5000 + "}", "is not JSON that can be read"),
