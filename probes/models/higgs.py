@@ -21,6 +21,7 @@ from .checkpoint import from_folder
 from .higgs_batch import check_released_batch
 from .higgs_runs import HiggsRuns
 from .renaming import one_sample_with_audio, raw_labels_follow
+from .token_ids import end_ids, special_ids
 
 __all__ = ["SPECIAL_IDS", "HiggsAdapter", "small_model", "why_unavailable"]
 
@@ -42,6 +43,18 @@ SPECIAL_IDS = {
 END_OF_TURN = (SPECIAL_IDS["<|eot_id|>"], SPECIAL_IDS["<|eom_id|>"])
 #: Ids from here on are reserved in the published vocabulary.
 FIRST_SPECIAL = 128000
+
+
+def ends_of(model: nn.Module, vocabulary: int) -> tuple[int, ...]:
+    """The ids that end a turn: the published ones; in a vocabulary without them, what the configuration names."""
+    return END_OF_TURN if vocabulary > FIRST_SPECIAL else end_ids(model)
+
+
+def ordinary_ids(model: nn.Module, vocabulary: int) -> Tensor:
+    """(n,) the text ids below the reserved ones; in another vocabulary those that no configuration names."""
+    ids = torch.arange(min(vocabulary, FIRST_SPECIAL))
+    return ids if vocabulary > FIRST_SPECIAL else ids[~torch.isin(ids, torch.tensor(sorted(special_ids(model))))]
+
 
 INSTALL = "pip install 'transformers>=4.45.1,<4.47' && pip install --no-deps boson-multimodal==0.1.1"
 
@@ -109,8 +122,8 @@ def small_config(hidden: int = 64, layers: int = 2) -> Any:
     )
 
 
-def small_model(*, seed: int = 0, hidden: int = 64, layers: int = 2) -> nn.Module:
-    """A small randomly initialised instance of the released model class, in train mode.
+def small_model(*, seed: int = 0, hidden: int = 64, layers: int = 2, config: Any = None) -> nn.Module:
+    """A small randomly initialised instance of the released model class, by default of ``small_config``, in train mode.
 
     Raises:
         CannotRunError: the released model cannot be imported here.
@@ -118,7 +131,7 @@ def small_model(*, seed: int = 0, hidden: int = 64, layers: int = 2) -> nn.Modul
     package = require()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return package.HiggsAudioModel(small_config(hidden, layers)).train()
+        return package.HiggsAudioModel(config or small_config(hidden, layers)).train()
 
 
 def load(path: str | Path) -> tuple[nn.Module, tuple[str, ...]]:
@@ -217,7 +230,7 @@ class HiggsAdapter(HiggsRuns):
             config.text_config.vocab_size,
             mask=expansion.mask,
             placeholders=(config.audio_in_token_idx, config.audio_out_token_idx),
-            end_ids=END_OF_TURN,
+            end_ids=ends_of(self.inner(model), config.text_config.vocab_size),
         )
         streams, labels, carried = [text], [_flat(expansion.labels)], [_flat(expansion.carried)]
         codes = batch.get("audio_out_ids")
@@ -253,11 +266,9 @@ class HiggsAdapter(HiggsRuns):
 
     def usable_ids(self, model: nn.Module, view: View) -> Tensor:
         """Ordinary ids of every head: text ids below the reserved ones, codes below bos and eos."""
-        limit = self.inner(model).config.text_config.vocab_size
-        limit = min(limit, FIRST_SPECIAL)
-        if len(view.streams) > 1:
-            limit = min(limit, self.inner(model).config.audio_codebook_size)
-        return torch.arange(limit)
+        inner = self.inner(model)
+        ids = ordinary_ids(inner, inner.config.text_config.vocab_size)
+        return ids[ids < inner.config.audio_codebook_size] if len(view.streams) > 1 else ids
 
     def relabel(self, model: nn.Module, batch: Batch, view: View, ids: Sequence[Tensor], foreign: int) -> Batch:
         """The same batch with ``ids`` at every ordinary position; placeholders and padding stay."""

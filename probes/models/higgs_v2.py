@@ -26,7 +26,7 @@ from ..errors import CannotRunError
 from .adapter import Batch, Head, View, find_instance
 from .checkpoint import from_folder
 from .codebooks import audio_segments, filling
-from .higgs import END_OF_TURN, FIRST_SPECIAL, SPECIAL_IDS
+from .higgs import SPECIAL_IDS, ends_of, ordinary_ids
 from .higgs_batch import check_v2_batch
 from .higgs_v2_runs import HiggsAudioV2Runs
 from .reading import document_numbers, padding_mask
@@ -51,14 +51,9 @@ def why_unavailable() -> str | None:
     return None
 
 
-def small_model(*, seed: int = 0, hidden: int = 64, layers: int = 2, use_text_head: bool = True) -> nn.Module:
-    """A small randomly initialised instance with the true vocabulary, special ids and codebooks, in train mode.
-
-    Raises:
-        CannotRunError: this transformers does not have the model.
-    """
-    package = _require()
-    config = package.HiggsAudioV2Config(
+def small_config(hidden: int = 64, layers: int = 2) -> Any:
+    """A small configuration with the true vocabulary, special ids and codebooks."""
+    return _require().HiggsAudioV2Config(
         hidden_size=hidden,
         intermediate_size=2 * hidden,
         num_hidden_layers=layers,
@@ -68,6 +63,17 @@ def small_model(*, seed: int = 0, hidden: int = 64, layers: int = 2, use_text_he
         max_position_embeddings=4096,
         codebook_size=1026,  # as the published checkpoint: 1024 codes, bos and eos
     )
+
+
+def small_model(
+    *, seed: int = 0, hidden: int = 64, layers: int = 2, use_text_head: bool = True, config: Any = None
+) -> nn.Module:
+    """A small randomly initialised instance, by default of ``small_config``, in train mode.
+
+    Raises:
+        CannotRunError: this transformers does not have the model.
+    """
+    package, config = _require(), config or small_config(hidden, layers)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return package.HiggsAudioV2ForConditionalGeneration(config, use_text_head=use_text_head).train()
@@ -169,7 +175,7 @@ class HiggsAudioV2Adapter(HiggsAudioV2Runs):
             mask=padding_mask(batch.get("attention_mask"), ids),
             documents=document_numbers(batch, ids),
             placeholders=self._placeholders(inner),
-            end_ids=END_OF_TURN,
+            end_ids=ends_of(inner, inner.config.vocab_size),
         )
         labels = next((batch[key] for key in ("labels", "shift_labels") if batch.get(key) is not None), None)
         if labels is not None and labels.shape != ids.shape:
@@ -229,11 +235,10 @@ class HiggsAudioV2Adapter(HiggsAudioV2Runs):
 
     def usable_ids(self, model: nn.Module, view: View) -> Tensor:
         """Ordinary ids of both heads: text ids below the reserved ones, codes below bos and eos."""
-        config = self.inner(model).config
-        limit = min(FIRST_SPECIAL, config.vocab_size)
-        if len(view.streams) > 1:
-            limit = min(limit, config.audio_stream_bos_id, config.audio_stream_eos_id)
-        return torch.arange(limit)
+        inner = self.inner(model)
+        ids = ordinary_ids(inner, inner.config.vocab_size)
+        codes = min(inner.config.audio_stream_bos_id, inner.config.audio_stream_eos_id)
+        return ids[ids < codes] if len(view.streams) > 1 else ids
 
     def relabel(self, model: nn.Module, batch: Batch, view: View, ids: Sequence[Tensor], foreign: int) -> Batch:
         """The same batch with ``ids`` at every ordinary position and frame; placeholders and padding stay."""

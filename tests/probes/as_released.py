@@ -7,6 +7,7 @@ from itertools import groupby, pairwise
 from types import SimpleNamespace
 
 import torch
+from narrow import is_narrow, narrowed, widened
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
@@ -23,7 +24,9 @@ def as_released(loss):
 
     @functools.wraps(loss)  # its signature too: what it asks for, it is given
     def wrapped(model, batch, **counts):
-        return loss(Released(model), released_of(batch), **counts)
+        released = Released(model)
+        given = narrowed(released_of(widened(batch))) if released.narrow else released_of(batch)
+        return loss(released, given, **counts)
 
     return wrapped
 
@@ -33,23 +36,25 @@ class Released:
 
     def __init__(self, model):
         self.model = HiggsAudioV2Adapter().inner(model)
+        self.narrow = is_narrow(self.model.config)
 
     def __getattr__(self, name):
         return getattr(self.model, name)
 
     def __call__(self, **batch):
-        given = v2_of(batch)
+        wide = v2_of(widened(batch) if self.narrow else batch)
+        given = narrowed(wide) if self.narrow else wide
         labels = given.pop("labels")
         given.pop("audio_labels", None)
         hidden = self.model.model(**given).last_hidden_state
-        frame = (given["input_ids"] == AUDIO) | (given["input_ids"] == DELAY)
+        frame = (wide["input_ids"] == AUDIO) | (wide["input_ids"] == DELAY)
         return SimpleNamespace(
             logits=self.model.text_lm_head(hidden),
             audio_logits=self.model.audio_lm_head(hidden)[frame].unflatten(-1, (BOOKS, -1)),  # (N, K, C)
             expanded_input_ids=given["input_ids"],
             expanded_labels=labels if "label_ids" in batch else None,
             attention_mask=given["attention_mask"],
-            audio_in_mask=frame & (torch.cumsum(given["input_ids"] == AUDIO_BEGIN, 1) == 1),
+            audio_in_mask=frame & (torch.cumsum(wide["input_ids"] == AUDIO_BEGIN, 1) == 1),
             audio_out_mask=frame,
             hidden_states=(hidden,),
             audio_hidden_states=hidden[frame],

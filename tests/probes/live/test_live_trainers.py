@@ -7,7 +7,7 @@ import logging
 import pytest
 import torch
 from fault_cases import CORRECT, FAULTS
-from fault_matrix import batch_of, load, model_for, short
+from fault_matrix import batch_of, load, model_for, narrows, short
 from live_runs import watched
 
 MARKS = {"llama": [], "higgs_v2": [pytest.mark.higgs_v2]}
@@ -48,11 +48,12 @@ def params():
 
 def train(case):
     """Two plain steps on fresh copies of the case's batch."""
-    model, loss = copy.deepcopy(model_for(case.model)).train(), load(case.loss)
+    narrow = narrows(case)
+    model, loss = copy.deepcopy(model_for(case.model, narrow=narrow)).train(), load(case.loss)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     counts = [name for name in ("num_items_in_batch", "num_items") if name in inspect.signature(loss).parameters]
     for _ in range(2):
-        batch = {key: copy.deepcopy(value) for key, value in batch_of(case, 2).items()}
+        batch = {key: copy.deepcopy(value) for key, value in batch_of(case, 2, narrow=narrow).items()}
         named = dict.fromkeys(counts, None) if "num_items" in counts else dict.fromkeys(counts, torch.tensor(56))
         value = loss(model, batch, **named)
         if isinstance(value, torch.Tensor) and value.requires_grad:

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fault_cases import CORRECT, FAULTS, TITLES, V2
-from fault_matrix import batch_of, loss_of, missing_model, model_for, packed_batch, text_batch
+from fault_matrix import batch_of, loss_of, missing_model, model_for, narrows, packed_batch, text_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from second_witness import agreement
@@ -53,7 +53,8 @@ def cases():
 def test_a_row_moves_with_the_token_that_the_reader_names_in_every_case_of_the_matrix(case):
     if reason := missing_model(case):
         pytest.skip(reason)
-    told = agreement(model_for(case.model), batch_of(case, 2), loss_of(case))
+    narrow = narrows(case)
+    told = agreement(model_for(case.model, narrow=narrow), batch_of(case, 2, narrow=narrow), loss_of(case))
     assert told.disagreements == (), f"{case}: {told.disagreements}"
     assert told.rows or told.silent or case.fault, f"{case}: neither witness speaks"
 

@@ -1,0 +1,50 @@
+"""The Higgs models with 2304 text ids for 128256, and their batches: the reserved ids moved down, all else as it is.
+
+A pass of the small model costs what its text logits cost. What is asked of codebooks, labels and weights shows in a
+narrow vocabulary as well; what a wide one does to numbers is asked of the published one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from probes.models import Batch
+from probes.models.higgs import FIRST_SPECIAL
+
+__all__ = ["is_narrow", "narrow_config", "narrowed", "widened"]
+
+#: The first reserved id, above all codes and all ordinary ids that the batches of the tests have.
+FIRST = 2048
+MOVED = FIRST_SPECIAL - FIRST
+
+
+def narrow_config(config: Any) -> Any:
+    """The configuration with its vocabulary and reserved ids moved down, those of its text included."""
+    for part in (config, getattr(config, "text_config", config)):
+        for name, value in list(vars(part).items()):
+            if type(value) is int and value >= FIRST_SPECIAL:
+                setattr(part, name, value - MOVED)
+    return config
+
+
+def is_narrow(config: Any) -> bool:
+    """Whether a configuration is one of these."""
+    return getattr(config, "text_config", config).vocab_size == FIRST + 256
+
+
+def narrowed(batch: Batch) -> Batch:
+    """A batch of the published vocabulary with its reserved ids moved down."""
+    for key, ids in _text(batch).items():
+        assert not bool(((ids >= FIRST) & (ids < FIRST_SPECIAL)).any()), f"{key} holds ids that have no room"
+    return {**batch, **{key: ids.where(ids < FIRST, ids - MOVED) for key, ids in _text(batch).items()}}
+
+
+def widened(batch: Batch) -> Batch:
+    """A narrow batch as one of the published vocabulary."""
+    return {**batch, **{key: ids.where(ids < FIRST, ids + MOVED) for key, ids in _text(batch).items()}}
+
+
+def _text(batch: Batch) -> dict[str, Tensor]:
+    return {key: batch[key] for key in ("input_ids", "label_ids", "labels") if batch.get(key) is not None}
