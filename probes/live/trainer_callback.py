@@ -29,7 +29,7 @@ from ..checks.adapter_step import frozen_adapters
 from ..checks.causality import Replays, add_causality
 from ..checks.check import adapter_of, report_of
 from ..checks.cut_off import adapters_cut_off
-from ..checks.reduction import Reduction, settled
+from ..checks.reduction import Reduced, Reduction, check_reduction, settled
 from ..errors import CannotRunError, UsageError
 from ..models import Adapter, Batch, adapter_for
 from ..models.declaration import read_streams
@@ -68,7 +68,8 @@ class AlignmentCallback(TrainerCallback):
             shows it.
         heads: names of head modules, where neither an adapter nor ``get_output_embeddings()`` tells.
         labels: the convention that the batch's labels are meant to follow, where the ids fit both.
-        reduction: what the weights of a step are meant to keep to; a mean over its targets if None.
+        reduction: declares what the weights of a step keep to, which is proven by splitting its batch where it is one;
+            of several micro-batches a mean over all their targets if None.
         ignore: codes that do not count. A blind spot is accepted by name: ``LA801:codec_head``, ``LA802:text``.
         real_logits: run the loss on the real logits instead of noise, for losses that choose targets by them.
         replay: run the loss of the first micro-batch again with later inputs replaced: at a few cuts, at every
@@ -135,7 +136,7 @@ class AlignmentCallback(TrainerCallback):
         try:
             with _counters_kept(trainer):
                 self.options = replace(self.options, told=template(self._tokenizer(trainer), self.train_on))
-                self.report = report = self._watch(model, parts, _step_loss(trainer, given, named))
+                self.report = report = self._watch(model, parts, _StepLoss(trainer, given, named))
         except (UsageError, InputError, CannotRunError) as error:
             if self.on_findings == "fail":
                 raise
@@ -155,7 +156,7 @@ class AlignmentCallback(TrainerCallback):
         own = trainer.processing_class if hasattr(trainer, "processing_class") else getattr(trainer, "tokenizer", None)
         return self.tokenizer or getattr(own, "tokenizer", own)
 
-    def _watch(self, model: nn.Module, parts: Sequence[Any], loss: LossFunction) -> Report:
+    def _watch(self, model: nn.Module, parts: Sequence[Any], loss: _StepLoss) -> Report:
         watched = [_mapping(part) for part in parts[:MOST]]
         adapters = self._adapters(model, watched, loss)
         seen = [self._witness(model, one, batch, loss) for one, batch in zip(adapters, watched, strict=True)]
@@ -164,16 +165,26 @@ class AlignmentCallback(TrainerCallback):
         readable = all(one.actual for one in seen) and not any(f.code == "LA501" for f in findings)
         if len(seen) > 1 and readable:
             findings = settled(findings, _accumulated(seen, self.reduction), self.reduction or "token-mean")
+        reduced = self._reduced(model, adapter, watched, loss) if readable else None
+        if reduced is not None:
+            findings = settled(findings, reduced.findings, reduced.declared)
         if peft_model(model) is not None:
             findings += frozen_adapters(model)
         cut, notes = adapters_cut_off(model, adapter, watched[0], loss, seen[0])
         findings += cut
         report = report_of(model, adapter, watched[0], seen[0], findings=findings, keep=self.keep)
+        report.checks += [] if reduced is None else [reduced.check(report.findings)]
         which = f"{len(seen)} of {len(parts)}" if len(seen) < len(parts) else str(len(parts))
         add_causality(report, model, adapter, watched[0], seen[0], loss, self.replay, keep=self.keep)
         report.notes += [*notes, *self.keep.notes]
         report.notes.append(f"the first step of the trainer, micro-batches: {which}")
         return report
+
+    def _reduced(self, model: nn.Module, adapter: Adapter, watched: Sequence[Batch], loss: _StepLoss) -> Reduced | None:
+        """A declared reduction, proven by splitting the one micro-batch of the step; None where that cannot be."""
+        if self.reduction is None or len(watched) > 1 or len(adapter.split(model, watched[0])) == 1:
+            return None
+        return check_reduction(model, adapter, watched[0], loss.of_a_step(), self.reduction, 1, self.options)
 
     def _adapters(self, model: nn.Module, watched: Sequence[Batch], loss: LossFunction) -> list[Adapter]:
         """One for all micro-batches; of declared streams one for each, since each has a length of its own."""
@@ -220,26 +231,37 @@ class _Stand:
         self.before.clear()
 
 
-def _step_loss(trainer: Trainer, given: Sequence[Any], named: Mapping[str, Any]) -> LossFunction:
+class _StepLoss:
     """The loss of one micro-batch as the trainer is about to call backward on it, ``num_items_in_batch`` and all."""
 
-    def loss(model: nn.Module, batch: Batch) -> Any:
-        taken: list[Tensor] = []
+    def __init__(self, trainer: Trainer, given: Sequence[Any], named: Mapping[str, Any]) -> None:
+        self.trainer = trainer
+        self.given, self.named = given, named
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Any:
+        return self._with(model, batch, *self.given, **self.named)
+
+    def of_a_step(self) -> LossFunction:
+        """The same of any batch as a whole step, which asks for its own count where the trainer hands one on."""
+        if all(one is None for one in (*self.given, *self.named.values())):
+            return self
+        return lambda model, batch, num_items_in_batch: self._with(model, batch, num_items_in_batch)  # noqa: PLW0108 - its name is asked for
+
+    def _with(self, model: nn.Module, batch: Batch, *given: Any, **named: Any) -> Any:
+        accelerator, taken = self.trainer.accelerator, []
 
         def backward(_: Any, loss: Tensor, **kwargs: Any) -> None:
             # the accelerator divides by the steps that it accumulates itself; DeepSpeed does unless told not to
-            divisor = trainer.accelerator.gradient_accumulation_steps if kwargs.get("scale_wrt_gas", True) else 1
+            divisor = accelerator.gradient_accumulation_steps if kwargs.get("scale_wrt_gas", True) else 1
             taken.append(loss / divisor)
 
-        stand = _Stand(trainer.accelerator)
+        stand = _Stand(accelerator)
         stand.around("backward", backward)
         try:
-            returned = trainer.training_step(model, batch, *given, **named)
+            returned = self.trainer.training_step(model, batch, *given, **named)
         finally:
             stand.close()
         return torch.stack([one.reshape(()) for one in taken]).sum() if taken else returned
-
-    return loss
 
 
 def _accumulated(seen: Sequence[Witness], reduction: Reduction | None) -> list[Finding]:

@@ -305,3 +305,21 @@ def test_the_released_model_under_a_trainer(tmp_path, right):
     trainer.add_callback(callback)
     trainer.train()
     assert codes(callback) == ([] if right else [("LA102", "audio", "error")])
+
+
+@pytest.mark.parametrize(
+    ("loss", "declared", "found"),
+    [
+        (whole_step, "token-mean", []),
+        (mean_of_means, "token-mean", []),
+        (added_up, "token-mean", [("LA302", "text", "error")]),
+        (added_up, "sum", []),
+        (mean_of_means, "sum", [("LA302", "text", "error")]),
+    ],
+)
+def test_a_declared_reduction_of_one_micro_batch_is_proven_by_splitting_it(trained, loss, declared, found):
+    callback = AlignmentCallback("report", reduction=declared)
+    watched = trained(loss, callback, uneven=True)
+    assert codes(callback) == found
+    assert callback.report.check("reduction").status == ("fail" if found else "pass")
+    assert watched == trained(loss, uneven=True)
