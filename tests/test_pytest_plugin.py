@@ -212,18 +212,26 @@ def test_ci_writes_nothing(project, monkeypatch):
     assert not baseline_of(project).exists()
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["one process", "xdist"])
-def test_unused_baselines_are_reported_and_trimmed(project, workers):
-    if workers:
-        pytest.importorskip("xdist")
-    project(BASELINED.format("shifted"), "--align-update=create", *workers).assert_outcomes(passed=1)
+def test_unused_baselines_are_reported_and_trimmed(project):
+    project(BASELINED.format("shifted"), "--align-update=create").assert_outcomes(passed=1)
     renamed = BASELINED.format("shifted").replace("test_loss", "test_other")
-    created = project(renamed, "--align-update=create", *workers)
+    created = project(renamed, "--align-update=create")
     created.stdout.fnmatch_lines(["unused baseline: *test_loss.json", "no test uses them*"])
     assert baseline_of(project).exists()
-    project(renamed, "--align-update=trim", *workers).stdout.fnmatch_lines(["removed baseline: *test_loss.json"])
+    project(renamed, "--align-update=trim").stdout.fnmatch_lines(["removed baseline: *test_loss.json"])
     assert not baseline_of(project).exists()
     assert baseline_of(project, "test_other").exists()
+
+
+def test_what_workers_use_is_kept_and_what_none_uses_is_trimmed(project):
+    pytest.importorskip("xdist")
+    source = BASELINED.format("shifted")
+    other, unused = (source.replace("test_loss", name) for name in ("test_other", "test_unused"))
+    project(source + unused, "--align-update=create").assert_outcomes(passed=2)
+    done = project(source + other, "--align-update=create", "-n", "2")
+    done.assert_outcomes(passed=2)
+    done.stdout.fnmatch_lines(["written baseline: *test_other.json", "unused baseline: *test_unused.json"])
+    assert all(baseline_of(project, name).exists() for name in ("test_loss", "test_other", "test_unused"))
 
 
 def test_a_part_of_the_tests_says_nothing_of_other_baselines(project):

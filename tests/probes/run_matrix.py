@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,10 +120,22 @@ class Outcome:
         return self.verdict in {"named", "silent"} and not self.differs
 
 
-def run(row: Row, folder: Path) -> Outcome:
+#: What starts a process: its words, how many ranks they run on (0: no launcher), its folder and environment.
+Start = Callable[[Sequence[str], int, Path, dict[str, str]], "subprocess.CompletedProcess[str]"]
+
+
+def fresh(words: Sequence[str], ranks: int, cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Start a process as a user does."""
+    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}"] if ranks else []
+    command = [sys.executable, *launcher, *words]
+    return subprocess.run(command, capture_output=True, text=True, env=env, check=False, timeout=300, cwd=cwd)
+
+
+def run(row: Row, folder: Path, start: Start = fresh) -> Outcome:
     """Run a row without us and with us."""
-    alone, out, code, _ = _run(row, folder / "alone", ())
-    ours, watched_out, watched_code, log = _run(row, folder / "ours", ("run", "--json", str(folder / "report.json")))
+    watch = ("-m", "loss_align", "run", "--json", str(folder / "report.json"))
+    alone, out, code, _ = _run(row, folder / "alone", (), start)
+    ours, watched_out, watched_code, log = _run(row, folder / "ours", watch, start)
     report = folder / "report.json"
     findings = json.loads(report.read_text())["findings"] if report.exists() else []
     said = tuple(sorted({f"{one['code']} {one['stream'].partition('[')[0]}" for one in findings}))
@@ -135,17 +148,14 @@ def run(row: Row, folder: Path) -> Outcome:
     return Outcome(row, said, tuple(what for what, holds in same.items() if not holds), log)
 
 
-def _run(row: Row, folder: Path, ours: tuple[str, ...]) -> tuple[dict[str, torch.Tensor] | None, str, int, str]:
+def _run(
+    row: Row, folder: Path, ours: tuple[str, ...], start: Start
+) -> tuple[dict[str, torch.Tensor] | None, str, int, str]:
     """The weights that a script leaves, its standard output and exit code, and its standard error."""
     folder.mkdir(parents=True)
     script = [str(SCRIPTS / f"{row.script}.py"), "--loss", row.loss, *row.options, "--save", str(folder / "weights.pt")]
-    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={row.ranks}"] if row.ranks else []
-    module = ["-m", "loss_align", *ours] if ours else []
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *launcher, *module, *script]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=environment, check=False, timeout=300, cwd=folder
-    )
+    done = start([*ours, *script], row.ranks, folder, environment)
     weights = folder / "weights.pt"
     return torch.load(weights) if weights.exists() else None, done.stdout, done.returncode, done.stderr
 

@@ -1,5 +1,6 @@
 """Sample training scripts, watched as they are: each fault named, the correct ones silent, all the same bits."""
 
+import forked_ranks
 import pytest
 from run_matrix import DUE, ROWS, SCRIPTS, Outcome, Row, run, usable
 
@@ -7,8 +8,12 @@ QUICK = [row for row in ROWS if row.quick]
 
 
 @pytest.mark.parametrize("row", [row for row in usable() if row.quick], ids=str)
-def test_a_script_of_each_style(row, tmp_path):
-    outcome = run(row, tmp_path)
+def test_a_script_of_each_style(row, tmp_path, warm):
+    def forked(words, ranks, cwd, env):
+        launcher = [forked_ranks.__file__] if ranks else []
+        return warm.python(*launcher, *words, cwd=cwd, env=env)
+
+    outcome = run(row, tmp_path, forked)
     assert outcome.good, f"{outcome}\n{outcome.log}"
 
 

@@ -2,10 +2,6 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +10,7 @@ from lm_tiny import tiny_model
 from loss_align import main
 
 ROOT = Path(__file__).parents[3]
-STARTED = "import os, signal, sys, time\nfrom pathlib import Path\n"
+STARTED = "import os, signal, time\n"
 
 
 def verdict(path):
@@ -45,62 +41,52 @@ def loss(tmp_path):
     return written
 
 
-def command(*words):
+@pytest.fixture
+def command(warm, tmp_path):
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, "-m", "loss_align", *words], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return lambda *words: warm.python("-m", "loss_align", *words, cwd=tmp_path, env=env)
 
 
-def test_a_loss_that_ends_the_process_leaves_no_old_pass(stale, loss, model):
-    process = command("preflight", "--model", model, "--loss", loss("os._exit(0)"), "--json", str(stale))
-    process.communicate(timeout=120)
+def test_a_loss_that_ends_the_process_leaves_no_old_pass(command, stale, loss, model):
+    command("preflight", "--model", model, "--loss", loss("os._exit(0)"), "--json", str(stale))
     assert verdict(stale) == "error"
 
 
-def test_termination_is_told_like_an_interrupt(tmp_path, stale, loss, model):
-    here = tmp_path / "here"
-    wait = loss(f"Path({str(here)!r}).touch(); time.sleep(60)")
-    process = command("preflight", "--model", model, "--loss", wait, "--json", str(stale))
-    while not here.exists() and process.poll() is None:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 3
-    assert errors.strip().splitlines()[-1] == "loss-align: ended by SIGTERM"
+def test_termination_is_told_like_an_interrupt(command, stale, loss, model):
+    ended = loss("os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)")
+    done = command("preflight", "--model", model, "--loss", ended, "--json", str(stale))
+    assert done.returncode == 3
+    assert done.stderr.strip().splitlines()[-1] == "loss-align: ended by SIGTERM"
     assert "SIGTERM" in json.loads(stale.read_text())["error"]
 
 
-def test_threads_that_a_loss_leaves_behind_do_not_hold_the_command(tmp_path, loss, model, warm):
+def test_threads_that_a_loss_leaves_behind_do_not_hold_the_command(command, tmp_path, loss, model):
     forever = loss(
         "import threading; threading.Thread(target=time.sleep, args=(9999,)).start(); return model(**batch).loss"
     )
     out = tmp_path / "new.json"
-    done = warm.python(
-        "-m", "loss_align", "preflight", "--model", model, "--loss", forever, "--json", out, cwd=ROOT, timeout=60
-    )
+    done = command("preflight", "--model", model, "--loss", forever, "--json", out)
     assert done.returncode == 0
     assert "not waited for: thread Thread-" in done.stderr
     assert verdict(out) == "pass"
 
 
-def test_a_script_that_dies_leaves_no_old_pass(tmp_path, stale):
+def test_a_script_that_dies_leaves_no_old_pass(command, tmp_path, stale):
     script = tmp_path / "script.py"
     script.write_text("import os; os._exit(0)\n")
-    process = command("run", "--json", str(stale), str(script))
-    process.communicate(timeout=60)
+    command("run", "--json", str(stale), str(script))
     assert verdict(stale) == "error"
 
 
-def test_standard_output_belongs_to_the_report(tmp_path):
+def test_standard_output_belongs_to_the_report(command, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import subprocess, sys\nprint('mine')\nsubprocess.run([sys.executable, '-c', 'print(\"child\")'])\n"
     )
-    out, errors = command("run", "--json", "-", str(script)).communicate(timeout=60)
-    assert json.loads(out)["schema"] == 1
-    assert "mine" in errors
-    assert "child" in errors
+    done = command("run", "--json", "-", str(script))
+    assert json.loads(done.stdout)["schema"] == 1
+    assert "mine" in done.stderr
+    assert "child" in done.stderr
 
 
 def test_what_is_printed_in_this_process_too(tmp_path, capsys):
