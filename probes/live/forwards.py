@@ -40,6 +40,7 @@ class Call:
         origin: which module's rows a declared head has read; None for any other.
         hidden: (r,) int64, the row of the body's output that each row of the call has read; None where unknown.
         output: identity and address of the tensor that it gave.
+        nth: how many calls of its head the forward had made before.
         finite: whether its logits are.
         readings: what each backward said, at the head's output (``head``) or where the model handed it on
             (``later``); codebooks interleaved.
@@ -50,6 +51,7 @@ class Call:
     hidden: Tensor | None = None
     origin: Origin | None = None
     output: tuple[int, int, int] = (0, 0, 0)
+    nth: int = 0
     finite: bool = True
     readings: dict[str, list[Reading]] = field(default_factory=dict)
 
@@ -198,7 +200,9 @@ class Forward:
         if inputs is not None and self.hidden is not None and inputs.shape[-1] == self.hidden.shape[-1]:
             with suppress(InputError):  # a head behind layers of its own
                 read = match_rows(inputs.detach(), self.hidden).cpu()
-        call = Call(head, rows, read if read is not None and len(read) == count else None, None, _signature(output))
+        nth = sum(one.head.module is head.module for one in self.calls)
+        read = read if read is not None and len(read) == count else None
+        call = Call(head, rows, read, None, _signature(output), nth)
         self.calls.append(call)
         return call
 
@@ -286,11 +290,27 @@ class Forward:
         """Whether a layer is as wide as the head, and may be none."""
         return isinstance(self.adapter, CausalLMAdapter) and self.adapter.found is not None and head.streams != (0,)
 
-    def _numbers(self, head: Head, view: View) -> tuple[int, ...]:
-        """The numbers of a head's streams; none where it turned out to be no head."""
+    @property
+    def repeated(self) -> tuple[int, ...]:
+        """Which calls of its one head are trained, where it is called again over all rows; none where it is not."""
+        whole = [one for one in self.calls if one.rows is not None and torch.equal(one.rows, self._all_rows)]
+        trained = [
+            one.nth for one in whole if (read := one.reading) is not None and bool((read.form != int(Form.NONE)).any())
+        ]
+        return tuple(trained) if len(whole) > 1 else ()
+
+    @property
+    def _all_rows(self) -> Tensor:
+        return torch.arange(len(self._streams.streams[0]) if self._streams is not None else 0)
+
+    def _numbers(self, call: Call, view: View) -> tuple[int, ...]:
+        """The numbers of the streams that a call predicts; none where its head, or the call, turned out to be none."""
         if not isinstance(self.adapter, CausalLMAdapter):
-            return head.streams
-        return tuple(n for n, stream in enumerate(view.streams) if stream.name == head.name)
+            return call.head.streams
+        calls = self.adapter.calls
+        if calls:
+            return (calls.index(call.nth),) if call.nth in calls else ()
+        return tuple(n for n, stream in enumerate(view.streams) if stream.name == call.head.name)
 
     def place(self) -> tuple[View, list[Reading]]:
         """What the gradients say of every row of what was received.
@@ -316,7 +336,7 @@ class Forward:
             if call.rows is None and self.is_candidate(call.head):
                 continue
             books = call.head.books
-            for offset, number in enumerate(self._numbers(call.head, view)):
+            for offset, number in enumerate(self._numbers(call, view)):
                 part = reading.select(torch.arange(offset, len(reading.target), books))
                 ahead = view.ahead[number] if view.ahead else 1
                 rows = self._placed(call, number, len(part.target), len(view.streams[number]))

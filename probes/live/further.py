@@ -22,7 +22,7 @@ from ..witness.further import distance, held_to
 from .forwards import Forward
 from .joined import Joined
 
-__all__ = ["lent_labels", "settled_heads", "with_candidates"]
+__all__ = ["called_apart", "lent_labels", "settled_heads", "with_candidates"]
 
 
 def with_candidates(model: nn.Module, adapter: Adapter) -> Adapter:
@@ -56,6 +56,8 @@ def settled_heads(forwards: Sequence[Forward], joined: Joined) -> bool:
     if not isinstance(adapter, CausalLMAdapter) or len(joined.actual) == 1:
         return False
     paths, distances, kin = adapter.paths, [distance(one) for one in joined.actual], joined.view.kin
+    if adapter.calls:
+        return _exchanged(forwards, adapter.looking(held_to(distances, kin)))
     kept = [n for n in range(len(paths)) if n == 0 or adapter.found is None or distances[n] is not None]
     if len(kept) == 1 and adapter.found is not None:
         settled = adapter.found
@@ -65,8 +67,21 @@ def settled_heads(forwards: Sequence[Forward], joined: Joined) -> bool:
             return False
         names = tuple(paths[n] for n in kept)
         settled = CausalLMAdapter(forwards[0].model, names).looking(ahead)
+    return _exchanged(forwards, settled)
+
+
+def called_apart(forwards: Sequence[Forward], joined: Joined) -> bool:
+    """Read the calls of one head apart, where a forward calls it again over all of its rows; whether it does."""
+    adapter = forwards[0].adapter
+    if not isinstance(adapter, CausalLMAdapter) or adapter.calls or len(joined.actual) > 1:
+        return False
+    calls = max((forward.repeated for forward in forwards), key=len)
+    return bool(calls) and _exchanged(forwards, adapter.called(calls))
+
+
+def _exchanged(forwards: Sequence[Forward], adapter: CausalLMAdapter) -> bool:
     for forward in forwards:
-        forward.adapter = settled
+        forward.adapter = adapter
     return True
 
 

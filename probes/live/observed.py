@@ -19,7 +19,7 @@ from ..witness.label_rules import label_findings
 from ..witness.witness import Witness
 from .expected import Expectation, expectations
 from .forwards import Forward
-from .further import lent_labels, settled_heads
+from .further import called_apart, lent_labels, settled_heads
 from .joined import Joined, Part, join
 from .kept_back import without_silent
 from .micro_batches import MicroBatch, accumulation
@@ -85,13 +85,7 @@ def observe(
         OtherCheckpointError: a batch that was made for another checkpoint.
     """
     graded = any(one.graded for step in steps for one in step)
-    read, problems = _read(steps, graded=graded)
-    if not any(read):
-        raise Nothing(problems[0] if problems else "no gradient reached the model's output head")
-    joined = join([part for step in read for _, part in step])
-    if settled_heads([one for step in steps for one in step], joined):
-        read, problems = _read(steps, graded=graded)
-        joined = lent_labels(join([part for step in read for _, part in step]))
+    read, joined, problems = _joined(steps, graded=graded)
     joined = joined if template is None else _with_template(joined, template)
     forwards = [forward for step in read for forward, _ in step]
     expected = _excused(expectations(joined), joined, forwards) if graded else expectations(joined)
@@ -112,6 +106,24 @@ def observe(
     witness = Witness(joined.view, supervisions, actual, tuple(findings), None, outer, inner, notes)
     parts = [part for step in read for _, part in step]
     return Observed(witness, expected, parts, len(steps), backward if graded else (), even, problems, forwards)
+
+
+def _joined(steps: Sequence[Sequence[Forward]], *, graded: bool) -> tuple[Read, Joined, list[str]]:
+    """What could be read, the same as one batch, and why the rest could not; heads and calls held to what they are.
+
+    Raises:
+        Nothing: no forward can be placed.
+        OtherCheckpointError: a batch that was made for another checkpoint.
+    """
+    read, problems = _read(steps, graded=graded)
+    if not any(read):
+        raise Nothing(problems[0] if problems else "no gradient reached the model's output head")
+    joined = join([part for step in read for _, part in step])
+    for told in (settled_heads, called_apart, settled_heads):
+        if told([one for step in steps for one in step], joined):
+            read, problems = _read(steps, graded=graded)
+            joined = lent_labels(join([part for step in read for _, part in step]))
+    return read, joined, problems
 
 
 def _with_template(joined: Joined, template: Callable[[View], View]) -> Joined:

@@ -30,11 +30,12 @@ from ..checks.causality import Replays, add_causality
 from ..checks.check import adapter_of, report_of
 from ..checks.cut_off import adapters_cut_off
 from ..checks.reduction import Reduced, Reduction, check_reduction, settled
+from ..checks.watch import watch
 from ..errors import CannotRunError, UsageError
-from ..models import Adapter, Batch, adapter_for
+from ..models import Adapter, Batch
 from ..models.declaration import read_streams
+from ..models.declared import DeclaredAdapter
 from ..models.modules import peft_model
-from ..models.registry import registered
 from ..records.choice import Choice
 from ..records.report import Report
 from ..report.terminal import console_for, show
@@ -159,9 +160,13 @@ class AlignmentCallback(TrainerCallback):
     def _watch(self, model: nn.Module, parts: Sequence[Any], loss: _StepLoss) -> Report:
         watched = [_mapping(part) for part in parts[:MOST]]
         adapters = self._adapters(model, watched, loss)
-        seen = [self._witness(model, one, batch, loss) for one, batch in zip(adapters, watched, strict=True)]
-        adapter = adapters[0]
-        findings = _joined([one.findings for one in seen])
+        first = watch(model, adapters[0], watched[0], loss, self.options)
+        if first.adapter is not adapters[0]:  # heads beside the one that is known, or calls of it
+            adapters = [first.adapter] * len(watched)
+        adapter = first.adapter
+        others = zip(adapters[1:], watched[1:], strict=True)
+        seen = [first.seen, *(self._witness(model, one, batch, loss) for one, batch in others)]
+        findings = [*_joined([one.findings for one in seen]), *first.findings]
         readable = all(one.actual for one in seen) and not any(f.code == "LA501" for f in findings)
         if len(seen) > 1 and readable:
             findings = settled(findings, _accumulated(seen, self.reduction), self.reduction or "token-mean")
@@ -176,7 +181,7 @@ class AlignmentCallback(TrainerCallback):
         report.checks += [] if reduced is None else [reduced.check(report.findings)]
         which = f"{len(seen)} of {len(parts)}" if len(seen) < len(parts) else str(len(parts))
         add_causality(report, model, adapter, watched[0], seen[0], loss, self.replay, keep=self.keep)
-        report.notes += [*notes, *self.keep.notes]
+        report.notes += [*first.notes, *notes, *self.keep.notes]
         report.notes.append(f"the first step of the trainer, micro-batches: {which}")
         return report
 
@@ -187,10 +192,11 @@ class AlignmentCallback(TrainerCallback):
         return check_reduction(model, adapter, watched[0], loss.of_a_step(), self.reduction, 1, self.options)
 
     def _adapters(self, model: nn.Module, watched: Sequence[Batch], loss: LossFunction) -> list[Adapter]:
-        """One for all micro-batches; of declared streams one for each, since each has a length of its own."""
-        if self.streams is None and (self.heads or not registered(model)):
-            return [adapter_for(model, self.heads)] * len(watched)
-        return [adapter_of(model, batch, loss, self.heads, self.streams) for batch in watched]
+        """One for all micro-batches; of declared or found streams one for each, since each has a length of its own."""
+        first = adapter_of(model, watched[0], loss, self.heads, self.streams)
+        if not isinstance(first, DeclaredAdapter):
+            return [first] * len(watched)
+        return [first, *(adapter_of(model, batch, loss, streams=first.declared) for batch in watched[1:])]
 
     def _witness(self, model: nn.Module, adapter: Adapter, batch: Batch, loss: LossFunction) -> Witness:
         adapter.check_batch(model, batch)

@@ -1,7 +1,7 @@
 """``run``: heads beside the main one that predict further ahead are read with nothing named, as it trains them."""
 
 import pytest
-from further_models import IDS, LABELS, Medusa, Mtp, medusa_loss, mtp_loss
+from further_models import IDS, LABELS, Medusa, Mtp, ce, later, medusa_loss, mtp_loss
 from live_runs import loop, watched
 from torch import nn
 
@@ -37,6 +37,38 @@ def test_a_loop_that_keeps_its_labels_to_itself(kind, found):
 def test_medusa(kind, found):
     report, _ = watched(lambda: loop(Medusa(), medusa_loss(kind), BATCHES))
     assert codes(report) == [("LA104", name) for name in found]
+
+
+class Tied(Mtp):
+    """The main head gives the token after the next one too."""
+
+    def __init__(self):
+        super().__init__()
+        self.mtp_head = self.main.lm_head
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        ("right", []),
+        ("shifted once more", ["LA104"]),
+        ("prompt trained", ["LA202"]),
+        ("mask one ahead", ["LA201", "LA202"]),
+    ],
+)
+def test_two_calls_of_one_head_are_read_apart(kind, found):
+    report, _ = watched(lambda: loop(Tied(), mtp_loss(kind), BATCHES))
+    assert codes(report) == [(code, "text call 2") for code in found]
+    assert report.streams["text call 2"]["ahead"] == 2
+    assert report.streams["text"]["offsets"] == {"1": 64}
+
+
+def test_a_main_head_that_copies_beside_a_right_second_call():
+    def copies(model, batch):
+        main, extra = model(batch["input_ids"])
+        return ce(main, batch["labels"]) + 0.3 * ce(extra, later(batch["labels"], 2))
+
+    assert codes(watched(lambda: loop(Tied(), copies, BATCHES))[0]) == [("LA102", "text")]
 
 
 def test_a_layer_that_is_as_wide_as_the_head_and_is_not_trained_is_none():

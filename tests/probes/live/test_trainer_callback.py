@@ -6,6 +6,7 @@ from collections import defaultdict
 import pytest
 import torch
 import torch.nn.functional as F
+from further_models import IDS, LABELS, Mtp, mtp_loss
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
@@ -243,21 +244,26 @@ def test_what_a_trainer_counts_itself_is_left_as_it_was(tmp_path):
 
 def test_a_model_without_a_known_head_is_an_error_or_a_warning(trained):
     class Plain(nn.Module):
-        def __init__(self):
+        def __init__(self, loss):
             super().__init__()
             self.table, self.out = nn.Embedding(300, 8), nn.Linear(8, 256)  # as many rows would give it away
+            self.loss = loss
 
         def forward(self, input_ids, labels=None, attention_mask=None):
             logits = self.out(self.table(input_ids))
-            return {"loss": shifted(logits, labels), "logits": logits}
+            return {"loss": self.loss(logits, labels), "logits": logits}
+
+    def small(logits, labels):
+        return logits.square().mean()
 
     with pytest.raises(UsageError, match="name the layer that gives the logits with --head"):
-        trained(None, AlignmentCallback(), model=Plain())
+        trained(None, AlignmentCallback(), model=Plain(small))
     with pytest.warns(UserWarning, match="loss alignment could not be checked"):
-        trained(None, AlignmentCallback("warn"), model=Plain())
-    callback = AlignmentCallback(heads=["out"])
-    trained(None, callback, model=Plain())
-    assert callback.report.verdict == "pass"
+        trained(None, AlignmentCallback("warn"), model=Plain(small))
+    for callback in (AlignmentCallback(heads=["out"]), AlignmentCallback()):  # it shows by what it is trained on
+        trained(None, callback, model=Plain(shifted))
+        assert callback.report.streams["text"]["offsets"] == {"1": callback.report.streams["text"]["supervised"]}
+        assert callback.report.verdict == "pass"
 
 
 @pytest.mark.parametrize(
@@ -323,3 +329,49 @@ def test_a_declared_reduction_of_one_micro_batch_is_proven_by_splitting_it(train
     assert codes(callback) == found
     assert callback.report.check("reduction").status == ("fail" if found else "pass")
     assert watched == trained(loss, uneven=True)
+
+
+class Tied(Mtp):
+    """The main head gives the token after the next one too."""
+
+    def __init__(self):
+        super().__init__()
+        self.mtp_head = self.main.lm_head
+
+
+class OneBatch(torch.utils.data.Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return {"input_ids": IDS[index % 2], "labels": LABELS[index % 2]}
+
+
+@pytest.mark.parametrize(("model", "stream"), [(Mtp, "head[mtp_head]"), (Tied, "text call 2")])
+@pytest.mark.parametrize(("kind", "found"), [("right", []), ("shifted once more", ["LA104"])])
+def test_heads_beside_the_main_one_and_its_second_call(tmp_path, model, stream, kind, found):
+    """A Trainer is given the model alone: what reads further ahead is found as check_loss finds it."""
+
+    class Further(Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            return mtp_loss(kind)(model, inputs)
+
+    arguments = TrainingArguments(
+        str(tmp_path),
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        max_steps=1,
+        report_to=[],
+        save_strategy="no",
+        use_cpu=True,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+    )
+    trainer = Further(model=model(), args=arguments, train_dataset=OneBatch())
+    callback = AlignmentCallback("report")
+    trainer.add_callback(callback)
+    trainer.train()
+    assert [(one.code, one.stream) for one in callback.report.findings if one.code != "LA302"] == [
+        (code, stream) for code in found
+    ]
+    assert callback.report.streams[stream]["ahead"] == 2
