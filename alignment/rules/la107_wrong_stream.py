@@ -44,4 +44,30 @@ RULE = Rule(
         "LA401",
     ),
     of_loss=judge,
+    bad="""\
+model, batch, options = speech()
+batch["text"] = torch.randperm(64)[:40].reshape(2, 20)
+model.text = torch.nn.Sequential(torch.nn.Embedding(64, 16), torch.nn.Linear(16, 64))
+options["streams"]["text"] = {"head": "text", "ids": "text", "labels": "text"}
+
+
+def loss(model, batch):
+    heads, words = model(batch["codes"]), model.text(batch["text"])
+    labels = [batch["text"], batch["text"]]  # one set of labels reaches every head
+    pairs = [(words, batch["text"]), *zip(heads, labels)]
+    return sum(F.cross_entropy(x[:, :-1].flatten(0, 1), y[:, 1:].flatten()) for x, y in pairs)
+""",
+    good="""\
+model, batch, options = speech()
+batch["text"] = torch.randperm(64)[:40].reshape(2, 20)
+model.text = torch.nn.Sequential(torch.nn.Embedding(64, 16), torch.nn.Linear(16, 64))
+options["streams"]["text"] = {"head": "text", "ids": "text", "labels": "text"}
+
+
+def loss(model, batch):
+    heads, words = model(batch["codes"]), model.text(batch["text"])
+    labels = [batch["codes"][:, 0], batch["codes"][:, 1]]
+    pairs = [(words, batch["text"]), *zip(heads, labels)]
+    return sum(F.cross_entropy(x[:, :-1].flatten(0, 1), y[:, 1:].flatten()) for x, y in pairs)
+""",
 )

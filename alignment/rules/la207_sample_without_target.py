@@ -14,4 +14,17 @@ RULE = Rule(
     "is not the one that the text was written with; drop such samples, or cut the prompt instead.",
     case="huggingface/trl #1385: a response template that is not found masks the whole sample, and only a warning in "
     "the log says so.",
+    bad="""\
+batch["labels"][1] = -100  # a prompt that fills its sample, cut before the answer
+
+
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+""",
+    good="""\
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+""",
 )

@@ -16,4 +16,38 @@ RULE = Rule(
     note="Where labels are withheld on purpose, `--labels none` declares it and the check is skipped.",
     checks=("labels-received",),
     of_rows=False,
+    bad="""\
+class Wrapper(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, labels, **inputs):
+        return self.model(**inputs)
+
+
+model = Wrapper(model)
+
+
+def loss(model, batch):
+    out = model(**batch)
+    return out.logits.sum() * 0 if out.loss is None else out.loss
+""",
+    good="""\
+class Wrapper(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, labels, **inputs):
+        return self.model(labels=labels, **inputs)
+
+
+model = Wrapper(model)
+
+
+def loss(model, batch):
+    out = model(**batch)
+    return out.logits.sum() * 0 if out.loss is None else out.loss
+""",
 )

@@ -228,6 +228,7 @@ CORRECT = (
     Case("correct_fused:linear_cross_entropy"),
     Case("correct_fused:rows_of_the_norm", released_only="its body is the model below the heads, not the final norm"),
     Case("correct_fused:own_kernel"),
+    Case("correct_fused:own_kernel", model="lora"),
     Case("correct_fused:both_heads"),
     Case("correct_fused:both_heads", model="lora"),
     Case("correct_fused:audio_head_alone"),

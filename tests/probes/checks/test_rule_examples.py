@@ -11,12 +11,9 @@ from probes import check_loss
 END, VOCAB, LENGTH = 2, 64, 20
 #: Codes without an example, and why it takes more than one loss on one batch to show them.
 WITHOUT = {
-    "LA107": "a model that hands one keyword to the heads of two modalities",
-    "LA207": "an empty sample among others",
     "LA208": "roles of the text that a tokenizer's template tells",
     "LA305": "a loss over lanes that the head does not have",
     "LA402": "preflight pads the batch otherwise",
-    "LA601": "a wrapper that keeps the labels to itself",
     "LA603": "several ranks",
     "LA604": "preflight decodes step by step",
     "LA701": "a recorded baseline",

@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from doors import DOORS
 from fault_cases import CORRECT, FAULTS, V2
 from live_runs import VOCAB, batches, llama, mean
+from narrow import narrowed
+
+from probes import barcoded_batch
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
@@ -132,6 +135,16 @@ def test_a_batch_of_another_checkpoint_is_refused_in_one_sentence():
     assert "the ids below" in first.refused
     for door in OTHERS:
         assert DOORS[door](model, batch, smoothed, {}).refused == first.refused, door
+
+
+@pytest.mark.higgs
+def test_a_batch_without_the_delay_of_its_checkpoint_is_refused_in_one_sentence():
+    batch = narrowed(barcoded_batch(2, length=fault_matrix.LENGTH, use_delay_pattern=False))
+    model, loss = fault_matrix.model_for("higgs", narrow=True), fault_matrix.load("correct:loss")
+    said = [door(model, batch, loss, {}) for door in DOORS.values()]
+    assert "are not delayed, the configuration says use_delay_pattern=True" in said[0].refused
+    assert {one.refused for one in said} == {said[0].refused}
+    assert said[-1].verdict == "error"
 
 
 # -- the fault matrix -----------------------------------------------------------------------------------
