@@ -14,9 +14,10 @@ from alignment.rules import RULES
 
 from ..models import Adapter, Batch
 from ..records.report import Check, Report
-from ..replay.cuts import MOST, Causality
+from ..replay.cuts import MOST
 from ..replay.replay import replay
 from ..replay.soft import SOFT
+from ..replay.told import Causality
 from ..witness.witness import LossFunction, Options, Witness
 from .witness_checks import named
 
@@ -58,8 +59,9 @@ def causality(
     replays: Replays = True,
     seed: int = 0,
     options: Options | None = None,
+    drawn: int | None = None,
 ) -> Causality | None:
-    """What replay shows of what a witness has seen; None where there is nothing to judge."""
+    """What replay shows of what a witness has seen, drawn for one sample first; None where nothing can be judged."""
     told = seen.actual or seen.expected
     if not replays or any(f.code in NOTHING for f in seen.findings):
         return None
@@ -75,6 +77,7 @@ def causality(
         seed=seed,
         most=None if replays == "full" else MOST,
         withhold=adapter.label_keys if options is not None and options.withhold else (),
+        drawn=drawn,
     )
 
 

@@ -81,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
         replays=plan.replay,
         seed=plan.seed,
         options=options,
+        drawn=args.sample,
     )
     report.causality = {} if cuts is None else cuts.as_dict()
     _show(stories, report, plan, console, args)
@@ -133,7 +134,7 @@ def _rows(text: str | None) -> range:
 def _show(
     stories: dict[str, list[RowStory]], report: Report, plan: Plan, console: Any, args: argparse.Namespace
 ) -> None:
-    from ..report.strips import show_strips
+    from ..report.strips import show_maps, show_strips
     from ..report.terminal import show_finding
     from ..report.tokens import show_grid, show_rows
 
@@ -147,6 +148,7 @@ def _show(
         if audio:
             console.print(f"\n[bold]audio[/], sample {args.sample}")
             show_grid(audio, console)
+        show_maps(report.causality, console, args.sample, list(stories))
         show_strips(report.causality, console, args.sample)
         for finding in report.findings:
             show_finding(finding, console)

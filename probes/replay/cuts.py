@@ -7,19 +7,19 @@ where every visible prefix shows, whatever its length; inside every kind of stre
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from alignment import Finding, Supervision
+from alignment import Supervision
 
 from ..models.adapter import Adapter, Batch, Layout, View
-from .perturbation import Movement
+from .told import Run
 
-__all__ = ["MOST", "Causality", "Cut", "Place", "Places", "Run", "layout_of", "rounds", "runs_of"]
+__all__ = ["MOST", "Place", "Places", "layout_of", "rounds", "runs_of"]
 
 #: How many cuts are made where nobody asks for more.
 MOST = 8
@@ -30,28 +30,6 @@ FIRST = 2
 
 
 @dataclass(frozen=True)
-class Run:
-    """A stretch of one kind in the sequence of a sample: positions ``first`` to ``last``."""
-
-    sample: int
-    kind: str
-    first: int
-    last: int
-
-
-@dataclass(frozen=True)
-class Cut:
-    """One cut: where, how many rows before it and from it on moved, and a strip of the sample's positions."""
-
-    sample: int
-    position: int
-    what: str
-    leaking: int
-    moved: int
-    strip: str
-
-
-@dataclass(frozen=True)
 class Place:
     """Where a sample is cut, and inside what; ``document`` is that of the cut."""
 
@@ -59,36 +37,6 @@ class Place:
     position: int
     document: int
     what: str
-
-
-@dataclass
-class Causality:
-    """What the cuts showed, held to which movement by rounding.
-
-    Attributes:
-        soft: soft targets that stand at another offset.
-        problem: why there are none; empty if there are.
-        covered: trained rows that stand before a cut of their document.
-        trained: rows that are trained.
-        borders: borders of documents that were crossed by a cut, and how many there are.
-        ahead: whether any row has read later inputs, a trained one or one of a visible prefix.
-    """
-
-    runs: list[Run] = field(default_factory=list)
-    cuts: list[Cut] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    movement: Movement | None = None
-    soft: list[Finding] = field(default_factory=list)
-    problem: str = ""
-    covered: int = 0
-    trained: int = 0
-    borders: tuple[int, int] = (0, 0)
-    ahead: bool = False
-
-    def as_dict(self) -> dict[str, Any]:
-        """The picture in the report's JSON schema."""
-        return {"runs": [asdict(run) for run in self.runs], "cuts": [asdict(cut) for cut in self.cuts]}
 
 
 @dataclass(frozen=True)
@@ -180,8 +128,14 @@ def rounds(runs: Sequence[Run], places: Places, most: int | None) -> list[list[P
         queues = every
     else:
         queues = _chosen(runs, table, most)
-    longest = max(map(len, queues.values()), default=0)
-    return [[queue[number] for queue in queues.values() if number < len(queue)] for number in range(longest)]
+    # every second sample from its other end: samples cut at one and the same place hide that they see each other's rows
+    ordered = [sorted(queue, key=_position, reverse=bool(n % 2)) for n, queue in enumerate(queues.values())]
+    longest = max(map(len, ordered), default=0)
+    return [[queue[number] for queue in ordered if number < len(queue)] for number in range(longest)]
+
+
+def _position(place: Place) -> int:
+    return place.position
 
 
 def _chosen(runs: Sequence[Run], table: _Table, most: int) -> dict[int, list[Place]]:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from alignment.findings import Finding, finding
 
-from .cuts import Causality, Place, Places
+from .cuts import Place, Places
 from .perturbation import SAME_ORDER, Movement
+from .told import Causality
 
 __all__ = ["BASIS", "Leaks", "told_leaks"]
 

@@ -22,12 +22,14 @@ from ..models.adapter import Adapter, Batch, Head, View
 from ..models.forward import all_finite, can_be_learnt, spelled_out
 from ..models.modules import routes_by_capacity
 from ..models.placed import Places as Placing
-from .cuts import MOST, Causality, Cut, Place, Places, layout_of, rounds, runs_of
+from .cuts import MOST, Place, Places, layout_of, rounds, runs_of
 from .given import rows_of, streams_of
 from .leaks import Leaks, told_leaks
 from .perturbation import SAME_ORDER, Movement, more_rounding, moved_by, repeats
+from .reading import Reading
 from .run import Call, Loss, NotReplayedError, Run, Scene, run_loss
 from .soft import drifts, names_many, soft_findings
+from .told import Causality, Cut
 
 __all__ = ["MOST", "replay"]
 
@@ -47,6 +49,7 @@ def replay(
     seed: int = 0,
     most: int | None = MOST,
     withhold: tuple[str, ...] = (),
+    drawn: int | None = None,
 ) -> Causality:
     """Cut inside what is trained and at its borders, and see which rows move.
 
@@ -60,13 +63,14 @@ def replay(
         seed: of the tokens that are put in.
         most: how many cuts; None cuts at every position.
         withhold: label keywords to take from the innermost forward.
+        drawn: the sample whose map is drawn ahead of others.
     """
     if runs_together(model):
         return Causality(problem="its parameters are sharded over processes, which would have to run along")
     scene = Scene(model, adapter, view, loss_fn, withhold)
     try:
         places = Places.of(view, layout_of(adapter, model, batch, view), told, _judged(view, told))
-        return _Replay(scene, spelled_out(model, adapter, batch), places, seed, most).run()
+        return _Replay(scene, spelled_out(model, adapter, batch), places, seed, most, drawn).run()
     except NotReplayedError as error:
         return Causality(problem=str(error))
 
@@ -88,6 +92,7 @@ class _Replay:
     places: Places
     seed: int
     most: int | None
+    drawn: int | None = None
     movement: Movement | None = None
     generator: torch.Generator = field(default_factory=torch.Generator)
     usable: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
@@ -124,14 +129,15 @@ class _Replay:
             self.base.forget_gradients()
         told = Causality(runs=list(runs_of(self.places)))
         leaks = Leaks.none(self.places)
-        strips: list[tuple[Place, list[Tensor]]] = []
+        reading = Reading(self.places)
         for cuts in rounds(told.runs, self.places, self.most):
             moved = self.moving(cuts)
             if moved is None:
                 return None
             leaks.add(cuts, moved)
-            strips += [(cut, moved) for cut in cuts]
-        told.cuts = sorted((self._cut(told, *one) for one in strips), key=lambda cut: (cut.sample, cut.position))
+            reading.add(cuts, moved)
+            told.cuts += [self._cut(told, cut, moved) for cut in cuts]
+        told.cuts.sort(key=lambda cut: (cut.sample, cut.position))
         told.movement = self.movement
         if told.cuts and not any(cut.moved for cut in told.cuts):
             return Causality(problem="the logits do not depend on the inputs: no row moves, whatever is replaced")
@@ -140,6 +146,7 @@ class _Replay:
             self.base.forget_gradients()
         told_leaks(told, leaks, self.moving, self.movement)
         leaks.cover(told)
+        told.maps = reading.maps(leaks, self.moving, self.drawn)
         excuse = routes_by_capacity(self.scene.model) if told.findings else ""
         return Causality(problem=f"rows move with inputs after them, but {excuse}") if excuse else told
 

@@ -22,6 +22,7 @@ from .characters import held
 from .columns import columns
 from .cuts import cuts_table
 from .histogram import streams_table
+from .maps import dependency_maps
 from .picture import STYLE, picture
 from .ranks import ranks_table
 
@@ -42,6 +43,7 @@ def render(report: Report) -> str:
         _checks(report),
         streams_table(report.streams),
         ranks_table(report.ranks),
+        dependency_maps(report.causality),
         cuts_table(report.causality),
         _notes(report),
     ]
