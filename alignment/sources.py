@@ -36,6 +36,11 @@ TAUGHT = 0.1
 #: Offsets that code is seen to make, likeliest first; what they leave open is looked up one by one.
 USUAL_OFFSETS = (1, 0, 2, -1, 3, -2, 4, -3, 5, -4, 6, -5, 7, -6, 8, -7, -8)
 
+#: Rows of a sample that lie in one run: at least so many, and this share of them.
+LEAST_RUN, RUN_SHARE = 8, 0.9
+#: Its offset is one of so many that most of some rows, evenly chosen, have in common.
+ANCHORS, LIKELY = 32, 8
+
 
 def infer_sources(readings: Sequence[Reading], streams: Sequence[Stream]) -> tuple[Supervision, ...]:
     """Supervision of every stream, with sources read off the batch's own ids.
@@ -127,6 +132,9 @@ def _find(target: Tensor, rows: Tensor, stream: Stream) -> tuple[Tensor, Tensor]
     once = high - low == 1
     found[once] = order[low[once]]
     left = torch.nonzero(high - low > 1).reshape(-1)
+    if left.numel() and not _one_explains(target, rows, stream):
+        found = _runs(target, rows, stream, found)
+        left = left[found[left] < 0]
     # offsets of the uniquely placed rows join the usual ones: whatever they show, others likely share
     seen = torch.unique(found[once] - rows[once])
     offsets = [*USUAL_OFFSETS, *[d for d in seen.tolist() if d not in USUAL_OFFSETS][:64]]
@@ -163,6 +171,34 @@ def _inside(target: Tensor, rows: Tensor, stream: Stream) -> Tensor | None:
     if bool(outer.any()):
         found[outer] = _carried_over(target[outer], rows[outer], stream, offset)
     return found
+
+
+def _one_explains(target: Tensor, rows: Tensor, stream: Stream) -> bool:
+    """Whether one of the usual offsets explains nearly all rows."""
+    return any(int(_matches(target, rows, stream, offset).sum()) >= RUN_SHARE * len(rows) for offset in USUAL_OFFSETS)
+
+
+def _runs(target: Tensor, rows: Tensor, stream: Stream, found: Tensor) -> Tensor:
+    """(r,) ``found``, and in samples most of whose rows one offset explains, sources by that one.
+
+    Labels that lack what was put between their tokens lie one shift off in each sample, another in the next.
+    """
+    out = found.clone()
+    for sample in torch.unique(stream.sample[rows]).tolist():
+        mine = torch.nonzero(stream.sample[rows] == sample).reshape(-1)
+        if len(mine) < LEAST_RUN:
+            continue
+        place = torch.nonzero(stream.sample == sample).reshape(-1)
+        some = mine[torch.linspace(0, len(mine) - 1, min(ANCHORS, len(mine))).round().long().to(mine.device)]
+        anchor, at = torch.nonzero(stream.ids[place][None] == target[some][:, None], as_tuple=True)
+        offsets, votes = torch.unique(place[at] - rows[some[anchor]], return_counts=True)
+        likely = offsets[votes.argsort(descending=True)[:LIKELY]].tolist()
+        hits = {d: _matches(target[mine], rows[mine], stream, d) for d in likely}
+        best = max(likely, key=lambda d: int(hits[d].sum()), default=0)
+        if likely and int(hits[best].sum()) >= RUN_SHARE * len(mine):
+            ours = mine[hits[best]]
+            out[ours] = rows[ours] + best
+    return out
 
 
 def _same_sample(rows: Tensor, at: Tensor, stream: Stream) -> Tensor:

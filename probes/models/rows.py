@@ -16,6 +16,8 @@ from alignment import InputError, Stream
 
 __all__ = ["align_streams", "head_rows", "match_rows", "row_keys"]
 
+#: Inputs that a trainer may put in front of a segment: a begin, or a few of them.
+MOST_IN_FRONT = 8
 #: Rows are numbered in pieces of at most this many elements.
 KEY_ELEMENTS = 1 << 22
 
@@ -111,7 +113,7 @@ def align_streams(received: Stream, batch: Stream, uses: Tensor | None = None) -
         real = rows[received.segment[rows] >= 0]
         for number in torch.unique(received.segment[real]).tolist():
             piece = real[received.segment[real] == number]
-            if not search.placed(piece):
+            if not search.placed(piece) and not search.placed_behind(piece):
                 search.place_beginning(piece)
     uses += search.taken
     return out
@@ -159,6 +161,18 @@ class _Search:
         stops = (ends == last) | (segment[(ends + 1).clamp(max=last)] != segment[ends])
         own = (self.batch.sample == self.received.sample[run[0]]) & (self.batch.row == self.received.row[run[0]])
         return 2 * begins.long() + stops.long() + 4 * own[starts].long() - 8 * self.uses[starts]
+
+    def placed_behind(self, run: Tensor) -> bool:
+        """Find a segment whose inputs were moved on: something stands in front, and as much is cut off its end."""
+        batch, received = self.batch, self.received
+        mine = (batch.sample == received.sample[run[0]]) & (batch.segment == received.segment[run[0]])
+        home = torch.nonzero(mine & ~self.taken).reshape(-1)
+        for front in range(1, min(MOST_IN_FRONT, len(run) - 1) + 1):
+            rest = run[front:]
+            if len(home) >= len(rest) and torch.equal(received.ids[rest], batch.ids[home[: len(rest)]]):
+                self._take(rest, home[: len(rest)])
+                return True
+        return False
 
     def place_beginning(self, run: Tensor) -> None:
         """Place as much of ``run`` as begins the same sample of the batch: the rest was appended by the trainer."""

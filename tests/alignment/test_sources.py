@@ -9,7 +9,7 @@ from hypothesis import given
 from planted import plain_stream
 from strategies import text_batches
 
-from alignment import IGNORE_INDEX, recover
+from alignment import IGNORE_INDEX, recover, text_stream
 from alignment.sources import infer_sources, is_ambiguous
 
 __ = IGNORE_INDEX
@@ -55,6 +55,21 @@ def test_repeated_targets_share_the_offset_of_the_unique_ones(offset, weight):
 def test_unique_targets_outvote_the_next_token():
     (one,) = infer([[20, 7, 7, 7, __, 21]], plain_stream([20, 7, 7, 7, 7, 21]))
     assert one.offset[one.trained].tolist() == [0] * 5
+
+
+def test_one_shift_a_sample_explains_a_run_of_few_words():
+    """Labels without the frames that were put between their tokens: every word occurs many times."""
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(10, 20, (3, 60), generator=draw)
+    targets = torch.full_like(ids, __)
+    shifts = (11, 14, 15)
+    for row, shift in enumerate(shifts):
+        targets[row, 5:40] = ids[row, 5 + shift : 40 + shift]
+    stream = text_stream(ids, 128)
+    (one,) = infer([targets.flatten().tolist()], stream)
+    for row, shift in enumerate(shifts):
+        mine = one.trained & (stream.sample == row)
+        assert one.offset[mine].unique().tolist() == [shift]
 
 
 def test_where_all_tokens_repeat_the_next_one_is_preferred():

@@ -28,6 +28,7 @@ RECEIVED = [
     ),
     pytest.param(stream([[10, 11, 12, 13, 14, 15, 7, 7]]), [0, 1, 2, 3, 4, 5, -1, -1], id="longer, without a mask"),
     pytest.param(stream([[50, 51, 52]]), [-1, -1, -1], id="other ids"),
+    pytest.param(stream([[7, 10, 11, 12, 13, 14]]), [-1, 0, 1, 2, 3, 4], id="a begin put in front"),
     pytest.param(
         stream([[0, 0, 16, 17, 18, 19]], mask=torch.tensor([[0, 0, 1, 1, 1, 1]])),
         [-1, -1, 6, 7, 8, 9],
