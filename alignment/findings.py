@@ -7,7 +7,7 @@ from typing import Any
 
 from .rules import RULES, Severity
 
-__all__ = ["LABELS", "LOSS", "Example", "Finding", "finding"]
+__all__ = ["LABELS", "LOSS", "Example", "Finding", "Line", "finding"]
 
 #: The two comparisons a finding can come from.
 LABELS = "labels against the label rules"
@@ -31,8 +31,33 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Line:
+    """A line of code that made a finding: its file, as it is shown, its number, what stands there and what it does.
+
+    ``own`` says whether it is the user's own, and not a library's. ``mark`` is the part of ``code`` that does it, from
+    its first column up to and without its last, and ``indent`` how far the line is indented; (0, 0) where unknown.
+    """
+
+    file: str
+    line: int
+    code: str
+    does: str
+    own: bool = True
+    mark: tuple[int, int] = (0, 0)
+    indent: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The line in the report's JSON schema."""
+        return {"file": self.file, "line": self.line, "code": self.code, "does": self.does}
+
+
+@dataclass(frozen=True)
 class Finding:
-    """One fault: a stable code, where it sits, how many rows, what it means and how to fix it."""
+    """One fault: a stable code, where it sits, how many rows, what it means and how to fix it.
+
+    ``lines`` are those that made it, and ``origin`` says what no line shows: that the batch was given so, or why the
+    lines are not known.
+    """
 
     code: str
     stream: str
@@ -42,6 +67,8 @@ class Finding:
     severity: Severity
     basis: str = LOSS
     examples: tuple[Example, ...] = ()
+    lines: tuple[Line, ...] = ()
+    origin: str = ""
 
     @property
     def name(self) -> str:
@@ -70,6 +97,8 @@ class Finding:
             "fix": self.fix,
             "basis": self.basis,
             "examples": [example.as_dict() for example in self.examples],
+            **({"lines": [line.as_dict() for line in self.lines]} if self.lines else {}),
+            **({"origin": self.origin} if self.origin else {}),
         }
 
 

@@ -21,6 +21,7 @@ from ..finder.adapter import fitting_adapter
 from ..host.environment import environment_of
 from ..host.origin import package_of
 from ..host.turns import turn
+from ..line import with_lines
 from ..models import Adapter, Batch
 from ..models.adapter import Head
 from ..models.declaration import Declaration, read_streams
@@ -122,6 +123,7 @@ def check_loss(
         report = report_of(model, adapter, inputs, seen, findings=findings, keep=keep)
         report.checks += [] if reduced is None else [reduced.check(report.findings)]
         add_causality(report, model, adapter, inputs, seen, counted, replay, options, keep)
+        report.findings = with_lines(report.findings, model, adapter, inputs, counted, seen, options)
         report.notes += [*notes, *keep.notes]
         return report
 

@@ -13,6 +13,7 @@ from alignment.pairing import Policy
 
 from ..errors import out_of_memory
 from ..host.preserve import preserved
+from ..line import with_lines
 from ..models import Adapter, Batch
 from ..models.adapter import LabelsAs, labels_as
 from ..models.forward import Outputs, forward, shapes_of
@@ -172,6 +173,8 @@ def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> R
         progress,
         plan.replay,
     )
+    progress("looking for the lines")
+    report.findings = with_lines(report.findings, model, adapter, batch, loss_fn, seen, options)
     report.checks.sort(key=lambda check: ORDER.index(check.id))
     return report
 

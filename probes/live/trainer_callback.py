@@ -32,6 +32,7 @@ from ..checks.cut_off import adapters_cut_off
 from ..checks.reduction import Reduced, Reduction, check_reduction, settled
 from ..checks.watch import watch
 from ..errors import CannotRunError, UsageError
+from ..line import with_lines
 from ..models import Adapter, Batch
 from ..models.declaration import read_streams
 from ..models.declared import DeclaredAdapter
@@ -181,6 +182,7 @@ class AlignmentCallback(TrainerCallback):
         report.checks += [] if reduced is None else [reduced.check(report.findings)]
         which = f"{len(seen)} of {len(parts)}" if len(seen) < len(parts) else str(len(parts))
         add_causality(report, model, adapter, watched[0], seen[0], loss, self.replay, keep=self.keep)
+        report.findings = with_lines(report.findings, model, adapter, watched[0], loss, seen[0], self.options)
         report.notes += [*first.notes, *notes, *self.keep.notes]
         report.notes.append(f"the first step of the trainer, micro-batches: {which}")
         return report

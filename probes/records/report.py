@@ -168,9 +168,10 @@ class Report:
         """The verdict, and a line per failed check and finding; warnings where nothing else was found."""
         passed = self.verdict == "pass"
         lines = [f"{c.id}: {c.status}: {c.detail}" for c in self.checks if c.status in ("fail", "error")]
-        lines += [
-            f"{f.code} {f.name} [{f.stream}]: {f.message}" for f in self.findings if passed or f.is_error or f.is_blind
-        ]
+        for one in self.findings:
+            if passed or one.is_error or one.is_blind:
+                lines.append(f"{one.code} {one.name} [{one.stream}]: {one.message}")
+                lines += [f"    {line.file}:{line.line}: {line.code}  <- {line.does}" for line in one.lines]
         told = {"pass": "passed", "incomplete": "incomplete"}.get(self.verdict, "failed")
         return "\n".join([f"loss alignment check {told}: {verdict_line(self)}", *lines])
 

@@ -14,7 +14,7 @@ from importlib.resources import files
 from string import Template
 from urllib.parse import quote
 
-from alignment.findings import Example, Finding
+from alignment.findings import Example, Finding, Line
 
 from ..records.report import Report
 from ..records.verdict import MEANING, summary
@@ -125,8 +125,25 @@ def _finding(found: Finding) -> str:
     return (
         f'<article class="card finding {tone}"><h3>{escape(head)} <small>{escape(where)}</small></h3>'
         f'<p>{_prose(found.message)}</p><p class="fix">Fix: {_prose(found.fix)}</p>'
-        f"{f'<ul>{examples}</ul>' if examples else ''}</article>"
+        f"{f'<ul>{examples}</ul>' if examples else ''}{_lines(found)}</article>"
     )
+
+
+def _lines(found: Finding) -> str:
+    """The code that made a finding, beside the rows that it concerns."""
+    lines = "".join(
+        f"<li><b>{escape(f'{line.file}:{line.line}')}</b> {escape(line.does)}<pre>{_marked(line)}</pre></li>"
+        for line in found.lines
+    )
+    origin = f'<p class="muted">Lines: {escape(found.origin)}</p>' if found.origin else ""
+    return (f'<ol class="lines">{lines}</ol>' if lines else "") + origin
+
+
+def _marked(line: Line) -> str:
+    """A line of code, its part that does it marked."""
+    first, last = line.mark
+    parts = [escape(part) for part in (line.code[:first], line.code[first:last], line.code[last:])]
+    return f"{parts[0]}<mark>{parts[1]}</mark>{parts[2]}" if parts[1] else parts[2]
 
 
 def _example(example: Example) -> str:

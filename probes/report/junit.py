@@ -11,6 +11,7 @@ from alignment.findings import Finding
 from ..records.report import Check, Report, told_example
 from ..records.verdict import MEANING, verdict_line
 from .characters import held
+from .lines import told_lines
 
 __all__ = ["render"]
 
@@ -73,7 +74,14 @@ def _finding(suite: ET.Element, found: Finding) -> None:
 
 def _told(found: Finding) -> str:
     rows = map(told_example, found.examples)
-    return "\n".join([f"{found.code} {found.name} on {found.stream}: {found.message}", *rows, f"fix: {found.fix}"])
+    return "\n".join(
+        [
+            f"{found.code} {found.name} on {found.stream}: {found.message}",
+            *rows,
+            *told_lines(found),
+            f"fix: {found.fix}",
+        ]
+    )
 
 
 def _case(suite: ET.Element, name: str) -> ET.Element:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from typing import Any
 
-from alignment.findings import Finding
+from alignment.findings import Finding, Line
 
 from ..records.report import Check, Report, told_example, told_offset
 from ..records.verdict import MEANING, summary
@@ -61,9 +61,17 @@ def _finding(found: Finding) -> str:
         f"### {found.code} {shown(found.name)} on {shown(found.stream)} ({found.severity})",
         shown(found.message),
         "\n".join(f"- {shown(told_example(example))}" for example in found.examples),
+        "\n".join(_line(line) for line in found.lines),
+        f"Lines: {shown(found.origin)}" if found.origin else "",
         f"**Fix:** {shown(found.fix)}",
     ]
     return "\n\n".join(line for line in lines if line)
+
+
+def _line(line: Line) -> str:
+    """A line of code that made a finding."""
+    told = f"- {shown(line.file)}:{line.line} {shown(line.does)}"
+    return f"{told}: <code>{shown(line.code)}</code>" if line.code else told
 
 
 def _streams(streams: dict[str, dict[str, Any]]) -> Iterator[tuple[str, ...]]:

@@ -15,6 +15,7 @@ from rich.text import Text
 from ..records.report import Report, told_example, told_offset
 from ..records.verdict import MEANING, verdict_line
 from .layout import SafeConsole, Unpadded, hanging, plain_console, width_of
+from .lines import told_origin, window
 from .ranks import rank_rows
 from .strips import show_strips
 
@@ -157,7 +158,7 @@ def _show_decisions(report: Report, console: Console) -> None:
 
 
 def show_finding(finding: Any, console: Console) -> None:
-    """One finding: code, message, example rows, fix."""
+    """One finding: code, message, example rows, the lines that made it, fix."""
     style = "red" if finding.is_error else "yellow"
     console.print()
     title = Text.assemble(
@@ -170,4 +171,11 @@ def show_finding(finding: Any, console: Console) -> None:
     console.print(hanging(Text(finding.message), indent=2))
     for example in finding.examples:
         console.print(hanging(Text(told_example(example), style="dim"), indent=2))
+    for line in finding.lines:
+        console.print(hanging(Text(f"{line.file}:{line.line}: {line.does}"), indent=2))
+        if line.code:
+            code, carets = window(line, console.width - 6)
+            console.print(Text(f"      {code}"), Text(f"      {carets}", style=style), sep="\n")
+    if finding.origin:
+        console.print(hanging(Text(told_origin(finding)), indent=2))
     console.print(hanging(Text(finding.fix, style="cyan"), "fix: ", indent=2))

@@ -1,0 +1,375 @@
+"""The tape: every operation of a loss that rows of logits or tokens of the batch go through, with its place."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .frames import Place, where
+from .nodes import BORN, Failed, Node, Root
+from .operations import (
+    LAID_OUT,
+    LOSSES,
+    PRODUCTS,
+    SMALL,
+    WHOLE,
+    factor_of,
+    gate_of,
+    kept_values,
+    laid_out,
+    may_be_tokens,
+    rows_of_product,
+    side_by_side,
+    storage_length,
+    takes_elements,
+    tensors_of,
+    written_to,
+)
+from .shadows import COPIES, MOVES, NONE, WRITES, broadcast, carried, moved, overwritten, reduced
+
+__all__ = ["Tape"]
+
+
+@dataclass(eq=False)
+class Tape(TorchDispatchMode):
+    """Records, for the length of a ``with`` block, what happens to numbered tensors.
+
+    Attributes:
+        nodes: in order.
+        failed: calls that raised, whether the loss went on or not.
+        looked: nodes whose sizes were looked at, in order.
+        roots: of all numbers, in order.
+        paused: while operations are its own.
+        tables: where the weights of heads lie: rows that are multiplied by one are rows of logits.
+        products: what was made so, where no head was called.
+        asleep: in how many bodies of the model the loss is: what happens there is no move of rows.
+    """
+
+    nodes: list[Node] = field(default_factory=list)
+    failed: list[Failed] = field(default_factory=list)
+    looked: list[tuple[Node, Place]] = field(default_factory=list)
+    roots: list[Root] = field(default_factory=list)
+    paused: bool = False
+    asleep: int = 0
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self._known: dict[int, tuple[Tensor, Node]] = {}
+        self._storages: dict[int, list[Tensor]] = {}
+        self.tables: set[int] = set()
+        self.products: list[tuple[Root, Tensor]] = []
+        self._written: dict[int, tuple[Tensor, Tensor, Node]] = {}
+        self._next = 0
+        self._outermost: Any = None
+
+    @contextmanager
+    def running(self) -> Iterator[Tape]:
+        """Record; the frame that asks for it is where the code of others begins."""
+        self._outermost = sys._getframe(2)  # noqa: SLF001 - behind contextlib's own
+        with self, _Calls(self):
+            yield self
+
+    # -- numbers --------------------------------------------------------------------------------
+
+    def number(self, tensor: Tensor, name: str) -> Root:
+        """Give every element of a tensor of the batch a number."""
+        root = Root(name, self._next, tuple(tensor.shape))
+        codes = torch.arange(self._next, self._next + tensor.numel(), device=tensor.device).reshape(tensor.shape)
+        self._begin(tensor, root, tokens=codes, values=kept_values(tensor), whole=may_be_tokens(tensor))
+        return root
+
+    def number_rows(self, tensor: Tensor, codes: Tensor, above: Tensor | None = None) -> Root:
+        """Give rows of logits or of hidden states numbers, the root's first and on.
+
+        Args:
+            tensor: that holds them.
+            codes: (.., 1) or of its shape, which row each element belongs to; -1 of none.
+            above: what a head has read.
+        """
+        root = Root("", self._next, tuple(tensor.shape))
+        rows = torch.where(codes >= 0, codes + self._next, NONE).expand(tensor.shape)
+        read = self.node(above)
+        self._begin(tensor, root, rows=rows, parents=() if read is None else (read,))
+        self.nodes[-1].place = self._place()
+        return root
+
+    def _begin(self, tensor: Tensor, root: Root, **more: Any) -> None:
+        self._next += max(tensor.numel(), 1)
+        self.roots.append(root)
+        more.setdefault("parents", ())
+        self._note(tensor, Node(len(self.nodes), "", Place(None, None), shape=tuple(tensor.shape), **more))
+
+    def root_of(self, code: int) -> Root | None:
+        """The root that a number belongs to."""
+        return next((one for one in reversed(self.roots) if 0 <= one.first <= code), None)
+
+    def node(self, tensor: Any) -> Node | None:
+        """The node that gave a tensor; None where nothing is known of it."""
+        known = self._known.get(id(tensor))
+        return None if known is None else known[1]
+
+    def _node_of(self, tensor: Tensor) -> Node | None:
+        """The same; also of a tensor that was only ever written into, through another of the same memory."""
+        node = self.node(tensor)
+        if node is not None or not self._written or tensor.layout != torch.strided:
+            return node
+        written = self._written.get(tensor.untyped_storage().data_ptr())
+        if written is None or written[0].dtype != tensor.dtype:
+            return None
+        self.paused = True
+        tokens = written[1].as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).clone()
+        by = written[2]
+        node = Node(len(self.nodes), by.name, by.place, (by, *by.parents), tuple(tensor.shape), tokens=tokens)
+        node.values, node.whole = kept_values(tensor), by.whole
+        self._note(tensor, node)
+        self.paused = False
+        return node
+
+    def _note(self, tensor: Tensor, node: Node) -> None:
+        self._number_new(node)
+        self.nodes.append(node)
+        self._known[id(tensor)] = (tensor, node)  # kept alive: an identity must not be given to another
+        if node.tokens is not None and tensor.numel() <= SMALL and tensor.layout == torch.strided:
+            mine = self._storages.setdefault(tensor.untyped_storage().data_ptr(), [])
+            if not any(one is tensor for one in mine):
+                mine.append(tensor)
+
+    def _number_new(self, node: Node) -> None:
+        """Tokens that come from nowhere, as an id that is filled in, begin here."""
+        tokens, values = node.tokens, node.values
+        if not node.whole or tokens is None or values is None or tokens.shape != values.shape:
+            return
+        new = (tokens < 0) & (values >= 0)
+        if bool(new.any()):
+            self.roots.append(Root(BORN, self._next, node.shape))
+            node.tokens = tokens.clone()
+            node.tokens[new] = torch.arange(self._next, self._next + int(new.sum()), device=tokens.device)
+            self._next += int(new.sum())
+
+    # -- what is seen ------------------------------------------------------------------------------
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self.paused or self.asleep:
+            return function(*args, **kwargs)
+        given = [node for one in tensors_of(args, kwargs) if (node := self._node_of(one)) is not None]
+        if function is torch.ops.aten.lift_fresh.default or (given and self._wants_birth(function, args)):
+            born = args[0] if function is torch.ops.aten.lift_fresh.default else args[1]
+            if may_be_tokens(born):
+                self._bear(born)
+                given = [node for one in tensors_of(args, kwargs) if (node := self.node(one)) is not None]
+        if self.tables and not any(one.rows is not None for one in given) and self._by_table(function, args):
+            out = function(*args, **kwargs)
+            rows = torch.arange(out.numel() // out.shape[-1], dtype=torch.int32, device=out.device)
+            self.paused = True
+            self.products.append((self.number_rows(out, rows.reshape(*out.shape[:-1], 1)), out))
+            self.paused = False
+            return out
+        if not given:
+            return function(*args, **kwargs)
+        before = written_to(function, args)
+        out = function(*args, **kwargs)
+        self.paused = True
+        try:
+            if before is not None:
+                self._write(function, args, kwargs, given)
+            else:
+                self._record(function, args, kwargs, given, out)
+        finally:
+            self.paused = False
+        return out
+
+    def _by_table(self, function: Any, args: Any) -> bool:
+        """Whether rows are multiplied by the table of a head that is not called."""
+        return function.__name__.partition(".")[0] in PRODUCTS and any(
+            isinstance(one, Tensor) and one.untyped_storage().data_ptr() in self.tables for one in args
+        )
+
+    def _wants_birth(self, function: Any, args: Any) -> bool:
+        """Whether rows meet whole numbers that nobody has seen before."""
+        name = function.__name__.partition(".")[0]
+        if name not in LOSSES or self.node(args[1]) is not None:
+            return False
+        scores = self.node(args[0])
+        return scores is not None and scores.rows is not None
+
+    def _bear(self, tensor: Tensor) -> None:
+        self.paused = True
+        self.number(tensor, BORN)
+        self.nodes[-1].place = self._place()
+        self.paused = False
+
+    def _place(self) -> Place:
+        return where(self._outermost)
+
+    def _node(self, name: str, given: Sequence[Node], shape: Sequence[int], **more: Any) -> Node:
+        unique = tuple(dict.fromkeys(given))
+        return Node(len(self.nodes), name, self._place(), unique, tuple(shape), grad=torch.is_grad_enabled(), **more)
+
+    def _record(self, function: Any, args: Any, kwargs: Any, given: Sequence[Node], out: Any) -> None:
+        name = function.__name__.partition(".")[0]
+        made = [one for one in (out if isinstance(out, (tuple, list)) else [out]) if isinstance(one, Tensor)]
+        if not made:  # a number leaves the graph
+            self.nodes.append(self._node(name, given, ()))
+            return
+        if name in LOSSES:
+            self._record_loss(name, args, given, made)
+            return
+        channels = {key: self._shadows(key, function, name, args, kwargs, made) for key in ("rows", "tokens")}
+        for index, tensor in enumerate(made):
+            rows, tokens = channels["rows"][index], channels["tokens"][index]
+            node = self._node(name, given, tensor.shape, rows=rows, tokens=tokens)
+            if tokens is not None:
+                node.values = kept_values(tensor)
+                node.whole = name in WHOLE and may_be_tokens(tensor) and any(one.whole for one in given)
+            if rows is None and tokens is None and name not in MOVES | PRODUCTS:
+                node.rows, node.tokens = side_by_side(given)  # a loss that is reduced at once
+                node.paired = node.rows is not None
+                rows = tokens = None
+            both = [one for one in given if one.rows is not None and one.tokens is not None]
+            if rows is not None and tokens is not None:
+                if not both:
+                    node.paired = name not in MOVES or name in {"index", "gather"}
+                node.gate = gate_of(given) if both and name in {"mul", "where", "div"} else None
+            node.factor = factor_of(name, args, self.node, tensor)
+            self._note(tensor, node)
+
+    def _record_loss(self, name: str, args: Any, given: Sequence[Node], made: Sequence[Tensor]) -> None:
+        """Cross-entropy: each row of log-probabilities meets the target at its place."""
+        scores, target = self.node(args[0]), self.node(args[1])
+        rows = None if scores is None else scores.rows
+        if rows is not None:
+            rows = rows.movedim(1, -1) if args[0].dim() > 1 and name == "nll_loss2d_forward" else rows
+            rows = carried(rows)[..., 0] if rows.dim() > args[1].dim() else rows
+        tokens = None if target is None else target.tokens
+        node = self._node(name, given, made[0].shape, rows=rows, tokens=tokens, values=kept_values(args[1]), whole=True)
+        node.paired = rows is not None and tokens is not None
+        if len(made) > 1 and made[0].dim() == 0 and args[3] == 1:
+            node.factor = 1 / max(float(made[1]), 1e-30)
+        self._note(made[0], node)
+
+    def _shadows(
+        self, key: str, function: Any, name: str, args: Any, kwargs: Any, made: Sequence[Tensor]
+    ) -> list[Tensor | None]:
+        """The shadows of one kind of what a function gave."""
+        mine = {
+            id(one): shadow
+            for one in tensors_of(args, kwargs)
+            if (node := self.node(one)) is not None and (shadow := getattr(node, key)) is not None
+        }
+        nothing: list[Tensor | None] = [None] * len(made)
+        if not mine:
+            return nothing
+        if key == "tokens" and name in LAID_OUT | {"index", "gather"} and id(args[0]) not in mine:
+            return [laid_out(name, args, mine, made[0])]
+        mine = {
+            number: shadow.expand(one.shape)
+            for one in tensors_of(args, kwargs)
+            if (shadow := mine.get(number := id(one))) is not None and broadcast(shadow, one.shape) is not None
+        }
+        first = next(iter(mine.values()), None)
+        if first is None:
+            return nothing
+        if name in COPIES and made[0].shape == first.shape:
+            return [first]
+        if name in MOVES:
+            return moved(function, args, kwargs, mine, made) if takes_elements(args, mine) else nothing
+        if name in PRODUCTS:
+            return [rows_of_product(args, mine, made[0])]
+        if torch.Tag.pointwise in function.tags:
+            return [broadcast(first, one.shape) for one in made]
+        return [first if one.shape == first.shape else reduced(first, one.shape) for one in made]
+
+    # -- what is written into ------------------------------------------------------------------------
+
+    def _write(self, function: Any, args: Any, kwargs: Any, given: Sequence[Node]) -> None:
+        """An operation in place: every tensor of the same memory has new elements now."""
+        name, target = function.__name__.partition(".")[0], args[0]
+        if name not in WRITES:
+            self._write_each(name, target, args, given)
+            return
+        laid = laid_out(name, args, self._tokens_of(args, kwargs), target) if name == "scatter_" else None
+        if laid is not None:
+            self._note(target, self._node(name, given, target.shape, tokens=laid))
+            return
+        known = self._storages.get(target.untyped_storage().data_ptr(), [])
+        if not any(one is target for one in known):
+            if target.numel() > SMALL or not self._tokens_of(args, kwargs):
+                self._note(target, self._node(name, given, target.shape))
+                return
+            known = [target, *known]
+        flat = torch.full((storage_length(target),), NONE, dtype=torch.long, device=target.device)
+        for one in known:
+            node = self.node(one)
+            if node is not None and node.tokens is not None:
+                flat.as_strided(one.shape, one.stride(), one.storage_offset()).copy_(node.tokens)
+        mine = self._tokens_of(args, kwargs)
+        mine[id(target)] = flat.as_strided(target.shape, target.stride(), target.storage_offset())
+        overwritten(function, args, kwargs, mine)
+        parents = list(given)
+        for one in known:
+            before = self.node(one)
+            above = [*([before] if before is not None else []), *parents]
+            tokens = flat.as_strided(one.shape, one.stride(), one.storage_offset()).clone()
+            whole = may_be_tokens(one) and any(node.whole for node in above)
+            self._note(one, self._node(name, above, one.shape, tokens=tokens, values=kept_values(one), whole=whole))
+        mine_node = self.node(target)
+        assert mine_node is not None
+        self._written[target.untyped_storage().data_ptr()] = (target, flat, mine_node)
+
+    def _write_each(self, name: str, target: Tensor, args: Any, given: Sequence[Node]) -> None:
+        before = self.node(target)
+        node = self._node(name, given, target.shape)
+        if before is not None:
+            node.rows, node.tokens = before.rows, before.tokens
+        else:
+            node.rows = next((one.rows for one in given if one.rows is not None and one.shape == node.shape), None)
+            node.tokens = next(
+                (one.tokens for one in given if one.tokens is not None and one.shape == node.shape), None
+            )
+        if node.tokens is not None:
+            node.values = kept_values(target)
+            node.whole = before is not None and before.whole
+        node.factor = factor_of(name.rstrip("_"), args, self.node, target)
+        if node.rows is not None and node.tokens is not None and name in {"mul_", "div_"}:
+            node.gate = gate_of(given)
+        self._note(target, node)
+
+    def _tokens_of(self, args: Any, kwargs: Any) -> dict[int, Tensor]:
+        return {
+            id(one): node.tokens.expand(one.shape)
+            for one in tensors_of(args, kwargs)
+            if (node := self.node(one)) is not None and node.tokens is not None
+        }
+
+
+class _Calls(TorchFunctionMode):
+    """Notes calls that raise, and looks at sizes: what never becomes an operation."""
+
+    LOOKS = frozenset({torch.Tensor.shape.__get__, torch.Tensor.size, torch.Tensor.numel, torch.Tensor.__len__})
+
+    def __init__(self, tape: Tape) -> None:
+        super().__init__()
+        self.tape = tape
+
+    def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tape = self.tape
+        try:
+            out = function(*args, **kwargs)
+        except Exception as error:
+            given = tuple(node for one in tensors_of(args, kwargs) if (node := tape.node(one)) is not None)
+            if given and not tape.paused:
+                tape.failed.append(Failed(tape._place(), given, type(error).__name__))  # noqa: SLF001 - its own part
+            raise
+        if function in self.LOOKS and (node := tape.node(args[0])) is not None and not tape.paused:
+            tape.looked.append((node, tape._place()))  # noqa: SLF001
+        return out
