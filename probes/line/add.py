@@ -8,10 +8,9 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from alignment import AlignmentError, Finding
+from alignment import Finding
 from alignment.findings import Line
 
-from ..errors import UsageError
 from ..models.adapter import Adapter, Batch
 from ..witness.one_pass import LossFunction, Options
 from ..witness.witness import Witness
@@ -49,11 +48,15 @@ def with_lines(
             for one in findings
         ]
     try:
-        told = traced(model, adapter, batch, loss_fn, seen, options or Options())
-    except (AlignmentError, UsageError, RuntimeError) as error:
-        why = f"not known: the loss could not be followed ({str(error).splitlines()[0] if str(error) else error!r})"
+        return explained(findings, traced(model, adapter, batch, loss_fn, seen, options or Options()))
+    except Exception as error:  # noqa: BLE001 - a report stands without its lines
+        why = f"not known: the loss could not be followed ({type(error).__name__}: {_first_line(error)})"
         return [replace(one, origin=why) if _has_lines(one) else one for one in findings]
-    return explained(findings, told)
+
+
+def _first_line(error: Exception) -> str:
+    """What an exception says, in one line."""
+    return (str(error).splitlines() or [""])[0]
 
 
 def explained(findings: Iterable[Finding], told: Traced) -> list[Finding]:
