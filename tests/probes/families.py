@@ -6,6 +6,7 @@ import importlib
 from types import SimpleNamespace
 
 import pytest
+from narrow import is_narrow, narrow_model, narrowed
 
 from probes.batches.barcoded import barcoded_samples
 from probes.batches.barcoded_v2 import collate_for
@@ -19,14 +20,20 @@ FAMILIES = [
 ]
 
 
-def higgs_model(family, **sizes):
-    """A small random instance."""
-    return importlib.import_module(f"probes.models.{family}").small_model(**sizes)
+def higgs_model(family, *, wide=False, **sizes):
+    """A small random instance, of the published vocabulary or a narrow one."""
+    return (
+        importlib.import_module(f"probes.models.{family}").small_model(**sizes)
+        if wide
+        else narrow_model(family, **sizes)
+    )
 
 
 def higgs_batch(model, samples=2, length=96):
     """The barcoded batch of either model."""
-    return collate_for(adapter_for(model), model, barcoded_samples(samples, length=length))
+    adapter = adapter_for(model)
+    batch = collate_for(adapter, model, barcoded_samples(samples, length=length))
+    return narrowed(batch) if is_narrow(adapter.inner(model).config) else batch
 
 
 def parts(family, model):

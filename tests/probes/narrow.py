@@ -6,14 +6,16 @@ narrow vocabulary as well; what a wide one does to numbers is asked of the publi
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from torch import Tensor
 
+from probes import barcoded_batch
 from probes.models import Batch
 from probes.models.higgs import FIRST_SPECIAL
 
-__all__ = ["is_narrow", "narrow_config", "narrowed", "widened"]
+__all__ = ["is_narrow", "narrow_batch", "narrow_config", "narrow_model", "narrowed", "widened"]
 
 #: The first reserved id, above all codes and all ordinary ids that the batches of the tests have.
 FIRST = 2048
@@ -48,3 +50,14 @@ def widened(batch: Batch) -> Batch:
 
 def _text(batch: Batch) -> dict[str, Tensor]:
     return {key: batch[key] for key in ("input_ids", "label_ids", "labels") if batch.get(key) is not None}
+
+
+def narrow_model(family: str = "higgs", *, seed: int = 0, **sizes: int) -> Any:
+    """A small random instance of a module of ``probes.models``, in train mode."""
+    module = importlib.import_module(f"probes.models.{family}")
+    return module.small_model(seed=seed, config=narrow_config(module.small_config(**sizes)))
+
+
+def narrow_batch(*given: Any, **named: Any) -> Batch:
+    """``barcoded_batch`` for the released one of them."""
+    return narrowed(barcoded_batch(*given, **named))

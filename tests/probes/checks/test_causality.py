@@ -6,14 +6,13 @@ import torch.nn.functional as F
 from families import FAMILIES, higgs_batch, higgs_model, parts
 from lm_batches import prefix_batch, sequence_batch, text_batch
 from lm_tiny import OLD, tiny_model
+from narrow import narrow_batch, narrow_model
 
-from probes.batches.barcoded import barcoded_batch
 from probes.checks.causality import causality, causality_check
 from probes.checks.engine import default_loss
 from probes.checks.padding import padding_matters
 from probes.models import adapter_for
 from probes.models.forward import forward
-from probes.models.higgs import small_model
 from probes.replay.perturbation import perturbed
 from probes.witness.witness import witness
 
@@ -255,7 +254,7 @@ def test_a_mask_that_is_forgotten():
 
 def lone_sample(model):
     """93 positions: the model pads them left to 96."""
-    batch = adapter_for(model).split(model, barcoded_batch(2, length=96))[1]
+    batch = adapter_for(model).split(model, narrow_batch(2, length=96))[1]
     real = batch["attention_mask"][0].bool()
     return {**batch, **{key: batch[key][:, real].clone() for key in ("input_ids", "attention_mask", "label_ids")}}
 
@@ -305,7 +304,7 @@ def test_higgs_v2_without_a_text_head_is_causal_by_its_audio():
 @pytest.mark.higgs
 def test_higgs_trains_the_padding_before_a_lone_sample():
     """A lone sample is padded left, and the last padding row sees the token that follows it."""
-    model = small_model()
+    model = narrow_model()
     batch = lone_sample(model)
     batch["label_ids"][:, :1] = batch["input_ids"][:, :1]
 
@@ -333,8 +332,8 @@ def test_higgs_v2_padding_does_not_matter():
 @pytest.mark.higgs
 @pytest.mark.parametrize("alone", [True, False])
 def test_higgs_padding_does_not_matter(alone):
-    model = small_model()
-    adapter, batch = adapter_for(model), lone_sample(model) if alone else barcoded_batch(2, length=96)
+    model = narrow_model()
+    adapter, batch = adapter_for(model), lone_sample(model) if alone else narrow_batch(2, length=96)
     seen = witness(model, adapter, batch, default_loss(adapter, "evidence"))
     movement = perturbed(model, adapter, batch, forward(model, adapter, batch))
     assert padding_matters(model, adapter, batch, seen.view, movement) == ("padding does not matter", [])

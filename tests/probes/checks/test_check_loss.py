@@ -3,11 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from narrow import narrow_batch, narrow_model
 from torch import nn
 
-from probes import Report, UsageError, barcoded_batch, check_loss
+from probes import Report, UsageError, check_loss
 from probes.checks.preflight import Plan, preflight
-from probes.models.higgs import HiggsAdapter, small_model
+from probes.models.higgs import HiggsAdapter
 from probes.report import LossAlignmentError
 
 pytestmark = pytest.mark.higgs
@@ -27,12 +28,12 @@ class Wrapper(nn.Module):
 
 @pytest.fixture(scope="module")
 def model():
-    return small_model()
+    return narrow_model()
 
 
 @pytest.fixture
 def batch():
-    return barcoded_batch(2, length=96)
+    return narrow_batch(2, length=96)
 
 
 def correct(model, batch):
@@ -93,7 +94,7 @@ def test_a_batch_without_any_label_is_nothing_supervised(model, batch):
     "reduction", ["token-mean", "sequence-mean", "sum"], ids=["token-mean", "sequence-mean", "sum"]
 )
 def test_declared_reductions(model, reduction):
-    batch = barcoded_batch(2, length=96)
+    batch = narrow_batch(2, length=96)
 
     def text(model, batch, how):
         out = model(**batch)
@@ -113,7 +114,7 @@ def test_declared_reductions(model, reduction):
 
 
 def test_accumulation_of_means_is_a_mean_of_means_unless_the_step_is_counted(model):
-    batch = barcoded_batch(2, length=96)
+    batch = narrow_batch(2, length=96)
     assert ("LA302", "text") in codes(check_loss(model, batch, correct, grad_accum=2))
 
     def counted(model, batch, num_items_in_batch):

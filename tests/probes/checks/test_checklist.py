@@ -3,13 +3,13 @@
 from dataclasses import replace
 
 import pytest
+from narrow import narrow_batch, narrow_model
 
-from probes import barcoded_batch
 from probes.checks.checklist import fallback_path, training_step
 from probes.checks.engine import Engine
 from probes.checks.training import Steps
 from probes.models.forward import forward
-from probes.models.higgs import HiggsAdapter, small_model
+from probes.models.higgs import HiggsAdapter
 from probes.witness.witness import witness
 
 STEPS = Steps((3.0, 2.0), {"text": 3.0}, {"text": 2.0}, 10, restored=True)
@@ -17,7 +17,7 @@ STEPS = Steps((3.0, 2.0), {"text": 3.0}, {"text": 2.0}, 10, restored=True)
 
 @pytest.fixture(scope="module")
 def without_labels():
-    model, adapter, batch = small_model(hidden=16, layers=1), HiggsAdapter(), barcoded_batch(2, length=96)
+    model, adapter, batch = narrow_model(hidden=16, layers=1), HiggsAdapter(), narrow_batch(2, length=96)
     seen = witness(model, adapter, batch, lambda m, b: adapter.dual(m, m(**b), b, "evidence").total)
     outputs = forward(model, adapter, batch, labels=False)
     return Engine.run(model, adapter, outputs, batch, seen.view, seen.expected)

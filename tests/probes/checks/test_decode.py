@@ -5,12 +5,11 @@ import torch
 from families import FAMILIES, higgs_batch, higgs_model
 from lm_batches import batch_for, prefix_batch, sequence_batch, text_batch
 from lm_tiny import OLD, tiny_model
+from narrow import narrow_batch, narrow_model
 from torch import nn
 
-from probes.batches.barcoded import barcoded_batch
 from probes.checks.decode import decode_check
 from probes.models import adapter_for
-from probes.models.higgs import small_model
 
 
 def decode(model, batch=None):
@@ -255,10 +254,10 @@ def test_higgs_decodes_text_and_audio_as_it_is_trained(samples, family):
 
 @pytest.mark.higgs
 def test_higgs_whose_audio_mask_is_forgotten():
-    model = small_model()
+    model = narrow_model()
     forward = model.forward
     model.forward = lambda cache_audio_discrete_codes_mask=None, **kwargs: forward(**kwargs)
-    check, findings = decode(model, barcoded_batch(2, length=128))
+    check, findings = decode(model, narrow_batch(2, length=128))
     assert check.status == "fail"
     assert ("LA604", "text") in findings or ("LA604", "audio") in findings
 

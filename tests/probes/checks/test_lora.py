@@ -222,7 +222,7 @@ def test_an_adapter_that_the_loss_cannot_reach_trains_nothing():
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def higgs(request):
-    bare = higgs_model(request.param)
+    bare = higgs_model(request.param, wide=True)
     return wrapped(bare, adapter_for(bare), Lora(r=2, dropout=0.1), 0)
 
 

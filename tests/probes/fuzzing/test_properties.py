@@ -7,16 +7,17 @@ import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from narrow import narrow_model, narrowed
 from strategies import higgs_cases
 
-from alignment import IGNORE_INDEX, Convention, dual_loss, expect, infer_convention
+from alignment import IGNORE_INDEX, Convention, expect, infer_convention
 from alignment.findings import LOSS
 from probes.batches.barcoded import hand_labels
 from probes.checks.budget import loss_budget
 from probes.checks.engine import default_loss, quiet_engine
 from probes.checks.reduction import check_reduction
 from probes.models.forward import forward, length_problem
-from probes.models.higgs import HiggsAdapter, small_model
+from probes.models.higgs import HiggsAdapter
 from probes.witness.witness import Options, witness
 
 pytestmark = pytest.mark.higgs
@@ -30,7 +31,7 @@ FEW = settings(
 
 @cache
 def model_for(delayed):
-    model = small_model(hidden=16, layers=1)
+    model = narrow_model(hidden=16, layers=1)
     model.config.use_delay_pattern = delayed
     return model
 
@@ -41,7 +42,7 @@ FEWER = settings(FEW, max_examples=max(15, settings.default.max_examples // 16))
 
 def prepared(case, how="position-aligned"):
     model = model_for(case.use_delay_pattern)
-    batch = hand_labels(case.batch(), how)
+    batch = hand_labels(narrowed(case.batch()), how)
     assume(batch["input_ids"].numel() > 0)
     return model, batch, ADAPTER.view(model, batch)
 
@@ -69,7 +70,7 @@ def test_lengths_agree_and_the_decision_is_right(case):
         outputs = forward(model, ADAPTER, batch)
         assert length_problem(outputs, view) == ""
         with quiet_engine():
-            decision = dual_loss(outputs, batch).text_decision
+            decision = ADAPTER.dual(model, outputs, batch, "evidence").text_decision
         fits = [c for c in ("position_aligned", "pre_shifted") if _fits(view, c)]
         if not bool((view.labels[0] != IGNORE_INDEX).any()):
             assert decision.pairing is None
@@ -116,7 +117,7 @@ def test_its_value_is_cross_entropy_over_the_expected_pairs(case):
     model, batch, view = prepared(case)
     outputs = forward(model, ADAPTER, batch)
     with quiet_engine():
-        dual = dual_loss(outputs, batch)
+        dual = ADAPTER.dual(model, outputs, batch, "evidence")
     text = expectations(view)[0]
     if bool(text.trained.any()):
         budget = loss_budget(dual.text, outputs.logits.flatten(0, 1), text.target)
@@ -169,7 +170,7 @@ def test_splitting_and_padding_change_no_supervision(case):
             split[key] = split.get(key, 0.0) + weight
     assert split == pytest.approx(whole)
     wider = dict(batch)
-    for key, fill in (("input_ids", 128001), ("attention_mask", 0), ("label_ids", IGNORE_INDEX)):
+    for key, fill in (("input_ids", model.config.pad_token_id), ("attention_mask", 0), ("label_ids", IGNORE_INDEX)):
         wider[key] = F.pad(batch[key], (0, 8), value=fill)
     assert supervision_by_token(model, wider) == pytest.approx(whole)
 

@@ -29,7 +29,7 @@ AUDIO, DELAY = SPECIAL_IDS_V2["<|AUDIO_OUT|>"], SPECIAL_IDS_V2["<|reserved_speci
 
 @pytest.fixture(scope="module")
 def model():
-    return higgs_model("higgs_v2", hidden=32, layers=1)
+    return higgs_model("higgs_v2", wide=True, hidden=32, layers=1)
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +233,7 @@ def test_a_compiled_model_is_the_same_model(model, batch):
 
 @pytest.fixture(scope="module")
 def headless():
-    return higgs_model("higgs_v2", use_text_head=False)
+    return higgs_model("higgs_v2", wide=True, use_text_head=False)
 
 
 def test_without_a_text_head_audio_alone_is_judged_and_the_report_says_so(headless, batch):
@@ -261,7 +261,7 @@ def test_without_a_text_head_the_trainers_count_is_still_that_of_the_text(headle
 
 @pytest.mark.parametrize("head", [True, False])
 def test_a_checkpoint_is_loaded_with_the_heads_that_it_has(tmp_path, head):
-    higgs_model("higgs_v2", hidden=16, layers=1, use_text_head=head).save_pretrained(tmp_path)
+    higgs_model("higgs_v2", wide=True, hidden=16, layers=1, use_text_head=head).save_pretrained(tmp_path)
     loaded = load_model(str(tmp_path), device=torch.device("cpu"), dtype=None, seed=0)
     assert (loaded.model.text_lm_head is not None, loaded.random_init) == (head, False)
     assert loaded.model.training
@@ -274,7 +274,7 @@ def test_a_checkpoint_is_loaded_with_the_heads_that_it_has(tmp_path, head):
 def test_the_trainer_itself_hands_on_a_count_of_text_alone(batch, tmp_path):
     from transformers import Trainer, TrainingArguments
 
-    model = higgs_model("higgs_v2", hidden=16, layers=1)
+    model = higgs_model("higgs_v2", wide=True, hidden=16, layers=1)
     options = {"output_dir": str(tmp_path), "report_to": [], "use_cpu": True, "disable_tqdm": True}
     trainer = Trainer(model=model, args=TrainingArguments(**options))
     parts = adapter_for(model).split(model, batch)
