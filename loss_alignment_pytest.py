@@ -95,6 +95,20 @@ class LossAlignment:
             _fail(report)
         return report
 
+    def check_data(self, batches: Any, **options: Any) -> Report:
+        """Sweep a data set, and fail the test with the report unless it passes.
+
+        Args:
+            batches: whatever can be iterated: batches, rows or conversations.
+            options: of ``probes.check_data``.
+        """
+        from probes import check_data
+
+        report = self._made(lambda: check_data(batches, **options))
+        if report.verdict != "pass":
+            _fail(report)
+        return report
+
     def check_against_baseline(
         self,
         model: Any,
@@ -174,8 +188,12 @@ class LossAlignment:
     ) -> Report:
         from probes import check_loss
 
+        return self._made(lambda: check_loss(model, batch, loss_fn, **options))
+
+    def _made(self, work: Callable[[], Report]) -> Report:
+        """The report, noted in the test's properties; the test fails where none could be made."""
         found: list[Report] = []
-        problem = _told(lambda: found.append(check_loss(model, batch, loss_fn, **options)))
+        problem = _told(lambda: found.append(work()))
         if problem:
             pytest.fail(f"loss-alignment: {problem}", pytrace=False)
         report = found[0]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .live.trainer_callback import AlignmentCallback
     from .models.registry import register
     from .report import Report
+    from .sweep.run import check_data
 
 #: Tells our package from any other that is called ``probes``.
 __distribution__ = "loss-alignment"
@@ -23,6 +24,7 @@ _HOME = {
     "Report": "records.report",
     "UsageError": "errors",
     "barcoded_batch": "batches.barcoded",
+    "check_data": "sweep.run",
     "check_loss": "checks.check",
     "discover": "finder.discover",
     "register": "models.registry",
@@ -34,6 +36,7 @@ __all__ = [
     "Report",
     "UsageError",
     "barcoded_batch",
+    "check_data",
     "check_loss",
     "discover",
     "register",

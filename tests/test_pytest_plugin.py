@@ -301,3 +301,25 @@ def test_a_blind_spot_fails_a_test_until_it_is_accepted_by_name(project):
     result.stdout.fnmatch_lines(["*LA802 unread-rows blind on text*", "*INCOMPLETE: 1 blind spot*"])
     project(DISTILLED.format(', ignore=["LA802:text"]')).assert_outcomes(passed=1)
     project(DISTILLED.format(', ignore=["LA802:audio"]')).assert_outcomes(failed=1)
+
+
+def test_a_data_set_is_swept_in_a_test(pytester):
+    pytester.makepyfile(
+        """
+        def rows(label):
+            for number in range(3):
+                yield {"input_ids": [5, 6, 7, 8], "labels": [-100, -100, label, -100]}
+
+        def test_right(loss_alignment):
+            assert loss_alignment.check_data(rows(7)).data["targets"] == 3
+
+        def test_wrong(loss_alignment):
+            loss_alignment.check_data(rows(-100))
+
+        def test_nothing_to_iterate(loss_alignment):
+            loss_alignment.check_data(3)
+        """
+    )
+    result = pytester.runpytest()
+    result.assert_outcomes(passed=1, failed=2)
+    result.stdout.fnmatch_lines(["*LA206*", "*something to iterate over*"])

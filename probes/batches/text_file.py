@@ -14,7 +14,7 @@ from alignment import IGNORE_INDEX
 from ..errors import UsageError
 from ..models.adapter import Batch
 from ..ranks import ALONE, Place
-from ..roles import Conversation, Rendered, Role, read_conversations, rendered
+from ..roles import Conversation, Rendered, read_conversations, rendered, trained
 
 __all__ = ["NO_TOKENIZER", "TextBatch", "text_batch"]
 
@@ -95,16 +95,6 @@ def _padded(texts: Sequence[Rendered], width: int, padding: int, train_on: str) 
         count = min(len(text.ids), width)
         ids[row, :count] = torch.tensor(text.ids[:count])
         mask[row, :count] = 1
-        on = torch.tensor(_trained(text, train_on)[:count])
+        on = torch.tensor(trained(text, train_on)[:count])
         labels[row, :count] = torch.where(on, ids[row, :count], IGNORE_INDEX)
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
-
-
-def _trained(text: Rendered, train_on: str) -> list[bool]:
-    """Which tokens are labelled; the whole text where it has no turns."""
-    if train_on == "all":
-        return [True] * len(text.ids)
-    said = (Role.ASSISTANT, Role.REASONING, Role.END, Role.BETWEEN)
-    last = text.answers - 1
-    pairs = zip(text.roles, text.turns, strict=True)
-    return [role in said and turn >= 0 and (train_on != "last" or turn == last) for role, turn in pairs]

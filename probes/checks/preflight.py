@@ -19,7 +19,7 @@ from ..models.adapter import LabelsAs, labels_as
 from ..models.forward import Outputs, forward, shapes_of
 from ..models.modules import is_pretrained
 from ..records.report import Report
-from ..report.explain import token_namer
+from ..report.words import token_namer
 from ..witness.with_roles import Template
 from ..witness.witness import LossFunction, Options, Witness
 from .causality import Replays

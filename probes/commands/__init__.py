@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from . import diff, discover, env, explain, fuzz, preflight, probe, record, rules, run
+from . import data, diff, discover, env, explain, fuzz, preflight, probe, record, rules, run
 
 __all__ = ["COMMANDS"]
 
-COMMANDS = (preflight, discover, run, probe, explain, record, diff, fuzz, rules, env)
+COMMANDS = (preflight, data, discover, run, probe, explain, record, diff, fuzz, rules, env)

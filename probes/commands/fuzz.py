@@ -152,9 +152,10 @@ def _one_case(contract: Contract, spec: str) -> tuple[int, list[Counterexample]]
 def _show(one: Counterexample, contract: Contract, console: Any, args: argparse.Namespace) -> None:
     """One counterexample: its finding, a small picture, and the command that runs it again."""
     from ..fuzzing.fuzz import run_case
-    from ..report.explain import row_stories, token_namer
+    from ..report.explain import row_stories
     from ..report.terminal import show_finding
     from ..report.tokens import show_grid, show_rows
+    from ..report.words import token_namer
 
     ran = run_case(contract, one.case)
     assert ran is not None

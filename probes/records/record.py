@@ -1,6 +1,6 @@
 """Records: what a run found, with its provenance, as a file that is checked on reading.
 
-A record is ``{schema, kind, provenance, report}`` (preflight) or ``{schema, kind, provenance, cases}`` (probe).
+A record is ``{schema, kind, provenance, report}`` (preflight, data) or ``{schema, kind, provenance, cases}`` (probe).
 Two runs on one machine write the same bytes, except for ``VARYING``.
 """
 
@@ -33,7 +33,7 @@ from .schema import (
 
 __all__ = ["BASELINE_CHECK", "VARYING", "Kind", "Record", "read_record", "record_of_report", "write_record"]
 
-Kind = Literal["preflight", "probe"]
+Kind = Literal["preflight", "probe", "data"]
 #: What may differ between two runs on one machine: how the command was spelled, and the state of the repository.
 VARYING = frozenset({"provenance.command", "provenance.commit", "provenance.dirty"})
 #: The check that a comparison adds to a report; like LA701 it is no part of what is compared.
@@ -70,6 +70,15 @@ REPORT = record_of(
         "error": text,
         "accepted": list_of(FINDING, "findings"),
         "judged": record_of({"targets": count, "streams": count}),
+        "data": record_of(
+            {
+                **dict.fromkeys(("samples", "tokens", "targets", "longest", "unreadable"), count),
+                **dict.fromkeys(("kinds", "choices", "shares", "lengths"), mapping_of(count, "counts")),
+                "roles": mapping_of(record_of({"tokens": count, "trained": count}), "roles"),
+                "answers": record_of({"ended": count, "trained": count}),
+                "digest": label,
+            }
+        ),
     },
 )
 CASES = mapping_of(
@@ -85,7 +94,11 @@ CASES = mapping_of(
     "cases",
 )
 #: Per kind of record, the entry that holds what was found, and its shape.
-CONTENT: dict[Any, tuple[str, Check]] = {"preflight": ("report", REPORT), "probe": ("cases", CASES)}
+CONTENT: dict[Any, tuple[str, Check]] = {
+    "preflight": ("report", REPORT),
+    "probe": ("cases", CASES),
+    "data": ("report", REPORT),
+}
 
 
 @dataclass(frozen=True)
@@ -93,7 +106,7 @@ class Record:
     """What a run found, and where it comes from.
 
     Attributes:
-        kind: ``preflight`` or ``probe``.
+        kind: ``preflight``, ``probe`` or ``data``.
         provenance: model, hash of its configuration, versions, device, dtype, seed, command, commit, dirty.
         content: the report in its JSON schema, or the cases by name.
         name: the file it was read from; empty if from none.
@@ -115,8 +128,8 @@ class Record:
 
 
 def record_of_report(report: Report, provenance: dict[str, Any] | None = None) -> Record:
-    """The record of a preflight report; without more provenance its environment must do."""
-    return Record("preflight", provenance or report.environment, report.as_dict())
+    """The record of a report; without more provenance its environment must do."""
+    return Record("data" if report.data else "preflight", provenance or report.environment, report.as_dict())
 
 
 def write_record(path: str, record: Record) -> None:
@@ -148,7 +161,7 @@ def _record(path: str, found: dict[str, Any]) -> Record:
         if "verdict" not in found:
             raise UsageError(f"{path}: is neither a record nor a report of preflight: it has no kind and no verdict")
         REPORT(found, "")
-        return Record("preflight", found["environment"], found, path)
+        return Record("data" if "data" in found else "preflight", found["environment"], found, path)
     one_of(*CONTENT)(found["kind"], "kind")
     entry, shape = CONTENT[found["kind"]]
     record_of({"provenance": mapping_of(scalar, "versions and devices"), entry: shape})(found, "")

@@ -16,7 +16,7 @@ from .rounding import agree, coarser
 __all__ = ["Change", "Comparison", "compare"]
 
 Effect = Literal["regression", "improvement", "neutral"]
-Kind = Literal["verdict", "finding", "check", "stream", "decision", "shape", "loss", "case", "environment"]
+Kind = Literal["verdict", "finding", "check", "stream", "decision", "shape", "loss", "case", "data", "environment"]
 #: None where two values are the same.
 Judge = Callable[[Any, Any], Effect | None]
 
@@ -99,6 +99,8 @@ def _report(old: Record, new: Record) -> Iterator[Change]:
         yield from _entry("shape", _modality(name), name, before["shapes"], after["shapes"], _same)
     yield from _losses(before, after, dtype)
     yield from _checks(before["checks"], after["checks"])
+    if "data" in before or "data" in after:
+        yield from _data(before.get("data", {}), after.get("data", {}))
 
 
 def _settled(found: list[Change]) -> list[Change]:
@@ -258,6 +260,23 @@ def _losses(before: Mapping[str, Any], after: Mapping[str, Any], dtype: str) -> 
         )
         judge = partial(_rounded, terms=terms, dtype=dtype)
         yield from _entry("loss", _modality(name), f"{name} loss", before["losses"], after["losses"], judge, key=name)
+
+
+def _data(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:
+    """What a data set trains may not drift unseen: any other tokens or labels are a change for the worse."""
+    for what in ("samples", "targets"):
+        yield from _entry("data", "run", what, before, after, _same)
+    yield from _entry("data", "run", "unreadable", before, after, _fewer)
+    kinds = [part.get("kinds", {}) for part in (before, after)]
+    for what in _either(*kinds):
+        old, new = (part.get(what, 0) for part in kinds)
+        effect = _fewer(old, new)
+        if effect is not None:
+            yield Change("data", "run", what, old, new, effect)
+    roles = [{role: entry["trained"] for role, entry in part.get("roles", {}).items()} for part in (before, after)]
+    for what in _either(*roles):
+        yield from _entry("data", "run", f"trained tokens of {what}", *roles, _same, key=what)
+    yield from _entry("data", "run", "tokens and labels", before, after, _same, key="digest")
 
 
 # -- the cases of a probe ---------------------------------------------------------------------------------

@@ -42,6 +42,9 @@ BASIC = frozenset(
         "pairing-audio",
         "coverage",
         "labels-received",
+        "samples",
+        "data",
+        "ends",
     )
 )
 #: The exit code of each verdict.
@@ -82,6 +85,7 @@ class Report:
         ranks: per rank of a distributed run: device, verdict, targets, weights; empty where there is one process.
         environment: device, dtype, versions, model, seed.
         notes: what a reader should know and no check fails on.
+        data: what a sweep of a data set has counted; empty elsewhere.
         rows: makes the rows themselves, for renderers that show them; not in the JSON.
         token_name: how such a renderer writes a text token.
         error: why no report could be made; empty if one was.
@@ -99,6 +103,7 @@ class Report:
     ranks: list[dict[str, Any]] = field(default_factory=list)
     environment: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    data: dict[str, Any] = field(default_factory=dict)
     rows: Callable[[], Sequence[RowStory]] = field(default=tuple, repr=False, compare=False)
     token_name: Callable[[int], str] = field(default=str, repr=False, compare=False)
     error: str = ""
@@ -190,6 +195,7 @@ class Report:
             "losses": _plain(self.losses),
             "causality": self.causality,
             **({"ranks": _plain(self.ranks)} if self.ranks else {}),
+            **({"data": self.data} if self.data else {}),
             "environment": self.environment,
             "notes": self.notes,
             **({"error": self.error, "exit_code": self.exit_code} if self.error else {}),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
@@ -15,7 +14,7 @@ from ..models.ahead import laid_rows
 from ..records.row_story import RowStory
 from ..witness.witness import Witness
 
-__all__ = ["all_stories", "pick_streams", "row_stories", "token_namer"]
+__all__ = ["all_stories", "pick_streams", "row_stories"]
 
 #: Verdicts in the order in which a row is tried for them.
 VERDICTS = ("right", "foreign", "codebook", "astray", "border", "unexpected", "lost", "missing")
@@ -108,19 +107,3 @@ def _verdicts(
     for row in torch.nonzero(actual.soft).reshape(-1).tolist():
         words[row] = "unreadable"
     return words
-
-
-def token_namer(tokenizer: Any | None, special: Mapping[str, int]) -> Callable[[int], str]:
-    """How a token id is written: decoded where there is a tokenizer, special tokens by name, else the id."""
-    names = {index: name for name, index in special.items()}
-
-    def name(token: int) -> str:
-        if token < 0:
-            return ""
-        if token in names:
-            return names[token]
-        if tokenizer is None:
-            return str(token)
-        return repr(tokenizer.decode([token]))[1:-1] or str(token)
-
-    return name

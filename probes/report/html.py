@@ -21,6 +21,7 @@ from ..records.verdict import MEANING, summary
 from .characters import held
 from .columns import columns
 from .cuts import cuts_table
+from .data_set import data_page
 from .histogram import streams_table
 from .maps import dependency_maps
 from .picture import STYLE, picture
@@ -41,7 +42,7 @@ def render(report: Report) -> str:
         _figure(picture(rows, report.findings, report.token_name)),
         _findings(report),
         _checks(report),
-        streams_table(report.streams),
+        data_page(report.data) or streams_table(report.streams),
         ranks_table(report.ranks),
         dependency_maps(report.causality),
         cuts_table(report.causality),

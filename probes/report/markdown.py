@@ -11,6 +11,7 @@ from alignment.findings import Finding, Line
 
 from ..records.report import Check, Report, told_example, told_offset
 from ..records.verdict import MEANING, summary
+from .data_set import data_rows
 from .ranks import rank_rows
 from .terminal import grouped
 
@@ -31,8 +32,9 @@ def render(report: Report) -> str:
         f"{MARKS['error']} {shown(report.error)}" if report.error else shown(summary(report)),
         _table(("", "check", "detail"), map(_check, report.checks)),
         *map(_finding, report.findings),
-        _table(("stream", *COLUMNS, "offsets", "weights"), _streams(report.streams)),
+        "" if report.data else _table(("stream", *COLUMNS, "offsets", "weights"), _streams(report.streams)),
         _ranks(report),
+        _data(report.data),
         "\n".join(f"- {shown(note)}" for note in report.notes),
         _environment(report.environment),
         "\n".join(f"- {shown(line)}" for line in MEANING),
@@ -80,6 +82,23 @@ def _streams(streams: dict[str, dict[str, Any]]) -> Iterator[tuple[str, ...]]:
         numbers = (str(entry.get(key, "?")) for key in COLUMNS)
         weights = f"{entry['weight_sum']:.4g}" if "weight_sum" in entry else "?"
         yield shown(name), *numbers, shown(offsets), weights
+
+
+def _data(data: dict[str, Any]) -> str:
+    if not data:
+        return ""
+    rows = [(shown(a), shown(b), f"{n:,}", f"{n / max(1, whole):.1%}") for a, b, n, whole in data_rows(data)]
+    samples = [
+        f"- {shown(one['kind'])}: {shown(one['where'])}: {''.join(_run(*run) for run in one['text'])}"
+        for one in data.get("worst", ())
+    ]
+    return "\n\n".join(part for part in (_table(("", "of", "count", "share"), rows), "\n".join(samples)) if part)
+
+
+def _run(text: str, state: str) -> str:
+    """A run of text: bold where it is trained, underlined where it is odd."""
+    words = f"**{shown(text)}**" if state.endswith("trained") and text.strip() else shown(text)
+    return f"<u>{words}</u>" if state.startswith("odd") else f" {words} "
 
 
 def _ranks(report: Report) -> str:

@@ -18,8 +18,10 @@ Advance = Callable[[int], None]
 
 
 @contextmanager
-def counting(console: Console, what: str, total: int, clock: Callable[[], float] = time.monotonic) -> Iterator[Advance]:
-    """Yields a function that is told how much is done.
+def counting(
+    console: Console, what: str, total: int | None, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Advance]:
+    """Yields a function that is told how much is done; ``total`` is None where nobody knows how much there is.
 
     Plain lines go to standard error, so that a report on standard output stays whole.
     """
@@ -33,16 +35,16 @@ def counting(console: Console, what: str, total: int, clock: Callable[[], float]
         yield _lines(what, total, clock)
 
 
-def _lines(what: str, total: int, clock: Callable[[], float]) -> Advance:
+def _lines(what: str, total: int | None, clock: Callable[[], float]) -> Advance:
     """A line per tenth, and never a long silence."""
     said, tenth = clock(), 0
 
     def advance(done: int) -> None:
         nonlocal said, tenth
         now = clock()
-        further = done * 10 // max(total, 1) > tenth
+        further = total is not None and done * 10 // max(total, 1) > tenth
         if now - said >= MOST or (further and now - said >= LEAST):
-            said, tenth = now, done * 10 // max(total, 1)
-            print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)
+            said, tenth = now, done * 10 // max(total or 0, 1)
+            print(f"{what}: {done}{'' if total is None else f' of {total}'}", file=sys.stderr, flush=True)
 
     return advance

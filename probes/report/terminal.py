@@ -14,6 +14,7 @@ from rich.text import Text
 
 from ..records.report import Report, told_example, told_offset
 from ..records.verdict import MEANING, verdict_line
+from .data_set import show_data
 from .layout import SafeConsole, Unpadded, hanging, plain_console, width_of
 from .lines import told_origin, window
 from .ranks import rank_rows
@@ -52,7 +53,7 @@ def show(report: Report, console: Console, *, verbose: bool = False) -> None:
     """Print the whole report."""
     console.print(hanging(_headline(report)))
     console.print(Unpadded(_checks(report)))
-    if report.streams:
+    if report.streams and not report.data:
         console.print()
         console.print(Unpadded(_streams(report, verbose=verbose)))
     if rows := rank_rows(report.ranks):
@@ -61,12 +62,14 @@ def show(report: Report, console: Console, *, verbose: bool = False) -> None:
     _show_decisions(report, console)
     if verbose or any(finding.code == "LA401" for finding in report.findings):
         show_strips(report.causality, console)
+    if report.data:
+        show_data(report.data, console)
     for finding in report.findings:
         show_finding(finding, console)
     for note in report.notes:
         console.print(hanging(Text(note, style="dim"), "note: "))
     console.print()
-    for line in MEANING:
+    for line in () if report.data else MEANING:
         console.print(hanging(Text(line, style="dim")))
     console.print(hanging(Text(verdict_line(report), style=VERDICTS[report.verdict])))
 

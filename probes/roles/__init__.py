@@ -5,8 +5,8 @@ from __future__ import annotations
 from .forms import Conversation, conversation_of, read_conversations
 from .grammar import Grammar, grammar_of
 from .judge import TRAIN_ON, Judgement, TrainOn, judge_roles, wanted
-from .reading import roles_of
-from .rendered import Rendered, rendered
+from .reading import read_roles, roles_of
+from .rendered import Rendered, rendered, trained
 from .role import Role, Roles
 
 __all__ = [
@@ -22,7 +22,9 @@ __all__ = [
     "grammar_of",
     "judge_roles",
     "read_conversations",
+    "read_roles",
     "rendered",
     "roles_of",
+    "trained",
     "wanted",
 ]

@@ -13,7 +13,7 @@ from .grammar import Grammar
 from .rendered import Rendered
 from .role import Role, Roles, no_roles
 
-__all__ = ["roles_of"]
+__all__ = ["read_roles", "roles_of"]
 
 
 def roles_of(stream: Stream, known: Sequence[Rendered] = (), grammar: Grammar | None = None) -> Roles:
@@ -32,7 +32,7 @@ def roles_of(stream: Stream, known: Sequence[Rendered] = (), grammar: Grammar | 
             continue
         rows = torch.nonzero(segment == part).reshape(-1)
         text = ids[rows].tolist()
-        told = [*_known(text, known)] or ([] if grammar is None else [_read(text, grammar)])
+        told = [*_known(text, known)] or ([] if grammar is None else [(0, read_roles(text, grammar))])
         for start, one in told:
             number = _write(roles, rows[start : start + len(one.ids)], one, number)
     return roles
@@ -63,7 +63,7 @@ def _stands(text: Sequence[int], at: int, one: Rendered) -> bool:
     return len(rest) > 1 and rest == one.ids[: len(rest)] and (len(rest) == len(one.ids) or at + len(rest) == len(text))
 
 
-def _read(text: Sequence[int], grammar: Grammar) -> tuple[int, Rendered]:
+def read_roles(text: Sequence[int], grammar: Grammar) -> Rendered:
     """A text by what opens and ends its turns."""
     roles, turns = [Role.HEADER] * len(text), [-1] * len(text)
     state, turn, at = Role.HEADER, -1, 0
@@ -98,7 +98,7 @@ def _read(text: Sequence[int], grammar: Grammar) -> tuple[int, Rendered]:
         else:
             state = Role.HEADER
         at += 1
-    return 0, Rendered(tuple(text), tuple(roles), tuple(turns))
+    return Rendered(tuple(text), tuple(roles), tuple(turns))
 
 
 def _free_blanks(text: Sequence[int], roles: list[Role], at: int, grammar: Grammar) -> None:

@@ -11,7 +11,7 @@ from .forms import Conversation
 from .role import SAID, Role
 from .templates import Span, marked_by_template, spans
 
-__all__ = ["Rendered", "ends_of", "rendered", "think_ids"]
+__all__ = ["Rendered", "ends_of", "rendered", "think_ids", "trained"]
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,12 @@ def ends_of(tokenizer: Any, more: Iterable[int] = ()) -> frozenset[int]:
 
 def think_ids(tokenizer: Any) -> tuple[int, int] | None:
     """The tokens that reasoning stands between; None where a tokenizer has none."""
-    known = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else {}
-    for opening, closing in (("<think>", "</think>"), ("[THINK]", "[/THINK]")):
-        if opening in known and closing in known:
-            return known[opening], known[closing]
+    if not hasattr(tokenizer, "convert_tokens_to_ids"):
+        return None
+    for pair in (["<think>", "</think>"], ["[THINK]", "[/THINK]"]):
+        opening, closing = tokenizer.convert_tokens_to_ids(pair)  # those that it does not know are another, or None
+        if None not in (opening, closing) and tokenizer.convert_ids_to_tokens([opening, closing]) == pair:
+            return opening, closing
     return None
 
 
@@ -56,6 +58,16 @@ def rendered(tokenizer: Any, conversation: Conversation, ends: Collection[int] =
         return _templated(tokenizer, conversation, ends)
     except UsageError as error:
         raise UsageError(f"{conversation.where or 'a conversation'}: {error}") from error
+
+
+def trained(text: Rendered, train_on: str) -> list[bool]:
+    """Which of its tokens are labelled where ``assistant``, ``last`` or ``all`` is to be trained."""
+    if train_on == "all":
+        return [True] * len(text.ids)
+    said = (Role.ASSISTANT, Role.REASONING, Role.END, Role.BETWEEN)
+    last = text.answers - 1
+    pairs = zip(text.roles, text.turns, strict=True)
+    return [role in said and turn >= 0 and (train_on != "last" or turn == last) for role, turn in pairs]
 
 
 def _plain(tokenizer: Any, conversation: Conversation) -> Rendered:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from dataclasses import dataclass
 
@@ -114,7 +115,7 @@ def tokenizer_of(family):
     made = FAMILIES[family]
     special = {token: 256 + n for n, token in enumerate((*made.special, "<pad>"))}
     special |= {"<|begin_of_text|>": special.get("<|begin_of_text|>", 300), "<|end_of_text|>": 301}
-    tokenizer = byte_tokenizer(special)
+    tokenizer = copy.deepcopy(byte_tokenizer(special))  # families of the same special tokens share one
     tokenizer.eos_token, tokenizer.pad_token = made.special[0], "<pad>"
     tokenizer.bos_token = None
     tokenizer.chat_template = made.template

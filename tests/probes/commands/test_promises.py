@@ -61,6 +61,9 @@ def model(tmp_path_factory):
 def own(tmp_path_factory):
     path = tmp_path_factory.mktemp("own") / "own.py"
     path.write_text(OWN)
+    for name, label in (("right", 6), ("copy", 9)):
+        row = {"input_ids": [5, 6, 7], "labels": [-100, label, 7]}
+        (path.parent / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
     return path
 
 
@@ -84,14 +87,17 @@ def words(command, loss, model, own, records, out):
         "fuzz": ["fuzz", *given, "--examples", "2"],
         "discover": ["discover", *given, "--batch", f"{own}:batch", "--out", out],
         "diff": ["diff", records["right"], records.get(loss, records["right"])],
+        "data": ["data", str(own.parent / f"{loss}.jsonl")],
         "rules": ["rules"],
         "env": ["env"],
     }[command]
 
 
+#: Commands that need no Higgs model and start no script.
+SETTLED = ("preflight", "explain", "record", "fuzz", "discover", "diff", "data", "rules", "env")
 CODES = [
-    *((name, "right", 0) for name in ("preflight", "explain", "record", "fuzz", "discover", "diff", "rules", "env")),
-    *((name, "copy", 1) for name in ("preflight", "explain", "record", "fuzz", "diff")),
+    *((name, "right", 0) for name in SETTLED),
+    *((name, "copy", 1) for name in ("preflight", "explain", "record", "fuzz", "diff", "data")),
     *((name, "half", 4) for name in ("preflight", "explain", "record")),
     ("discover", "silent", 4),
 ]
@@ -117,7 +123,7 @@ def test_bad_usage_is_2_and_what_cannot_run_is_3(command, monkeypatch, capsys):
     assert capsys.readouterr().err.splitlines()[-1] == "loss-align: planted"
 
 
-@pytest.mark.parametrize("command", ["preflight", "explain", "record", "fuzz", "discover", "diff", "rules", "env"])
+@pytest.mark.parametrize("command", SETTLED)
 def test_nothing_is_written_but_what_was_asked_for(command, model, own, records, tmp_path, monkeypatch):
     here, scratch, out = tmp_path / "here", tmp_path / "scratch", tmp_path / "out"
     for folder in (here, scratch):

@@ -88,7 +88,7 @@ WRONG = {
     "schema as text": (changed("schema", "1"), "schema '1', but this"),
     "schema true": (changed("schema", value=True), "schema True, but this"),
     "neither": ({"schema": 1}, "is neither a record nor a report of preflight"),
-    "other kind": (changed("kind", "dataset"), "kind: expected preflight or probe, got 'dataset'"),
+    "other kind": (changed("kind", "dataset"), "kind: expected preflight or probe or data, got 'dataset'"),
     "no provenance": (changed("provenance", ...), "provenance: expected this entry, got nothing"),
     "provenance nested": (changed("provenance/seed", [0]), "provenance.seed: expected a number, got a list"),
     "offsets as list": (
