@@ -62,7 +62,7 @@ def end_findings(stream: Stream, labels: Tensor, convention: Convention) -> Iter
     if not spans or alike or bool(torch.isin(named, torch.tensor(stream.end_ids).to(named)).any()):
         return
     prompted = stream.answers or not bool(trained_whole(labels, stream)[[span.first for span in spans]].all())
-    inside = [span for span in spans if span.stops == INSIDE]
+    inside = [span for span in spans if span.stops == INSIDE and not _pads_on(stream, span.last + 1)]
     following = {int(stream.ids[span.last + 1]) for span in inside}
     said = sum(span.last > span.first for span in inside)  # one token alone is a choice and no text
     if prompted and len(following) == 1 and said > 1 and 2 * len(inside) >= len(spans) and not _among(following, named):
@@ -127,6 +127,12 @@ def _spans(stream: Stream, labels: Tensor, convention: Convention) -> list[_Span
             stops = SHORT
         out.append(_Span(first, last, int(stream.ids[first - 1]) if opened else -1, stops))
     return out
+
+
+def _pads_on(stream: Stream, row: int) -> bool:
+    """Whether one id repeats from a row to the end of its sample: padding, by its form."""
+    rest = stream.ids[row:][stream.sample[row:] == stream.sample[row]]
+    return len(rest) > 1 and bool((rest == rest[0]).all())
 
 
 def _of_one_form(stream: Stream, spans: list[_Span]) -> bool:

@@ -119,7 +119,8 @@ def text_stream(
         documents: (B, T) int64, the packed document of each position; one document per sample if None.
         placeholders: ids that stand for audio frames and are never a target.
         end_ids: ids that end a turn.
-        pad_ids: ids of padding: without a mask that hides any, a run of them at the end of a sample is padding.
+        pad_ids: ids of padding: without a mask that hides any, a run of them at the end of a sample is padding, and
+            one of several at its start.
         begin_ids: ids that begin a text; those that end one too are left out.
         name: the stream's name.
 
@@ -140,7 +141,7 @@ def text_stream(
     flat = ids.reshape(-1).long()
     ends, pads = check_integers(end_ids, "end_ids"), check_integers(pad_ids, "pad_ids")
     pads = tuple(pad for pad in pads if pad in ends or not _said(ids, pad))
-    hidden = _trailing(ids, pads, ends) if mask is None or bool(mask.all()) else mask == 0
+    hidden = _padded(ids, pads, ends) if mask is None or bool(mask.all()) else mask == 0
     segment = segment.masked_fill(hidden.reshape(-1), -1)
     filler = torch.zeros_like(flat, dtype=torch.bool)
     for placeholder in placeholders:
@@ -149,15 +150,19 @@ def text_stream(
     return Stream(name, flat, segment, sample, row, vocab, filler, ends, pads, placeholders, begins)
 
 
-def _trailing(ids: Tensor, pads: Iterable[int], ends: Iterable[int]) -> Tensor:
-    """(B, T) bool: the run of one padding id that a sample ends in; the first of it is kept where it is an end."""
+def _padded(ids: Tensor, pads: Iterable[int], ends: Iterable[int]) -> Tensor:
+    """(B, T) bool: the runs of one padding id that a sample ends in, and begins with.
+
+    At the end the first of a run is kept where it is an end too; at the start a single one is a begin.
+    """
     hidden = torch.zeros_like(ids, dtype=torch.bool)
     for pad in pads:
         run = (ids != pad).flip(1).long().cumsum(1).flip(1) == 0
         if pad in tuple(ends):
             run[:, 1:] &= run[:, :-1].clone()
             run[:, :1] = False
-        hidden |= run
+        opening = (ids != pad).long().cumsum(1) == 0
+        hidden |= run | (opening & (opening.sum(1, keepdim=True) > 1))
     return hidden
 
 

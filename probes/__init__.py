@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .checks.check import check_loss
     from .errors import CannotRunError, UsageError
     from .finder.discover import discover
+    from .live.lightning_callback import LightningAlignmentCallback
     from .live.trainer_callback import AlignmentCallback
     from .models.registry import register
     from .report import Report
@@ -21,6 +22,7 @@ __distribution__ = "loss-alignment"
 _HOME = {
     "AlignmentCallback": "live.trainer_callback",
     "CannotRunError": "errors",
+    "LightningAlignmentCallback": "live.lightning_callback",
     "Report": "records.report",
     "UsageError": "errors",
     "barcoded_batch": "batches.barcoded",
@@ -33,6 +35,7 @@ _HOME = {
 __all__ = [
     "AlignmentCallback",
     "CannotRunError",
+    "LightningAlignmentCallback",
     "Report",
     "UsageError",
     "barcoded_batch",

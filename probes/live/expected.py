@@ -16,6 +16,7 @@ from alignment import IGNORE_INDEX, Convention, Supervision, expect, infer_conve
 from alignment.borders import crossings
 from alignment.targets import admissible
 
+from ..witness.blind import wanted_rows
 from .joined import Joined
 
 __all__ = ["Expectation", "expectations"]
@@ -47,9 +48,55 @@ class Expectation:
     untold: Tensor | None = None
 
 
-def expectations(joined: Joined) -> tuple[Expectation, ...]:
-    """The expectation of every stream."""
-    return tuple(_expected(number, joined) for number in range(len(joined.view.streams)))
+def expectations(joined: Joined, lent: Tensor | None = None) -> tuple[Expectation, ...]:
+    """The expectation of every stream.
+
+    Args:
+        joined: all forwards.
+        lent: (R,) bool, rows of the first stream whose labels the script has kept back.
+    """
+    first = _expected(0, joined)
+    if lent is not None and bool(lent.any()) and joined.view.labels[0] is not None:
+        first = _if_used(first, _untold(0, joined), joined.actual[0])
+    return (first, *(_expected(number, joined) for number in range(1, len(joined.view.streams))))
+
+
+def _untold(number: int, joined: Joined) -> Expectation:
+    """What one stream must train, where no labels say it."""
+    actual = joined.actual[number]
+    why = f"the model was not given the labels of {actual.stream.name}"
+    if number in joined.view.masked and bool(actual.trained.any()):
+        return _as_masked(actual, why)
+    return _granted(number, actual, torch.ones_like(actual.trained), _nothing(actual), joined.part[number], why)
+
+
+def _if_used(told: Expectation, untold: Expectation, actual: Supervision) -> Expectation:
+    """What labels that were kept back say, where the loss is seen to use them, and what is said without them otherwise.
+
+    Targets that are made otherwise are no shifted ids at all. A loss that trains more than they name does not use
+    them, but where it uses them for some samples and trains others whole: the chosen answers of a preference loss.
+    """
+    stream, meant = actual.stream, told.supervision.trained
+    extra = actual.trained & ~meant & (actual.offset == 1)
+    edges = meant.clone()
+    edges[1:] &= ~meant[:-1] | (stream.sample[1:] != stream.sample[:-1])
+    if untold.judged and int(extra.sum()) <= int(edges.sum()):
+        return told
+    beyond = torch.isin(stream.sample, stream.sample[extra])
+    lacking = wanted_rows(stream) & beyond & ~actual.trained
+    if not untold.judged or bool(lacking.any()) or not bool((meant & ~beyond).any()):
+        return untold
+    note = f"{stream.name}: {len(torch.unique(stream.sample[beyond]))} samples are trained whole, others as labelled"
+    return replace(told, supervision=_by_rows(beyond, untold.supervision, told.supervision), note=note)
+
+
+def _by_rows(rows: Tensor, one: Supervision, other: Supervision) -> Supervision:
+    """``one`` at these rows, ``other`` elsewhere."""
+    picked = {
+        name: torch.where(rows, getattr(one, name), getattr(other, name))
+        for name in ("target", "weight", "source", "origin")
+    }
+    return replace(other, **picked)
 
 
 def _expected(number: int, joined: Joined) -> Expectation:
@@ -57,10 +104,7 @@ def _expected(number: int, joined: Joined) -> Expectation:
     actual, hidden = joined.actual[number], joined.unlabelled[number]
     name = stream.name
     if labels is None:
-        why = f"the model was not given the labels of {name}"
-        if number in joined.view.masked and bool(actual.trained.any()):
-            return _as_masked(actual, why)
-        return _granted(number, actual, torch.ones_like(hidden), _nothing(actual), joined.part[number], why)
+        return _untold(number, joined)
     evidence = infer_convention(labels, stream)
     convention = joined.view.convention(number) or evidence.convention
     if convention is Convention.INCONSISTENT:

@@ -348,9 +348,14 @@ class Forward:
         return view, readings
 
     @property
-    def lends_a_mask(self) -> bool:
-        """Whether what it must train is said by a mask that the script has kept back."""
+    def lends_labels(self) -> bool:
+        """Whether what it must train is said by labels, or a mask, that the script has kept back."""
         return bool(self.kept_back) and not any(self.received.get(key) is not None for key in self.adapter.label_keys)
+
+    @property
+    def lends_a_mask(self) -> bool:
+        """Whether it is a mask."""
+        return self.lends_labels and self.kept_back.keys() != {"labels"}
 
     def made_again(self) -> tuple[nn.Module, Batch]:
         """The module whose forward it was, and what that was given.

@@ -88,7 +88,9 @@ def observe(
     read, joined, problems = _joined(steps, graded=graded)
     joined = joined if template is None else _with_template(joined, template)
     forwards = [forward for step in read for forward, _ in step]
-    expected = _excused(expectations(joined), joined, forwards) if graded else expectations(joined)
+    lent = torch.tensor([one.lends_labels for one in forwards])[joined.part[0]]
+    expected = expectations(joined, lent)
+    expected = _excused(expected, joined, lent, forwards) if graded else expected
     supervisions = tuple(one.supervision for one in expected)
     evened, backward = _by_backward(joined, read)
     findings, actual, notes = _swallowed(steps, stepped=stepped), (), joined.view.notes
@@ -137,16 +139,19 @@ def _with_template(joined: Joined, template: Callable[[View], View]) -> Joined:
     return replace(joined, view=view, actual=(actual, *joined.actual[1:]), unlabelled=(untold, *joined.unlabelled[1:]))
 
 
-def _excused(expected: Sequence[Expectation], joined: Joined, forwards: Sequence[Forward]) -> Sequence[Expectation]:
-    """The same, and rows of a mask that the script kept back need not be trained where their weight may be zero."""
-    lent = torch.tensor([one.lends_a_mask for one in forwards])[joined.part[0]]
+def _excused(
+    expected: Sequence[Expectation], joined: Joined, lent: Tensor, forwards: Sequence[Forward]
+) -> Sequence[Expectation]:
+    """The same, and ``lent`` rows that a script says are targets need not be trained where their weight may be zero."""
     if not bool(lent.any()):
         return expected
     first = expected[0]
-    due = without_silent(first.supervision, joined.actual[0], lent)
+    clipped = torch.tensor([one.lends_a_mask for one in forwards])[joined.part[0]]
+    due = without_silent(first.supervision, joined.actual[0], lent, clipped)
     count = int((first.supervision.trained & ~due.trained).sum())
     note = (
-        f"{count} rows that the mask names have no gradient (a weight of zero, a clipped ratio): that is stated alone"
+        f"{count} rows that the script keeps as targets have no gradient (a weight of zero, a clipped ratio): that is "
+        "stated alone"
     )
     return [replace(first, supervision=due, note=note if count else first.note), *expected[1:]]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..errors import UsageError, ending
 from ..host.printable import capped, printable
 from ..records.choice import Choice
-from ..records.report import EXIT, Report, error_report, unread_report
+from ..records.report import EXIT, Report, error_report
 from ..report.outputs import write_outputs
 from .launch import Ended
 
@@ -152,38 +152,22 @@ class Session:
 
     def _judged(self, watcher: Watcher) -> Report:
         from ..batches.batch_source import template_at
-        from ..models.adapter import OtherCheckpointError
-        from .again import add_causality_of, add_cut_off
-        from .observed import Nothing, observe
-        from .told import circumstances, nothing_seen, report_on
+        from .judged import report_of_watched
 
         if watcher.failed:
             return self._broken(watcher.failed)
         try:
-            steps = watcher.steps or ([watcher.answered] if watcher.answered else [])
-            if watcher.found is None or not steps:
-                return self._unread(nothing_seen(watcher))
             template = template_at(self.settings.tokenizer, self.settings.train_on)
-            observed = observe(steps, stepped=bool(watcher.steps), template=template)
-        except Nothing as reason:
-            return self._unread(str(reason))
-        except (OtherCheckpointError, UsageError) as error:  # as every other door refuses it
+        except UsageError as error:
             return error_report(*ending(error))
-        root, adapter = watcher.found.root, observed.adapter or watcher.found.adapter
-        if watcher.beside is not None:
-            observed.add(watcher.beside.findings([head.module for head in adapter.heads(root, observed.witness.view)]))
-        report = report_on(observed, root, adapter, self.settings.keep)
-        add_cut_off(report, observed.forwards, observed.parts, watcher.ungraded, self.settings.keep)
-        add_causality_of(report, observed.forwards, observed.parts, self.settings.keep)
-        report.notes += [*circumstances(watcher), *self.settings.keep.notes]
+        report = report_of_watched(watcher, template, self.settings.keep)
         report.findings = self.settings.strict(report.findings)
         return report
 
     def _unread(self, reason: str) -> Report:
-        """Nothing of the run was read: one blind spot says why."""
-        report = unread_report(reason, self.settings.keep)
-        report.notes += self.settings.keep.notes
-        return report
+        from .judged import unread
+
+        return unread(reason, self.settings.keep)
 
     def _broken(self, trace: str) -> Report:
         """An exception of ours: the watcher is off, the script goes on."""

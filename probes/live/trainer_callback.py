@@ -6,17 +6,19 @@ The first step's micro-batches are those of the run itself: the data loader is n
 data stays as it is. They go through the trainer's own ``training_step``, with its ``num_items_in_batch``, autocast
 and division by the accumulation; only the backward is taken from it. Afterwards weights, gradients, modes, random
 state and the trainer's own counters are as before.
+
+A trainer that makes its batches in the step itself (GRPO generates them, CPO concatenates them) cannot be read
+beforehand: its real first step is watched instead, and judged before the optimizer moves.
 """
 
 from __future__ import annotations
 
 import copy
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -39,16 +41,15 @@ from ..models.declared import DeclaredAdapter
 from ..models.modules import peft_model
 from ..records.choice import Choice
 from ..records.report import Report
-from ..report.terminal import console_for, show
 from ..roles import TRAIN_ON
 from ..witness.with_roles import template
 from ..witness.witness import LossFunction, Options, Witness, witness
+from .first_step import FirstStep, OnFindings, acted_on
 from .joined import Part
+from .loggers import log_report
 from .micro_batches import MicroBatch, accumulation
 
-__all__ = ["AlignmentCallback", "OnFindings"]
-
-OnFindings = Literal["fail", "warn", "report"]
+__all__ = ["AlignmentCallback"]
 
 #: Micro-batches of the first step that are watched; more would tell no more.
 MOST = 8
@@ -66,8 +67,8 @@ class AlignmentCallback(TrainerCallback):
 
     Args:
         on_findings: ``fail`` raises :class:`probes.report.LossAlignmentError` where the report fails, and warns where
-            it is incomplete: a training that merely cannot be judged is not ended. ``warn`` warns, ``report`` only
-            shows it.
+            it is incomplete: a training that merely cannot be judged (a reward model, a head that nobody knows) is
+            not ended. ``warn`` warns, ``report`` only shows it.
         heads: names of head modules, where neither an adapter nor ``get_output_embeddings()`` tells.
         labels: the convention that the batch's labels are meant to follow, where the ids fit both.
         reduction: declares what the weights of a step keep to, which is proven by splitting its batch where it is one;
@@ -81,7 +82,8 @@ class AlignmentCallback(TrainerCallback):
         tokenizer: of the batches, with its chat template; the trainer's own ``processing_class`` if None.
 
     Raises:
-        UsageError: an unknown ``on_findings`` or ``train_on``, or an unknown code.
+        UsageError: an unknown ``on_findings`` or ``train_on``, or an unknown code; when training begins, heads,
+            streams or ``train_on`` that do not fit the model or lack a tokenizer.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class AlignmentCallback(TrainerCallback):
         self.replay: Replays = replay
         self.options = Options(values="real" if real_logits else "noise", convention=Convention(labels))
         self.report: Report | None = None
+        self._watched: FirstStep | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stand around the trainer's first ``training_step``; a run that is resumed is checked again."""
@@ -126,7 +129,14 @@ class AlignmentCallback(TrainerCallback):
 
         def check_first(method: Callable[..., Any], model: nn.Module, inputs: Any, *given: Any, **named: Any) -> Any:
             stand.close()
-            self._check(trainer, model, gathered or [inputs], given, named)
+            told = template(self._tokenizer(trainer), self.train_on)
+            self.options = replace(self.options, told=told)
+            report = self._checked(trainer, model, gathered or [inputs], _StepLoss(trainer, given, named))
+            if report is not None:
+                self._tell(trainer, report)
+            else:
+                self._watched = FirstStep(self.heads, self.streams or (), self.keep, told)
+                self._watched.begin()
             return trainer.training_step(model, inputs, *given, **named)
 
         stand = _Stand(trainer)
@@ -134,24 +144,39 @@ class AlignmentCallback(TrainerCallback):
             stand.around("get_batch_samples", note)
         stand.around("training_step", check_first)
 
-    def _check(self, trainer: Trainer, model: nn.Module, parts: Sequence[Any], given: Any, named: Any) -> None:
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A step that was watched is judged before it moves a weight."""
+        optimizer = kwargs.get("optimizer")
+        if self._watched is not None and optimizer is not None:
+            report = self._watched.about_to_step(getattr(optimizer, "optimizer", optimizer))
+            if report is not None:
+                self._watched = None
+                self._tell(_calling_trainer(), report)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A watched training that made no step is told as far as it was seen."""
+        if self._watched is not None:
+            report, self._watched = self._watched.end(), None
+            self._tell(_calling_trainer(), report)
+
+    def _checked(self, trainer: Trainer, model: nn.Module, parts: Sequence[Any], loss: _StepLoss) -> Report | None:
+        """The report of a step that is run beforehand; None where its batches cannot be read before it."""
+        if not all(isinstance(part, Mapping) for part in parts):
+            return None  # samples, from which the step makes its batch
         try:
             with _counters_kept(trainer):
-                self.options = replace(self.options, told=template(self._tokenizer(trainer), self.train_on))
-                self.report = report = self._watch(model, parts, _StepLoss(trainer, given, named))
-        except (UsageError, InputError, CannotRunError) as error:
-            if self.on_findings == "fail":
-                raise
-            warnings.warn(f"loss alignment could not be checked: {error}", stacklevel=2)
-            return
-        if self.on_findings == "report":
-            if trainer.is_world_process_zero():
-                show(report, console_for("-"))  # standard output is the script's
-            return
-        if self.on_findings == "fail" and report.verdict != "incomplete":
-            report.raise_for_findings()
-        if report.findings:
-            warnings.warn(report.in_short(), stacklevel=2)
+                return self._watch(model, parts, loss)
+        except (UsageError, InputError, CannotRunError):
+            if self.on_findings == "fail" and (self.heads or self.streams is not None):
+                raise  # what was declared does not fit
+            return None
+
+    def _tell(self, trainer: Trainer, report: Report) -> None:
+        self.report = report
+        speaks = trainer.is_world_process_zero()
+        if speaks:
+            log_report(report, trainer.callback_handler.callbacks)
+        acted_on(report, self.on_findings, speaks=speaks)
 
     def _tokenizer(self, trainer: Trainer) -> Any:
         """What was given, else the trainer's own; of a processor the one in it."""
@@ -159,7 +184,7 @@ class AlignmentCallback(TrainerCallback):
         return self.tokenizer or getattr(own, "tokenizer", own)
 
     def _watch(self, model: nn.Module, parts: Sequence[Any], loss: _StepLoss) -> Report:
-        watched = [_mapping(part) for part in parts[:MOST]]
+        watched = [dict(part) for part in parts[:MOST]]
         adapters = self._adapters(model, watched, loss)
         first = watch(model, adapters[0], watched[0], loss, self.options)
         if first.adapter is not adapters[0]:  # heads beside the one that is known, or calls of it
@@ -283,14 +308,6 @@ def _accumulated(seen: Sequence[Witness], reduction: Reduction | None) -> list[F
         told = {one.stream for one in found}
         found += [one for one in means if one.stream not in told]
     return found
-
-
-def _mapping(batch: Any) -> Batch:
-    if not isinstance(batch, Mapping):
-        raise UsageError(
-            f"the data collator gives a {type(batch).__name__}: AlignmentCallback needs a mapping of tensors"
-        )
-    return dict(batch)
 
 
 def _joined(found: Sequence[Sequence[Finding]]) -> list[Finding]:

@@ -142,6 +142,10 @@ class Watcher:
         self.steps, self.open = [], []  # nothing of the script's is held: it may let its model go
         self.found = self._parts = self._trained = None
 
+    def stepping(self, optimizer: Optimizer) -> None:
+        """An optimizer is about to step, and all backwards of its step have ended: what a callback knows beforehand."""
+        self._safely(self._stepped)(optimizer)
+
     def remove(self) -> None:
         """Leave no trace in this process, and tell nobody; once the script is over."""
         self._leave()

@@ -17,10 +17,12 @@ from alignment import IGNORE_INDEX, Convention, Finding, Stream
 from alignment.findings import LABELS, finding
 from alignment.labels import next_row_values
 
-__all__ = ["MASKS", "Masked", "masked_labels"]
+__all__ = ["Masked", "is_mask", "mask_among", "masked_labels"]
 
-#: What trainers call their masks.
+#: What trainers call their masks, and words that such a name is made of; a mask of attention is none.
 MASKS = ("loss_mask", "response_mask", "completion_mask", "assistant_masks", "assistant_mask")
+OF_LOSSES = ("loss", "label", "target", "train", "response", "completion", "assistant", "answer", "action", "output")
+NOT_OF_LOSSES = ("attention", "attn", "pad", "prompt", "causal")
 TOKENS, ROWS = Convention.POSITION_ALIGNED, Convention.PRE_SHIFTED
 
 
@@ -41,6 +43,22 @@ class Masked:
     findings: tuple[Finding, ...] = ()
 
 
+def is_mask(name: Any, value: Any) -> bool:
+    """Whether this is a loss mask, by its name and its ones and zeros."""
+    if not isinstance(name, str) or not isinstance(value, Tensor) or value.is_complex():
+        return False
+    said = name.lower()
+    if said not in MASKS and ("mask" not in said or not any(word in said for word in OF_LOSSES)):
+        return False
+    return not any(word in said for word in NOT_OF_LOSSES) and bool(((value == 0) | (value == 1)).all())
+
+
+def mask_among(names: Mapping[str, Any]) -> str | None:
+    """The name of the loss mask among these; the names that are known come first."""
+    known = [name for name in MASKS if isinstance(names.get(name), Tensor)]
+    return next(iter(known or (name for name, value in names.items() if is_mask(name, value))), None)
+
+
 def masked_labels(batch: Mapping[str, Any], ids: Tensor, stream: Stream, labels: Tensor | None) -> Masked:
     """The labels of a batch with its mask.
 
@@ -52,7 +70,7 @@ def masked_labels(batch: Mapping[str, Any], ids: Tensor, stream: Stream, labels:
         stream: the same as rows.
         labels: (R,) of the batch; None if it has none.
     """
-    key = next((name for name in MASKS if isinstance(batch.get(name), Tensor)), None)
+    key = mask_among(batch)
     if key is None:
         return Masked(labels)
     fitted = _fitted(batch[key], ids)
@@ -85,16 +103,19 @@ def masked_labels(batch: Mapping[str, Any], ids: Tensor, stream: Stream, labels:
 
 def _fitted(mask: Tensor, ids: Tensor) -> tuple[Tensor, Convention | None] | None:
     """The mask (R,) bool over all rows, and what its length says of it; None if it fits nowhere."""
-    mask = (mask if mask.dim() > 1 else mask[None]) != 0
+    mask = mask[..., 0] if mask.dim() == 3 and mask.shape[-1] == 1 else mask
+    if mask.dim() == 1:
+        mask = mask.view(ids.shape) if len(mask) == ids.numel() else mask[None]
     if mask.dim() != 2 or mask.shape[0] != ids.shape[0] or mask.shape[1] > ids.shape[1]:
         return None
+    mask = (mask != 0).to(ids.device)
     short = ids.shape[1] - mask.shape[1]
     if short == 0:
-        return mask.reshape(-1).to(ids.device), None
-    nothing = torch.zeros((mask.shape[0], short), dtype=torch.bool, device=mask.device)
+        return mask.reshape(-1), None
+    nothing = torch.zeros((mask.shape[0], short), dtype=torch.bool, device=ids.device)
     if short == 1:  # one row fewer than ids: of the logits that have a successor
-        return torch.cat([mask, nothing], dim=1).reshape(-1).to(ids.device), ROWS
-    return torch.cat([nothing, mask], dim=1).reshape(-1).to(ids.device), TOKENS  # of the answers, at the end of the ids
+        return torch.cat([mask, nothing], dim=1).reshape(-1), ROWS
+    return torch.cat([nothing, mask], dim=1).reshape(-1), TOKENS  # of the answers, at the end of the ids
 
 
 def _belongs(on: Tensor, stream: Stream) -> tuple[Convention | None, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from alignment import Finding, Supervision, compare
@@ -71,16 +72,20 @@ def judge_loss(
 
 
 def _trained_padding(view: View, actual: Sequence[Supervision], found: Sequence[Finding]) -> list[Finding]:
-    """LA202 of streams without labels: a row that is padding is never to predict more of it, whoever says what must."""
+    """LA202 of streams without labels: padding is no target, whoever says what is.
+
+    Behind the last token of a text it may be the end, where one id is both.
+    """
     accused = {name for one in found if one.is_error for name in one.stream.split(", ")}
     out = []
     for number, one in enumerate(actual):
         name, padding = one.stream.name, one.stream.segment < 0
-        own = one.trained & padding & (one.origin == number) & (one.offset == 1)
+        own = one.trained & (one.origin == number) & (one.offset == 1)
         rows = own & padding[one.source.clamp(0, max(len(padding) - 1, 0))]  # sources of other streams count there
+        rows &= padding | ~torch.isin(one.target, torch.tensor(one.stream.end_ids).to(one.target))
         if view.labels[number] is None and bool(rows.any()) and not accused & {"all", name, name.partition("[")[0]}:
             count = int(rows.sum())
-            message = f"{count} rows of {name} are padding and trained on padding, which is no target"
+            message = f"{count} rows of {name} are trained on padding, which is no target"
             out.append(finding("LA202", name, message, count=count))
     return out
 

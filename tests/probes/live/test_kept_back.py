@@ -159,3 +159,112 @@ def test_nothing_of_the_script_is_held():
     found = []
     assert script()
     assert found[0].keys() == {"loss_mask"}
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("action_mask", (2, 14)),
+        ("labels_mask", (2, 14)),
+        ("mask_of_answers", (28,)),
+        ("loss_mask", (28,)),
+        ("loss_mask", (2, 14, 1)),
+    ],
+)
+@pytest.mark.parametrize("late", [False, True])
+def test_a_mask_by_another_name_or_of_another_shape_is_found(name, shape, late):
+    def loss(model, batch):
+        mask = batch[name].reshape(2, 14)
+        return masked(mask[:, :-1] if late else mask[:, 1:], nll(logits_of(model, batch), batch["input_ids"]))
+
+    data = batches()
+    for batch in data:
+        batch[name] = batch.pop("loss_mask").reshape(shape)
+    report, code = loop(loss, data)
+    assert (codes(report), code) == (({"LA201", "LA202"}, 1) if late else (set(), 0))
+
+
+def labelled(count=4):
+    """The same batches with labels in place of the mask."""
+    data = batches(count)
+    for batch in data:
+        batch["labels"] = batch["input_ids"].masked_fill(batch.pop("loss_mask") == 0, -100)
+    return data
+
+
+def by_labels(shift=1, *, lose=0):
+    """A loop that keeps its labels back, moves them by ``shift``, and leaves out the first rows that they name."""
+
+    def loss(model, batch):
+        labels = batch["labels"]
+        logits = logits_of(model, batch)
+        used = labels.clone()
+        for row in range(len(used)):
+            used[row, torch.nonzero(used[row] != -100)[:lose]] = -100
+        return F.cross_entropy(logits[:, : logits.shape[1] - shift].flatten(0, 1), used[:, shift:].flatten())
+
+    return loss
+
+
+@pytest.mark.parametrize(("lose", "found"), [(0, set()), (1, {"LA201"}), (2, {"LA201"})])
+def test_labels_that_stand_beside_the_ids_say_what_must_be_trained(lose, found):
+    report, code = loop(by_labels(lose=lose), labelled())
+    assert (codes(report), code) == (found, int(bool(found)))
+    assert report.streams["text"]["missing"] == 4 * lose
+
+
+def test_labels_that_were_shifted_beforehand_are_known_as_such():
+    def loss(model, batch):
+        ahead = F.pad(batch["labels"], (0, 1), value=-100)[:, 1:]
+        return F.cross_entropy(logits_of(model, batch).flatten(0, 1), ahead.flatten())
+
+    assert codes(loop(loss, labelled())[0]) == set()
+
+
+def test_labels_that_mask_padding_alone_say_nothing_of_what_else_masks_the_loss():
+    def loss(model, batch):
+        every = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        mine = F.pad(batch["kept"][:, 1:], (0, 1)) * F.cross_entropy(
+            logits_of(model, batch).mT, F.pad(every[:, 1:], (0, 1), value=-100), reduction="none"
+        )
+        return mine.sum()
+
+    data = [{"kept" if key == "loss_mask" else key: value for key, value in batch.items()} for batch in batches()]
+    assert codes(loop(loss, data)[0]) == {"LA804"}
+
+
+def test_targets_made_otherwise_than_the_labels_are_not_held_to_them():
+    def loss(model, batch):
+        labels = batch["labels"]
+        made = torch.randint(3, 250, labels.shape, generator=torch.Generator().manual_seed(1))
+        return F.cross_entropy(logits_of(model, batch).flatten(0, 1), made.masked_fill(labels == -100, -100).flatten())
+
+    report, _ = loop(loss, labelled())
+    assert codes(report) == {"LA804"}
+    assert "none was judged" in report.findings[0].message
+
+
+def whole_or_not(*, answers_alone):
+    """A preference loss: every token of the first sample is trained beside the answers of both, or of no other."""
+
+    def loss(model, batch):
+        labels, ids = batch["labels"], batch["input_ids"]
+        logits = logits_of(model, batch)
+        every = ids.masked_fill(batch["attention_mask"] == 0, -100)
+        whole = F.cross_entropy(logits[:1, :-1].mT, every[:1, 1:], reduction="none").sum()
+        if not answers_alone:
+            return whole + F.cross_entropy(logits[1:, :-1].mT, every[1:, 1:], reduction="none").sum()
+        return whole + F.cross_entropy(logits[:, :-1].mT, labels[:, 1:], reduction="none").sum()
+
+    return loss
+
+
+def test_samples_that_are_trained_whole_beside_others_as_labelled_are_a_choice():
+    report, _ = loop(whole_or_not(answers_alone=True), labelled())
+    assert (report.verdict, codes(report)) == ("pass", set())
+    assert any("are trained whole, others as labelled" in note for note in report.notes)
+
+
+def test_labels_that_a_loss_does_not_use_are_not_what_it_is_held_to():
+    report, _ = loop(whole_or_not(answers_alone=False), labelled())
+    assert (report.verdict, codes(report)) == ("pass", set())  # every token is trained: nothing is left to compare

@@ -242,7 +242,7 @@ def test_what_a_trainer_counts_itself_is_left_as_it_was(tmp_path):
     assert len(told[0][0]["loss"]) == 1
 
 
-def test_a_model_without_a_known_head_is_an_error_or_a_warning(trained):
+def test_a_model_without_a_known_head_is_trained_and_a_wrong_name_is_an_error(trained):
     class Plain(nn.Module):
         def __init__(self, loss):
             super().__init__()
@@ -256,14 +256,80 @@ def test_a_model_without_a_known_head_is_an_error_or_a_warning(trained):
     def small(logits, labels):
         return logits.square().mean()
 
-    with pytest.raises(UsageError, match="name the layer that gives the logits with --head"):
-        trained(None, AlignmentCallback(), model=Plain(small))
-    with pytest.warns(UserWarning, match="loss alignment could not be checked"):
-        trained(None, AlignmentCallback("warn"), model=Plain(small))
+    for told in ("fail", "warn"):
+        callback = AlignmentCallback(told)
+        with pytest.warns(UserWarning, match="nothing was read"):
+            trained(None, callback, model=Plain(small))
+        assert (callback.report.verdict, codes(callback)) == ("incomplete", [("LA804", "all", "blind")])
+    with pytest.raises(UsageError, match="oot"):
+        trained(None, AlignmentCallback(heads=["oot"]), model=Plain(shifted))
     for callback in (AlignmentCallback(heads=["out"]), AlignmentCallback()):  # it shows by what it is trained on
         trained(None, callback, model=Plain(shifted))
         assert callback.report.streams["text"]["offsets"] == {"1": callback.report.streams["text"]["supervised"]}
         assert callback.report.verdict == "pass"
+
+
+@pytest.mark.parametrize("told", ["fail", "warn"])
+def test_a_reward_model_is_trained_and_said_not_to_be_judged(trained, told):
+    from transformers import LlamaForSequenceClassification
+
+    class Scored(Conversations):
+        def __getitem__(self, index):
+            sample = super().__getitem__(index)
+            return {**sample, "labels": torch.tensor(index % 2)}
+
+    torch.manual_seed(0)
+    model = LlamaForSequenceClassification(small_llama().config)
+    callback = AlignmentCallback(told)
+    with pytest.warns(UserWarning, match="nothing was read"):
+        trained(None, callback, model=model, data=Scored(uneven=False))
+    assert (callback.report.verdict, codes(callback)) == ("incomplete", [("LA804", "all", "blind")])
+
+
+class Gathering(Trainer):
+    """A trainer that is handed lists of samples and makes its batches in the step itself, as GRPO's does."""
+
+    off = 0
+
+    def training_step(self, model, inputs, *given, **named):
+        ids = torch.stack([one["input_ids"] for one in inputs])
+        labels = ids.masked_fill(torch.arange(LENGTH) < 4, -100).roll(self.off, 1)
+        return super().training_step(model, {"input_ids": ids, "labels": labels}, *given, **named)
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        return None
+
+
+@pytest.mark.parametrize(("off", "accumulate"), [(0, 1), (0, 2), (-1, 1), (-1, 2)])
+def test_batches_that_are_made_in_the_step_are_judged_before_it_moves_a_weight(tmp_path, off, accumulate):
+    class Off(Gathering):
+        pass
+
+    Off.off = off
+    arguments = TrainingArguments(
+        str(tmp_path),
+        max_steps=2,
+        gradient_accumulation_steps=accumulate,
+        report_to=[],
+        save_strategy="no",
+        use_cpu=True,
+        remove_unused_columns=False,
+    )
+
+    def trained_weights(callbacks):
+        model, data = small_llama(), Conversations(uneven=False)
+        trainer = Off(model, arguments, train_dataset=data, data_collator=list, callbacks=callbacks)
+        if callbacks and off:
+            with pytest.raises(LossAlignmentError, match="LA103"):
+                trainer.train()
+        else:
+            trainer.train()
+        return weights(model)
+
+    callback = AlignmentCallback(ignore=["LA302"])
+    watched = trained_weights([callback])
+    assert watched == (weights(small_llama()) if off else trained_weights([]))
+    assert callback.report.verdict == ("fail" if off else "pass")
 
 
 @pytest.mark.parametrize(

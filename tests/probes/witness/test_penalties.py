@@ -90,14 +90,13 @@ def test_a_penalty_beside_the_cross_entropy_is_no_fault(penalty, scale, strength
 
 
 @pytest.mark.parametrize("penalty", PENALTIES, ids=lambda penalty: penalty.__name__)
-def test_beside_a_penalty_nobody_knows_a_prompt_whose_labels_the_script_keeps_to_itself(penalty):
+def test_beside_a_penalty_labels_that_the_script_keeps_to_itself_say_what_is_prompt(penalty):
     def loss(model, batch):
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         return mean(logits, batch["labels"]) + 0.5 * penalty(logits.softmax(-1), batch)
 
     report, code = watched(lambda: loop(likely(0.1), loss, with_repetitions(4)))
-    assert (report.verdict, code) == ("incomplete", 0)
-    assert codes(report) == {BLIND_BY_RIGHT[penalty]}
+    assert (report.verdict, codes(report), code) == ("pass", set(), 0)
 
 
 @pytest.mark.parametrize(("shift", "found"), [(0, "LA102"), (2, "LA103")])

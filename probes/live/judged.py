@@ -1,0 +1,50 @@
+"""What a watcher has seen, judged: the report of a loop that is not ours, behind ``run`` and behind its callbacks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import UsageError, ending
+from ..models.adapter import OtherCheckpointError
+from ..records.choice import Choice
+from ..records.report import Report, error_report, unread_report
+from .again import add_causality_of, add_cut_off
+from .observed import Nothing, observe
+from .told import circumstances, nothing_seen, report_on
+from .watcher import Watcher
+
+__all__ = ["report_of_watched", "unread"]
+
+
+def report_of_watched(watcher: Watcher, template: Any, keep: Choice) -> Report:
+    """What the watched steps train.
+
+    Args:
+        watcher: one that has finished, and has not failed.
+        template: what else is known of the text; None if nothing is.
+        keep: which findings count.
+    """
+    try:
+        steps = watcher.steps or ([watcher.answered] if watcher.answered else [])
+        if watcher.found is None or not steps:
+            return unread(nothing_seen(watcher), keep)
+        observed = observe(steps, stepped=bool(watcher.steps), template=template)
+    except Nothing as reason:
+        return unread(str(reason), keep)
+    except (OtherCheckpointError, UsageError) as error:  # as every other door refuses it
+        return error_report(*ending(error))
+    root, adapter = watcher.found.root, observed.adapter or watcher.found.adapter
+    if watcher.beside is not None:
+        observed.add(watcher.beside.findings([head.module for head in adapter.heads(root, observed.witness.view)]))
+    report = report_on(observed, root, adapter, keep)
+    add_cut_off(report, observed.forwards, observed.parts, watcher.ungraded, keep)
+    add_causality_of(report, observed.forwards, observed.parts, keep)
+    report.notes += [*circumstances(watcher), *keep.notes]
+    return report
+
+
+def unread(reason: str, keep: Choice) -> Report:
+    """Nothing was read: one blind spot says why."""
+    report = unread_report(reason, keep)
+    report.notes += keep.notes
+    return report
