@@ -83,7 +83,7 @@ def _if_used(told: Expectation, untold: Expectation, actual: Supervision) -> Exp
     if untold.judged and int(extra.sum()) <= int(edges.sum()):
         return told
     beyond = torch.isin(stream.sample, stream.sample[extra])
-    lacking = wanted_rows(stream) & beyond & ~actual.trained
+    lacking = (wanted_rows(stream) & beyond & ~actual.trained) | (extra & (stream.segment < 0))
     if not untold.judged or bool(lacking.any()) or not bool((meant & ~beyond).any()):
         return untold
     note = f"{stream.name}: {len(torch.unique(stream.sample[beyond]))} samples are trained whole, others as labelled"

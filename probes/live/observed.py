@@ -90,6 +90,8 @@ def observe(
     forwards = [forward for step in read for forward, _ in step]
     lent = torch.tensor([one.lends_labels for one in forwards])[joined.part[0]]
     expected = expectations(joined, lent)
+    if bool(lent.any()) and not expected[0].known:  # labels that the loss does not use
+        joined = replace(joined, view=replace(joined.view, labels=(None, *joined.view.labels[1:])))
     expected = _excused(expected, joined, lent, forwards) if graded else expected
     supervisions = tuple(one.supervision for one in expected)
     evened, backward = _by_backward(joined, read)
