@@ -108,7 +108,7 @@ class _Finder:
         self.program = Program(model, batch, loss_fn, self.kept, skip)
         self.echoes: dict[str, list[Echo]] = {}
         self.slices: dict[str, list[list[Echo] | None]] = {}
-        self.ends: dict[Place, list[Echo] | None] = {}
+        self.ends: dict[tuple[Place, range], list[Echo] | None] = {}
         self.notes: list[str] = []
 
     def discovery(self) -> Discovery:
@@ -372,21 +372,35 @@ class _Finder:
         target = _by_sample(part.target, len(source.ids))
         if target.dim() != 2 or target.shape[0] != len(source.ids):
             return Reach()
-        key, ids = source.place.key, source.ids
-        begin = max(1, ids.shape[1] * 5 // 8)
-        later = torch.zeros(ids.shape, dtype=torch.bool)
-        later[:, begin:] = True
-        whole = torch.zeros(self.numbers[key].shape, dtype=torch.bool)
-        source.place.of({key: whole}).copy_(later.reshape(source.place.of({key: whole}).shape))
-        if source.place not in self.ends:  # parts of one tensor ask alike
-            self.ends[source.place] = self.program.renamed(Renaming((key,), whole, kept=self.kept))
-        echo = self.ends[source.place]
-        if echo is None:
+        begin, length = max(1, source.ids.shape[1] * 5 // 8), source.ids.shape[1]
+        later = self._moved_with(part, source, range(begin, length))
+        if later is None:
             return Reach()
-        changed = (ids >= 0) & later
-        at = torch.where(changed.any(1), changed.long().argmax(1), torch.full((len(ids),), begin))
+        changed = (source.ids >= 0) & (torch.arange(length) >= begin)
+        at = torch.where(changed.any(1), changed.long().argmax(1), torch.full((len(source.ids),), begin))
+        found = reach(later, at)
+        if not found.everything or source.match.shift != 1 or later.shape != source.ids.shape:
+            return found
+        earlier = self._moved_with(part, source, range(length - begin))
+        if earlier is None or bool(earlier[:, begin:].any()):
+            return found
+        return Reach()  # they read what comes, and nothing of what was: a causal mask the wrong way round
+
+    def _moved_with(self, part: Part, source: Source, positions: range) -> Tensor | None:
+        """(B, T') bool: rows that move when the ids at these positions are others; None where that cannot be run."""
+        key = source.place.key
+        whole = torch.zeros(self.numbers[key].shape, dtype=torch.bool)
+        chosen = torch.zeros(source.ids.shape, dtype=torch.bool)
+        chosen[:, positions.start : positions.stop] = True
+        source.place.of({key: whole}).copy_(chosen.reshape(source.place.of({key: whole}).shape))
+        at = (source.place, positions)
+        if at not in self.ends:  # parts of one tensor ask alike
+            self.ends[at] = self.program.renamed(Renaming((key,), whole, kept=self.kept))
+        echo = self.ends[at]
+        if echo is None:
+            return None
         moved = echo[part.number].logits[part.rows].reshape(part.target.shape)
-        return reach(_by_sample(moved, len(source.ids)), at)
+        return _by_sample(moved, len(source.ids))
 
 
 #: A head scores nearly all ids that its inputs hold; fillers and placeholders may lie beyond.

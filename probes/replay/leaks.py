@@ -60,15 +60,16 @@ class Leaks:
         for number, (stream, rows) in enumerate(zip(self.places.view.streams, moved, strict=True)):
             trained = self.places.trained[number]
             ahead = torch.ones_like(stream.segment)
-            held = torch.ones_like(stream.filler)
+            held, cut_here = torch.ones_like(stream.filler), torch.zeros_like(stream.filler)
             for cut in cuts:
                 here = stream.sample == cut.sample
+                cut_here |= here
                 held &= ~here | self.held(number, cut)
                 ahead = torch.where(here, cut.position - self.places.layout.positions[number], ahead)
             held &= (stream.segment >= 0) | trained
             if self.places.view.ahead:  # over the first rows of a sample lie its last ones
                 held &= self.places.layout.positions[number] >= self.places.view.ahead[number] - 1
-            self.before[number] |= held
+            self.before[number] |= held & cut_here
             found = torch.where(rows & held, ahead.clamp(min=1), 0)
             self.ahead[number] = torch.maximum(self.ahead[number], found * trained)
             self.untrained[number] = torch.maximum(self.untrained[number], found * ~trained)

@@ -71,6 +71,8 @@ def _spoken(seen: Witness, number: int) -> Tensor:
 
 def _held(scene: Scene, batch: Batch, seen: Witness, generator: torch.Generator) -> Agreement:
     base = run_loss(scene, batch, gradients=True)
+    if all(call.gradient is None for call in base.calls):
+        return Agreement(silent="the loss calls no head: there are no logits whose gradient could move")
     placing = Placing(base.forwards, scene.model, scene.adapter, scene.adapter.view(scene.model, batch))
     rows = [None if call.gradient is None else rows_of(call, placing) for call in base.calls]
     judged = [_spoken(seen, n) & known for n, known in enumerate(_by_stream(scene.view, base, rows, _given))]
@@ -93,14 +95,16 @@ def _held(scene: Scene, batch: Batch, seen: Witness, generator: torch.Generator)
 
 
 def _half(scene: Scene, batch: Batch, generator: torch.Generator) -> tuple[Batch, list[Tensor]]:
-    """The batch with half of its tokens renamed, and which those are, per stream."""
+    """The batch with half of its ordinary tokens renamed, and which those are, per stream."""
     adapter, model, view = scene.adapter, scene.model, scene.view
     usable = adapter.usable_ids(model, view).to(view.streams[0].ids)
     ids = []
     for stream in view.streams:
         drawn = usable[torch.randint(len(usable), (len(stream),), generator=generator)]
         fresh = torch.where(drawn == stream.ids, usable[0], drawn)
-        ids.append(torch.where(torch.rand(len(stream), generator=generator) < 0.5, fresh, stream.ids))
+        chosen = torch.rand(len(stream), generator=generator) < 0.5
+        ordinary = torch.isin(stream.ids, usable)  # trainers find their masks by the others
+        ids.append(torch.where(chosen & ordinary, fresh, stream.ids))
     renamed = adapter.relabel(model, batch, view, ids, int(usable[0]))
     now = adapter.view(model, renamed).streams
     return renamed, [after.ids != before.ids for before, after in zip(view.streams, now, strict=True)]

@@ -230,6 +230,7 @@ def run_case(case):
     return {
         "codes": [finding.code for finding in report.findings if finding.is_error],
         "failed": [check.id for check in report.checks if check.status in ("fail", "error")],
+        "causality": [report.check("causality").status, *(f.code for f in report.findings if f.code == "LA805")],
         "left": [key for key in seen if seen[key] != now[key]],
         "changed": [key for key in state if not torch.equal(state[key], after[key])],
         "trains as before": losses == trained(twin, case) and len(set(losses)) == len(losses),

@@ -1,6 +1,7 @@
 """The second witness: the forward that the loss itself makes is judged, whatever masks and positions it makes."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,27 @@ def test_an_inverted_mask_in_a_plain_module(inverted):
     x = tokens()
     report = check_loss(Plain(inverted=inverted), {"input_ids": x, "labels": x.clone()}, loss, heads="out")
     assert codes(report) == ["LA401"] * inverted
+
+
+KEYLESS = {
+    "ids alone": (lambda x: {"x": x}, lambda z, given: (z[:, :-1], given["x"][:, 1:])),
+    "targets beside": (lambda x: {"x": x[:, :-1], "y": x[:, 1:]}, lambda z, given: (z, given["y"])),
+}
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize(("make", "pair"), KEYLESS.values(), ids=KEYLESS)
+def test_an_inverted_mask_in_a_module_of_which_nothing_is_named(make, pair, inverted):
+    """Each row reads all that comes and nothing of what was: rows and ids are equally many, and lie alike."""
+
+    def loss(model, batch):
+        logits, targets = pair(model(batch["x"]), batch)
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    report = check_loss(Plain(inverted=inverted), make(tokens()), loss)
+    assert codes(report) == ["LA401"] * inverted
+    (stream,) = report.streams.values()
+    assert stream["offsets"].keys() <= {"1", "outside"}  # the last target of all is no input where it is cut off
 
 
 # -- packed documents -------------------------------------------------------------------------------------
@@ -328,6 +350,23 @@ def test_full_cuts_at_every_position_and_a_few_are_enough_by_default():
     report = check_loss(llama(), batch, own, replay="full")
     assert len(report.causality["cuts"]) == x.numel()
     assert "46 of 46 trained rows" in report.check("causality").detail
+
+
+def test_a_leak_behind_no_cut_is_not_seen_and_the_report_says_how_much_was():
+    """Eight cuts in twelve samples: the eleventh, which leaks, has none."""
+    x, model = tokens(12, 12), llama()
+
+    def tenth_sees_next(_module, _args, out):
+        sees = (torch.arange(len(out)) == 10)[:, None, None]
+        return torch.where(sees, out + 0.1 * out.roll(-1, dims=1), out)
+
+    model.model.norm.register_forward_hook(tenth_sees_next)
+    batch = {"input_ids": x, "labels": x.clone()}
+    report = check_loss(model, batch, own)
+    covered, trained = map(int, re.search(r"\((\d+) of (\d+) trained rows", report.check("causality").detail).groups())
+    assert (codes(report), trained) == ([], 132)
+    assert 0 < covered < trained / 2
+    assert codes(check_loss(model, batch, own, replay="full")) == ["LA401"]
 
 
 def test_weights_gradients_and_random_state_are_afterwards_as_before():
