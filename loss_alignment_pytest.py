@@ -8,6 +8,7 @@ and ``probes`` wait until a test asks for the fixture. It is a top-level module 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -240,9 +241,12 @@ def _differs(old: Record, new: Record) -> bool:
 
 def _fail(report: Report) -> None:
     """Fail with the report itself: a traceback would only show our own frames."""
+    from probes.report.annotations import annotate
     from probes.report.terminal import as_text
 
-    pytest.fail(f"loss alignment\n{as_text(report)}", pytrace=False)
+    told = io.StringIO()
+    annotate(report, told)
+    pytest.fail(f"loss alignment\n{as_text(report)}{told.getvalue()}", pytrace=False)
 
 
 @dataclass

@@ -12,6 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # The tensors of tests are small: threads of several workers wait for each other longer than they compute.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("GITHUB_ACTIONS", None)  # where a workflow runs these tests, their findings are none of its own
 
 # pytest puts this folder on the path, where ``alignment/`` and ``probes/`` hold the tests of the packages
 # of these names: found first, they would hide an editable installation.

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Model, loss and report options, and --floor."""
     add_model_options(parser)
     add_loss_options(parser)
-    add_report_options(parser, "html")
+    add_report_options(parser, "html", "sarif")
     add_baseline(parser)
     add_rank_options(parser)
     add_trainer_options(parser)
@@ -86,6 +86,7 @@ def _reported(args: argparse.Namespace, part: Part | None = None) -> int:
     from ..records.baseline import add_comparison, read_baseline
     from ..records.provenance import provenance
     from ..records.record import record_of_report
+    from ..report.annotations import annotate
     from ..report.outputs import checked_outputs, standard_output, write_outputs
     from ..report.terminal import console_for, show, status_line
 
@@ -101,6 +102,7 @@ def _reported(args: argparse.Namespace, part: Part | None = None) -> int:
         add_comparison(report, baseline, record_of_report(report, origin), keep)
     report.findings = strict_findings(report.findings, args.strict)
     show(report, console, verbose=args.verbose)
+    annotate(report, console.file)
     write_outputs(outputs, report)
     return report.exit_code
 

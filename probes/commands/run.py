@@ -21,7 +21,7 @@ DESCRIPTION = (
 VALUED = frozenset(
     (
         *("--steps", "--head", "--streams", "--tokenizer", "--train-on"),
-        *("--json", "--junit", "--markdown", "--html", "--select", "--ignore"),
+        *("--json", "--junit", "--markdown", "--html", "--sarif", "--select", "--ignore"),
     )
 )
 
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_streams(parser)
     add_roles(parser, "of the script's batches: its chat template says whose text is trained")
     parser.add_argument("-m", "--module", action="store_true", help="SCRIPT is a module, as after python -m")
-    add_report_options(parser, "html")
+    add_report_options(parser, "html", "sarif")
     parser.add_argument(
         "script",
         nargs=argparse.REMAINDER,

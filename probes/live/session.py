@@ -178,6 +178,7 @@ class Session:
         return error_report(f"watching stopped by an error of its own ({last}): run again with -v", 3)
 
     def _tell(self, report: Report) -> None:
+        from ..report.annotations import annotate
         from ..report.terminal import console_for, show
 
         self.report = report
@@ -189,6 +190,7 @@ class Session:
                 print(f"loss-align: {printable(capped(told))}", file=sys.stderr, flush=True)
         else:
             show(report, console_for("-"), verbose=self.settings.verbose)  # standard output is the script's
+            annotate(report, sys.stderr)
         self._write(report)
 
     def _write(self, report: Report) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from alignment.findings import Finding, Line
 
-__all__ = ["told_lines", "told_origin", "window"]
+__all__ = ["first_own", "told_lines", "told_origin", "window"]
 
 #: What stands before the part of a line that is marked, where not all of it fits.
 BEFORE = 8
@@ -22,6 +22,11 @@ def window(line: Line, width: int | None = None) -> tuple[str, str]:
         code = ("…" if begin else code[:1]) + code[1:-1] + ("…" if begin + width < len(line.code) else code[-1:])
     first, last = max(first - begin, 0), min(last - begin, len(code))
     return code, " " * first + "^" * max(last - first, 1)
+
+
+def first_own(found: Finding) -> Line | None:
+    """The first line of the user's own code; None where none is known."""
+    return next((line for line in found.lines if line.own), None)
 
 
 def told_origin(found: Finding) -> str:

@@ -25,6 +25,7 @@ FORMS: Mapping[str, str] = {
     "junit": "write the report as JUnit XML, for CI",
     "markdown": "write the report as Markdown, for a CI job summary",
     "html": "write the report as one HTML file that shows every row",
+    "sarif": "write the report as SARIF 2.1.0, for code scanning",
 }
 
 

@@ -137,6 +137,9 @@ CONTENT = {
     "junit": lambda text: suite_of(text).find("testcase/error").text,
     "markdown": lambda text: text,
     "html": lambda text: text,
+    "sarif": lambda text: json.loads(text)["runs"][0]["invocations"][0]["toolExecutionNotifications"][0]["message"][
+        "text"
+    ],
 }
 
 
