@@ -127,8 +127,8 @@ def search(run: Run, model: nn.Module) -> list[Candidate]:
     ]
 
 
-def _score(made: Made, scored: dict[int, tuple[Made, int]], grad: Tensor) -> None:
-    if grad.shape != made.value.shape or not made.is_intact:
+def _score(made: Made, scored: dict[int, tuple[Made, int]], grad: Tensor | None) -> None:
+    if grad is None or grad.shape != made.value.shape or not made.is_intact:
         return
     axes = [-1] if made.value.dim() < 3 else [-1, 1]
     for axis in axes:

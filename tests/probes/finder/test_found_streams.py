@@ -45,6 +45,21 @@ def test_found_and_declared_give_one_verdict(one, loss):
     assert codes == {finding.code for finding in check_loss(model, batch, loss, streams=streams).findings}
 
 
+@pytest.mark.parametrize(
+    ("name", "fault", "code"),
+    [
+        ("text and K codebooks", "rotated codebooks", "LA106"),
+        ("several ahead", "one short", "LA104"),
+        ("several ahead", "base shifted again", "LA103"),
+    ],
+)
+def test_numbered_heads_are_held_to_their_numbers(name, fault, code):
+    """Each of them lies at one offset of its own, which alone would look right."""
+    one = by_name(name)
+    report = check_loss(one.model(), one.batch(), one.wrong[fault][0])
+    assert {finding.code for finding in report.findings if finding.is_error} == {code}
+
+
 class Own(nn.Module):
     def __init__(self):
         super().__init__()
