@@ -39,7 +39,7 @@ class Call:
         rows: (r,) int64, the received row of each row of the call; None where they cannot be placed.
         origin: which module's rows a declared head has read; None for any other.
         hidden: (r,) int64, the row of the body's output that each row of the call has read; None where unknown.
-        output: identity and address of the tensor that it gave.
+        output: identity, address and shape of the tensor that it gave.
         nth: how many calls of its head the forward had made before.
         finite: whether its logits are.
         readings: what each backward said, at the head's output (``head``) or where the model handed it on
@@ -50,7 +50,7 @@ class Call:
     rows: Tensor | None
     hidden: Tensor | None = None
     origin: Origin | None = None
-    output: tuple[int, int, int] = (0, 0, 0)
+    output: tuple[int, int, tuple[int, ...]] = (0, 0, ())
     nth: int = 0
     finite: bool = True
     readings: dict[str, list[Reading]] = field(default_factory=dict)
@@ -401,8 +401,8 @@ class Forward:
         return rows
 
 
-def _signature(output: Tensor) -> tuple[int, int, int]:
-    return id(output), output.data_ptr(), output.numel()
+def _signature(output: Tensor) -> tuple[int, int, tuple[int, ...]]:
+    return id(output), output.data_ptr(), tuple(output.shape)
 
 
 def grade(grad: Tensor, kept_rows: Sketch, scale: float) -> Reading:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -49,8 +50,8 @@ class Gradients:
             if not isinstance(logits, Tensor) or not logits.requires_grad:
                 continue
             for call in forward.calls:
-                same, address, size = call.output
-                if logits.numel() == size and id(logits) != same and logits.data_ptr() != address:
+                same, address, shape = call.output
+                if logits.numel() == math.prod(shape) and id(logits) != same and logits.data_ptr() != address:
                     self._read_at(logits, forward, call, "later")
 
     def read_hidden(self, forward: Forward, made: Tensor) -> None:
@@ -64,13 +65,14 @@ class Gradients:
         made.register_hook(self._safely(seen))
 
     def _read_at(self, logits: Tensor, forward: Forward, call: Call, place: str) -> None:
-        rows = sketch(call.head.rows(logits))
+        shape = call.output[2]  # a model may give codebooks a dimension of their own afterwards
+        rows = sketch(call.head.rows(logits.reshape(shape)))
         call.finite &= rows.finite
 
         def seen(grad: Tensor) -> None:
             self._grade(forward, grad)
             if place == "later" or not call.readings.get("later"):  # nearer to the loss is more exact
-                call.take(place, grade(call.head.rows(grad), rows, self._scale()))
+                call.take(place, grade(call.head.rows(grad.reshape(shape)), rows, self._scale()))
 
         logits.register_hook(self._safely(seen))
 
