@@ -28,6 +28,8 @@ __all__ = ["decode_check"]
 TITLE = "Decoding step by step gives the logits of training"
 #: Positions of one sample that are decoded one by one; those before them fill the cache.
 STEPS = 96
+#: How many roundings of its largest logit a row may be off that the loss computed in a coarser type (autocast).
+COARSER = 4
 #: Why a right model that chooses may differ.
 NEAR_TIES = "rounding alone moves logits as far: the model chooses (an expert, a token) between near equals"
 
@@ -104,11 +106,20 @@ class _Teacher:
 
     def row(self, step: Step) -> Tensor:
         audio = step.kind == "audio"
+        forced = self.forced.audio_logits[step.row] if audio else self.forced.logits[0, step.row]
         mine = [one for one in self.given[1:] if len(one.rows)] if audio else self.given[:1]
         if mine and all(step.row < len(one.rows) and bool(one.rows[step.row]) for one in mine):
             rows = torch.stack([one.logits[step.row] for one in mine])
-            return rows if audio else rows[0]
-        return self.forced.audio_logits[step.row] if audio else self.forced.logits[0, step.row]
+            rows = rows if audio else rows[0]
+            return forced if _rounded(rows, forced) else rows
+        return forced
+
+
+def _rounded(rows: Tensor, exact: Tensor) -> bool:
+    """Whether rows are the others in a coarser type."""
+    rounding = torch.finfo(rows.dtype).eps
+    far = COARSER * rounding * float(exact.abs().max())
+    return rounding > torch.finfo(exact.dtype).eps and bool(((rows - exact).abs() <= far).all())
 
 
 def _given(model: nn.Module, adapter: Adapter, sample: Batch, loss_fn: Loss | None) -> list[Given]:

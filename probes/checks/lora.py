@@ -190,8 +190,12 @@ def _difference(
         told = _outputs_differ(through, bare, movement, "with a fresh adapter", "without")
     if told:
         return told
-    with _bare(outer) as inner:
-        without = witness(inner, adapter, batch, loss_fn, options)
+    try:
+        with _bare(outer) as inner:
+            without = witness(inner, adapter, batch, loss_fn, options)
+    except UsageError:  # the loss reaches through the wrapper (``model.base_model.model``)
+        with _bare(outer):
+            without = witness(outer, adapter, batch, loss_fn, options)
     return _supervision_differs(seen, without)
 
 

@@ -91,6 +91,18 @@ def test_a_crash_while_decoding_is_no_pass():
 # -- differences that are no fault --------------------------------------------------------------------
 
 
+def test_a_loss_that_computes_in_half_precision():
+    def loss(model, batch):
+        with torch.autocast("cpu", torch.bfloat16):
+            return model(**batch).loss
+
+    model, batch = tiny_model("LlamaForCausalLM"), text_batch()
+    check, findings = decode_check(model, adapter_for(model), batch, loss_fn=loss)
+    assert (check.status, findings) == ("pass", [])
+    forget_positions(model)
+    assert decode_check(model, adapter_for(model), batch, loss_fn=loss)[0].status == "fail"
+
+
 def test_a_decoder_that_reads_padding_before_a_target():
     """Labels of -100 in front: M2M100 counts no position for the padding that its decoder is given there."""
     model, batch = tiny_model("M2M100ForConditionalGeneration", use_cache=True), text_batch()

@@ -52,6 +52,12 @@ def test_a_fresh_adapter_passes(target):
     assert all(param.grad is None for param in model.parameters())
 
 
+def test_a_loss_that_reaches_through_the_wrapper_is_compared_with_its_adapters_off():
+    check, found = judge(llama(), loss=lambda model, batch: model.base_model.model(**batch).loss)
+    assert (check.status, found) == ("pass", []), check.detail
+    assert "as without" in check.detail
+
+
 def test_a_trained_adapter_is_not_compared_with_none():
     model = llama()
     with torch.no_grad():

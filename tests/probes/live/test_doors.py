@@ -22,13 +22,19 @@ ROW = re.compile(r"^\| `(\w+)` \| ([^|]+) \| ([^|]+) \| [^|]+ \|$", re.MULTILINE
 UNSEEN = [
     (door, frozenset(codes.split(", ")), where) for door, codes, where in ROW.findall(PAGE.read_text(encoding="utf-8"))
 ]
-KEEPS_ITS_LABELS = {"correct_conventions:direct_on_text", "correct_reductions:token_mean_of_the_step"}
+KEEPS_ITS_LABELS = {
+    "correct_calls:pops_its_labels",
+    "correct_calls:without_labels",
+    "correct_conventions:direct_on_text",
+    "correct_reductions:token_mean_of_the_step",
+}
 #: Where a row of the table holds: by the loss, its options, and what was said.
 WHERE = {
     "everywhere": lambda loss, options, said: True,
     "the loss raises": lambda loss, options, said: said.raised,
     "the model is never called": lambda loss, options, said: loss == "swallowed_error:before_the_model",
     "the loop keeps its labels": lambda loss, options, said: loss in KEEPS_ITS_LABELS,
+    "the first step calls forward itself": lambda loss, options, said: loss == "correct_calls:forward_method",
     "a fused loss of codebooks": lambda loss, options, said: loss.startswith(("fused_audio", "correct_fused")),
     "the loss is a Python number": lambda loss, options, said: loss in {"swallowed_error:number", "graph_cut:item"},
     "a reduction of one micro-batch": lambda loss, options, said: (
