@@ -7,7 +7,7 @@ values, and (c) its targets follow when integers of the batch are renamed, and t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -25,18 +25,18 @@ from ..models.modules import unwrapped
 from ..models.objectives import is_masked
 from ..models.place import Place
 from ..models.token_ids import special_ids, vocabularies
-from ..witness.backward import gradients_at
-from .candidates import Candidate, Run, nodes_above
+from .also import also_trained
+from .candidates import Candidate
+from .evidence import FOLLOWS, Evidence, Part
 from .found import Discovery, Found, Unclear, shaped
 from .names import Maker, alike, head_of, named
+from .parts import parts_of
 from .places import Match, Reach, is_flags, match, reach
-from .renaming import Renaming, codebook_axis, integers, singly, slices, together
+from .renaming import Renaming, integers, singly, together
 from .runs import Echo, Program
 
 __all__ = ["discover", "look_beside"]
 
-#: Targets that follow a renaming in this part of their rows follow it.
-FOLLOWS = 0.5
 #: This part of the targets must stand where a sequence of ids says.
 EXPLAINED = 0.9
 
@@ -55,16 +55,6 @@ class Source:
     match: Match
     reach: Reach = field(default_factory=Reach)
     masked: bool = False
-
-
-@dataclass(frozen=True)
-class Part:
-    """A candidate, or one slice of its rows where several streams share the tensor."""
-
-    number: int
-    target: Tensor
-    rows: Tensor
-    index: Place = field(default_factory=lambda: Place(""))
 
 
 def discover(model: nn.Module, batch: Mapping[str, Any], loss_fn: Callable[[nn.Module, Any], Tensor]) -> Discovery:
@@ -106,30 +96,30 @@ class _Finder:
         self.numbers = integers(batch)
         self.kept = frozenset(special_ids(self.inner))
         self.program = Program(model, batch, loss_fn, self.kept, skip)
-        self.echoes: dict[str, list[Echo]] = {}
-        self.slices: dict[str, list[list[Echo] | None]] = {}
+        self.told = Evidence(self.program, self.numbers)
         self.ends: dict[tuple[Place, range], list[Echo] | None] = {}
         self.notes: list[str] = []
 
     def discovery(self) -> Discovery:
         program = self.program
-        program.look(partial(_also_trained, self.inner))
+        program.look(partial(also_trained, self.inner))
         logits = program.candidates[: len(program.seen)]
-        failed = self._rename(singly(self.numbers, self.kept)) if logits else []
-        alone = [any(echo[number].share >= FOLLOWS for echo in self.echoes.values()) for number in range(len(logits))]
+        failed = self.told.rename(singly(self.numbers, self.kept)) if logits else []
+        alone = [
+            any(echo[number].share >= FOLLOWS for echo in self.told.echoes.values()) for number in range(len(logits))
+        ]
         if not all(alone):  # what is computed of two tensors follows both
-            failed += self._rename(together(self.numbers, self.kept))
+            failed += self.told.rename(together(self.numbers, self.kept))
         found: list[Found] = []
         unclear: list[Unclear] = []
-        for number in range(len(logits)):
-            for part in self._parts(number):
-                said = self._judge(part)
-                if isinstance(said, Found):
-                    found.append(said)
-                elif isinstance(said, Unclear):
-                    unclear.append(said)
-                else:
-                    self.notes.append(said)
+        for part in parts_of(self.told):
+            said = self._judge(part)
+            if isinstance(said, Found):
+                found.append(said)
+            elif isinstance(said, Unclear):
+                unclear.append(said)
+            else:
+                self.notes.append(said)
         if failed and (unclear or not found):
             self.notes.append(f"the loss does not run as before with {', '.join(failed)} renamed")
         inside = [head_of(one).told(one.shape) for one in program.candidates if one.inside]
@@ -140,90 +130,13 @@ class _Finder:
         ]
         return Discovery(named(found), tuple(unclear), tuple(dict.fromkeys(self.notes)), program.loss)
 
-    def _rename(self, several: Sequence[Renaming]) -> list[str]:
-        """See what each renaming does; the names of those with which the loss does not run as before."""
-        failed = []
-        for renaming in several:
-            echo = self.program.renamed(renaming)
-            if echo is None:
-                failed.append(renaming.name)
-            else:
-                self.echoes[renaming.name] = echo
-        return failed
-
     # -- one candidate ---------------------------------------------------------------------------
 
-    def _parts(self, number: int) -> list[Part]:
-        """The candidate, or its slices along an axis of its own where each follows another slice of the batch."""
-        candidate, target = self.program.candidates[number], self.program.seen[number].target
-        shape = candidate.rows
-        whole = Part(number, target.reshape(shape), torch.ones(len(target), dtype=torch.bool))
-        for key in self._followed(number):
-            tensor = self.numbers[key]
-            if tensor.dim() != 3:
-                continue
-            follows = [None if echo is None else echo[number].targets for echo in self._sliced(key)]
-            for axis in range(len(shape)):
-                count = shape[axis]
-                if not 2 <= count <= len(follows) or not self._comes_apart(
-                    follows, self.program.seen[number].free, shape, axis
-                ):
-                    continue
-                return _cut(whole, axis)
-        if len(shape) == 3 and not any(self.numbers[key].dim() == 3 for key in self._followed(number)):
-            alike = [key for key, tensor in self.numbers.items() if tensor.shape == shape]
-            return _cut(whole, self._axis(alike[0]) if alike else codebook_axis(whole.target))  # heads side by side
-        return [whole]
-
-    def _comes_apart(self, follows: Sequence[Tensor | None], free: Tensor, shape: tuple[int, ...], axis: int) -> bool:
-        """Whether each slice of rows along ``axis`` follows one slice of the batch, and no two the same."""
-        trained = free.reshape(shape).movedim(axis, 0).flatten(1)
-        best = []
-        for index in range(shape[axis]):
-            count = int(trained[index].sum())
-            if not count:
-                continue
-            shares = [
-                0.0 if moved is None else int((moved.reshape(shape).movedim(axis, 0).flatten(1)[index]).sum()) / count
-                for moved in follows
-            ]
-            if max(shares) < FOLLOWS:
-                return False
-            best.append(shares.index(max(shares)))
-        return len(best) > 1 and len(set(best)) == len(best)
-
-    def _followed(self, number: int) -> list[str]:
-        """Keys that the targets of a candidate follow."""
-        return [key for key in self.numbers if key in self.echoes and self.echoes[key][number].share >= FOLLOWS] or [
-            key for name, echo in self.echoes.items() if echo[number].share >= FOLLOWS for key in name.split("+")
-        ]
-
-    def _sliced(self, key: str) -> list[list[Echo] | None]:
-        if key not in self.slices:
-            renamed = slices(key, self.numbers[key], self._axis(key), self.kept)
-            self.slices[key] = [self.program.renamed(one) for one in renamed]
-        return self.slices[key]
-
-    def _axis(self, key: str) -> int:
-        """The codebooks' axis of three, read off the logits where these have one too; else the shorter one."""
-        tensor = self.numbers[key].cpu()
-        logits = [
-            (seen.target.reshape(one.rows), one.rows)
-            for one, seen in zip(self.program.candidates, self.program.seen, strict=False)
-            if len(one.rows) == 3
-        ]
-        alike = [axis for axis in (1, 2) if any(tensor.shape[axis] in rows[1:] for _, rows in logits)]
-        if len(alike) == 1:
-            return alike[0]  # time's is cut there
-        target = next((target for target, rows in logits if rows == tensor.shape), None)
-        along = [0.0 if target is None else _together(target, tensor, axis) for axis in (1, 2)]
-        return codebook_axis(tensor) if along[0] == along[1] else 1 + along.index(max(along))
-
     def _judge(self, part: Part) -> Found | Unclear | str:
-        candidate = self.program.candidates[part.number]
+        candidate = self.program.candidates[part.numbers[0]]
         head = head_of(candidate)
         trained = part.target != IGNORE_INDEX
-        followed = [key for key in self._followed(part.number) if self._share(key, part) > 0]
+        followed = [key for key in self.told.followed(part) if self.told.share(key, part) > 0]
         sources = [one for key in self.numbers for one in self._sources(key, part)]
         targets = [one for one in sources if one.follows]
         best = self._input(part, sources)
@@ -270,14 +183,14 @@ class _Finder:
             offset = best.match.shift + best.reach.lag
         declaration = Declaration(
             name=str(best.place),
-            head=(HeadPlace(head.path, index=part.index),),
+            head=(HeadPlace(head.path, index=Place("") if self._in_blocks(part, candidate, head) else part.index),),
             ids=best.place,
             labels=None if own else labels,
             mask=self._mask(part, best) if own or labels is None else None,
-            call=head.call,
+            call=head.call if len(part.numbers) == 1 else None,
             objective="masked" if best.masked and best.reach.everything else "next",
         )
-        moved = {name: self._share(name, part) for name in self.echoes}
+        moved = {name: self.told.share(name, part) for name in self.told.echoes}
         return Found(
             declaration,
             candidate.shape,
@@ -289,38 +202,35 @@ class _Finder:
             lag=best.reach.lag,
         )
 
+    def _in_blocks(self, part: Part, candidate: Candidate, head: Maker) -> bool:
+        """Whether the head gives its codebooks one behind another in the last axis, and others part them."""
+        given = self.program.outputs.get(head.path, ())
+        return part.of > 1 and bool(given) and given[-1] == part.of * candidate.width
+
     # -- where the targets come from -------------------------------------------------------------
-
-    def _share(self, name: str, part: Part) -> float:
-        """The share of the part's rows whose target a renaming moved."""
-        return self._moved(self.echoes[name], part)
-
-    def _moved(self, echo: Sequence[Echo] | None, part: Part) -> float:
-        free = int((self.program.seen[part.number].free & part.rows).sum())
-        moved = 0 if echo is None else int((echo[part.number].targets & part.rows).sum())
-        return moved / max(free, 1)
 
     def _sources(self, key: str, part: Part) -> list[Source]:
         """What a key of the batch is to a candidate: one source, or one for each slice that holds its targets."""
-        echo = self.echoes.get(key)
+        echo = self.told.echoes.get(key)
         if echo is None:
             return []
-        mine = echo[part.number]
-        read = bool(mine.logits[part.rows].any())
-        follows = self._share(key, part) >= FOLLOWS
+        read = bool(self.told.laid(part, [echo[number].logits for number in part.numbers]).any())
+        follows = self.told.share(key, part) >= FOLLOWS
         if not read and not follows:
             return []
         tensor = self.numbers[key].cpu()
-        if tensor.dim() < 3:
+        folded = tensor.dim() == 2 and part.of > 1 and len(tensor) == part.of * len(part.target)
+        if tensor.dim() < 3 and not folded:
             ids = tensor if tensor.dim() == 2 else tensor[None]
             return [self._source(Place(key), ids, follows, read, part)]
-        axis = self._axis(key)
+        axis = self.told.axis(key) if not folded else 0
         out = []
-        for index in range(tensor.shape[axis]):
-            place = Place(key, f"[{':, ' * axis}{index}]")
-            one = self._source(place, tensor.select(axis, index), follows, read, part)
+        for index in range(part.of if folded else tensor.shape[axis]):
+            place = Place(key, f"[{index}::{part.of}]" if folded else f"[{':, ' * axis}{index}]")
+            one = self._source(place, place.of({key: tensor}), follows, read, part)
             if follows:
-                one = _with(one, follows=self._moved(self._sliced(key)[index], part) >= FOLLOWS)
+                echo = self.told.every(key, part.of)[index] if folded else self.told.sliced(key)[index]
+                one = _with(one, follows=self.told.moved(echo, part) >= FOLLOWS)
             out.append(one)
         return out
 
@@ -399,30 +309,12 @@ class _Finder:
         echo = self.ends[at]
         if echo is None:
             return None
-        moved = echo[part.number].logits[part.rows].reshape(part.target.shape)
+        moved = self.told.laid(part, [echo[number].logits for number in part.numbers]).reshape(part.target.shape)
         return _by_sample(moved, len(source.ids))
 
 
 #: A head scores nearly all ids that its inputs hold; fillers and placeholders may lie beyond.
 LEAST_VOCABULARY_SHARE = 0.5
-
-
-def _cut(whole: Part, axis: int) -> list[Part]:
-    """The slices of a candidate along an axis of its rows."""
-    numbers = torch.arange(whole.rows.numel()).reshape(whole.target.shape)
-    parts = []
-    for index in range(whole.target.shape[axis]):
-        rows = torch.zeros_like(whole.rows)
-        rows[numbers.select(axis, index).reshape(-1)] = True
-        place = Place("", f"[{':, ' * axis}{index}]")
-        parts.append(Part(whole.number, whole.target.select(axis, index), rows, place))
-    return parts
-
-
-def _together(target: Tensor, ids: Tensor, axis: int) -> float:
-    """How well each slice of targets along an axis is explained by the same slice of the ids."""
-    pairs = zip(target.unbind(axis), ids.unbind(axis), strict=True)
-    return sum(match(mine, theirs).share for mine, theirs in pairs) / ids.shape[axis]
 
 
 def _with(source: Source, **changes: Any) -> Source:
@@ -439,32 +331,3 @@ def _by_sample(rows: Tensor, samples: int) -> Tensor:
         return rows if rows.shape[0] == samples else rows.T
     flat = rows.reshape(-1)
     return flat.reshape(samples, -1) if len(flat) % samples == 0 else flat
-
-
-def _also_trained(inner: nn.Module, run: Run, candidates: Sequence[Candidate]) -> tuple[str, ...]:
-    """Modules and parameters that the loss reaches, and that feed none of the logits; outermost ones for their parts.
-
-    Nothing where there are no logits: a loss that trains none reaches everything.
-    """
-    logits = [one.made.node for one in candidates if not one.inside]
-    if not logits:
-        return ()
-    feeding = {*logits, *nodes_above(logits)}
-    reached = nodes_above([run.loss.grad_fn], feeding.__contains__) - feeding
-    names = {id(parameter): name for name, parameter in inner.named_parameters()}
-    variables = {name: node.variable for node in reached if (name := names.get(id(getattr(node, "variable", None))))}
-    grads = gradients_at(list(variables.values()), run.loss, inner)
-    past = {name for name, grad in zip(variables, grads, strict=True) if grad is not None and bool((grad != 0).any())}
-    owners = {_outermost(name, past, names.values()) for name in past}
-    return tuple(sorted(owners))
-
-
-def _outermost(name: str, among: set[str], every: Collection[str]) -> str:
-    """The outermost module that holds a parameter and none that is not ``among`` them; the parameter, if none."""
-    parts, best = name.split("."), name
-    for count in range(len(parts) - 1, 0, -1):
-        path = ".".join(parts[:count])
-        if not all(one in among for one in every if one.startswith(f"{path}.")):
-            break
-        best = path
-    return best

@@ -60,7 +60,7 @@ def named(found: Sequence[Found]) -> tuple[Found, ...]:
     that predict further ahead to their distance.
     """
     found = _ordered(found)
-    calls = Counter(_head(one) for one in found)
+    calls = {path: {one.declaration.call for one in found if _path(one) == path} for path in map(_path, found)}
     ahead = _ahead(found)
     taken: Counter[str] = Counter()
     text, out = "", []
@@ -74,7 +74,7 @@ def named(found: Sequence[Found]) -> tuple[Found, ...]:
         taken[name] += 1
         if taken[name] > 1:
             name = f"head[{_head(one)}]" if taken[name] == 2 else f"head[{_head(one)}] {taken[name]}"
-        changed = replace(was, name=name, ahead=far, call=was.call if calls[_head(one)] > 1 else None)
+        changed = replace(was, name=name, ahead=far, call=was.call if len(calls[_path(one)]) > 1 else None)
         out.append(replace(one, declaration=changed))
     return tuple(out)
 
@@ -125,6 +125,10 @@ def _ahead(found: Sequence[Found]) -> list[int]:
             for number, far in zip(mine, held_to(distances, kinds), strict=True):
                 out[number] = far
     return out
+
+
+def _path(one: Found) -> str:
+    return one.declaration.head[0].path
 
 
 def _head(one: Found) -> str:

@@ -28,6 +28,9 @@ SILENT = {
     "CpmAntForCausalLM": "reads ahead: its batch has no prompt of its own",
     "CsmForConditionalGeneration": "makes the codes that it is trained on inside, of the audio",
     "FSMTForConditionalGeneration": "makes the ids of its decoder of those of its encoder",
+    "MBartForConditionalGeneration": "begins with the last of as many labels as there are, wherever those stand",
+    "PLBartForConditionalGeneration": "begins as mBART does",
+    "ReformerModelWithLMHead": "hashes all ids to choose what a row attends to",
     "XLNetLMHeadModel": "reads ahead: a permutation is the loss's to give",
 }
 

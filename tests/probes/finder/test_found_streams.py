@@ -11,26 +11,14 @@ from probes import UsageError, check_loss, discover
 from probes.finder import adapter as adapters
 from probes.models.streams_file import load_streams
 
-#: What has to be declared.
-NOT_YET = {
-    "codebooks folded into the batch": "ids (B * K, T) are read whole, not every K-th row of them",
-    "head in chunks": "each chunk is a call of its own, whose rows have no place",
-}
 CASES = [
     pytest.param(one, loss, id=f"{one.name}, {name}", marks=[] if number < 4 else [pytest.mark.deep])
     for number, one in enumerate(ZOO)
-    if one.name not in NOT_YET
     for name, (loss, _) in one.wrong.items()
 ]
 
 
-def marked(one):
-    """An architecture, with why nothing named is not enough for it yet."""
-    reason = NOT_YET.get(one.name)
-    return pytest.param(one, id=one.name, marks=[pytest.mark.xfail(reason=reason)] if reason else [])
-
-
-@pytest.mark.parametrize("one", [marked(one) for one in ZOO])
+@pytest.mark.parametrize("one", ZOO, ids=lambda one: one.name)
 def test_a_right_loss_passes_with_nothing_named(one):
     report = check_loss(one.model(), one.batch(), one.right)
     assert not any(finding.is_error for finding in report.findings), report.in_short()
