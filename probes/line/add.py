@@ -19,7 +19,7 @@ from .frames import Frame
 from .spots import Blame, Spot
 from .traced import Traced, traced
 
-__all__ = ["explained", "told_lines", "with_lines"]
+__all__ = ["explained", "has_lines", "told_lines", "with_lines"]
 
 
 def with_lines(
@@ -36,7 +36,7 @@ def with_lines(
     One further run of the loss, and none where there is nothing to explain. The forward of several processes is one
     of all of them, and what one of them found is no reason for the others to run it again: there no line is named.
     """
-    if not any(_has_lines(one) for one in findings):
+    if not any(has_lines(one) for one in findings):
         return list(findings)
     if (
         torch.distributed.is_available()
@@ -44,14 +44,14 @@ def with_lines(
         and torch.distributed.get_world_size() > 1
     ):
         return [
-            replace(one, origin="not known: several processes train this model") if _has_lines(one) else one
+            replace(one, origin="not known: several processes train this model") if has_lines(one) else one
             for one in findings
         ]
     try:
         return explained(findings, traced(model, adapter, batch, loss_fn, seen, options or Options()))
     except Exception as error:  # noqa: BLE001 - a report stands without its lines
         why = f"not known: the loss could not be followed ({type(error).__name__}: {_first_line(error)})"
-        return [replace(one, origin=why) if _has_lines(one) else one for one in findings]
+        return [replace(one, origin=why) if has_lines(one) else one for one in findings]
 
 
 def _first_line(error: Exception) -> str:
@@ -61,10 +61,11 @@ def _first_line(error: Exception) -> str:
 
 def explained(findings: Iterable[Finding], told: Traced) -> list[Finding]:
     """The same of a loss that has been run on a tape."""
-    return [_with(one, blame(told, one)) if _has_lines(one) else one for one in findings]
+    return [_with(one, blame(told, one)) if has_lines(one) else one for one in findings]
 
 
-def _has_lines(one: Finding) -> bool:
+def has_lines(one: Finding) -> bool:
+    """Whether a finding is of a kind that lines make."""
     return one.code in KINDS and not one.is_blind
 
 

@@ -199,7 +199,7 @@ def _became(told: Traced, met: Meeting) -> list[Spot]:
     for (before, _), (node, code) in each:
         if values_of(before).get(code, -1) < 0 <= values_of(node).get(code, -1) and node.name:
             return [Spot(node.place, "makes targets of labels that are masked", node.number)]
-    if root is None or root.name in told.names:
+    if root is None or told.is_label(met.token):
         return [] if _lives(begin, met.token) else [the_call(met, "trains labels that are masked")]
     name = "other tokens" if root.name == BORN else root.name
     for (before, _), (node, _) in each:
@@ -222,8 +222,8 @@ def _anew(at: Frame) -> str:
 
 
 def _of_labels(told: Traced, node: Node) -> bool:
+    """Whether a node holds labels."""
     if node.tokens is None:
         return False
     codes = node.tokens[node.tokens >= 0]
-    root = told.tape.root_of(int(codes.min())) if len(codes) else None
-    return root is not None and root.name in told.names
+    return bool(len(codes)) and told.is_label(int(codes.min()))

@@ -16,7 +16,7 @@ from alignment.verdicts import Verdicts, judge
 
 from .frames import Place
 from .path import Channel, Coordinates, Step, move, path_of, steps
-from .spots import UNSEEN, NotSeenError, Spot
+from .spots import NOT_AGAIN, UNSEEN, NotSeenError, Spot
 from .traced import Meeting, Traced
 
 __all__ = [
@@ -81,6 +81,7 @@ def rows_of(told: Traced, found: Finding) -> list[tuple[int, int]]:
             continue
         verdicts = judge(number, seen.expected[number], seen.actual[number], seen.actual)
         rows = _at_fault(verdicts, found.code, seen.actual[number].trained)
+        rows = rows & told.only[number] if told.only else rows
         out += [(number, row) for row in rows.nonzero().flatten().tolist()]
     return out[:: max(len(out) // ROWS, 1)][:ROWS]
 
@@ -99,7 +100,7 @@ def met_by(told: Traced, found: Finding) -> list[tuple[int, Meeting]]:
         elif told.error is None:  # of a loss that raised the rest is never seen
             raise NotSeenError(UNSEEN)
     if not out:
-        raise NotSeenError(UNSEEN)
+        raise NotSeenError(NOT_AGAIN if told.only else UNSEEN)
     return out
 
 

@@ -66,6 +66,11 @@ class Node:
     grad: bool = True
 
     @cached_property
+    def of_rows(self) -> bool:
+        """Whether rows of logits are among what it comes from."""
+        return self.rows is not None or any(one.of_rows for one in self.parents)
+
+    @cached_property
     def above(self) -> frozenset[Node]:
         """Itself, and all that it comes from."""
         found, open_ = {self}, [self]

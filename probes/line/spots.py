@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 from .frames import Place
 
-__all__ = ["AS_GIVEN", "UNSEEN", "Blame", "NotSeenError", "Spot"]
+__all__ = ["AS_GIVEN", "NOT_AGAIN", "UNSEEN", "Blame", "NotSeenError", "Spot"]
 
 #: What is said where the labels of the batch are already as they are found.
 AS_GIVEN = "in the batch as it was given"
 
+#: What is said where a later step of a script is looked at.
+NOT_AGAIN = "not known: the step in which lines were looked for did not show it"
 #: What is said where rows and tokens meet out of sight.
 UNSEEN = (
     "not known: these rows meet their tokens where nothing shows it "

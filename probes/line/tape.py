@@ -48,6 +48,8 @@ class Tape(TorchDispatchMode):
         looked: nodes whose sizes were looked at, in order.
         roots: of all numbers, in order.
         paused: while operations are its own.
+        bears: whether tokens that nobody has numbered begin where they are first moved, and what is looked up by them
+            is nothing of theirs: in a whole script, whose model is run as it is.
         tables: where the weights of heads lie: rows that are multiplied by one are rows of logits.
         products: what was made so, where no head was called.
         asleep: in how many bodies of the model the loss is: what happens there is no move of rows.
@@ -59,6 +61,7 @@ class Tape(TorchDispatchMode):
     roots: list[Root] = field(default_factory=list)
     paused: bool = False
     asleep: int = 0
+    bears: bool = False
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -158,8 +161,10 @@ class Tape(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.paused or self.asleep:
+        if self.paused or self.asleep or _in_backward():
             return function(*args, **kwargs)
+        if self.bears:
+            self._bear_moved(function, args)
         given = [node for one in tensors_of(args, kwargs) if (node := self._node_of(one)) is not None]
         if function is torch.ops.aten.lift_fresh.default or (given and self._wants_birth(function, args)):
             born = args[0] if function is torch.ops.aten.lift_fresh.default else args[1]
@@ -201,6 +206,16 @@ class Tape(TorchDispatchMode):
         scores = self.node(args[0])
         return scores is not None and scores.rows is not None
 
+    def _bear_moved(self, function: Any, args: Any) -> None:
+        """Number the whole numbers that an operation moves, where they are new."""
+        name = function.__name__.partition(".")[0]
+        if name not in MOVES | COPIES and name != "copy_":
+            return
+        first = args[1:2] if name == "copy_" else args[0] if isinstance(args[0], (list, tuple)) else args[:1]
+        for one in first:
+            if may_be_tokens(one) and 1 < one.numel() <= SMALL and self._node_of(one) is None:
+                self._bear(one)
+
     def _bear(self, tensor: Tensor) -> None:
         self.paused = True
         self.number(tensor, BORN)
@@ -226,6 +241,9 @@ class Tape(TorchDispatchMode):
         channels = {key: self._shadows(key, function, name, args, kwargs, made) for key in ("rows", "tokens")}
         for index, tensor in enumerate(made):
             rows, tokens = channels["rows"][index], channels["tokens"][index]
+            tokens = None if self.bears and rows is None and _is_wide(tensor) else tokens
+            if self.bears and rows is None and tokens is None and not any(one.of_rows for one in given):
+                continue  # the model's own
             node = self._node(name, given, tensor.shape, rows=rows, tokens=tokens)
             if tokens is not None:
                 node.values = kept_values(tensor)
@@ -267,6 +285,8 @@ class Tape(TorchDispatchMode):
         }
         nothing: list[Tensor | None] = [None] * len(made)
         if not mine:
+            return nothing
+        if self.bears and name == "embedding":
             return nothing
         if key == "tokens" and name in LAID_OUT | {"index", "gather"} and id(args[0]) not in mine:
             return [laid_out(name, args, mine, made[0])]
@@ -349,6 +369,16 @@ class Tape(TorchDispatchMode):
             for one in tensors_of(args, kwargs)
             if (node := self.node(one)) is not None and node.tokens is not None
         }
+
+
+def _is_wide(tensor: Tensor) -> bool:
+    """Whether it is more than a mask: a model's activations."""
+    return tensor.is_floating_point() and tensor.dim() > 2
+
+
+def _in_backward() -> bool:
+    """Whether a backward is running: what it computes is no part of the way to the loss."""
+    return torch._C._current_graph_task_id() != -1  # noqa: SLF001 - the only one who knows
 
 
 class _Calls(TorchFunctionMode):

@@ -26,7 +26,7 @@ from .nodes import Failed, Node, Root
 from .shadows import NONE, carried
 from .tape import Tape
 
-__all__ = ["Meeting", "Traced", "traced"]
+__all__ = ["Meeting", "Traced", "row_numbers", "traced"]
 
 
 #: Samples of one stream are numbered from here to the next stream's.
@@ -57,6 +57,8 @@ class Traced:
         demands: per stream, (R,) int64, the number of the label at each row, -1 where none is known.
         names: keys of the batch that hold labels.
         convention: that is declared for labels, where the ids cannot tell.
+        only: (R,) bool per stream, the rows that were run on the tape; empty: all.
+        label_roots: first numbers of further tensors that hold labels.
     """
 
     tape: Tape
@@ -68,6 +70,8 @@ class Traced:
     demands: list[Tensor | None] = field(default_factory=list)
     names: tuple[str, ...] = ()
     convention: Convention = Convention.POSITION_ALIGNED
+    only: list[Tensor] = field(default_factory=list)
+    label_roots: set[int] = field(default_factory=set)
 
     def meeting(self, stream: int, row: int, target: int) -> Meeting | None:
         """Where a row met the token that its gradient pulls it to; None where the tape has not seen that."""
@@ -77,6 +81,15 @@ class Traced:
     def place(self, first: int, rows: Tensor, stream: int, apart: int = 1) -> None:
         """Numbers ``first``, ``first + apart``, .. stand for these rows of a stream; -1 for none."""
         self.rows |= {first + index * apart: (stream, row) for index, row in enumerate(rows.tolist()) if row >= 0}
+
+    def is_label(self, code: int) -> bool:
+        """Whether the number of a token begins in a tensor of labels."""
+        root = self.tape.root_of(code)
+        return root is not None and (root.name in self.names or root.first in self.label_roots)
+
+    def meet(self) -> None:
+        """Gather what every row met, in operations that the loss comes from."""
+        _meet(self)
 
     @cached_property
     def table(self) -> tuple[Tensor, Tensor]:
@@ -133,7 +146,7 @@ def traced(
             told.error = error
     told.loss = tape.node(value)
     _place(told, capture, heads, model, adapter, seen.view)
-    _meet(told)
+    told.meet()
     told.demands = _demands(model, adapter, batch, seen.view)
     return told
 
@@ -192,13 +205,13 @@ class _Capture(Capture):
         self.tape.asleep += 1
         try:
             leaf = super()._stand_in_of(head, output, finite=finite)
-            self.leaves.append(self.tape.number_rows(leaf, _row_numbers(head, leaf), read))
+            self.leaves.append(self.tape.number_rows(leaf, row_numbers(head, leaf), read))
         finally:
             self.tape.asleep -= 1
         return leaf
 
 
-def _row_numbers(head: Head, logits: Tensor) -> Tensor:
+def row_numbers(head: Head, logits: Tensor) -> Tensor:
     """Which row of a head each of its logits belongs to, codebooks interleaved; (.., 1) where it has one."""
     if head.is_plain and head.books == 1:
         count = logits.numel() // max(logits.shape[-1], 1)

@@ -339,7 +339,7 @@ class Forward:
             for offset, number in enumerate(self._numbers(call, view)):
                 part = reading.select(torch.arange(offset, len(reading.target), books))
                 ahead = view.ahead[number] if view.ahead else 1
-                rows = self._placed(call, number, len(part.target), len(view.streams[number]))
+                rows = self.placed(call, number, len(part.target), len(view.streams[number]))
                 rows = laid_rows(rows, view.streams[number], ahead)
                 readings[number] = merged(readings[number], part, rows)
         for reading in readings if self.fused else ():
@@ -386,7 +386,7 @@ class Forward:
         except (InputError, UsageError) as error:
             self.problem = self.problem or str(error)  # told where rows and ids are not equally many
 
-    def _placed(self, call: Call, number: int, count: int, length: int) -> Tensor:
+    def placed(self, call: Call, number: int, count: int, length: int) -> Tensor:
         """(count,) int64: the row of a stream of ``length`` rows that each row of a head call stands for.
 
         Raises:

@@ -39,6 +39,8 @@ def report_of_watched(watcher: Watcher, template: Any, keep: Choice) -> Report:
     report = report_on(observed, root, adapter, keep)
     add_cut_off(report, observed.forwards, observed.parts, watcher.ungraded, keep)
     add_causality_of(report, observed.forwards, observed.parts, keep)
+    if watcher.lines is not None:
+        watcher.lines.add_to(report, observed)
     report.notes += [*circumstances(watcher), *keep.notes]
     return report
 

@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,7 @@ from .forwards import Forward, kept, label_entries
 from .gradients import Gradients
 from .hooks import AfterModules, BeforeModules
 from .kept_back import kept_back
+from .lines import Lines, begun_after
 from .multiplied import Multiplied
 from .search import Search
 from .trained import Trained
@@ -79,6 +81,7 @@ class Watcher:
         gradients: what reads them, and knows the loss scales that were divided out.
         ungraded: per parameter that an optimizer holds, by name, whether it had no gradient in any watched step.
         imprints: of the weights before the first watched step, and as each step after it met them.
+        lines: what the second step showed of the lines behind the findings of the first; None where it had none.
         failed: the traceback of an exception of ours; empty if there was none.
         cause: why it stopped before the steps were done; empty if it did not.
     """
@@ -114,6 +117,7 @@ class Watcher:
         self._search: Search | None = None
         self._searching: AfterModules | None = None
         self._handles: list[Any] = []
+        self.lines: Lines | None = None
 
     @property
     def answered(self) -> Step:
@@ -153,6 +157,8 @@ class Watcher:
 
     def _leave(self) -> None:
         self.active = False
+        if self.lines is not None:
+            self.lines.end()
         self.boundaries.leave()
         self._end_search()
         for handle in (self._looking, *self._handles):
@@ -169,7 +175,7 @@ class Watcher:
             if not self.active:
                 return
             try:
-                with torch.no_grad():
+                with torch.no_grad(), self.lines.quiet() if self.lines is not None else nullcontext():
                     hook(*args, **kwargs)
             except Exception:  # noqa: BLE001 - the run must go on, whatever is wrong with us
                 self.failed = traceback.format_exc()
@@ -319,6 +325,8 @@ class Watcher:
         forward.fresh = self._trained is not None and self._trained.is_fresh()
         self.open.append(forward)
         self._inside = forward if inner else None
+        if self.lines is not None:
+            self.lines.received(forward, received)
         return forward
 
     def _note_fields(self, forward: Forward, outputs: Any) -> None:
@@ -359,10 +367,16 @@ class Watcher:
                 if self.open[-1].own is not None:
                     self.open[-1].own.note(module, bound_arguments(module, args, kwargs), output)
             elif isinstance(output, Tensor) and output.requires_grad:
-                self._settle().note_made(output)
-                if not self.open[-1].is_candidate(head):
-                    self.beside.watched(output)
-                self.gradients.note_call(self.open[-1], head, args[0] if args else None, output)
+                self._after_head(head, args[0] if args else None, output)
+
+    def _after_head(self, head: Head, inputs: Any, output: Tensor) -> None:
+        assert self.beside is not None
+        self._settle().note_made(output)
+        if not self.open[-1].is_candidate(head):
+            self.beside.watched(output)
+        self.gradients.note_call(self.open[-1], head, inputs, output)
+        if self.lines is not None:
+            self.lines.called(self.open[-1], output)
 
     def _after_body(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         forward = self._inside
@@ -391,6 +405,8 @@ class Watcher:
     def _returned(self, roots: Sequence[Tensor]) -> None:
         """A backward has ended; what has come to no logits may have begun at a constant."""
         since, self._backward = self._backward, self._tick()
+        if self.lines is not None:
+            self.lines.returned(roots)
         if self._search is not None:
             self._take_found()
         if self.beside is not None:
@@ -420,3 +436,5 @@ class Watcher:
             self.steps.append(step)
             if len(self.steps) >= self.wanted:
                 self.finish()
+            elif len(self.steps) == 1:
+                self.lines = begun_after(self.steps)

@@ -1,0 +1,95 @@
+"""`run` and the lines behind what it finds: looked for in the second watched step, which trains as it would have."""
+
+import inspect
+
+import pytest
+import torch
+import torch.nn.functional as F
+from live_runs import batches, llama, loop, mean, same_state, watched
+from torch.utils.data import DataLoader
+
+
+def right(model, batch):
+    return model(**batch).loss
+
+
+def shifted_twice(model, batch):
+    labels = F.pad(batch["labels"], (0, 1), value=-100)[:, 1:]  # planted
+    return model(**{**batch, "labels": labels}).loss  # planted
+
+
+def copied(model, batch):
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    return F.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())  # planted
+
+
+def two_ahead(model, batch):
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=batch["labels"]).logits
+    return mean(logits[:, :-1], batch["labels"][:, 1:])  # planted
+
+
+def end_masked(model, batch):
+    labels = batch["labels"].clone()
+    labels[:, 10:] = -100  # planted
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=batch["labels"]).logits
+    return mean(logits, labels)
+
+
+PLANTED = {shifted_twice: "LA103", copied: "LA102", two_ahead: "LA103", end_masked: "LA201"}
+
+
+def planted_in(loss):
+    lines, first = inspect.getsourcelines(loss)
+    return {first + number for number, line in enumerate(lines) if "# planted" in line}
+
+
+@pytest.mark.parametrize("loss", PLANTED, ids=lambda loss: loss.__name__)
+def test_the_planted_lines_are_named(loss):
+    report, _ = watched(lambda: loop(llama(), loss, batches(2)))
+    found = next(one for one in report.findings if one.code == PLANTED[loss])
+    assert planted_in(loss) <= {line.line for line in found.lines if line.own}, (found.lines, found.origin)
+
+
+@pytest.mark.parametrize("loss", [shifted_twice, end_masked, right], ids=lambda loss: loss.__name__)
+def test_training_stays_bit_for_bit_the_same(loss):
+    plain, seen = llama(), llama()
+    torch.manual_seed(1)
+    loop(plain, loss, batches(4), accumulate=2)
+    after = torch.get_rng_state()
+    torch.manual_seed(1)
+    watched(lambda: loop(seen, loss, batches(4), accumulate=2))
+    assert same_state(plain, seen)
+    assert torch.equal(torch.get_rng_state(), after)
+
+
+def test_nothing_stands_around_torch_afterwards():
+    from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+    watched(lambda: loop(llama(), shifted_twice, batches(3)))
+    assert _get_current_dispatch_mode() is None
+
+
+def test_a_loss_that_nothing_is_said_of_is_not_followed(monkeypatch):
+    from probes.live import lines
+
+    monkeypatch.setattr(lines, "Lines", None)  # would raise
+    report, _ = watched(lambda: loop(llama(), right, batches(2)))
+    assert report.verdict == "pass"
+
+
+def test_a_run_of_one_step_says_no_line():
+    report, _ = watched(lambda: loop(llama(), copied, batches(1)), steps=1)
+    assert [one.lines for one in report.findings if one.code == "LA102"] == [()]
+
+
+def collate(samples):
+    batch = {key: torch.stack([one[key] for one in samples]) for key in samples[0]}
+    batch["labels"] = F.pad(batch["labels"][:, 1:], (0, 1), value=-100)  # planted
+    return batch
+
+
+def test_the_collator_is_named_where_it_runs_in_this_process():
+    samples = [{key: value[0] for key, value in one.items()} for one in batches(4, size=1)]
+    report, _ = watched(lambda: loop(llama(), right, DataLoader(samples, batch_size=2, collate_fn=collate)))
+    found = next(one for one in report.findings if one.code == "LA103")
+    assert planted_in(collate) <= {line.line for line in found.lines if line.own}, (found.lines, found.origin)
