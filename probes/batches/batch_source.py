@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,10 +26,21 @@ from .codebook_batch import barcoded_codes
 from .plain_batch import barcoded_text, vocabulary_size
 from .text_file import NO_TOKENIZER, text_batch
 
-__all__ = ["Source", "barcoded", "check_logits", "load_batch", "template_at", "to_device", "tokenizer_at"]
+__all__ = [
+    "Source",
+    "barcoded",
+    "check_logits",
+    "load_batch",
+    "template_at",
+    "to_device",
+    "tokenizer_at",
+    "tokenizer_beside",
+]
 
 DEFAULT_SIZE = 2
 PLAIN_LENGTH = 64
+#: What a tokenizer is made of: without any of them a library makes an empty one up.
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 #: Said beside what the label rules find in the labels that transformers' own processor makes.
@@ -195,6 +207,13 @@ def tokenizer_at(checkpoint: str | None) -> Any:
         return AutoTokenizer.from_pretrained(checkpoint)
     except (OSError, ValueError, KeyError):  # KeyError: a configuration that names no tokenizer of its own
         return None  # a folder with weights alone: the byte-level tokenizer stands in, and a note says so
+
+
+def tokenizer_beside(path: str | None) -> Any:
+    """The tokenizer in a folder, to write tokens with; None where there is none, and for what is no folder."""
+    if path is None or not any((Path(path) / name).is_file() for name in TOKENIZERS):
+        return None
+    return tokenizer_at(path)
 
 
 def template_at(path: str | None, train_on: str | None) -> Template | None:

@@ -31,6 +31,7 @@ from ..models.registry import registered
 from ..records.choice import Choice
 from ..records.report import Report
 from ..report.explain import all_stories
+from ..report.words import in_words
 from ..roles import conversation_of
 from ..witness.scout import scout
 from ..witness.with_roles import template
@@ -121,6 +122,7 @@ def check_loss(
         findings += [*watched.findings, *cut]
         notes = [*watched.notes, *told]
         report = report_of(model, adapter, inputs, seen, findings=findings, keep=keep)
+        in_words(report, tokenizer, adapter.special_ids)
         report.checks += [] if reduced is None else [reduced.check(report.findings)]
         add_causality(report, model, adapter, inputs, seen, counted, replay, options, keep)
         report.findings = with_lines(report.findings, model, adapter, inputs, counted, seen, options)

@@ -19,7 +19,7 @@ from ..models.adapter import LabelsAs, labels_as
 from ..models.forward import Outputs, forward, shapes_of
 from ..models.modules import is_pretrained
 from ..records.report import Report
-from ..report.words import token_namer
+from ..report.words import in_words
 from ..witness.with_roles import Template
 from ..witness.witness import LossFunction, Options, Witness
 from .causality import Replays
@@ -107,10 +107,6 @@ class Plan:
         """How the loss is watched."""
         return Options(convention=CONVENTIONS[self.labels], withhold=self.labels == "none", told=self.template)
 
-    def token_name(self, token: int) -> str:
-        """How a text token is written."""
-        return token_namer(self.tokenizer, self.adapter.special_ids)(token)
-
 
 def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> Report:
     """Run the checklist.
@@ -151,7 +147,7 @@ def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> R
     )
     report.checks += [] if reduced is None else [reduced.check(report.findings)]
     report.notes += [*watched.notes, *plan.notes]
-    report.token_name = plan.token_name
+    in_words(report, plan.tokenizer, adapter.special_ids)
     why = why_no_outputs(model, adapter, batch)
     if why:
         progress("training steps")

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=positive, metavar="N", help="processes that judge a file (default: the cores, at most 8)"
     )
-    add_report_options(parser, "html")
+    add_report_options(parser, "html", "sarif")
     add_baseline(parser)
 
 

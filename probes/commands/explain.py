@@ -97,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
 def _report(plan: Plan, seen: Witness, stories: dict[str, list[RowStory]], keep: Choice) -> Report:
     """The report of the witness alone, over the rows that were picked."""
     from ..checks.check import report_of
+    from ..report.words import in_words
 
     found = [*plan.findings, *seen.findings]
     withheld = plan.labels == "none"
@@ -113,7 +114,7 @@ def _report(plan: Plan, seen: Witness, stories: dict[str, list[RowStory]], keep:
     )
     report.notes += [*plan.notes, *keep.notes]
     report.rows = lambda: [story for part in stories.values() for story in part]
-    report.token_name = plan.token_name
+    in_words(report, plan.tokenizer, plan.adapter.special_ids)
     return report
 
 
@@ -144,13 +145,13 @@ def _show(
     with console.pager(styles=True) if long else nullcontext():
         for stream, part in text.items():
             console.print(f"[bold]{stream}[/], sample {args.sample}")
-            show_rows(part, plan.token_name, console, folded=args.rows is None)
+            show_rows(part, report.token_name, console, folded=args.rows is None)
         if audio:
             console.print(f"\n[bold]audio[/], sample {args.sample}")
             show_grid(audio, console)
         show_maps(report.causality, console, args.sample, list(stories))
         show_strips(report.causality, console, args.sample)
         for finding in report.findings:
-            show_finding(finding, console)
+            show_finding(finding, console, report.told)
         for note in report.notes:
             console.print(f"note: {note}", style="dim", markup=False)

@@ -151,6 +151,7 @@ def _one_case(contract: Contract, spec: str) -> tuple[int, list[Counterexample]]
 
 def _show(one: Counterexample, contract: Contract, console: Any, args: argparse.Namespace) -> None:
     """One counterexample: its finding, a small picture, and the command that runs it again."""
+    from ..batches.batch_source import tokenizer_beside
     from ..fuzzing.fuzz import run_case
     from ..report.explain import row_stories
     from ..report.terminal import show_finding
@@ -164,7 +165,7 @@ def _show(one: Counterexample, contract: Contract, console: Any, args: argparse.
         if finding.code == one.code:
             show_finding(finding, console)
     samples = {example.sample for f in findings if f.code == one.code for example in f.examples} or {0}
-    name = token_namer(None, contract.adapter.special_ids)
+    name = token_namer(tokenizer_beside(args.model), contract.adapter.special_ids)
     for sample in sorted(samples)[:2]:
         console.print(f"  sample {sample} of the smallest case, seen in {one.seen} cases:")
         show_rows(row_stories(seen, 0, sample), name, console)

@@ -151,6 +151,7 @@ def make_plan(args: argparse.Namespace, place: Place | None = None) -> Plan:
     """Load the model, the batch and the loss that the options name; with ``place``, those of one rank."""
     import inspect
 
+    from ..batches.batch_source import tokenizer_beside
     from ..checks.preflight import Plan
     from ..checks.reduction import COUNTS
     from ..host.origin import other_copies, package_of
@@ -194,7 +195,8 @@ def make_plan(args: argparse.Namespace, place: Place | None = None) -> Plan:
         replay=REPLAYS.get(getattr(args, "replay", None) or "", True),
     )
     plan.notes, plan.findings = loaded.notes + source.notes, source.findings
-    plan.tokenizer, plan.template = source.tokenizer, source.template or _template(args)
+    plan.template = source.template or _template(args)
+    plan.tokenizer = source.tokenizer or tokenizer_beside(args.tokenizer or args.model)
     plan.notes += other_copies(package_of(plan.adapter.inner(plan.model)), _own_folders(args.loss))
     _add_lora(plan, args)
     return plan

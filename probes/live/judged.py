@@ -8,21 +8,24 @@ from ..errors import UsageError, ending
 from ..models.adapter import OtherCheckpointError
 from ..records.choice import Choice
 from ..records.report import Report, error_report, unread_report
+from ..report.words import in_words
 from .again import add_causality_of, add_cut_off
 from .observed import Nothing, observe
+from .tokenizers import tokenizer_of_script
 from .told import circumstances, nothing_seen, report_on
 from .watcher import Watcher
 
 __all__ = ["report_of_watched", "unread"]
 
 
-def report_of_watched(watcher: Watcher, template: Any, keep: Choice) -> Report:
+def report_of_watched(watcher: Watcher, template: Any, keep: Choice, tokenizer: Any = None) -> Report:
     """What the watched steps train.
 
     Args:
         watcher: one that has finished, and has not failed.
         template: what else is known of the text; None if nothing is.
         keep: which findings count.
+        tokenizer: to write tokens with; the one that the script has loaded if None.
     """
     try:
         steps = watcher.steps or ([watcher.answered] if watcher.answered else [])
@@ -42,6 +45,10 @@ def report_of_watched(watcher: Watcher, template: Any, keep: Choice) -> Report:
     if watcher.lines is not None:
         watcher.lines.add_to(report, observed)
     report.notes += [*circumstances(watcher), *keep.notes]
+    text = next((one for one in observed.witness.view.streams if not one.is_audio and len(one)), None)
+    if tokenizer is None and text is not None:
+        tokenizer = tokenizer_of_script(text.vocab, int(text.ids.max()))
+    in_words(report, tokenizer, adapter.special_ids)
     return report
 
 

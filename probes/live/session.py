@@ -151,7 +151,7 @@ class Session:
             raise SystemExit(3 if report is not None and report.error else self._code())
 
     def _judged(self, watcher: Watcher) -> Report:
-        from ..batches.batch_source import template_at
+        from ..batches.batch_source import template_at, tokenizer_beside
         from .judged import report_of_watched
 
         if watcher.failed:
@@ -160,7 +160,8 @@ class Session:
             template = template_at(self.settings.tokenizer, self.settings.train_on)
         except UsageError as error:
             return error_report(*ending(error))
-        report = report_of_watched(watcher, template, self.settings.keep)
+        named = tokenizer_beside(self.settings.tokenizer)
+        report = report_of_watched(watcher, template, self.settings.keep, named)
         report.findings = self.settings.strict(report.findings)
         return report
 

@@ -41,6 +41,7 @@ from ..models.declared import DeclaredAdapter
 from ..models.modules import peft_model
 from ..records.choice import Choice
 from ..records.report import Report
+from ..report.words import in_words
 from ..roles import TRAIN_ON
 from ..witness.with_roles import template
 from ..witness.witness import LossFunction, Options, Witness, witness
@@ -173,6 +174,7 @@ class AlignmentCallback(TrainerCallback):
 
     def _tell(self, trainer: Trainer, report: Report) -> None:
         self.report = report
+        self._write_in_words(report, trainer)
         speaks = trainer.is_world_process_zero()
         if speaks:
             log_report(report, trainer.callback_handler.callbacks)
@@ -182,6 +184,11 @@ class AlignmentCallback(TrainerCallback):
         """What was given, else the trainer's own; of a processor the one in it."""
         own = trainer.processing_class if hasattr(trainer, "processing_class") else getattr(trainer, "tokenizer", None)
         return self.tokenizer or getattr(own, "tokenizer", own)
+
+    def _write_in_words(self, report: Report, trainer: Trainer) -> None:
+        tokenizer = self._tokenizer(trainer)
+        if hasattr(tokenizer, "decode"):
+            in_words(report, tokenizer, {})
 
     def _watch(self, model: nn.Module, parts: Sequence[Any], loss: _StepLoss) -> Report:
         watched = [dict(part) for part in parts[:MOST]]

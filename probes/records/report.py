@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from alignment.findings import Example, Finding, finding
@@ -25,6 +26,7 @@ __all__ = [
     "error_report",
     "told_example",
     "told_offset",
+    "told_row",
     "unread_report",
 ]
 
@@ -88,6 +90,7 @@ class Report:
         data: what a sweep of a data set has counted; empty elsewhere.
         rows: makes the rows themselves, for renderers that show them; not in the JSON.
         token_name: how such a renderer writes a text token.
+        words: the same where a tokenizer is known, and examples are told in words; None elsewhere.
         error: why no report could be made; empty if one was.
         stopped: the exit code that such a run ended with; None if a report was made.
     """
@@ -106,6 +109,7 @@ class Report:
     data: dict[str, Any] = field(default_factory=dict)
     rows: Callable[[], Sequence[RowStory]] = field(default=tuple, repr=False, compare=False)
     token_name: Callable[[int], str] = field(default=str, repr=False, compare=False)
+    words: Callable[[int], str] | None = field(default=None, repr=False, compare=False)
     error: str = ""
     stopped: int | None = None
 
@@ -160,6 +164,26 @@ class Report:
         """The check of that id."""
         return next(check for check in self.checks if check.id == check_id)
 
+    def told(self, example: Example) -> str:
+        """One row of a finding in a line: its place, and what it has read, learns and should learn."""
+        return f"{told_row(example)}: {self.told_tokens(example)}"
+
+    def told_tokens(self, example: Example) -> str:
+        """The same without its place; in words where a tokenizer is known."""
+        if self.words is None or example.stream.startswith("audio"):
+            return _told_ids(example)
+        read = self._read.get((example.stream, example.sample, example.row))
+        after = f"after '{self.words(read)}' it" if read is not None else "it"
+        source = f" (taken from row {example.source})" if example.source >= 0 else ""
+        learns = f"learns '{self.words(example.target)}'{source}" if example.target >= 0 else "learns nothing"
+        should = f"'{self.words(example.expected)}'" if example.expected >= 0 else "nothing here"
+        return f"{after} {learns}; it should learn {should}"
+
+    @cached_property
+    def _read(self) -> dict[tuple[str, int, int], int]:
+        """The token that each row has read."""
+        return {(story.stream, story.sample, story.row): story.token for story in self.rows()}
+
     def raise_for_findings(self) -> None:
         """Raise if the verdict is not ``pass``.
 
@@ -186,7 +210,7 @@ class Report:
             "schema": SCHEMA,
             "verdict": self.verdict,
             "checks": [check.as_dict() for check in self.checks],
-            "findings": [finding.as_dict() for finding in self.findings],
+            "findings": [_in_words(self, finding) for finding in self.findings],
             **({"accepted": [finding.as_dict() for finding in self.accepted]} if self.accepted else {}),
             **({} if self.error else {"judged": self.judged}),
             "streams": _plain(self.streams),
@@ -202,18 +226,35 @@ class Report:
         }
 
 
+def _in_words(report: Report, one: Finding) -> dict[str, Any]:
+    """A finding, its examples in words beside their ids where those are known."""
+    told = one.as_dict()
+    if report.words is not None and one.examples:
+        told["examples"] = [{**example.as_dict(), "words": report.told_tokens(example)} for example in one.examples]
+    return told
+
+
 def told_offset(key: str, count: int) -> str:
     """An entry of ``offsets`` as people read it: ``+1: 240``, ``0: 4``, ``outside: 1``."""
     told = f"{int(key):+d}".replace("+0", "0") if re.fullmatch(r"-?[0-9]{1,9}", key) else key
     return f"{told}: {count}"
 
 
+def told_row(example: Example) -> str:
+    """Where a row of a finding is."""
+    return f"{example.stream} sample {example.sample} row {example.row}"
+
+
 def told_example(example: Example) -> str:
-    """One row of a finding in a line."""
+    """One row of a finding in a line, by its ids."""
+    return f"{told_row(example)}: {_told_ids(example)}"
+
+
+def _told_ids(example: Example) -> str:
     source = f"taken from row {example.source}" if example.source >= 0 else "not among the inputs"
     expected = f"expected {example.expected}" if example.expected >= 0 else "nothing expected"
     trained = f"trained on {example.target} ({source})" if example.target >= 0 else "not trained"
-    return f"{example.stream} sample {example.sample} row {example.row}: {trained}, {expected}"
+    return f"{trained}, {expected}"
 
 
 def error_report(message: str, exit_code: int) -> Report:

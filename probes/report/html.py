@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from alignment.findings import Example, Finding, Line
 
-from ..records.report import Report
+from ..records.report import Report, told_row
 from ..records.verdict import MEANING, summary
 from .characters import held
 from .columns import columns
@@ -114,15 +114,15 @@ def _figure(drawn: str) -> str:
 def _findings(report: Report) -> str:
     if report.error:
         return ""
-    told = "\n".join(_finding(found) for found in report.findings) or '<p class="muted">None.</p>'
+    told = "\n".join(_finding(found, report) for found in report.findings) or '<p class="muted">None.</p>'
     return _section("findings", "Findings", told)
 
 
-def _finding(found: Finding) -> str:
+def _finding(found: Finding, report: Report) -> str:
     tone = "fail" if found.is_error else "incomplete" if found.is_blind else "warning"
     head = f"{found.code} {found.name}"
     where = f"{found.severity} on {found.stream}, {found.basis}"
-    examples = "".join(f"<li>{_example(example)}</li>" for example in found.examples)
+    examples = "".join(f"<li>{_example(example, report)}</li>" for example in found.examples)
     return (
         f'<article class="card finding {tone}"><h3>{escape(head)} <small>{escape(where)}</small></h3>'
         f'<p>{_prose(found.message)}</p><p class="fix">Fix: {_prose(found.fix)}</p>'
@@ -147,14 +147,10 @@ def _marked(line: Line) -> str:
     return f"{parts[0]}<mark>{parts[1]}</mark>{parts[2]}" if parts[1] else parts[2]
 
 
-def _example(example: Example) -> str:
+def _example(example: Example, report: Report) -> str:
     """A row that a finding names, as a link to it."""
     place = quote(f"row/{example.stream}/{example.sample}/{example.row}")
-    source = f"taken from row {example.source}" if example.source >= 0 else "not among the inputs"
-    trained = f"trained on {example.target} ({source})" if example.target >= 0 else "not trained"
-    expected = f"expected {example.expected}" if example.expected >= 0 else "nothing expected"
-    row = f"{example.stream} sample {example.sample} row {example.row}"
-    return f'<a href="#{place}">{escape(row)}</a>: {trained}, {expected}'
+    return f'<a href="#{place}">{escape(told_row(example))}</a>: {escape(report.told_tokens(example))}'
 
 
 def _prose(text: str) -> str:

@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 from alignment.findings import Finding
 
-from ..records.report import Check, Report, told_example
+from ..records.report import Check, Report
 from ..records.verdict import MEANING, verdict_line
 from .characters import held
 from .lines import told_lines
@@ -23,10 +23,10 @@ def render(report: Report) -> str:
     suite = ET.Element("testsuite", name=SUITE)
     _properties(suite, report)
     for check in report.checks:
-        _check(suite, check, [f for f in report.findings if _fails(f, check)])
+        _check(suite, check, [f for f in report.findings if _fails(f, check)], report)
     for found in report.findings:
         if not any(_fails(found, check) for check in report.checks):
-            _finding(suite, found)
+            _finding(suite, found, report)
     if report.error:
         _problem(_case(suite, "run"), "error", "error", report.error, report.error)
     ET.SubElement(suite, "system-out").text = held("\n".join([verdict_line(report), *report.notes, *MEANING]))
@@ -49,7 +49,7 @@ def _fails(found: Finding, check: Check) -> bool:
     return check.status == "fail" and f"{found.code} {found.name} on {found.stream}" in check.detail
 
 
-def _check(suite: ET.Element, check: Check, findings: Sequence[Finding]) -> None:
+def _check(suite: ET.Element, check: Check, findings: Sequence[Finding], report: Report) -> None:
     case = _case(suite, check.id)
     if check.status == "skip":
         ET.SubElement(case, "skipped", message=held(check.detail))
@@ -58,22 +58,28 @@ def _check(suite: ET.Element, check: Check, findings: Sequence[Finding]) -> None
     elif check.status == "fail":
         code = re.search(r"LA\d{3}", check.detail)
         kind = code.group() if code else "check"
-        _problem(case, "failure", kind, check.detail, "\n\n".join([check.title, *map(_told, findings)]))
+        _problem(
+            case,
+            "failure",
+            kind,
+            check.detail,
+            "\n\n".join([check.title, *(_told(found, report) for found in findings)]),
+        )
     else:
         ET.SubElement(case, "system-out").text = held(f"{check.title}: {check.detail}")
 
 
-def _finding(suite: ET.Element, found: Finding) -> None:
+def _finding(suite: ET.Element, found: Finding, report: Report) -> None:
     """A finding that no check names; a blind spot is a failure, a warning fails nothing."""
     case = _case(suite, f"{found.code} {found.name} [{found.stream}]")
     if found.is_error or found.is_blind:
-        _problem(case, "failure", found.code, found.message, _told(found))
+        _problem(case, "failure", found.code, found.message, _told(found, report))
     else:
-        ET.SubElement(case, "system-out").text = held(f"warning: {_told(found)}")
+        ET.SubElement(case, "system-out").text = held(f"warning: {_told(found, report)}")
 
 
-def _told(found: Finding) -> str:
-    rows = map(told_example, found.examples)
+def _told(found: Finding, report: Report) -> str:
+    rows = map(report.told, found.examples)
     return "\n".join(
         [
             f"{found.code} {found.name} on {found.stream}: {found.message}",

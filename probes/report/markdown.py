@@ -9,7 +9,7 @@ from typing import Any
 
 from alignment.findings import Finding, Line
 
-from ..records.report import Check, Report, told_example, told_offset
+from ..records.report import Check, Report, told_offset
 from ..records.verdict import MEANING, summary
 from .data_set import data_rows
 from .ranks import rank_rows
@@ -31,7 +31,7 @@ def render(report: Report) -> str:
         title,
         f"{MARKS['error']} {shown(report.error)}" if report.error else shown(summary(report)),
         _table(("", "check", "detail"), map(_check, report.checks)),
-        *map(_finding, report.findings),
+        *(_finding(found, report) for found in report.findings),
         "" if report.data else _table(("stream", *COLUMNS, "offsets", "weights"), _streams(report.streams)),
         _ranks(report),
         _data(report.data),
@@ -58,11 +58,11 @@ def _check(check: Check) -> tuple[str, ...]:
     return MARKS[check.status], shown(check.id), shown(reason)
 
 
-def _finding(found: Finding) -> str:
+def _finding(found: Finding, report: Report) -> str:
     lines = [
         f"### {found.code} {shown(found.name)} on {shown(found.stream)} ({found.severity})",
         shown(found.message),
-        "\n".join(f"- {shown(told_example(example))}" for example in found.examples),
+        "\n".join(f"- {shown(report.told(example))}" for example in found.examples),
         "\n".join(_line(line) for line in found.lines),
         f"Lines: {shown(found.origin)}" if found.origin else "",
         f"**Fix:** {shown(found.fix)}",

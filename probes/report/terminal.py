@@ -65,7 +65,7 @@ def show(report: Report, console: Console, *, verbose: bool = False) -> None:
     if report.data:
         show_data(report.data, console)
     for finding in report.findings:
-        show_finding(finding, console)
+        show_finding(finding, console, report.told)
     for note in report.notes:
         console.print(hanging(Text(note, style="dim"), "note: "))
     console.print()
@@ -160,8 +160,8 @@ def _show_decisions(report: Report, console: Console) -> None:
         console.print(hanging(Text(told, style="dim"), f"{kind}: "))
 
 
-def show_finding(finding: Any, console: Console) -> None:
-    """One finding: code, message, example rows, the lines that made it, fix."""
+def show_finding(finding: Any, console: Console, told: Callable[[Any], str] = told_example) -> None:
+    """One finding: code, message, example rows as ``told`` writes them, the lines that made it, fix."""
     style = "red" if finding.is_error else "yellow"
     console.print()
     title = Text.assemble(
@@ -173,7 +173,7 @@ def show_finding(finding: Any, console: Console) -> None:
     console.print(hanging(title))
     console.print(hanging(Text(finding.message), indent=2))
     for example in finding.examples:
-        console.print(hanging(Text(told_example(example), style="dim"), indent=2))
+        console.print(hanging(Text(told(example), style="dim"), indent=2))
     for line in finding.lines:
         console.print(hanging(Text(f"{line.file}:{line.line}: {line.does}"), indent=2))
         if line.code:

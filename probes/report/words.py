@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..host.printable import printable
 
-__all__ = ["run_of_words", "token_namer", "visible"]
+if TYPE_CHECKING:
+    from ..records.report import Report
+
+__all__ = ["in_words", "run_of_words", "token_namer", "visible"]
 
 #: Whitespace as it is shown; what else cannot be seen is written as its escape.
 SEEN = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍", "\u00a0": "⍽"})
@@ -36,6 +39,12 @@ def token_namer(tokenizer: Any | None, special: Mapping[str, int]) -> Callable[[
         return str(token) if tokenizer is None else _decoded(tokenizer, token)
 
     return name
+
+
+def in_words(report: Report, tokenizer: Any | None, special: Mapping[str, int]) -> None:
+    """Have a report write its tokens in words where there is a tokenizer; special tokens by name in any case."""
+    report.token_name = token_namer(tokenizer, special)
+    report.words = None if tokenizer is None else report.token_name
 
 
 def _decoded(tokenizer: Any, token: int) -> str:
