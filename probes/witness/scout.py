@@ -230,6 +230,7 @@ class _Entries:
     ) -> None:
         self.model, self.adapter, self.batch, self.loss_fn, self.seen = model, adapter, batch, loss_fn, seen
         self.known = known
+        self._begun: dict[tuple[int, torch.Size], list[Tensor]] = {}
         self.view = adapter.view(model, batch)
 
     def learnt(self) -> Learnt:
@@ -323,7 +324,11 @@ class _Entries:
         found = [torch.where((begin < 0) & (begin > -one.ahead), 0, begin) for begin in found]
         known = torch.cat(found)
         known = known[known != UNKNOWN]
-        if not len(known) and one.objective != "masked" and one.body is None and self._head(number).body is not None:
+        if len(known):
+            self._begun.setdefault((id(self._head(number).body), shape), found)
+        elif (beside := self._beside(number, shape)) is not None:
+            return beside
+        elif one.objective != "masked" and one.body is None and self._head(number).body is not None:
             return None
         if not len(known) and number in self.known:
             return [torch.full_like(one, self.known[number]) for one in found]
@@ -336,6 +341,11 @@ class _Entries:
             )
         common = int(known.mode().values) if len(known) else 0
         return [torch.where(begin == UNKNOWN, common, begin) for begin in found]
+
+    def _beside(self, number: int, shape: torch.Size) -> list[Tensor] | None:
+        """Where a stream of the same frames has entered the body of a depth decoder, which need not read this one."""
+        head = self._head(number)
+        return None if head.fed is None else self._begun.get((id(head.body), shape))
 
     def _tries(self, number: int, shape: torch.Size) -> Iterator[Tensor]:
         """(B,) places of ids to change: the first that is a target or an ordinary token, then others."""

@@ -245,6 +245,31 @@ def test_a_depth_decoder_that_is_given_a_state_that_has_read_its_frame(ahead):
     assert report.check("causality").status == "pass"
 
 
+class FirstAlone(Talker):
+    """A backbone that reads the first codebook of a frame alone, as a talker of text and speech does."""
+
+    def forward(self, codes):
+        return self.body(self.embed[0](codes[..., 0]))[0]
+
+
+@pytest.mark.parametrize("ahead", [0, 1], ids=["before its frame", "one frame ahead"])
+def test_a_depth_decoder_behind_a_backbone_that_reads_none_of_its_codebooks(ahead):
+    """Where the rows of the backbone stand is known by the codebook that it does read."""
+
+    def loss(model, batch):
+        codes = batch["codes"]
+        hidden, after = model(codes), codes[:, 1:].flatten(0, 1)
+        first = F.cross_entropy(model.heads[0](hidden[:, :-1]).flatten(0, 1), after[:, 0])
+        given = hidden[:, ahead : codes.shape[1] - 1 + ahead].flatten(0, 1)
+        return first + F.cross_entropy(model.frame(given, after).flatten(0, 1), after[:, 1:].flatten())
+
+    codes_of = torch.randint(0, Talker.V, (2, 12, Talker.K), generator=torch.Generator().manual_seed(0))
+    streams = {"audio[{k}]": {"head": "heads.{k}", "ids": "codes[..., {k}]", "labels": "codes[..., {k}]"}}
+    report = check_loss(FirstAlone(), {"codes": codes_of}, loss, streams=streams)
+    assert [one.code for one in report.findings if one.is_error] == ["LA102"] * ahead, report.in_short()
+    assert report.streams["audio[2]"]["offsets"] == {"0" if ahead else "1": 22}
+
+
 class State(nn.Module):
     """What a depth decoder is given: a state of the backbone, with frames beside it."""
 
