@@ -39,7 +39,7 @@ from ..witness.witness import Options, Witness
 from .adapter_step import frozen_adapters
 from .causality import Replays, add_causality
 from .cut_off import adapters_cut_off
-from .reduction import Reduction, check_reduction, counted_loss, settled
+from .reduction import Reduction, check_reduction, counted_loss
 from .watch import watch
 from .witness_checks import witness_checks
 
@@ -113,9 +113,8 @@ def check_loss(
         adapter, seen = watched.adapter, watched.seen
         findings, reduced = list(seen.findings), None
         if reduction is not None or grad_accum > 1:
-            declared = reduction or "token-mean"
-            reduced = check_reduction(model, adapter, inputs, loss_fn, declared, grad_accum, options)
-            findings = settled(findings, reduced.findings, declared)
+            reduced = check_reduction(model, adapter, inputs, loss_fn, reduction, grad_accum, options)
+            findings = reduced.settled(findings)
         if peft_model(model) is not None:
             findings += frozen_adapters(model)
         cut, told = adapters_cut_off(model, adapter, inputs, counted, seen)

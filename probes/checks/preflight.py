@@ -18,7 +18,7 @@ from ..models import Adapter, Batch
 from ..models.adapter import LabelsAs, labels_as
 from ..models.forward import Outputs, forward, shapes_of
 from ..models.modules import is_pretrained
-from ..records.report import Report
+from ..records.report import CHECKLIST, Report
 from ..report.words import in_words
 from ..witness.with_roles import Template
 from ..witness.witness import LossFunction, Options, Witness
@@ -28,28 +28,14 @@ from .checklist import fallback_path, loss_value, text_length, training_step
 from .engine import Engine, default_loss
 from .model_checks import model_checks
 from .own_model import checks_of_loss, why_no_outputs
-from .reduction import Reduction, check_reduction, counted_loss, settled
+from .reduction import Reduction, check_reduction, counted_loss
 from .training import Steps, take_steps
 from .watch import watch
 from .witness_checks import kinds_of
 
 __all__ = ["CONVENTIONS", "Plan", "preflight"]
 
-ORDER = (
-    "text-length",
-    "text-loss",
-    "audio-loss",
-    "fallback-path",
-    "training-step",
-    "pairing-text",
-    "pairing-audio",
-    "coverage",
-    "labels-received",
-    "reduction",
-    "peft",
-    "causality",
-    "decode",
-)
+ORDER = (*CHECKLIST, "reduction", "peft", "causality", "decode")
 CONVENTIONS: Mapping[LabelsAs, Convention] = {
     "position-aligned": Convention.POSITION_ALIGNED,
     "pre-shifted": Convention.PRE_SHIFTED,
@@ -130,9 +116,8 @@ def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> R
     reduced = None
     if plan.reduction is not None or plan.grad_accum > 1:
         progress("splitting the batch")
-        declared = plan.reduction or "token-mean"
-        reduced = check_reduction(model, adapter, batch, named, declared, plan.grad_accum, options)
-        found = settled(found, reduced.findings, declared)
+        reduced = check_reduction(model, adapter, batch, named, plan.reduction, plan.grad_accum, options)
+        found = reduced.settled(found)
     found += watched.findings
     report = report_of(
         model,

@@ -26,7 +26,8 @@ from alignment.weights import TOLERANCE, spread
 from ..errors import UsageError
 from ..models import Adapter, Batch, View
 from ..records.report import Check
-from ..witness.witness import LossFunction, Options, Witness, expected_of, witness
+from ..witness.demands import expected_of
+from ..witness.witness import LossFunction, Options, Witness, witness
 
 __all__ = ["COUNTS", "Reduced", "Reduction", "check_reduction", "counted_loss", "settled", "told_sums"]
 
@@ -54,6 +55,10 @@ class Reduced:
     findings: tuple[Finding, ...]
     unchecked: str = ""
 
+    def settled(self, findings: Sequence[Finding]) -> list[Finding]:
+        """All findings, less what the declaration explains or says more sharply."""
+        return settled(findings, self.findings, self.declared)
+
     def check(self, kept: Sequence[Finding]) -> Check:
         """The line of the checklist; ``kept`` are the findings of the report that count."""
         check_id, title = "reduction", f"The weights keep to the declared reduction, {self.declared}"
@@ -71,11 +76,13 @@ def check_reduction(
     adapter: Adapter,
     batch: Batch,
     loss_fn: Callable[..., Tensor],
-    reduction: Reduction,
+    declared: Reduction | None,
     grad_accum: int,
     options: Options | None = None,
 ) -> Reduced:
     """LA302 where the weights do not keep to the declared reduction, or why that could not be looked at.
+
+    A mean over the targets where an accumulation alone is declared.
 
     ``token-mean``: the targets of a stream weigh alike within a batch, their weights add up to the same for
     every batch, and stay in proportion when one step is split into micro-batches; a loss that is given
@@ -85,6 +92,7 @@ def check_reduction(
     Raises:
         UsageError: an unknown reduction, or fewer samples than micro-batches.
     """
+    reduction: Reduction = declared or "token-mean"
     if reduction not in get_args(Reduction):
         raise UsageError(f"unknown --reduction {reduction!r}: choose one of {', '.join(get_args(Reduction))}")
     parts = adapter.split(model, batch)
@@ -154,7 +162,7 @@ def counted_loss(
 
 
 def _targets(view: View, options: Options | None) -> dict[str, Tensor]:
-    expected, _ = expected_of(view, options or Options())
+    expected, _ = expected_of(view, (options or Options()).convention)
     return {one.stream.name: (one.trained & ~one.lost).sum() for one in expected}
 
 

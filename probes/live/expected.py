@@ -8,15 +8,16 @@ Targets that are no shifted inputs at all (masked language models, pseudo-labels
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from alignment import IGNORE_INDEX, Convention, Supervision, expect, infer_convention
+from alignment import IGNORE_INDEX, Convention, Supervision, infer_convention
 from alignment.borders import crossings
-from alignment.targets import admissible
 
 from ..witness.blind import wanted_rows
+from ..witness.demands import demanded, nothing
 from .joined import Joined
 
 __all__ = ["Expectation", "expectations"]
@@ -67,7 +68,7 @@ def _untold(number: int, joined: Joined) -> Expectation:
     why = f"the model was not given the labels of {actual.stream.name}"
     if number in joined.view.masked and bool(actual.trained.any()):
         return _as_masked(actual, why)
-    return _granted(number, actual, torch.ones_like(actual.trained), _nothing(actual), joined.part[number], why)
+    return _granted(number, actual, torch.ones_like(actual.trained), nothing(actual), joined.part[number], why)
 
 
 def _if_used(told: Expectation, untold: Expectation, actual: Supervision) -> Expectation:
@@ -109,7 +110,7 @@ def _expected(number: int, joined: Joined) -> Expectation:
     convention = joined.view.convention(number) or evidence.convention
     if convention is Convention.INCONSISTENT:
         why = f"the labels of {name} are neither its ids nor the ids after them ({evidence})"
-        granted = _granted(number, actual, torch.ones_like(hidden), _nothing(actual), joined.part[number], why)
+        granted = _granted(number, actual, torch.ones_like(hidden), nothing(actual), joined.part[number], why)
         as_labelled = torch.equal(labels, actual.target)  # a masked objective: every row on its own label
         return replace(granted, untold=None) if as_labelled else granted
     told, note = _told(number, joined, convention)
@@ -121,13 +122,9 @@ def _expected(number: int, joined: Joined) -> Expectation:
 
 def _told(number: int, joined: Joined, convention: Convention) -> tuple[Supervision, str]:
     """What the labels say; where the ids fit both conventions, the one that fits what is trained."""
-    stream, labels, carried = (part[number] for part in (joined.view.streams, joined.view.labels, joined.view.carried))
+    stream, labels = joined.view.streams[number], joined.view.labels[number]
     assert labels is not None
-
-    def by(convention: Convention) -> Supervision:
-        wanted = labels if number in joined.view.masked else admissible(labels, stream, convention)
-        return expect(wanted, stream, convention, number=number, carried=carried)
-
+    by = partial(demanded, joined.view, number, labels)
     if convention is not Convention.AMBIGUOUS:
         return by(convention), ""
     for fits in (Convention.POSITION_ALIGNED, Convention.PRE_SHIFTED):
@@ -140,16 +137,11 @@ def _told(number: int, joined: Joined, convention: Convention) -> tuple[Supervis
     return wanted, f"{stream.name}: the ids fit both label conventions; {fits} fits what is trained"
 
 
-def _nothing(actual: Supervision) -> Supervision:
-    """No target anywhere."""
-    return expect(torch.full_like(actual.target, IGNORE_INDEX), actual.stream, Convention.NONE)
-
-
 def _as_masked(actual: Supervision, why: str) -> Expectation:
     """Of a masked objective whose labels were not seen: all that was masked is trained, or nobody says what must be."""
     weight = actual.trained.double()
     nowhere = torch.full_like(actual.source, -1)
-    meant = replace(_nothing(actual), target=actual.target, weight=weight, source=nowhere, origin=nowhere)
+    meant = replace(nothing(actual), target=actual.target, weight=weight, source=nowhere, origin=nowhere)
     covered = actual.stream.filler & (actual.stream.segment >= 0)
     if bool(covered.any()) and not bool((covered & ~actual.trained & ~actual.soft).any()):
         return Expectation(meant, known=False, why=why)

@@ -205,7 +205,7 @@ class AlignmentCallback(TrainerCallback):
             findings = settled(findings, _accumulated(seen, self.reduction), self.reduction or "token-mean")
         reduced = self._reduced(model, adapter, watched, loss) if readable else None
         if reduced is not None:
-            findings = settled(findings, reduced.findings, reduced.declared)
+            findings = reduced.settled(findings)
         if peft_model(model) is not None:
             findings += frozen_adapters(model)
         cut, notes = adapters_cut_off(model, adapter, watched[0], loss, seen[0])

@@ -32,23 +32,20 @@ __all__ = [
 
 SCHEMA = 1
 Status = Literal["pass", "fail", "skip", "error"]
-#: Checks that every report of a model has: what they say of its targets needs no name of theirs.
-BASIC = frozenset(
-    (
-        "text-length",
-        "text-loss",
-        "audio-loss",
-        "fallback-path",
-        "training-step",
-        "pairing-text",
-        "pairing-audio",
-        "coverage",
-        "labels-received",
-        "samples",
-        "data",
-        "ends",
-    )
+#: Checks that the report of every model has, in their order.
+CHECKLIST = (
+    "text-length",
+    "text-loss",
+    "audio-loss",
+    "fallback-path",
+    "training-step",
+    "pairing-text",
+    "pairing-audio",
+    "coverage",
+    "labels-received",
 )
+#: Checks, of data too, that say of targets what the report's own numbers say: a verdict needs no name of theirs.
+BASIC = frozenset((*CHECKLIST, "samples", "data", "ends"))
 #: The exit code of each verdict.
 EXIT = {"pass": 0, "fail": 1, "error": 3, "incomplete": 4}
 

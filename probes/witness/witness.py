@@ -14,18 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from alignment import (
-    IGNORE_INDEX,
-    Convention,
     Finding,
     Supervision,
     compare,
-    expect,
-    infer_convention,
 )
 from alignment.comparison import unexplained
 from alignment.findings import LABELS
 from alignment.sources import infer_sources, is_ambiguous
-from alignment.targets import admissible
 
 from ..host.preserve import preserved
 from ..models.adapter import Adapter, Batch, View
@@ -33,6 +28,7 @@ from ..models.modules import unwrapped, virtual_tokens
 from .blind import SPARED, blind_spots, unread_note
 from .capture import Capture
 from .clipped import on_real_logits
+from .demands import expected_of, within_range
 from .diagnose import explain_exception
 from .judgement import judge_loss, labels_dropped
 from .label_rules import label_findings
@@ -41,7 +37,7 @@ from .pace import LOSS, Pace
 from .penalised import Penalised, told_apart
 from .proof import prove, retry_in_range
 
-__all__ = ["LossFunction", "Options", "Witness", "expected_of", "witness"]
+__all__ = ["LossFunction", "Options", "Witness", "witness"]
 
 
 @dataclass(frozen=True)
@@ -100,7 +96,7 @@ def witness(
 
 def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
     model, adapter, loss_fn, options = watched.model, watched.adapter, watched.loss_fn, watched.options
-    expected, notes = expected_of(view, options)
+    expected, notes = expected_of(view, options.convention)
     of_labels = label_findings(view)
     try:
         first = run_pass(watched, batch, view)
@@ -110,7 +106,7 @@ def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
         actual = ()
         if found is None:
             actual = retry_in_range(watched, batch, view, error)
-        findings = list(compare(*_within_range(expected, actual))) if found is None else [found]
+        findings = list(compare(*within_range(expected, actual))) if found is None else [found]
         return _told(view, expected, actual, (*of_labels, *findings), None, error.capture, notes)
     actual = infer_sources(first.readings, view.streams)
     penalised = Penalised.none(actual) if first.problems else told_apart(watched, batch, view, first.readings, actual)
@@ -161,36 +157,6 @@ def _needs_proof(findings: Sequence[Finding], actual: Sequence[Supervision]) -> 
     """Whether sources decide anything: something differs, or could be read two ways."""
     about_sources = [f for f in findings if f.code not in ("LA205", "LA206") and f.severity == "error"]
     return bool(about_sources) or any(f.code == "LA202" for f in findings) or any(is_ambiguous(a) for a in actual)
-
-
-def expected_of(view: View, options: Options) -> tuple[tuple[Supervision, ...], list[str]]:
-    """What the labels of a batch demand of every stream, and what was taken as declared."""
-    expected, notes = [], list(view.notes)
-    for number, (stream, labels, carried) in enumerate(zip(view.streams, view.labels, view.carried, strict=True)):
-        given = torch.full_like(stream.ids, IGNORE_INDEX) if labels is None else labels
-        convention = view.convention(number) or infer_convention(given, stream).convention
-        if convention is Convention.AMBIGUOUS:
-            convention = Convention.POSITION_ALIGNED if stream.is_audio else options.convention
-            notes.append(f"{stream.name}: the ids fit both label conventions; {convention} taken as declared")
-        if convention is Convention.INCONSISTENT:
-            convention = Convention.POSITION_ALIGNED if stream.is_audio else options.convention
-        wanted = given if number in view.masked else admissible(given, stream, convention)
-        expected.append(expect(wanted, stream, convention, number=number, carried=carried))
-    return tuple(expected), notes
-
-
-def _within_range(
-    expected: Sequence[Supervision], actual: Sequence[Supervision]
-) -> tuple[list[Supervision], list[Supervision]]:
-    """Both sides without the rows whose label no head knows: LA502 has told of them."""
-    sides: tuple[list[Supervision], list[Supervision]] = ([], [])
-    for wanted, got in zip(expected, actual, strict=True):
-        known = (wanted.target >= 0) & (wanted.target < wanted.stream.vocab)
-        beyond = wanted.trained & ~known & (got.source < 0)
-        for side, one in zip(sides, (wanted, got), strict=True):
-            target, weight = one.target.masked_fill(beyond, IGNORE_INDEX), one.weight.masked_fill(beyond, 0.0)
-            side.append(replace(one, target=target, weight=weight))
-    return sides
 
 
 def _blind(
