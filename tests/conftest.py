@@ -25,8 +25,25 @@ settings.register_profile("deep", max_examples=1000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
+#: What depends on no version of transformers: where two environments are run, one is enough.
+ONCE = (
+    "probes/host",
+    "probes/ranks",
+    "probes/records",
+    "probes/report",
+    "test_action.py",
+    "test_layering.py",
+    "test_pytest_plugin.py",
+)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items):
-    """Skip what needs a Higgs model that is not here, and say how to install it."""
+    """Mark what is enough to run once; skip what needs a Higgs model that is not here, and say how to install it."""
+    here = Path(__file__).parent
+    for item in items:
+        if any(item.path.is_relative_to(here / once) for once in ONCE):
+            item.add_marker("once")
     for family in ("higgs", "higgs_v2"):
         marked = [item for item in items if item.get_closest_marker(family)]
         reason = why_unavailable(family) if marked else None
