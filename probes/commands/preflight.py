@@ -48,7 +48,7 @@ DESCRIPTION = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Model, loss and report options, and --floor."""
+    """Model, loss and report options, --diff and --floor."""
     add_model_options(parser)
     add_loss_options(parser)
     add_report_options(parser, "html", "sarif")
@@ -56,6 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_rank_options(parser)
     add_trainer_options(parser)
     add_replay(parser)
+    parser.add_argument(
+        "--diff",
+        action="store_true",
+        help="where slices, rolls or pads made the fault: a patch with which the verdict is PASS, printed, not applied",
+    )
     parser.add_argument(
         "--floor",
         action="store_true",
@@ -96,15 +101,26 @@ def _reported(args: argparse.Namespace, part: Part | None = None) -> int:
     baseline = None if args.baseline is None else read_baseline(args.baseline, "preflight", _recording(args))
     with status_line(console) as progress:
         plan, report = _checked(args, keep, progress, part)
+        patch = _patch(plan, report, progress) if args.diff and part is None else ""
     report.notes += [*ignored_flags(args), *keep.notes]
     if baseline is not None:
         origin = provenance(plan.adapter.inner(plan.model), report.environment, args.command_line)
         add_comparison(report, baseline, record_of_report(report, origin), keep)
     report.findings = strict_findings(report.findings, args.strict)
     show(report, console, verbose=args.verbose)
+    if patch:
+        console.print(patch, markup=False, soft_wrap=True)
     annotate(report, console.file)
     write_outputs(outputs, report)
     return report.exit_code
+
+
+def _patch(plan: Plan, report: Report, progress: Callable[[str], None]) -> str:
+    from ..checks.suggested import suggested
+
+    progress("trying other slices")
+    found = suggested(plan, report)
+    return "" if found is None else found.diff()
 
 
 def _recording(args: argparse.Namespace) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alignment import AlignmentError, Convention
+from alignment import AlignmentError, Convention, InputError
 
 from ..errors import UsageError
 from ..host.preserve import copy_of, cuda_devices, preserved, same_random_state
@@ -29,6 +29,8 @@ from .tape import Tape
 __all__ = ["Meeting", "Traced", "row_numbers", "traced"]
 
 
+#: What says that rows or labels cannot be laid over the batch: then they are not followed.
+UNREAD = (AlignmentError, InputError, UsageError)
 #: Samples of one stream are numbered from here to the next stream's.
 APART = 10**6
 
@@ -229,7 +231,7 @@ def _place(
     places = Places(capture.forwards, model, adapter, view)
     for root, call in zip(capture.leaves, capture.calls, strict=True):
         for book, number in enumerate(call.head.streams):
-            with suppress(AlignmentError, UsageError):
+            with suppress(*UNREAD):
                 rows = places.rows_of(
                     call.head, call.forward, call.count, call.inputs, number=number, hidden=call.hidden, nth=call.nth
                 )
@@ -242,7 +244,7 @@ def _place(
         for root, count in _products(told.tape, len(view.streams[number])):
             told.place(root.first, torch.arange(count), number)
     for root, hidden, forward in capture.hidden:
-        with suppress(AlignmentError, UsageError):
+        with suppress(*UNREAD):
             rows = places.rows_of(plain[0], forward, hidden.numel() // hidden.shape[-1], hidden, number=number)
             told.place(root.first, rows, number)
 
@@ -315,7 +317,7 @@ def _demands(model: nn.Module, adapter: Adapter, batch: Batch, view: View) -> li
     tape, mine = Tape(), copy_of(batch)
     _number(tape, mine)
     nothing: list[Tensor | None] = [None] * len(view.streams)
-    with preserved(model), suppress(AlignmentError, UsageError, RuntimeError), tape.running():
+    with preserved(model), suppress(*UNREAD, RuntimeError), tape.running():
         read = adapter.view(model, mine)
         nodes = [tape.node(labels) for labels in read.labels]
         if len(nodes) == len(nothing):
