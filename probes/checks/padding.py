@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -85,12 +85,13 @@ def _real_rows(outputs: Outputs, view: View) -> _Real:
     given = [Given(rows, torch.ones(len(rows), dtype=torch.bool, device=rows.device)) for rows in logits]
     if len(logits[0]) != len(view.streams[0]):  # a model without a text head
         given[0] = Given(logits[0].new_zeros(len(view.streams[0]), 1), torch.zeros(len(view.streams[0])).bool())
-    return _real_given(given, view)
+    handed = view.streams[: len(given)]  # what further heads give is none of its outputs
+    return _real_given(given, replace(view, streams=handed))
 
 
 def _compare(real: _Real, parts: Sequence[_Real], view: View, movement: Movement) -> _Moved:
     """How far real rows move under other padding."""
-    for number, (stream, mine) in enumerate(zip(view.streams, real, strict=True)):
+    for number, (stream, mine) in enumerate(zip(view.streams, real, strict=False)):
         theirs = [part[number] for part in parts if number < len(part)]
         logits = torch.cat([one.logits for one in theirs])[: len(mine.logits)]
         if len(logits) != len(mine.logits):

@@ -17,7 +17,7 @@ from ..models.adapter import Adapter, Batch
 from ..models.causal_lm import CausalLMAdapter
 from ..models.modules import unwrapped
 from ..models.place import Place
-from ..witness.further import distance, held_to, told_weights
+from ..witness.further import distance, held_to, layers_ahead, told_weights
 from ..witness.witness import LossFunction, Options, Witness, witness
 
 __all__ = ["Watch", "watch"]
@@ -62,7 +62,7 @@ def watch(model: nn.Module, adapter: Adapter, batch: Batch, loss_fn: LossFunctio
         again = _seen(model, wider, batch, loss_fn, options)
         if again is not None:
             adapter, seen, taken = wider, again, {_path(one) for one in found.found}
-    further = _looking(adapter, seen, led=wider is None or len(wider.ahead) > len(taken))
+    further = _looking(adapter, seen, layers_ahead(model), led=wider is None or len(wider.ahead) > len(taken))
     if further is not None:
         again = _seen(model, further, batch, loss_fn, options)
         adapter, seen = (adapter, seen) if again is None else (further, again)
@@ -111,8 +111,8 @@ def _with_found(model: nn.Module, adapter: Adapter, seen: Witness, found: Sequen
     }
     own = [
         names[head.module]
-        for head, one in zip(adapter.heads(model, seen.view), seen.actual, strict=True)
-        if not _teaches(head.module, one)
+        for head in adapter.heads(model, seen.view)
+        if not _teaches(head.module, seen.actual[head.streams[0]])
     ]
     if not others:
         return None
@@ -129,13 +129,13 @@ def _teaches(head: nn.Module, actual: Supervision) -> bool:
     return untrained and not any(one.requires_grad for one in head.parameters())
 
 
-def _looking(adapter: Adapter, seen: Witness, *, led: bool) -> CausalLMAdapter | None:
+def _looking(adapter: Adapter, seen: Witness, layers: int, *, led: bool) -> CausalLMAdapter | None:
     """The adapter with each of its heads held to its distance; None where all predict the next token.
 
-    ``led`` says whether the first head is the main one.
+    ``led`` says whether the first head is the main one, ``layers`` how many of the others the model says that it has.
     """
-    if not isinstance(adapter, CausalLMAdapter) or seen.view.masked:
+    if not isinstance(adapter, CausalLMAdapter) or adapter.lays_rows or seen.view.masked:
         return None
     distances, kin = [distance(one) for one in seen.actual], seen.view.kin or ("",)
-    ahead = held_to(distances, kin) if led else held_to([1, *distances], ["", *kin])[1:]
+    ahead = held_to(distances, kin, layers) if led else held_to([1, *distances], ["", *kin], layers)[1:]
     return adapter.looking(ahead) if max(ahead) > 1 else None

@@ -189,11 +189,11 @@ class Forward:
         if isinstance(self.adapter, DeclaredAdapter):
             return self._note_declared(self.adapter, head, inputs, output)
         before = self.problem
-        width, vocab = output.shape[-1] // head.books, self.vocab(head)
+        width, vocab = output.shape[-1] // (1 if head.places else head.books), self.vocab(head)
         if width != vocab:
             self.problem = f"the {head.name} head gives {width} scores a row, its vocabulary has {vocab} ids"
             return None
-        count = output.numel() // output.shape[-1]
+        count = output.numel() // output.shape[-1] // (head.books if head.places else 1)
         rows = self._rows(head, inputs, count)
         self.problem = before if self.is_candidate(head) else self.problem
         read = None
@@ -305,7 +305,7 @@ class Forward:
 
     def _numbers(self, call: Call, view: View) -> tuple[int, ...]:
         """The numbers of the streams that a call predicts; none where its head, or the call, turned out to be none."""
-        if not isinstance(self.adapter, CausalLMAdapter):
+        if not isinstance(self.adapter, CausalLMAdapter) or self.adapter.lays_rows:
             return call.head.streams
         calls = self.adapter.calls
         if calls:

@@ -18,7 +18,7 @@ from ..errors import UsageError
 from ..models.adapter import Adapter
 from ..models.causal_lm import CausalLMAdapter
 from ..models.modules import is_masked_lm, unwrapped
-from ..witness.further import distance, held_to
+from ..witness.further import distance, held_to, layers_ahead
 from .forwards import Forward
 from .joined import Joined
 
@@ -53,16 +53,17 @@ def with_candidates(model: nn.Module, adapter: Adapter) -> Adapter:
 def settled_heads(forwards: Sequence[Forward], joined: Joined) -> bool:
     """Hold each head to its distance, and leave the candidates that are no heads; whether anything has changed."""
     adapter = forwards[0].adapter
-    if not isinstance(adapter, CausalLMAdapter) or len(joined.actual) == 1:
+    if not isinstance(adapter, CausalLMAdapter) or adapter.lays_rows or len(joined.actual) == 1:
         return False
     paths, distances, kin = adapter.paths, [distance(one) for one in joined.actual], joined.view.kin
+    layers = layers_ahead(forwards[0].model)
     if adapter.calls:
-        return _exchanged(forwards, adapter.looking(held_to(distances, kin)))
+        return _exchanged(forwards, adapter.looking(held_to(distances, kin, layers)))
     kept = [n for n in range(len(paths)) if n == 0 or adapter.found is None or distances[n] is not None]
     if len(kept) == 1 and adapter.found is not None:
         settled = adapter.found
     else:
-        ahead = held_to([distances[n] for n in kept], [kin[n] for n in kept])
+        ahead = held_to([distances[n] for n in kept], [kin[n] for n in kept], layers)
         if len(kept) == len(paths) and max(ahead) == 1:
             return False
         names = tuple(paths[n] for n in kept)

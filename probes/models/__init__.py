@@ -51,4 +51,8 @@ def adapter_for(model: nn.Module, heads: Sequence[str] = ()) -> Adapter:
         for family in codebook_families():
             if family.fits(model):
                 return family()
+        from .prophetnet import ProphetNetAdapter
+
+        if ProphetNetAdapter.fits(model):
+            return ProphetNetAdapter(model)
     return CausalLMAdapter(model, heads)

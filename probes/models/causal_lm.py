@@ -74,6 +74,8 @@ class CausalLMAdapter(TextRuns):
     #: Keyword arguments that say which ids a forward reads.
     id_keys: tuple[str, ...] = ("input_ids",)
     special_ids: Mapping[str, int] = MappingProxyType({})
+    #: Whether the model itself lays the rows that look further ahead over their targets.
+    lays_rows = False
 
     def __init__(self, model: nn.Module, heads: Sequence[str] = (), found: CausalLMAdapter | None = None) -> None:
         self._names, self.found = tuple(heads) or _found(model), found

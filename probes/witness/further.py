@@ -9,13 +9,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
 from alignment import Supervision
 
-__all__ = ["distance", "held_to", "told_weights"]
+__all__ = ["distance", "held_to", "layers_ahead", "told_weights"]
 
 #: The share of a head's targets that must lie at one distance, for it to be the head's.
 UNIFORM = 0.75
+#: What configurations call the number of layers that each predict a token more.
+LAYERS = ("num_mtp_layers", "num_nextn_predict_layers")
+
+
+def layers_ahead(model: nn.Module) -> int:
+    """How many layers of multi-token prediction a model, or its configuration, says that it has; 0 for none."""
+    told = (
+        getattr(held, name, None)
+        for module in model.modules()
+        for held in (module, getattr(module, "config", None))
+        for name in LAYERS
+    )
+    return next((count for count in told if isinstance(count, int) and count > 0), 0)
 
 
 def distance(actual: Supervision) -> int | None:
@@ -28,13 +42,17 @@ def distance(actual: Supervision) -> int | None:
     return int(values[best]) if int(counts[best]) >= UNIFORM * int(actual.trained.sum()) else None
 
 
-def held_to(found: Sequence[int | None], kin: Sequence[str]) -> tuple[int, ...]:
+def held_to(found: Sequence[int | None], kin: Sequence[str], layers: int = 0) -> tuple[int, ...]:
     """How far ahead each head is meant to predict, the main one first.
 
     Args:
         found: the distance that each head is trained at.
         kin: the kind of each head: numbered siblings are one kind.
+        layers: how many that look further ahead the model says it has (``layers_ahead``): as many heads beside the main
+            one are these, whatever they are trained at.
     """
+    if layers and len(found) == 1 + layers:
+        return tuple(range(1, 2 + layers))
 
     def looks_ahead(number: int) -> bool:
         siblings = [one for one, kind in zip(found[1:], kin[1:], strict=True) if kind == kin[number]]

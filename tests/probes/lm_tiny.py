@@ -157,7 +157,6 @@ SPECIAL = {
     **_each("MusicgenDecoderConfig MusicgenMelodyDecoderConfig", {"num_codebooks": 1}),
     "PaddleOCRTextConfig": _ROPE,
     "Pop2PianoConfig": _START,
-    **_each("ProphetNetConfig XLMProphetNetConfig", {"ngram": 1}),
     "Qwen2AudioEncoderConfig": {"max_source_positions": 16},
     **_each("Qwen2VLTextConfig Qwen2_5_VLTextConfig Qwen3VLTextConfig Qwen3VLMoeTextConfig", _ROPE),
     **_each("Qwen2_5OmniTextConfig Qwen3OmniMoeTextConfig", _ROPE),

@@ -29,10 +29,10 @@ DEVIATES = {
     **_each(
         "BartForCausalLM BigBirdPegasusForCausalLM BlenderbotForCausalLM BlenderbotSmallForCausalLM "
         "MBartForCausalLM MarianForCausalLM MvpForCausalLM PLBartForCausalLM PegasusForCausalLM "
-        "ProphetNetForCausalLM TrOCRForCausalLM WhisperForCausalLM XLMProphetNetForCausalLM "
-        "Speech2Text2ForCausalLM",
+        "TrOCRForCausalLM WhisperForCausalLM Speech2Text2ForCausalLM",
         (0, _COPIES, _DECODER_ALONE),
     ),
+    **_each("ProphetNetForCausalLM XLMProphetNetForCausalLM", (0, 2 * _COPIES, _DECODER_ALONE)),  # of both n-grams
     **_each(
         "MusicgenForCausalLM MusicgenMelodyForCausalLM",
         (0, _COPIES, f"ids and labels both given, one codebook: {_COPY}"),

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from further_models import IDS, LABELS, Draft, Medusa, Mtp, draft_loss, medusa_loss, mtp_loss
+from further_models import IDS, LABELS, Draft, Medusa, Mtp, ce, draft_loss, later, medusa_loss, mtp_loss
 
 from probes import check_loss
 from probes.checks.preflight import Plan, preflight
@@ -113,3 +113,20 @@ def test_rows_are_told_with_what_they_have_read():
     assert [one.row for one in told if one.verdict == "right"] == list(range(6, 22))
     assert all(one.target == IDS[0, one.row + 2] and one.offset == 2 for one in told if one.verdict == "right")
     assert not any(one.padding for one in told)
+
+
+@pytest.mark.parametrize("far", [2, 3])
+def test_an_end_that_a_head_further_ahead_never_predicts(far):
+    """The main head learns to stop; the one that looks ahead has its ends masked by a trainer of its own."""
+    ids = IDS.clone()
+    ids[:, [13, 23]] = 2  # the end of two turns
+    batch = {"input_ids": ids, "labels": LABELS.masked_scatter(LABELS != -100, ids[LABELS != -100])}
+
+    def loss(model, batch):
+        base, heads = model(batch["input_ids"])
+        targets = [later(batch["labels"], 1), later(batch["labels"], 2), later(batch["labels"], 3)]
+        targets[far - 1] = targets[far - 1].masked_fill(targets[far - 1] == 2, -100)
+        return sum(ce(one, target) for one, target in zip((base, *heads), targets, strict=True))
+
+    assert errors(check_loss(Medusa(), batch, medusa_loss("right"), replay=False)) == []
+    assert errors(check_loss(Medusa(), batch, loss, replay=False)) == [("LA203", f"head[medusa.{far - 2}.2]")]
