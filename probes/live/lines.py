@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from alignment import InputError
+from alignment import Finding, InputError
 
 from ..line.add import explained, has_lines
 from ..line.frames import Place
@@ -32,16 +32,26 @@ def begun_after(steps: Sequence[Sequence[Forward]]) -> Lines | None:
 
     Compiled modules run on as they are: what happens in them cannot be seen without changing it.
     """
-    from .observed import observe
-
     with suppress(Exception):  # why the steps cannot be judged is told once they are over
-        found = observe(steps).witness.findings
+        found = _shown(steps)
         compiled = any(type(one).__name__ == "OptimizedModule" for step in steps for one in step[0].model.modules())
         if any(has_lines(one) for one in found) and not compiled:
             lines = Lines()
             lines.begin()
             return lines
     return None
+
+
+def _shown(steps: Sequence[Sequence[Forward]]) -> Sequence[Finding]:
+    """What steps show so far; which heads there are is settled once all of them are over."""
+    from .observed import observe
+
+    adapters = [(forward, forward.adapter) for step in steps for forward in step]
+    try:
+        return observe(steps).witness.findings
+    finally:
+        for forward, adapter in adapters:
+            forward.adapter = adapter
 
 
 class Lines:
