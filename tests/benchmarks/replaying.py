@@ -16,6 +16,8 @@ __all__ = ["replaying"]
 
 FAMILY = "replay"
 SAMPLES = 2
+#: From this hidden size on a forward costs more than what surrounds it.
+LARGE = 256
 
 
 class Replayed(Setting):
@@ -62,7 +64,7 @@ def replaying(size: Size) -> Iterator[Figure]:
             "check_loss / forward and loss",
             cell,
             forward.ratio,
-            limit=size.pick(None, 8.0, 8.0),
+            limit=8.0 if hidden >= LARGE else None,
             detail=str(forward),
         )
         yield Figure(FAMILY, "check_loss / the same without replay", cell, alone.ratio, detail=str(alone))
