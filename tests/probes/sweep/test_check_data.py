@@ -4,6 +4,7 @@ import json
 import os
 import signal
 
+import data_lines
 import pytest
 import torch
 from chat_templates import conversation, tokenizer_of
@@ -192,21 +193,20 @@ def test_what_cannot_be_iterated_is_refused(wrong):
         check_data(wrong)
 
 
+def test_every_planted_fault_of_a_larger_file_is_counted(tmp_path):
+    found, wanted, _, _ = data_lines.measured(1100, 1, tmp_path)
+    assert found == wanted
+
+
 @pytest.mark.deep
-def test_a_large_file_takes_no_more_memory_than_a_small_one(folder, tmp_path, warm):
-    """What a process and its workers hold at most, in KiB."""
-    held = (
-        "import resource, sys\nfrom loss_align import main\nmain(sys.argv[1:])\n"
-        "print('held', max(resource.getrusage(who).ru_maxrss for who in (0, -1)))\n"
-    )
-    peaks = []
-    for count in (2_000, 60_000):
-        data = written(tmp_path / f"{count}.jsonl", count, every=1000)
-        (tmp_path / "held.py").write_text(held)
-        done = warm.python("held.py", "data", data, "--tokenizer", folder, "--workers", "2", cwd=tmp_path)
-        assert f"{2 * count // 1000:,}" in done.stdout
-        peaks.append(int(done.stdout.rpartition("held ")[2]))
-    assert peaks[1] - peaks[0] < 30_000
+def test_a_large_file_takes_no_more_memory_than_a_small_one(tmp_path, warm):
+    """What a process and its workers hold at most, in MiB."""
+    held = []
+    for lines in (2_000, 60_000):
+        done = warm.python(data_lines.__file__, "--lines", lines, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout
+        held.append(int(done.stdout.partition(" MiB")[0].rpartition(" ")[2].replace(",", "")))
+    assert held[1] - held[0] < 30
 
 
 def test_counts_add_up_in_any_split(tokenizer, data):
