@@ -11,8 +11,9 @@ from alignment import Finding, InputError, Supervision
 from alignment.findings import finding
 
 from ..errors import UsageError
+from ..finder.adapter import used
 from ..finder.found import Found
-from ..finder.guard import Beside, beside
+from ..finder.guard import beside
 from ..models.adapter import Adapter, Batch
 from ..models.causal_lm import CausalLMAdapter
 from ..models.modules import unwrapped
@@ -55,13 +56,17 @@ def watch(model: nn.Module, adapter: Adapter, batch: Batch, loss_fn: LossFunctio
     if not seen.actual:
         return Watch(adapter, seen)
     found = beside(model, adapter, batch, seen.view, loss_fn)
-    seen = _trains_others(seen, found)
+    others = found.discovery.found
+    unnamed = isinstance(adapter, CausalLMAdapter) and not adapter.paths and _is_trainable(adapter.main(model))
+    if others and unnamed and not found.called and _reaches_none(seen):  # another head stands in its place
+        return watch(model, used(model, found.discovery, batch, loss_fn), batch, loss_fn, options)
+    seen = _trains_others(seen, others)
     taken: set[str] = set()
-    wider = _with_found(model, adapter, seen, found.found)
+    wider = _with_found(model, adapter, seen, others)
     if wider is not None:
         again = _seen(model, wider, batch, loss_fn, options)
         if again is not None:
-            adapter, seen, taken = wider, again, {_path(one) for one in found.found}
+            adapter, seen, taken = wider, again, {_path(one) for one in others}
     further = _looking(adapter, seen, layers_ahead(model), led=wider is None or len(wider.ahead) > len(taken))
     if further is not None:
         again = _seen(model, further, batch, loss_fn, options)
@@ -80,13 +85,22 @@ def _seen(model: nn.Module, adapter: Adapter, batch: Batch, loss_fn: LossFunctio
     return seen if seen.actual else None
 
 
-def _trains_others(seen: Witness, found: Beside) -> Witness:
+def _is_trainable(head: nn.Module) -> bool:
+    return any(one.requires_grad for one in head.parameters())
+
+
+def _reaches_none(seen: Witness) -> bool:
+    """Whether the loss has reached none of the heads."""
+    return [one.code for one in seen.findings] == ["LA605"]
+
+
+def _trains_others(seen: Witness, others: Sequence[Found]) -> Witness:
     """A loss that reaches none of the judged heads is no constant where it trains others: their streams are silent."""
-    if not found.found or [one.code for one in seen.findings] != ["LA605"]:
+    if not others or not _reaches_none(seen):
         return seen
-    others = ", ".join(one.head for one in found.found)
+    listed = ", ".join(one.head for one in others)
     silent = [
-        finding("LA205", one.stream.name, f"{one.stream.name} gets no gradient: all that the loss trains is {others}")
+        finding("LA205", one.stream.name, f"{one.stream.name} gets no gradient: all that the loss trains is {listed}")
         for one in seen.expected
     ]
     return replace(seen, findings=tuple(silent))
@@ -126,7 +140,7 @@ def _with_found(model: nn.Module, adapter: Adapter, seen: Witness, found: Sequen
 
 def _teaches(head: nn.Module, actual: Supervision) -> bool:
     untrained = not bool((actual.trained | actual.soft).any())
-    return untrained and not any(one.requires_grad for one in head.parameters())
+    return untrained and not _is_trainable(head)
 
 
 def _looking(adapter: Adapter, seen: Witness, layers: int, *, led: bool) -> CausalLMAdapter | None:

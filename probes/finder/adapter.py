@@ -23,7 +23,7 @@ from .found import Discovery
 from .graph import graph_of, past_heads
 from .renaming import integers
 
-__all__ = ["FoundAdapter", "fitting_adapter"]
+__all__ = ["FoundAdapter", "fitting_adapter", "used"]
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
 
@@ -79,17 +79,17 @@ def fitting_adapter(model: nn.Module, batch: Batch, loss_fn: LossFunction, heads
         if found is None:
             raise
         _raise_unclear(found, unknown)
-        return _used(model, found, batch, loss_fn, heads)
+        return used(model, found, batch, loss_fn, heads)
     adapter.check_batch(model, batch)
     if not isinstance(adapter, CausalLMAdapter) or _knows(model, adapter, batch, loss_fn):
         return adapter
     found = _found(model, batch, loss_fn, heads)
-    if found is None or _agrees(found, adapter, batch):
+    if found is None or _agrees(found, adapter, batch, several=bool(heads)):
         return adapter
     if found.unclear and _can_read(model, adapter, batch):
         return adapter
     _raise_unclear(found)
-    return _used(model, found, batch, loss_fn, heads)
+    return used(model, found, batch, loss_fn, heads)
 
 
 def _raise_unclear(found: Discovery, cause: Exception | None = None) -> None:
@@ -111,8 +111,10 @@ def _knows(model: nn.Module, adapter: CausalLMAdapter, batch: Batch, loss_fn: Lo
     owners = pretrained_models(model)
     if owners:
         inside = {id(part) for part in owners[0].modules()}
-        own = all(id(head) in inside for head in adapter.modules(model))
-        return not _reads_other_keys(adapter, batch) and (own or not _other_ids(adapter, batch))
+        if _reads_other_keys(adapter, batch):
+            return False
+        if all(id(head) in inside for head in adapter.modules(model)):
+            return True
     if not _can_read(model, adapter, batch) or _other_ids(adapter, batch):
         return False
     heads = adapter.heads(model, adapter.view(model, batch))
@@ -156,12 +158,12 @@ def _reads_other_keys(adapter: CausalLMAdapter, batch: Mapping[str, Any]) -> boo
     )
 
 
-def _agrees(found: Discovery, adapter: CausalLMAdapter, batch: Mapping[str, Any]) -> bool:
-    """Whether what was found is what an adapter takes for granted."""
+def _agrees(found: Discovery, adapter: CausalLMAdapter, batch: Mapping[str, Any], *, several: bool) -> bool:
+    """Whether what was found is what an adapter takes for granted; of ``several`` heads that were named, of each."""
     key = _id_key(adapter, batch)
     return (
         not found.unclear
-        and len(found.found) == 1
+        and (several or len(found.found) == 1)
         and all(str(one.declaration.ids) == key and one.shape[:-1] == batch[key].shape for one in found.found)
     )
 
@@ -187,9 +189,14 @@ def _is_of(path: str, heads: Sequence[str]) -> bool:
     return any(path == head or path.startswith(f"{head}.") for head in heads)
 
 
-def _used(
-    model: nn.Module, found: Discovery, batch: Batch, loss_fn: LossFunction, named: Sequence[str]
+def used(
+    model: nn.Module, found: Discovery, batch: Batch, loss_fn: LossFunction, named: Sequence[str] = ()
 ) -> FoundAdapter:
+    """The adapter of streams that were found, which has accepted the batch and knows where their ids enter.
+
+    Raises:
+        InputError: a batch that does not fit, or rows that cannot be laid over it.
+    """
     adapter = FoundAdapter(model, found, batch, named)
     adapter.check_batch(model, batch)
     scout(model, adapter, batch, loss_fn, {n: one.lag for n, one in enumerate(found.found) if one.offset is not None})

@@ -7,7 +7,7 @@ once with a graph that keeps no tensors, and walked: only what it reaches past t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from ..models.declared_heads import Logits
 from ..models.modules import unwrapped
 from .adapter import FoundAdapter
 from .discover import look_beside
-from .found import Discovery, Found
+from .found import Discovery
 from .graph import graph_of, past_heads, trained_rows
 from .left_out import heads_beside, left_out
 from .names import Maker
@@ -74,12 +74,14 @@ class Beside:
     """What a loss does beside the judged heads.
 
     Attributes:
-        found: logits over tokens that it trains; notes on what else is.
+        discovery: logits over tokens that it trains; notes on what else is.
+        called: whether the loss calls any of the judged heads.
         findings: LA801 of these and of logits that it trains and nobody can read, LA205 of heads that it leaves out.
         notes: what else is trained, and what is not.
     """
 
-    found: tuple[Found, ...] = ()
+    discovery: Discovery = field(default_factory=Discovery)
+    called: bool = True
     findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -134,7 +136,7 @@ def _beside(
         return Beside()  # it has told why where it was judged
     unread = {path: head for (path, head), count in zip(unread.items(), rows, strict=True) if count}
     out += _unseen(unread, "it is trained, and its gradient names no single token (a soft teacher, a penalty)")
-    return Beside(found.found, (*_unwatched(found), *out), (*found.notes, *notes))
+    return Beside(found, bool(graph.outputs), (*_unwatched(found), *out), (*found.notes, *notes))
 
 
 def _unwatched(found: Discovery) -> list[Finding]:

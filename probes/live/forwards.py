@@ -21,7 +21,7 @@ from ..models.ahead import laid_rows
 from ..models.causal_lm import CausalLMAdapter
 from ..models.declared import DeclaredAdapter
 from ..models.reading import is_encoder_decoder
-from ..models.rows import head_rows, match_rows
+from ..models.rows import head_rows, match_rows, rows_behind
 from ..witness.placement import merged
 from .declared_rows import Origin, Trail, laid_over, taught
 from .rows_of_own import OwnRows
@@ -96,6 +96,7 @@ class Forward:
         fresh: whether there was no gradient yet for its own to be added to.
         dropped: whether the backward after it began at a constant, or at something else that never meets its logits.
         hidden: what the body gave, until the backward has passed.
+        reads: what modules were called on since, until then.
         problem: why its rows cannot be read; empty if they can.
         fused: whether something other than the heads gave the body's output a gradient, which nobody could read.
         half: whether a gradient was in half precision.
@@ -119,6 +120,7 @@ class Forward:
     fresh: bool = False
     dropped: bool = False
     hidden: Tensor | None = None
+    reads: list[Tensor] = field(default_factory=list)
     problem: str = ""
     fused: bool = False
     half: bool = False
@@ -206,6 +208,14 @@ class Forward:
         self.calls.append(call)
         return call
 
+    def note_other(self, module: nn.Module, arguments: Mapping[str, Any], output: Any) -> None:
+        """A module was called that is neither the body nor a head: rows of a head may have come through it."""
+        if self.own is not None:
+            self.own.note(module, arguments, output)
+        else:
+            given = (value for value in arguments.values() if isinstance(value, Tensor) and value.is_floating_point())
+            self.reads += [value.detach() for value in given if value.dim() >= 2]
+
     def _note_declared(
         self, adapter: DeclaredAdapter, head: Head, inputs: Tensor | None, output: Tensor
     ) -> Call | None:
@@ -283,8 +293,10 @@ class Forward:
         try:
             return head_rows(inputs.detach(), self.hidden, count, received).cpu()
         except InputError as error:
-            self.problem = str(error)
-            return None
+            fits = self.hidden.shape[:-1].numel() == received
+            behind = rows_behind(self.reads, self.hidden, count) if fits else None
+            self.problem = self.problem if behind is not None else str(error)
+            return None if behind is None else behind.cpu()
 
     def is_candidate(self, head: Head) -> bool:
         """Whether a layer is as wide as the head, and may be none."""
@@ -310,7 +322,8 @@ class Forward:
         calls = self.adapter.calls
         if calls:
             return (calls.index(call.nth),) if call.nth in calls else ()
-        return tuple(n for n, stream in enumerate(view.streams) if stream.name == call.head.name)
+        mine = (head for head in self.adapter.heads(self.model, view) if head.module is call.head.module)
+        return tuple(number for head in mine for number in head.streams)
 
     def place(self) -> tuple[View, list[Reading]]:
         """What the gradients say of every row of what was received.

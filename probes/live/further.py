@@ -60,7 +60,9 @@ def settled_heads(forwards: Sequence[Forward], joined: Joined) -> bool:
     if adapter.calls:
         return _exchanged(forwards, adapter.looking(held_to(distances, kin, layers)))
     kept = [n for n in range(len(paths)) if n == 0 or adapter.found is None or distances[n] is not None]
-    if len(kept) == 1 and adapter.found is not None:
+    if len(kept) > 1 and adapter.found is not None and not any(_calls_main(forward) for forward in forwards):
+        kept = kept[1:]  # another head stands in its place
+    if kept == [0] and adapter.found is not None:
         settled = adapter.found
     else:
         ahead = held_to([distances[n] for n in kept], [kin[n] for n in kept], layers)
@@ -69,6 +71,10 @@ def settled_heads(forwards: Sequence[Forward], joined: Joined) -> bool:
         names = tuple(paths[n] for n in kept)
         settled = CausalLMAdapter(forwards[0].model, names).looking(ahead)
     return _exchanged(forwards, settled)
+
+
+def _calls_main(forward: Forward) -> bool:
+    return any(call.head.streams == (0,) for call in forward.calls)
 
 
 def called_apart(forwards: Sequence[Forward], joined: Joined) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from alignment import InputError
 
-from ..models.rows import match_rows, row_keys
+from ..models.rows import match_rows, row_keys, rows_behind
 
 __all__ = ["OwnRows"]
 
@@ -24,12 +24,14 @@ class OwnRows:
 
     def __init__(self) -> None:
         self._given: list[Tensor] = []
+        self._read: list[Tensor] = []
 
     def note(self, module: nn.Module, arguments: Mapping[str, Any], output: Any) -> None:
         """A module was called."""
+        self._read += [value.detach() for value in arguments.values() if _is_rows(value)]
         first = output[0] if isinstance(output, (tuple, list)) and output else output
         first = getattr(first, "last_hidden_state", first)
-        if isinstance(first, Tensor) and first.is_floating_point() and first.dim() >= 2 and not _is_table(module):
+        if _is_rows(first) and not isinstance(module, nn.Embedding):
             self._given.append(first.detach())
 
     def placed(self, inputs: Tensor, count: int, received: int) -> Tensor:
@@ -44,11 +46,15 @@ class OwnRows:
                 continue
             if bool(torch.isin(wanted, row_keys(given.reshape(-1, given.shape[-1]))).all()):
                 return match_rows(inputs.detach(), given)[:count].cpu()
+        for given in reversed(self._given):
+            behind = rows_behind(self._read, given, count) if given.shape[:-1].numel() == received else None
+            if behind is not None:
+                return behind.cpu()
         raise InputError(
             f"a head gave {count} rows for {received} ids, and no module is seen to give the rows that it reads: "
             "check the loss with check_loss, which can run it again"
         )
 
 
-def _is_table(module: nn.Module) -> bool:
-    return isinstance(module, nn.Embedding)
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.dim() >= 2

@@ -302,6 +302,7 @@ class Watcher:
         for before in self.open:
             if before.graded:
                 before.hidden = before.own = None  # its backward has passed
+                before.reads.clear()
         if len(self.open) >= MOST_FORWARDS:
             self.finish(f"{MOST_FORWARDS} forwards without an optimizer step")
             return None
@@ -364,8 +365,7 @@ class Watcher:
             if head is None or self.open[-1].is_candidate(head):
                 self.beside.saw(module, output)
             if head is None:
-                if self.open[-1].own is not None:
-                    self.open[-1].own.note(module, bound_arguments(module, args, kwargs), output)
+                self.open[-1].note_other(module, bound_arguments(module, args, kwargs), output)
             elif isinstance(output, Tensor) and output.requires_grad:
                 self._after_head(head, args[0] if args else None, output)
 

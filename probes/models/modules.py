@@ -150,8 +150,12 @@ def positions_hint(model: nn.Module, batch: Any, error: Exception) -> str:
 
 
 def feeder(inner: nn.Module, head: nn.Module) -> nn.Module | None:
-    """The module whose output ``head`` reads: the base model of the innermost model that holds the head."""
-    owners = [owner for owner in pretrained_models(inner) if _holds(owner, head)]
+    """The module whose output ``head`` reads: the base model of the innermost model that holds the head.
+
+    Of a head that stands outside of every model, that of the outermost: something of the user's own lies between.
+    """
+    every = pretrained_models(inner)
+    owners = [owner for owner in every if _holds(owner, head)] or every[:1]
     for owner in reversed(owners):
         for body in _bodies(owner):
             if isinstance(body, nn.Module) and body is not owner and not _holds(body, head):

@@ -7,6 +7,8 @@ in the body's output, and received sequences in the batch by their ids.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from alignment import InputError, Stream
 
-__all__ = ["align_streams", "head_rows", "match_rows", "row_keys"]
+__all__ = ["align_streams", "head_rows", "match_rows", "row_keys", "rows_behind"]
 
 #: Inputs that a trainer may put in front of a segment: a begin, or a few of them.
 MOST_IN_FRONT = 8
@@ -86,6 +88,19 @@ def head_rows(inputs: Tensor, hidden: Tensor, count: int, received: int) -> Tens
             "can be placed; expand ids, labels and mask before the model"
         )
     return straight  # a head behind a projection or a scale of its own, one row per id
+
+
+def rows_behind(reads: Sequence[Tensor], given: Tensor, count: int) -> Tensor | None:
+    """(count,) int64: the rows of ``given`` that the rows of a head stand for, which layers of its own stand before.
+
+    The last of ``reads``, what modules were called on since, that is cut out of ``given`` and has as many rows as the
+    head tells; None without one.
+    """
+    for read in reversed(reads):
+        if read.shape[-1] == given.shape[-1] and read.shape[:-1].numel() == count:
+            with suppress(InputError):
+                return match_rows(read, given)
+    return None
 
 
 def align_streams(received: Stream, batch: Stream, uses: Tensor | None = None) -> Tensor:
