@@ -101,6 +101,7 @@ class Forward:
         fused: whether something other than the heads gave the body's output a gradient, which nobody could read.
         half: whether a gradient was in half precision.
         own: what its modules have given, where none is known to feed its heads.
+        fed: rows of the body that reach a head through layers of its own, by the identity of these.
         called: how often each module has been called as a head, by identity.
         whole: whether it was given nothing but tensors, numbers and words, and no keys and values of what came before.
         large: what the first forward was given beside ``received``: images, embeddings in place of ids.
@@ -125,6 +126,7 @@ class Forward:
     fused: bool = False
     half: bool = False
     own: OwnRows | Trail | None = None
+    fed: dict[int, Tensor] = field(default_factory=dict)
     called: Counter[int] = field(default_factory=Counter)
     whole: bool = True
     large: Batch = field(default_factory=dict)
@@ -186,16 +188,23 @@ class Forward:
         assert self._streams is not None
         return self._streams.streams[head.streams[0]].vocab
 
+    def note_fed(self, module: nn.Module, given: Mapping[str, Any]) -> None:
+        """Layers between the body and a head are about to be called."""
+        for head in self.heads:
+            if head.fed is not None and head.fed[0] is module and isinstance(given.get(head.fed[1]), Tensor):
+                self.fed[id(module)] = given[head.fed[1]].detach()
+
     def note_call(self, head: Head, inputs: Tensor | None, output: Tensor) -> Call | None:
         """A head was called on ``inputs`` and gave ``output``; None where its rows make no sense."""
         if isinstance(self.adapter, DeclaredAdapter):
             return self._note_declared(self.adapter, head, inputs, output)
         before = self.problem
-        width, vocab = output.shape[-1] // (1 if head.places else head.books), self.vocab(head)
+        inputs = inputs if head.fed is None else self.fed.get(id(head.fed[0]))
+        width, vocab = head.vocabulary(output.shape[-1]), self.vocab(head)
         if width != vocab:
             self.problem = f"the {head.name} head gives {width} scores a row, its vocabulary has {vocab} ids"
             return None
-        count = output.numel() // output.shape[-1] // (head.books if head.places else 1)
+        count = output.numel() // (width * head.books)
         rows = self._rows(head, inputs, count)
         self.problem = before if self.is_candidate(head) else self.problem
         read = None
@@ -436,11 +445,11 @@ def grade_hidden(grad: Tensor, hidden: Tensor, head: Head, scale: float) -> Read
     return reading.scaled(1 / scale)
 
 
-def kept(value: Any) -> Any:
-    """An argument as it was: ids, labels and masks are copied, what is large is left out."""
+def kept(value: Any, *, whole: bool = False) -> Any:
+    """An argument as it was: ids, labels and masks are copied, what is large only where ``whole`` says so."""
     if not isinstance(value, Tensor):
         return value if isinstance(value, (int, float, bool, str)) else None
-    if value.dim() > (2 if value.is_floating_point() else 3):
+    if not whole and value.dim() > (2 if value.is_floating_point() else 3):
         return None
     return value.detach().to("cpu", copy=True)
 

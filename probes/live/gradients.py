@@ -50,8 +50,8 @@ class Gradients:
             if not isinstance(logits, Tensor) or not logits.requires_grad:
                 continue
             for call in forward.calls:
-                same, address, shape = call.output
-                if logits.numel() == math.prod(shape) and id(logits) != same and logits.data_ptr() != address:
+                same, address, _ = call.output
+                if _lies_alike(logits, call) and id(logits) != same and logits.data_ptr() != address:
                     self._read_at(logits, forward, call, "later")
 
     def read_hidden(self, forward: Forward, made: Tensor) -> None:
@@ -81,3 +81,11 @@ class Gradients:
         forward.graded = forward.graded or self._tick()
         forward.half |= grad.dtype in (torch.float16, torch.bfloat16)
         self.scales.add(self._scale())
+
+
+def _lies_alike(logits: Tensor, call: Call) -> bool:
+    """Whether they may be what a head gave, in its order: codebooks may have an axis of their own, but not go first."""
+    shape = call.output[2]
+    if logits.numel() != math.prod(shape):
+        return False
+    return logits.shape[-1] == shape[-1] or logits.shape[: len(shape) - 1] == shape[:-1]

@@ -21,6 +21,7 @@ from torch.optim.optimizer import Optimizer
 
 from ..host.forward_patch import ForwardPatch, bound_arguments
 from ..models.adapter import Batch, Head
+from ..models.codebooks import CodebookAdapter
 from ..models.declaration import Declaration
 from ..models.declared import DeclaredAdapter
 from ..models.declared_heads import Logits, field_of
@@ -219,6 +220,8 @@ class Watcher:
         self._parts = _Parts(inner, found.adapter.body(found.root), decoder)
         self.beside = Beside(found.root, found.adapter, self._safely)
         self._handles += [ForwardPatch(inner, self._around_inner), AfterModules(self._with_gradients(self._after))]
+        if isinstance(found.adapter, CodebookAdapter) and (fed := found.adapter.fed(found.root)) is not None:
+            self._handles.append(ForwardPatch(fed[0], self._around_fed))
         if isinstance(found.adapter, DeclaredAdapter):
             self._handles.append(Multiplied(found.adapter.learnt.heads, self._with_gradients(self._multiplied)))
         if found.trained:
@@ -306,7 +309,8 @@ class Watcher:
         if len(self.open) >= MOST_FORWARDS:
             self.finish(f"{MOST_FORWARDS} forwards without an optimizer step")
             return None
-        small = {key: kept(value) for key, value in received.items()}
+        signals = self.found.adapter.signals if isinstance(self.found.adapter, CodebookAdapter) else ()
+        small = {key: kept(value, whole=key in signals) for key, value in received.items()}
         embeddings = received.get("inputs_embeds")
         if isinstance(embeddings, Tensor) and small.get("input_ids") is None:
             small["input_ids"] = kept(embedded_ids(self._parts.inner, embeddings))
@@ -329,6 +333,14 @@ class Watcher:
         if self.lines is not None:
             self.lines.received(forward, received)
         return forward
+
+    def _around_fed(
+        self, forward: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Layers between the body and a head of several codebooks are about to be called."""
+        if self.active and self.open:
+            self._safely(self.open[-1].note_fed)(module, bound_arguments(module, args, kwargs))
+        return forward(*args, **kwargs)
 
     def _note_fields(self, forward: Forward, outputs: Any) -> None:
         """Fields of the outputs that were declared as heads."""

@@ -88,7 +88,7 @@ class Head:
 
     def vocabulary(self, width: int) -> int:
         """How many ids one codebook scores, in an output whose last dimension is ``width``."""
-        return width if self.stacked else width // self.books
+        return width if self.stacked or self.places else width // self.books
 
     @property
     def is_plain(self) -> bool:

@@ -43,6 +43,10 @@ class CodebookAdapter:
     mask_key = "decoder_attention_mask"
     #: Where the module lies whose rows the heads read.
     body_at = ""
+    #: Layers between that module and the head of further codebooks, and the argument by which its rows reach them.
+    fed_at: tuple[str, str] | None = None
+    #: Arguments that are no ids and say what the codes are: ``run`` keeps them of every forward that it watches.
+    signals: tuple[str, ...] = ()
     #: Where its configuration says how many codes a head scores, and how many codebooks there are.
     vocabulary_at = count_at = ""
     #: Where it names codes that begin or fill a stream and are never a target, and those that end one.
@@ -69,6 +73,10 @@ class CodebookAdapter:
     def body(self, model: nn.Module) -> nn.Module | None:
         """Whose rows the heads read."""
         return attrgetter(self.body_at)(self.part(self.inner(model)))
+
+    def fed(self, model: nn.Module) -> tuple[nn.Module, str] | None:
+        """The layers between the body and the head of further codebooks, and their argument."""
+        return None if self.fed_at is None else (attrgetter(self.fed_at[0])(self.inner(model)), self.fed_at[1])
 
     def vocabulary(self, inner: Any) -> int:
         """How many codes a head scores."""

@@ -34,16 +34,17 @@ class CsmAdapter(CodebookAdapter):
     name = "transformers.CsmForConditionalGeneration"
     classes = ("CsmForConditionalGeneration",)
     mask_key = "attention_mask"
+    signals = ("input_values",)
     body_at = "backbone_model"
+    fed_at = ("depth_decoder", "backbone_last_hidden_state")
     vocabulary_at, count_at = "vocab_size", "num_codebooks"
     ends_at = ("codebook_eos_token_id",)  # what all codebooks of the last frame hold
 
     def heads(self, model: nn.Module, view: View) -> tuple[Head, ...]:
         """The backbone's head, and the depth decoder's, which gives the other codebooks of a frame."""
         inner = self.inner(model)
-        fed = (inner.depth_decoder, "backbone_last_hidden_state")
         books = tuple(range(1, len(view.streams)))
-        depth = Head("audio (depth)", inner.depth_decoder.codebooks_head, books, stacked=True, fed=fed)
+        depth = Head("audio (depth)", inner.depth_decoder.codebooks_head, books, stacked=True, fed=self.fed(model))
         return (Head("audio[0]", inner.lm_head, (0,)), depth)
 
     @staticmethod

@@ -32,6 +32,7 @@ class MoshiAdapter(CodebookAdapter):
     label_keys = ("text_labels", "audio_labels")
     mask_key = "attention_mask"
     body_at = "decoder.model"
+    fed_at = ("depth_decoder", "last_hidden_state")
     vocabulary_at, count_at = "audio_vocab_size", "num_codebooks"
     fillers_at = ("audio_vocab_size",)  # the one id above the codes
 
@@ -39,8 +40,7 @@ class MoshiAdapter(CodebookAdapter):
         """The text head, and the depth decoder's, which gives all codebooks of a position."""
         inner = self.inner(model)
         books = tuple(range(1, len(view.streams)))
-        fed = (inner.depth_decoder, "last_hidden_state")
-        depth = Head("audio", inner.depth_decoder.lm_heads, books, stacked=True, fed=fed)
+        depth = Head("audio", inner.depth_decoder.lm_heads, books, stacked=True, fed=self.fed(model))
         return (Head("text", inner.decoder.lm_head, (0,)), depth)
 
     def codes(self, inner: Any, batch: Mapping[str, Any]) -> Tensor:
