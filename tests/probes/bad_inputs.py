@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+from chat_templates import tokenizer_of
 
 from loss_align import main
 
@@ -62,6 +63,7 @@ def prepare(folder, model):
     with contextlib.redirect_stdout(io.StringIO()):
         main(["record", "--model", str(model), "--out", str(record)])
     (folder / "own.py").write_text(OWN)
+    tokenizer_of("chatml").save_pretrained(folder / "tokenizer")
     chat = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
     config = json.loads((Path(model) / "config.json").read_text())
     np.save(folder / "codes.npy", np.zeros((8, 4), dtype=np.int64))
@@ -70,6 +72,11 @@ def prepare(folder, model):
         "record": (json.loads(record.read_text()), ["diff", str(record), "{}"]),
         "baseline": (json.loads(record.read_text()), ["preflight", "--model", str(model), "--baseline", "{}"]),
         "data": (chat, ["preflight", "--model", str(model), "--tokenizer", str(folder), "--data", "{}"]),
+        "data set": (chat, ["data", "{}", "--tokenizer", f"{folder}/tokenizer", "--workers", "1"]),
+        "token ids": (
+            {"input_ids": [5, 6, 7], "labels": [-100, 6, 7], "attention_mask": [1, 1, 1]},
+            ["data", "{}", "--tokenizer", f"{folder}/tokenizer", "--workers", "1"],
+        ),
         "configuration": (config, ["preflight", "--model", "{}"]),
         "streams": (STREAMS, ["preflight", *own, "--streams", "{}"]),
     }

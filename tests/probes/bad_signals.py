@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from chat_templates import tokenizer_of
 from lm_tiny import tiny_model
 
 import loss_align
@@ -64,6 +65,7 @@ COMMANDS = {
     "explain": ("explain", "--model", "model", "--json", "r.json", "--html", "r.html"),
     "record": ("record", "--model", "model", "--out", "o.json"),
     "diff": ("diff", "old.json", "old.json", "--json", "r.json"),
+    "data": ("data", "chat.jsonl", "--tokenizer", "tokenizer", "--workers", "2", *REPORTS),
     "discover": ("discover", "--model", "model", "--batch", "own.py:batch", "--loss", "own.py:loss", "--out", "o.toml"),
     "fuzz": ("fuzz", "--model", "model", "--examples", "4", "--json", "r.json"),
     "run": ("run", "--json", "r.json", "--html", "r.html", "script.py"),
@@ -78,7 +80,8 @@ def prepare(folder):
     tiny_model("LlamaForCausalLM").save_pretrained("model")
     Path("own.py").write_text(OWN)
     Path("script.py").write_text(SCRIPT)
-    Path("chat.jsonl").write_text(CHAT * 300)
+    tokenizer_of("chatml").save_pretrained("tokenizer")
+    Path("chat.jsonl").write_text(CHAT * 2000)
     with contextlib.redirect_stdout(io.StringIO()):
         assert main(["record", "--model", "model", "--out", "old.json"]) == 0
 
@@ -166,7 +169,7 @@ def wrong(words, ended, quiet, number=None, at=READ):
         return f"exit code {ended.code}, not {quiet}: {ended.said[-300:]}"
     if cut and not scripted:
         told = "loss-align: " + {signal.SIGINT: "interrupted", signal.SIGTERM: "ended by SIGTERM"}[number]
-        if ended.said.strip().splitlines()[-1:] != [told]:
+        if not ended.said.strip().rpartition("\n")[2].startswith(told):
             return f"ends with {ended.said.strip()[-200:]!r}"
     return "" if scripted and at < READ else _left(words, cut=cut)
 
