@@ -70,7 +70,7 @@ def run(argv: Sequence[str]) -> int:
         sys.stderr.close()  # the reader has gone: nothing more to say to it
         return 0
     except (Exception, KeyboardInterrupt) as error:
-        if isinstance(error, KeyboardInterrupt) and getattr(args, "script", None):
+        if isinstance(error, KeyboardInterrupt) and getattr(args, "begun", False):
             raise  # a script that was run has told so itself
         return fail(error, argv, verbose=_verbose(args, argv) and not isinstance(error, KeyboardInterrupt))
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ..errors import CannotRunError, UsageError
+from ..host.stopping import stoppable_by_signals
 from .options import add_report_options, add_roles, add_streams, codes, finding_filter, strict_findings
 from .values import positive
+
+if TYPE_CHECKING:
+    from ..live.session import Settings
 
 NAME = "run"
 HELP = "watch an unchanged training script: what its first steps train"
@@ -56,30 +61,14 @@ def own_words(argv: Sequence[str]) -> list[str]:
 
 def run(args: argparse.Namespace) -> int:
     """Run the script, tell what its steps train; returns its exit code, or 1 on findings."""
-    from ..live.arrival import when_imported
-    from ..live.launch import Ended, foreign_names, module_program, run_program, script_program
-    from ..live.session import Session, Settings
-    from ..report.outputs import checked_outputs
+    with stoppable_by_signals():  # until the script begins, which answers signals by itself
+        from ..live.arrival import when_imported
+        from ..live.launch import Ended, foreign_names, module_program, run_program, script_program
+        from ..live.session import Session
 
-    if args.strict is not None and args.strict != "all":
-        codes(args.strict, "--strict (write --strict=CODE, or -- before the script)")
-    words = args.script[1:] if args.script[:1] == ["--"] else args.script
-    if not words:
-        raise UsageError("name the script to run: loss-align run SCRIPT ARGS...")
-    if args.train_on is not None and args.tokenizer is None:
-        raise UsageError("--train-on is told by a chat template: name the tokenizer's folder with --tokenizer PATH")
-    settings = Settings(
-        steps=args.steps,
-        heads=args.head,
-        stop=args.stop,
-        outputs=checked_outputs(args),
-        keep=finding_filter(args),
-        strict=lambda findings: strict_findings(findings, args.strict),
-        verbose=args.verbose,
-        streams=args.streams,
-        tokenizer=args.tokenizer,
-        train_on=args.train_on,
-    )
+        words = args.script[1:] if args.script[:1] == ["--"] else args.script
+        settings = _settings(args, words)
+    args.begun = True
     with Session(settings) as session:
         with when_imported("torch", session.begin):
             try:
@@ -99,3 +88,32 @@ def run(args: argparse.Namespace) -> int:
         sys.excepthook = lambda *_: None  # it has been shown; python ends by the signal, as it would have
         raise KeyboardInterrupt
     return code
+
+
+def _settings(args: argparse.Namespace, words: Sequence[str]) -> Settings:
+    """What the options ask for, and the files that say ``error`` from now on.
+
+    Raises:
+        UsageError: no script, or options that do not go together.
+    """
+    from ..live.session import Settings
+    from ..report.outputs import checked_outputs
+
+    if args.strict is not None and args.strict != "all":
+        codes(args.strict, "--strict (write --strict=CODE, or -- before the script)")
+    if not words:
+        raise UsageError("name the script to run: loss-align run SCRIPT ARGS...")
+    if args.train_on is not None and args.tokenizer is None:
+        raise UsageError("--train-on is told by a chat template: name the tokenizer's folder with --tokenizer PATH")
+    return Settings(
+        steps=args.steps,
+        heads=args.head,
+        stop=args.stop,
+        outputs=checked_outputs(args),
+        keep=finding_filter(args),
+        strict=lambda findings: strict_findings(findings, args.strict),
+        verbose=args.verbose,
+        streams=args.streams,
+        tokenizer=args.tokenizer,
+        train_on=args.train_on,
+    )

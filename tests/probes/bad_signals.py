@@ -22,8 +22,8 @@ import loss_align
 from loss_align import command, main
 
 STEP = 0.05
-#: A script answers signals as under ``python``: one that comes before its words are read finds nothing to write.
-READ = 0.2
+#: Before its words are read the process of a script ends as under ``python``.
+READ = 0.1
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 #: Nothing takes longer, on any machine.
 LONGEST = 120
@@ -171,7 +171,7 @@ def wrong(words, ended, quiet, number=None, at=READ):
         told = "loss-align: " + {signal.SIGINT: "interrupted", signal.SIGTERM: "ended by SIGTERM"}[number]
         if not ended.said.strip().rpartition("\n")[2].startswith(told):
             return f"ends with {ended.said.strip()[-200:]!r}"
-    return "" if scripted and at < READ else _left(words, cut=cut)
+    return "" if scripted and ended.code != 3 and at < READ else _left(words, cut=cut)
 
 
 def _left(words, *, cut):
