@@ -23,8 +23,9 @@ from ..host.sharded import must_finish
 from ..models.adapter import Adapter, Batch
 from ..models.modules import peft_model
 from ..models.placed import Places
+from ..replay.calls import Loss, NotReplayedError, Run, Scene
 from ..replay.given import rows_of, streams_of
-from ..replay.run import Loss, NotReplayedError, Run, Scene, run_loss
+from ..replay.run import run_loss
 from ..witness.witness import Witness
 
 __all__ = ["adapters_cut_off", "cut_off"]

@@ -18,9 +18,9 @@ from ..models.adapter import CannotDecodeError, Step
 from ..models.forward import Outputs, all_finite, can_be_learnt, forward
 from ..models.modules import routes_by_capacity
 from ..records.report import Check
+from ..replay.calls import Loss, NotReplayedError, Scene
 from ..replay.given import Given, given_by
 from ..replay.perturbation import OTHER_ORDER, Movement, near_ties, perturbed, row_changes
-from ..replay.run import Loss, NotReplayedError, Scene
 from .witness_checks import named
 
 __all__ = ["decode_check"]

@@ -15,9 +15,9 @@ from ..errors import UsageError
 from ..host.preserve import preserved
 from ..models import Adapter, Batch, View
 from ..models.forward import Outputs, forward, spelled_out
+from ..replay.calls import Loss, NotReplayedError, Scene
 from ..replay.given import Given, given_by
 from ..replay.perturbation import OTHER_ORDER, Movement, near_ties, row_changes, stream_logits
-from ..replay.run import Loss, NotReplayedError, Scene
 
 __all__ = ["padding_matters"]
 

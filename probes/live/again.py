@@ -23,8 +23,8 @@ from ..checks.cut_off import cut_off
 from ..errors import UsageError
 from ..models.adapter import Batch
 from ..records.report import Report
+from ..replay.calls import Scene
 from ..replay.replay import replay
-from ..replay.run import Scene
 from ..replay.told import Causality
 from .forwards import Forward
 from .joined import Part

@@ -12,7 +12,8 @@ from alignment import InputError
 
 from ..models.adapter import Batch
 from ..models.placed import Places as Placing
-from .run import Call, NotReplayedError, Scene, run_loss
+from .calls import Call, NotReplayedError, Scene
+from .run import run_loss
 
 __all__ = ["Given", "given_by", "rows_of", "streams_of"]
 

@@ -22,12 +22,13 @@ from ..models.adapter import Adapter, Batch, Head, View
 from ..models.forward import all_finite, can_be_learnt, spelled_out
 from ..models.modules import routes_by_capacity
 from ..models.placed import Places as Placing
+from .calls import Call, Loss, NotReplayedError, Run, Scene
 from .cuts import MOST, Place, Places, layout_of, rounds, runs_of
 from .given import rows_of, streams_of
 from .leaks import Leaks, told_leaks
 from .perturbation import SAME_ORDER, Movement, more_rounding, moved_by, repeats
 from .reading import Reading
-from .run import Call, Loss, NotReplayedError, Run, Scene, run_loss
+from .run import run_loss
 from .soft import drifts, names_many, soft_findings
 from .told import Causality, Cut
 

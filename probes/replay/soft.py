@@ -14,8 +14,8 @@ from torch import Tensor
 
 from alignment.findings import Finding, finding
 
+from .calls import Call
 from .cuts import Place, Places
-from .run import Call
 
 __all__ = ["SOFT", "drifts", "names_many", "soft_findings"]
 

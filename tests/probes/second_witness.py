@@ -18,8 +18,9 @@ from probes.checks.reduction import counted_loss
 from probes.models.adapter import Batch, View
 from probes.models.forward import spelled_out
 from probes.models.placed import Places as Placing
+from probes.replay.calls import Call, NotReplayedError, Run, Scene
 from probes.replay.given import rows_of, streams_of
-from probes.replay.run import Call, NotReplayedError, Run, Scene, run_loss
+from probes.replay.run import run_loss
 from probes.witness.witness import Options, Witness, witness
 
 __all__ = ["Agreement", "agreement"]

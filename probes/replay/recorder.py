@@ -1,0 +1,181 @@
+"""Hooks on heads, bodies and innermost model: what a run of the loss calls, kept or compared with another run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ..host.forward_patch import ForwardPatch, bound_arguments
+from ..models.adapter import Head, bodies_of
+from ..models.declared_heads import Logits, field_of, with_field
+from ..models.modules import is_linear_alone
+from ..models.products import Products
+from ..models.rows import row_keys
+from .calls import Call, Forward, Run, Scene
+from .perturbation import row_changes
+
+__all__ = ["Recorder"]
+
+
+class Recorder:
+    """Hooks on heads, bodies and innermost model for the length of a ``with`` block."""
+
+    def __init__(self, scene: Scene, base: Run | None, *, gradients: bool, rows_only: bool) -> None:
+        self.scene, self.base, self.gradients, self.rows_only = scene, base, gradients, rows_only
+        self.heads = scene.adapter.heads(scene.model, scene.view)
+        self.run = Run()
+        self._fed: dict[str, Tensor] = {}
+        self._bodies: list[tuple[nn.Module, Tensor, int]] = []
+        self._counts: Counter[tuple[int, int]] = Counter()
+        self._inside = False
+        self._linear: set[int] = set()
+        self._hooks = ExitStack()
+
+    def __enter__(self) -> Recorder:
+        model, adapter = self.scene.model, self.scene.adapter
+        self._hooks.callback(ForwardPatch(adapter.inner(model), self._around_inner).remove)
+        handles: list[RemovableHandle] = []
+        for body in bodies_of(adapter, model):
+            handles.append(body.register_forward_pre_hook(self._enter_body, with_kwargs=True))
+            handles.append(body.register_forward_hook(self._leave_body))
+        fed = [(head, head.fed[0]) for head in self.heads if head.fed is not None]
+        handles += [module.register_forward_pre_hook(self._note_fed(head), with_kwargs=True) for head, module in fed]
+        modules = {id(head.module): head.module for head in self.heads if not isinstance(head.module, Logits)}
+        if self.base is None:
+            self._linear = {number for number, module in modules.items() if is_linear_alone(module)}
+        elif self.rows_only:
+            self._linear = {id(call.head.module) for call in self.base.calls if call.read is not None}
+            for number in self._linear:
+                self._hooks.callback(ForwardPatch(modules[number], self._unmultiplied).remove)
+        handles += [module.register_forward_hook(self._leave_head) for module in modules.values()]
+        for handle in handles:
+            self._hooks.callback(handle.remove)
+        multiplied = [h for h in self.heads if isinstance(h.module, Logits) and h.module.parameter is not None]
+        if multiplied:
+            self._hooks.enter_context(Products(multiplied, self._noted))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hooks.close()
+
+    def _around_inner(self, forward: Any, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        given = {key: value for key, value in kwargs.items() if key not in self.scene.withhold}
+        received = bound_arguments(module, args, given)
+        self.run.forwards.append(Forward({key: _kept(value) for key, value in received.items()}))
+        self._inside = True
+        try:
+            outputs = forward(*args, **given)
+        finally:
+            self._inside = False
+        for head in self.heads:
+            name = head.module.output if isinstance(head.module, Logits) else ""
+            logits = field_of(outputs, name) if name else None
+            if isinstance(logits, Tensor) and (made := self._noted(head, None, logits)) is not None:
+                outputs = with_field(outputs, name, made)
+        return outputs
+
+    def _enter_body(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self._inside:  # the loss calls the body itself
+            self.run.forwards.append(Forward(bound_arguments(module, args, kwargs)))
+
+    def _leave_body(self, module: nn.Module, args: Any, output: Any) -> None:
+        first = output[0] if isinstance(output, (tuple, list)) else getattr(output, "last_hidden_state", output)
+        if torch.is_grad_enabled() and isinstance(first, Tensor) and self.run.forwards:
+            self._bodies.append((module, first.detach(), sum(one is module for one, _, _ in self._bodies)))
+            self.run.forwards[-1].hidden = first.detach()
+
+    def _note_fed(self, head: Head) -> Any:
+        """Keep the rows of the body that reach a head through layers of its own."""
+
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            assert head.fed is not None
+            given = bound_arguments(module, args, kwargs).get(head.fed[1])
+            if isinstance(given, Tensor):
+                self._fed[head.name] = self._of_bodies(given.detach())
+
+        return hook
+
+    def _of_bodies(self, given: Tensor) -> Tensor:
+        """(.., H): the rows of a body among those that are given, which may stand beside others; else all of them."""
+        flat = given.reshape(-1, given.shape[-1])
+        for _, hidden, _ in reversed(self._bodies):
+            if hidden.shape[-1] == given.shape[-1] and hidden.dtype == given.dtype:
+                known = torch.isin(row_keys(flat), row_keys(hidden.reshape(-1, hidden.shape[-1])))
+                if bool(known.any()):
+                    return flat[known]
+        return given
+
+    def _unmultiplied(self, forward: Any, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """In the place of a linear head: the logits that the same call gave in the other run."""
+        before = self._before(len(self.run.calls))
+        if before is None or before.read is None or before.head.module is not module or not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        if kwargs or len(args) != 1 or args[0].numel() != before.read.numel():
+            return forward(*args, **kwargs)
+        assert before.whole_output is not None
+        return before.whole_output.clone() if before.written else before.whole_output
+
+    def _leave_head(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor | None:
+        """After a module that gives logits: of one head, or of several that are calls of it."""
+        if not isinstance(output, Tensor) or not torch.is_grad_enabled():
+            return None
+        key = (id(module), len(self.run.forwards))
+        nth, self._counts[key] = self._counts[key], self._counts[key] + 1
+        head = next((one for one in self.heads if one.module is module and one.call in (None, nth)), None)
+        return None if head is None else self._noted(head, args[0] if args else None, output)
+
+    def _noted(self, head: Head, inputs: Any, output: Tensor) -> Tensor | None:
+        """Keep a call, or compare it with the same call of the other run; what the loss is handed instead."""
+        if not torch.is_grad_enabled():
+            return None
+        read = inputs.detach() if isinstance(inputs, Tensor) else None
+        call = Call(head, head.rows(output.detach()), self._fed.get(head.name, read), len(self.run.forwards) - 1)
+        call.nth = sum(one.head is head for one in self.run.calls)
+        for module, hidden, nth in reversed(self._bodies):
+            if module is head.body:
+                call.hidden, call.nth = hidden, nth
+                break
+        self.run.calls.append(call)
+        if read is not None and id(head.module) in self._linear and head.is_plain:
+            call.read = read.reshape(-1, read.shape[-1])
+        if self.base is None:
+            kept = output.detach() if self.gradients else output.detach().clone()  # else the loss has it, and may write
+            call.values, call.whole_output = head.rows(kept), kept
+            call.read = None if call.read is None else call.read.clone()
+        elif not self._compared(call):
+            return None
+        if not self.gradients:
+            return None
+        assert call.whole_output is not None
+        call.leaf = call.whole_output.detach().requires_grad_()
+        call.handed = call.leaf.clone()  # no leaf may be written to
+        return call.handed
+
+    def _compared(self, call: Call) -> bool:
+        before = self._before(len(self.run.calls) - 1)
+        if before is None or before.head.name != call.head.name or before.values.shape != call.values.shape:
+            then = "none" if before is None else f"{list(before.values.shape)} of {before.head.name}"
+            self.run.otherwise = self.run.otherwise or (
+                f"{call.head.name} gives {list(call.values.shape)} scores, and {then} before"
+            )
+            return False
+        if before.read is not None and call.read is not None:
+            call.change = row_changes([before.read], [call.read])[0].repeat_interleave(call.books)
+        else:
+            call.change = row_changes([before.values], [call.values])[0]
+        call.values, call.whole_output = before.values, before.whole_output
+        return True
+
+    def _before(self, number: int) -> Call | None:
+        """The call of that number in the other run."""
+        calls = () if self.base is None else self.base.calls
+        return calls[number] if number < len(calls) else None
+
+
+def _kept(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) and not value.is_floating_point() else value
