@@ -50,7 +50,12 @@ def length(told: Traced, found: Finding) -> Blame:
         spots.append(Spot(place, f"cuts {one.lost} of the {what}, and not of the other side", one.step.nodes[0].number))
     if not spots:
         raise NotSeenError("not known: no line of the loss cuts either side")
-    return Blame(tuple(spots), "" if uneven else f"no line cuts one side alone: the lengths differ {AS_GIVEN}")
+    if uneven:
+        return Blame(tuple(spots))
+    begin = path_of(rows, "rows", int(rows.thin["rows"].flatten()[0]))[0][0]
+    seen = not begin.parents or any("rows" in one.thin for one in begin.parents)  # before its head, too
+    why = f"no line cuts one side alone: the lengths differ {AS_GIVEN}" if seen else "not known: rows were cut unseen"
+    return Blame(tuple(spots), why)
 
 
 def _whole_samples(told: Traced, step: Step, channel: Channel) -> bool:

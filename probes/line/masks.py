@@ -26,9 +26,8 @@ def missing(told: Traced, found: Finding) -> Blame:
     for number, row in rows_of(told, found):
         code = _demanded(told, number, row)
         made = _switched_off(told, number, row) or _lost(told, number, code)
-        if made is None:
-            raise NotSeenError(UNSEEN)
-        spots += made
+        origin = origin if made is not None else f"of other rows {UNSEEN}"
+        spots += made or []
     if not spots:
         raise NotSeenError(UNSEEN)
     return Blame(tuple(spots), origin)
@@ -137,13 +136,15 @@ def _switched_off(told: Traced, number: int, row: int) -> list[Spot] | None:
 def _gate_value(node: Node, met: Meeting) -> float | None:
     """By what a mask of its own multiplies a row; None where it does not, or where the label's own place says it."""
     gate = node.gate
-    if gate is None or gate.values is None or gate.tokens is None or node.rows is None:
+    values = node.mask if gate is None else gate.values
+    if values is None or node.rows is None:
         return None
+    tokens = torch.full((1,), -1) if gate is None or gate.tokens is None else gate.tokens
     try:
-        values, tokens = (one.expand(node.shape).flatten() for one in (gate.values.double(), gate.tokens))
+        values, tokens, rows = (one.cpu().expand(node.shape).flatten() for one in (values.double(), tokens, node.rows))
     except RuntimeError:
         return None
-    at = (node.rows.expand(node.shape).flatten() == met.row).nonzero().flatten()
+    at = (rows == met.row).nonzero().flatten()
     return float(values[at[0]]) if len(at) and int(tokens[at[0]]) != met.token else None
 
 
@@ -169,14 +170,8 @@ def unexpected(told: Traced, found: Finding) -> Blame:
     spots: list[Spot] = []
     origin = ""
     for _, met in met_by(told, found):
-        gate = next(
-            (
-                n
-                for n in told.tape.nodes
-                if n.gate is not None and met.node in n.above and _gate_value(n, met) is not None
-            ),
-            None,
-        )
+        gates = (node for node in told.tape.nodes if _gate_value(node, met) is not None and met.node in node.above)
+        gate = next(gates, None)
         made = _became(told, met)
         if gate is not None:
             spots += [Spot(gate.place, "weighs rows with a mask", gate.number), *_gate_moves(told, gate)]

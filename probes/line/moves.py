@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from torch import Tensor
@@ -109,9 +110,13 @@ def coordinates(told: Traced, channel: Channel) -> Coordinates:
 
     def of_tokens(codes: Tensor) -> Tensor:
         root = told.tape.root_of(int(codes.min()))
-        width = 1 if root is None or not root.shape else root.shape[-1]
-        local = codes - (0 if root is None else root.first)
-        return torch.stack([local // width, local % width], -1).cpu()
+        if root is None or not root.shape:
+            return torch.stack([torch.zeros_like(codes), codes], -1).cpu()
+        local, stride = codes - root.first, told.strides.get(root.first, 1)
+        axes = [axis for axis in range(len(root.shape)) if prod(root.shape[axis + 1 :]) == stride]
+        length = root.shape[axes[-1]] if axes else root.shape[-1]
+        sample = local // (stride * length) * stride + local % stride
+        return torch.stack([sample, local // stride % length], -1).cpu()
 
     return of_tokens if channel == "tokens" else told.coordinates
 

@@ -46,6 +46,7 @@ class Node:
         whole: whether that are tokens, and not a mask or a choice made of them.
         paired: whether rows and tokens meet here.
         gate: which parent switches the others on and off; None where none does.
+        mask: by what it multiplies its rows, where that is a mask that no token is behind; None else.
         factor: the number that it multiplies or divides by; None where it does not.
         grad: whether gradients were on.
         shape: of what it gave.
@@ -62,6 +63,7 @@ class Node:
     whole: bool = False
     paired: bool = False
     gate: Node | None = None
+    mask: Tensor | None = None
     factor: float | None = None
     grad: bool = True
 

@@ -21,6 +21,7 @@ __all__ = [
     "gate_of",
     "kept_values",
     "laid_out",
+    "mask_of",
     "may_be_tokens",
     "rows_of_product",
     "side_by_side",
@@ -111,7 +112,22 @@ def rows_of_product(args: Any, mine: Mapping[int, Tensor], made: Tensor) -> Tens
 
 def gate_of(given: Sequence[Node]) -> Node | None:
     """The mask among the factors of a loss."""
-    return next((one for one in given if one.rows is None and one.tokens is not None), None)
+    return next((one for one in given if one.rows is None and one.tokens is not None and _is_mask(one.values)), None)
+
+
+def mask_of(args: Sequence[Any], known: Callable[[Any], Node | None], shape: Sequence[int]) -> Tensor | None:
+    """The mask among the factors of a loss of which nothing is known."""
+    for one in args:
+        if isinstance(one, Tensor) and one.dim() and known(one) is None and one.numel() <= SMALL:
+            values = one.detach()
+            if _is_mask(values) and broadcast(values, shape) is not None:
+                return values.clone()
+    return None
+
+
+def _is_mask(values: Tensor | None) -> bool:
+    """Whether something is on or off, and off somewhere."""
+    return values is not None and bool(((values == 0) | (values == 1)).all()) and bool((values == 0).any())
 
 
 def factor_of(name: str, args: Sequence[Any], known: Callable[[Any], Node | None], made: Tensor) -> float | None:

@@ -25,6 +25,7 @@ from .operations import (
     gate_of,
     kept_values,
     laid_out,
+    mask_of,
     may_be_tokens,
     rows_of_product,
     side_by_side,
@@ -257,6 +258,7 @@ class Tape(TorchDispatchMode):
                 if not both:
                     node.paired = name not in MOVES or name in {"index", "gather"}
                 node.gate = gate_of(given) if both and name in {"mul", "where", "div"} else None
+                node.mask = mask_of(args, self.node, tensor.shape) if both and name == "mul" else None
             node.factor = factor_of(name, args, self.node, tensor)
             self._note(tensor, node)
 

@@ -61,6 +61,7 @@ class Traced:
         convention: that is declared for labels, where the ids cannot tell.
         only: (R,) bool per stream, the rows that were run on the tape; empty: all.
         label_roots: first numbers of further tensors that hold labels.
+        strides: by the first number of a tensor of tokens, how far apart in it what follows one another lies.
     """
 
     tape: Tape
@@ -74,6 +75,7 @@ class Traced:
     convention: Convention = Convention.POSITION_ALIGNED
     only: list[Tensor] = field(default_factory=list)
     label_roots: set[int] = field(default_factory=set)
+    strides: dict[int, int] = field(default_factory=dict)
 
     def meeting(self, stream: int, row: int, target: int) -> Meeting | None:
         """Where a row met the token that its gradient pulls it to; None where the tape has not seen that."""
@@ -149,7 +151,8 @@ def traced(
     told.loss = tape.node(value)
     _place(told, capture, heads, model, adapter, seen.view)
     told.meet()
-    told.demands = _demands(model, adapter, batch, seen.view)
+    told.demands = [None] * len(seen.view.streams)
+    _read_numbered(told, model, adapter, batch)
     return told
 
 
@@ -312,14 +315,23 @@ def values_of(node: Node) -> dict[int, int]:
     return {}
 
 
-def _demands(model: nn.Module, adapter: Adapter, batch: Batch, view: View) -> list[Tensor | None]:
-    """Per stream, the number of the label at each row: the adapter reads a numbered batch on a tape of its own."""
+def _read_numbered(told: Traced, model: nn.Module, adapter: Adapter, batch: Batch) -> None:
+    """Where the label of each row lies in the batch: the adapter reads a numbered batch on a tape of its own."""
     tape, mine = Tape(), copy_of(batch)
     _number(tape, mine)
-    nothing: list[Tensor | None] = [None] * len(view.streams)
+    labels: list[Node | None] = []
+    ids: list[Node | None] = []
     with preserved(model), suppress(*UNREAD, RuntimeError), tape.running():
         read = adapter.view(model, mine)
-        nodes = [tape.node(labels) for labels in read.labels]
-        if len(nodes) == len(nothing):
-            return [None if one is None or one.tokens is None else one.tokens.flatten() for one in nodes]
-    return nothing
+        labels = [tape.node(one) for one in read.labels]
+        ids = [tape.node(one.ids) for one in read.streams]
+    if len(labels) != len(told.demands):
+        return
+    for number, node in enumerate(labels):
+        told.demands[number] = None if node is None or node.tokens is None else node.tokens.flatten()
+    for node in (*labels, *ids):
+        codes = None if node is None or node.tokens is None else node.tokens.flatten()
+        root = None if codes is None or not len(codes) else tape.root_of(int(codes.max()))
+        if codes is not None and root is not None:
+            apart, count = torch.unique(codes.diff()[(codes[1:] >= 0) & (codes[:-1] >= 0)], return_counts=True)
+            told.strides |= {root.first: int(apart[count.argmax()])} if len(apart) else {}
