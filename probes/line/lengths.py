@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
+from torch import Tensor
 
 from alignment import Finding
 
 from .frames import Place
-from .moves import CUTS, Moved, coordinates
-from .path import Channel, Step, move, path_of, steps
-from .spots import AS_GIVEN, Blame, NotSeenError, Spot
+from .moves import CUTS, coordinates
+from .nodes import Node
+from .path import Channel, Step, path_of, steps
+from .spots import Blame, NotSeenError, Spot
 from .traced import Traced
 
 __all__ = ["length"]
@@ -17,45 +23,66 @@ __all__ = ["length"]
 
 def length(told: Traced, found: Finding) -> Blame:
     """LA101: what cut one side and not the other, and the call that raised."""
-    given, spots = [], []
-    if told.tape.failed:
-        one = told.tape.failed[-1]
-        given = list(one.given)
-        spots.append(Spot(one.place, "is given logits and labels of different lengths", len(told.tape.nodes)))
-    looked = [node for node, _ in told.tape.looked]
-    rows = next((node for node in reversed(given or looked) if node.rows is not None), None)
-    tokens = next((node for node in reversed(given or looked) if node.tokens is not None and node.rows is None), None)
+    failed = told.tape.failed[-1:]
+    compared = list(failed[0].given) if failed else [node for node, _ in told.tape.looked]
+    rows = next((node for node in reversed(compared) if "rows" in node.thin), None)
+    tokens = next((node for node in reversed(compared) if "rows" not in node.thin and "tokens" in node.thin), None)
     if rows is None or tokens is None:
         raise NotSeenError("not known: what was compared was not seen")
-    cut: dict[Place, list[int]] = {}
-    first: dict[Place, Moved] = {}
-    for index, (channel, node) in enumerate((("rows", rows), ("tokens", tokens))):
-        shadow = node.thin[channel].flatten()
-        shadow = shadow[shadow >= 0]
-        if not len(shadow):
-            continue
-        for step in steps(path_of(node, channel, int(shadow[0])), channel):  # type: ignore[arg-type]
-            lost = step.before.numel() - step.after.numel()
-            apart = move(step.before, step.after, coordinates(told, channel))  # type: ignore[arg-type]
-            if any(one.name in CUTS for one in step.nodes) and lost > 0 and not _whole_samples(told, step, channel):  # type: ignore[arg-type]
-                cut.setdefault(step.place, [0, 0])[index] += lost
-                first.setdefault(step.place, Moved(step, channel, apart, lost))  # type: ignore[arg-type]
-    more = sum(left - right for left, right in cut.values())
-    side = 0 if more > 0 else 1
-    uneven = [place for place, both in cut.items() if both[side] > both[1 - side]] if more else []
-    exact = [place for place in uneven if cut[place][side] - cut[place][1 - side] == abs(more)]
-    for place in exact or uneven:
-        one = first[place]
-        what = "labels" if one.channel == "tokens" else "logits"
-        spots.append(Spot(place, f"cuts {one.lost} of the {what}, and not of the other side", one.step.nodes[0].number))
+    begin = path_of(rows, "rows", _any(rows.thin["rows"]))[0][0]
+    if begin.parents and not any("rows" in one.thin for one in begin.parents):
+        raise NotSeenError("not known: what was done to rows before their head was not seen")
+    cuts = [*_cuts(told, rows, "rows"), *_cuts(told, tokens, "tokens")]
+    spots = [_told(cut) for cut in _uneven(cuts)]
+    calls = [Spot(one.place, "is given logits and labels of different lengths", len(told.tape.nodes)) for one in failed]
     if not spots:
-        raise NotSeenError("not known: no line of the loss cuts either side")
-    if uneven:
-        return Blame(tuple(spots))
-    begin = path_of(rows, "rows", int(rows.thin["rows"].flatten()[0]))[0][0]
-    seen = not begin.parents or any("rows" in one.thin for one in begin.parents)  # before its head, too
-    why = f"no line cuts one side alone: the lengths differ {AS_GIVEN}" if seen else "not known: rows were cut unseen"
-    return Blame(tuple(spots), why)
+        return Blame(tuple(calls), "not known: no line was seen to cut one side alone")
+    return Blame((*spots, *calls))
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """What a line leaves out of one side."""
+
+    step: Step
+    channel: Channel
+    lost: int
+
+
+def _any(shadow: Tensor) -> int:
+    """The first number of a shadow; -1 where it has none."""
+    known = shadow[shadow >= 0].flatten()
+    return int(known[0]) if len(known) else -1
+
+
+def _cuts(told: Traced, node: Node, channel: Channel) -> list[_Cut]:
+    """The lines on the way to a node that left out a part of every sample."""
+    out = []
+    for step in steps(path_of(node, channel, _any(node.thin[channel])), channel):
+        lost = step.before.numel() - step.after.numel()
+        if lost > 0 and any(one.name in CUTS for one in step.nodes) and not _whole_samples(told, step, channel):
+            out.append(_Cut(step, channel, lost))
+    return out
+
+
+def _uneven(cuts: Sequence[_Cut]) -> list[_Cut]:
+    """Those behind the difference: lines that cut more of the longer way than of the other."""
+    lost: dict[Place, Counter[Channel]] = {}
+    for cut in cuts:
+        lost.setdefault(cut.step.place, Counter())[cut.channel] += cut.lost
+    more = sum(both["rows"] - both["tokens"] for both in lost.values())
+    if not more:
+        return []
+    sign, side = (1, "rows") if more > 0 else (-1, "tokens")
+    apart = {place: sign * (both["rows"] - both["tokens"]) for place, both in lost.items()}
+    mine = [cut for cut in cuts if cut.channel == side and apart[cut.step.place] > 0]
+    return [cut for cut in mine if apart[cut.step.place] == abs(more)] or mine
+
+
+def _told(cut: _Cut) -> Spot:
+    what = "labels" if cut.channel == "tokens" else "logits"
+    does = f"cuts {cut.lost} of the {what}, and not of the other side"
+    return Spot(cut.step.place, does, cut.step.nodes[0].number)
 
 
 def _whole_samples(told: Traced, step: Step, channel: Channel) -> bool:
