@@ -127,7 +127,7 @@ def _source(spec: str, known: Known) -> Source:
         UsageError: no such function, or what it returns cannot be iterated.
     """
     from ..host.files import check_regular
-    from ..sweep.source import FileSource
+    from ..sweep.source import FileSource, as_source
     from ..witness.loss_file import load_function
 
     if ".py:" not in spec:
@@ -141,11 +141,7 @@ def _source(spec: str, known: Known) -> Source:
         raise
     except Exception as error:
         raise raised_by(f"data {spec}", error) from error
-    if isinstance(found, (str, bytes)) or not hasattr(found, "__iter__"):
-        raise UsageError(
-            f"data {spec} must return batches, rows or conversations, it returned a {type(found).__name__}"
-        )
-    return found
+    return as_source(found, f"data {spec} must return batches, rows or conversations, it returned")
 
 
 def _recording(args: argparse.Namespace) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
@@ -19,7 +19,7 @@ from ..records.report import Report
 from .judge import judge
 from .known import Known, known_of
 from .sample import samples_of
-from .source import FileSource, Source, drawn, parsed
+from .source import FileSource, Source, as_source, drawn, parsed
 from .tally import Tally
 from .told import report_of_sweep
 
@@ -57,10 +57,9 @@ def check_data(
     Raises:
         UsageError: something that cannot be iterated, or a declaration that nobody knows.
     """
-    if isinstance(batches, (str, bytes)) or not isinstance(batches, Iterable):
-        raise UsageError(f"batches must be something to iterate over, got a {type(batches).__name__}")
+    found = as_source(batches, "batches must be something to iterate over, got")
     known = known_of(tokenizer, train_on=train_on, longest=max_length, vocabulary=vocabulary)
-    source = batches if sample is None else drawn(batches, sample, seed)
+    source = found if sample is None else drawn(found, sample, seed)
     return report_of_sweep(swept(source, known), known, Choice.of(list(ignore), frozenset(), "ignore"))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import UsageError
 from ..host.files import check_regular
 
-__all__ = ["FileSource", "Source", "drawn", "parsed"]
+__all__ = ["FileSource", "Source", "as_source", "drawn", "parsed"]
 
 #: An item, and what it is called.
 Item = tuple[Any, str]
@@ -92,6 +92,35 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(entries) < len(pairs):
         raise ValueError("a key stands twice in one object")
     return entries
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A data set that is read by number alone, as torch's are."""
+
+    rows: Any
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> Any:
+        return self.rows[number]
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self.rows[number] for number in range(len(self.rows)))
+
+
+def as_source(found: Any, what: str) -> Source:
+    """Whatever can be gone through: an iterable, or rows by their number.
+
+    Raises:
+        UsageError: it is neither; ``what`` says where it came from.
+    """
+    if hasattr(found, "__len__") and hasattr(found, "__getitem__") and not hasattr(found, "__iter__"):
+        return _Rows(found)
+    if isinstance(found, (str, bytes)) or not hasattr(found, "__iter__"):
+        raise UsageError(f"{what} a {type(found).__name__}")
+    return found
 
 
 def drawn(source: Source, count: int, seed: int) -> Source:

@@ -179,6 +179,23 @@ def test_rows_batches_and_conversations_in_python(tokenizer):
     assert check_data(chats, tokenizer=tokenizer, sample=2).data["samples"] == 2
 
 
+class ByNumber:
+    """As torch's map-style data sets: no iterator of its own, and an error of its own behind the end."""
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, number):
+        if number >= 20:
+            raise KeyError(number)
+        return {"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}
+
+
+def test_rows_by_number_alone():
+    assert check_data(ByNumber()).data["samples"] == 20
+    assert check_data(ByNumber(), sample=5).data["samples"] == 5
+
+
 def test_labels_that_train_nothing_anywhere_fail(tokenizer):
     ids = torch.tensor([[5, 6, 7, 8]])
     report = check_data([{"input_ids": ids, "labels": torch.full_like(ids, -100)}])
