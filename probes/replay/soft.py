@@ -39,7 +39,8 @@ def names_many(base: Call, rows: Tensor) -> bool:
     """Whether any of a few of these rows (r,) of a call is pulled towards several tokens, as by a teacher.
 
     A hard target beside it leaves no second coordinate of its sign, and a rest that one token and its weight do not
-    explain. Smoothing and penalties have such a rest too.
+    explain. Smoothing has such a rest too. A penalty's, on tokens of the context, pushes a few away: that of a teacher
+    pulls further than it pushes.
     """
     if base.gradient is None or not len(rows):
         return False
@@ -48,7 +49,8 @@ def names_many(base: Call, rows: Tensor) -> bool:
     several = bool(((gradient < -_rounding(gradient)).sum(-1) > 1).any())
     size = gradient.double().abs().sum(-1)
     least = max(UNEXPLAINED_ONCE, 4 * torch.finfo(gradient.dtype).eps)
-    return several or bool((_unexplained(gradient, logits, 1) > least * size).any())
+    rest = _rest(gradient, logits, 1)
+    return several or bool(((rest.abs().sum(-1) > least * size) & (rest.pow(3).sum(-1) < 0)).any())
 
 
 def drifts(base: Call, other: Call) -> Tensor:
@@ -61,17 +63,18 @@ def drifts(base: Call, other: Call) -> Tensor:
     if not bool(moved.any()):
         return moved
     rows = change[moved]
-    moved[moved.clone()] = _unexplained(rows, base.values[moved], 2) > UNEXPLAINED * rows.abs().sum(-1)
+    unexplained = _rest(rows, base.values[moved], 2).abs().sum(-1)
+    moved[moved.clone()] = unexplained > UNEXPLAINED * rows.abs().sum(-1)
     return moved
 
 
-def _unexplained(rows: Tensor, logits: Tensor, tokens: int) -> Tensor:
-    """(r,): the size of what so many hard targets, and a weight of the chances, leave of rows of a gradient (r, V)."""
+def _rest(rows: Tensor, logits: Tensor, tokens: int) -> Tensor:
+    """(r, V): what so many hard targets, and a weight of the chances, leave of rows of a gradient."""
     rows = rows.double()
     rest = torch.ones_like(rows).scatter(-1, rows.abs().topk(min(tokens, rows.shape[-1]), -1).indices, 0.0)
     chances, rows = logits.double().softmax(-1) * rest, rows * rest
     weight = (rows * chances).sum(-1, keepdim=True) / chances.square().sum(-1, keepdim=True).clamp(min=1e-300)
-    return (rows - weight * chances).abs().sum(-1)
+    return rows - weight * chances
 
 
 def _rounding(gradient: Tensor) -> Tensor:
