@@ -25,6 +25,14 @@ settings.register_profile("deep", max_examples=1000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
+def pytest_configure():
+    """AVX2 forced on a processor with AVX-512: there torch's fused attention in half precision refuses to run."""
+    if os.environ.get("ATEN_CPU_CAPABILITY") == "avx2":
+        import torch
+
+        torch.backends.cuda.enable_flash_sdp(False)
+
+
 #: What depends on no version of transformers: where two environments are run, one is enough.
 ONCE = (
     "probes/host",
