@@ -36,7 +36,11 @@ def blame(told: Traced, found: Finding) -> Blame | None:
     """The lines that made a finding; None where its kind has no lines."""
     if found.code not in KINDS:
         return None
+    if told.tape.broken:
+        return Blame(origin=f"not known: the loss could not be followed ({told.tape.broken.splitlines()[0]})")
     try:
         return KINDS[found.code](told, found)
     except NotSeenError as reason:
         return Blame(origin=str(reason))
+    except Exception as error:  # noqa: BLE001 - a report stands without its lines
+        return Blame(origin=f"not known: the way of these rows could not be read ({type(error).__name__})")

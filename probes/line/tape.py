@@ -51,6 +51,7 @@ class Tape(TorchDispatchMode):
         paused: while operations are its own.
         bears: whether tokens that nobody has numbered begin where they are first moved, and what is looked up by them
             is nothing of theirs: in a whole script, whose model is run as it is.
+        broken: why it records no more: an error of its own; empty while it does.
         tables: where the weights of heads lie: rows that are multiplied by one are rows of logits.
         products: what was made so, where no head was called.
         asleep: in how many bodies of the model the loss is: what happens there is no move of rows.
@@ -63,6 +64,7 @@ class Tape(TorchDispatchMode):
     paused: bool = False
     asleep: int = 0
     bears: bool = False
+    broken: str = ""
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -128,13 +130,11 @@ class Tape(TorchDispatchMode):
         written = self._written.get(tensor.untyped_storage().data_ptr())
         if written is None or written[0].dtype != tensor.dtype:
             return None
-        self.paused = True
         tokens = written[1].as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).clone()
         by = written[2]
         node = Node(len(self.nodes), by.name, by.place, (by, *by.parents), tuple(tensor.shape), tokens=tokens)
         node.values, node.whole = kept_values(tensor), by.whole
         self._note(tensor, node)
-        self.paused = False
         return node
 
     def _note(self, tensor: Tensor, node: Node) -> None:
@@ -162,36 +162,47 @@ class Tape(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.paused or self.asleep or _in_backward():
+        if self.paused or self.asleep or self.broken or _in_backward():
             return function(*args, **kwargs)
+        given = self._safely(self._before, function, args, kwargs) or []
+        out = function(*args, **kwargs)
+        if given or self.tables:
+            self._safely(self._after, function, args, kwargs, given, out)
+        return out
+
+    def _safely(self, own: Callable[..., Any], *words: Any) -> Any:
+        """Work of ours inside the loss of others: what it raises ends the tape, and never the loss."""
+        self.paused = True
+        try:
+            return own(*words)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is not the loss's
+            self.broken = f"{type(error).__name__}: {error}"
+            return None
+        finally:
+            self.paused = False
+
+    def _before(self, function: Any, args: Any, kwargs: Any) -> list[Node]:
+        """What an operation is given that is known, or is known from now on."""
         if self.bears:
             self._bear_moved(function, args)
         given = [node for one in tensors_of(args, kwargs) if (node := self._node_of(one)) is not None]
-        if function is torch.ops.aten.lift_fresh.default or (given and self._wants_birth(function, args)):
-            born = args[0] if function is torch.ops.aten.lift_fresh.default else args[1]
+        written = function is torch.ops.aten.lift_fresh.default
+        if written or (given and self._wants_birth(function, args)):
+            born = args[0] if written else args[1]
             if may_be_tokens(born):
                 self._bear(born)
                 given = [node for one in tensors_of(args, kwargs) if (node := self.node(one)) is not None]
+        return given
+
+    def _after(self, function: Any, args: Any, kwargs: Any, given: Sequence[Node], out: Any) -> None:
+        """Record what an operation has given, or has written."""
         if self.tables and not any(one.rows is not None for one in given) and self._by_table(function, args):
-            out = function(*args, **kwargs)
             rows = torch.arange(out.numel() // out.shape[-1], dtype=torch.int32, device=out.device)
-            self.paused = True
             self.products.append((self.number_rows(out, rows.reshape(*out.shape[:-1], 1)), out))
-            self.paused = False
-            return out
-        if not given:
-            return function(*args, **kwargs)
-        before = written_to(function, args)
-        out = function(*args, **kwargs)
-        self.paused = True
-        try:
-            if before is not None:
-                self._write(function, args, kwargs, given)
-            else:
-                self._record(function, args, kwargs, given, out)
-        finally:
-            self.paused = False
-        return out
+        elif given and written_to(function, args) is not None:
+            self._write(function, args, kwargs, given)
+        elif given:
+            self._record(function, args, kwargs, given, out)
 
     def _by_table(self, function: Any, args: Any) -> bool:
         """Whether rows are multiplied by the table of a head that is not called."""
@@ -218,10 +229,8 @@ class Tape(TorchDispatchMode):
                 self._bear(one)
 
     def _bear(self, tensor: Tensor) -> None:
-        self.paused = True
         self.number(tensor, BORN)
         self.nodes[-1].place = self._place()
-        self.paused = False
 
     def _place(self) -> Place:
         return where(self._outermost)

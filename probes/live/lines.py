@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -92,8 +92,18 @@ class Lines:
 
     # -- what the watcher tells ---------------------------------------------------------------------
 
+    def _safely(self, own: Callable[..., None], *words: Any) -> None:
+        """What it raises is told with the findings, and ends nothing but the looking."""
+        try:
+            own(*words)
+        except Exception as error:  # noqa: BLE001 - the script and the report go on without lines
+            self.tape.broken = f"{type(error).__name__}: {error}"
+
     def received(self, forward: Forward, given: dict[str, Any]) -> None:
         """A forward begins with these arguments."""
+        self._safely(self._received, forward, given)
+
+    def _received(self, forward: Forward, given: dict[str, Any]) -> None:
         mine = {key: value for key, value in given.items() if isinstance(value, Tensor) and value.dim()}
         self._given[id(forward)] = mine
         for key, value in mine.items():
@@ -102,6 +112,9 @@ class Lines:
 
     def called(self, forward: Forward, output: Tensor) -> None:
         """A head of a forward has given its logits."""
+        self._safely(self._called, forward, output)
+
+    def _called(self, forward: Forward, output: Tensor) -> None:
         if forward.calls:
             call = forward.calls[-1]
             self._heads.append((self.tape.number_rows(output, row_numbers(call.head, output)), forward, call))
@@ -115,13 +128,14 @@ class Lines:
     def add_to(self, report: Report, observed: Observed) -> None:
         """Give the findings of a report their lines."""
         if any(has_lines(one) for one in report.findings):
-            told = self._told(observed)
+            told = Traced(self.tape, observed.witness)
+            self._safely(self._fill, told, observed)
             report.findings = explained(report.findings, told)
 
-    def _told(self, observed: Observed) -> Traced:
+    def _fill(self, told: Traced, observed: Observed) -> None:
+        """Lay what was seen of the step over what all steps showed."""
         seen = observed.witness
         names = {stream.name: number for number, stream in enumerate(seen.view.streams)}
-        told = Traced(self.tape, seen)
         told.only = [torch.zeros(len(stream), dtype=torch.bool) for stream in seen.view.streams]
         told.demands = [torch.full((len(stream),), -1) for stream in seen.view.streams]
         told.loss = Node(len(self.tape.nodes), "", Place(None, None), tuple(self._losses), ()) if self._losses else None
@@ -133,7 +147,6 @@ class Lines:
                 if id(forward) in self._given:
                     self._place(told, forward, number, names[stream.name], begin)
         told.meet()
-        return told
 
     def _place(self, told: Traced, forward: Forward, number: int, joined: int, begin: int) -> None:
         """Rows and labels of one stream of a forward, in the whole."""

@@ -11,6 +11,7 @@ from random_losses import drawn
 
 from probes import check_loss
 from probes.line import add
+from probes.line.tape import Tape
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +215,16 @@ def test_what_was_in_the_model_is_there_afterwards(model):
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_error_of_ours_is_none_of_the_loss(model, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr(Tape, "_record", broken)
+    found = told_of(model, batch_of(), shifted_twice, "LA103")
+    assert not found.lines
+    assert found.origin == "not known: the loss could not be followed (RuntimeError: ours)"
 
 
 # -- the jury ---------------------------------------------------------------------------------------------

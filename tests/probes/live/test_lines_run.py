@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from live_runs import batches, llama, loop, mean, same_state, watched
 from torch.utils.data import DataLoader
 
+from probes.line.tape import Tape
+
 
 def right(model, batch):
     return model(**batch).loss
@@ -60,6 +62,20 @@ def test_training_stays_bit_for_bit_the_same(loss):
     watched(lambda: loop(seen, loss, batches(4), accumulate=2))
     assert same_state(plain, seen)
     assert torch.equal(torch.get_rng_state(), after)
+
+
+def test_an_error_of_ours_never_reaches_the_script(monkeypatch):
+    def broken(*_):
+        raise RuntimeError("ours")
+
+    plain, seen = llama(), llama()
+    torch.manual_seed(1)
+    loop(plain, shifted_twice, batches(3))
+    monkeypatch.setattr(Tape, "_record", broken)
+    torch.manual_seed(1)
+    report, _ = watched(lambda: loop(seen, shifted_twice, batches(3)))
+    assert same_state(plain, seen)
+    assert [one.lines for one in report.findings if one.code == "LA103"] == [()]
 
 
 def test_nothing_stands_around_torch_afterwards():
