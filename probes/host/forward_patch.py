@@ -21,17 +21,15 @@ class ForwardPatch:
 
     def __init__(self, module: nn.Module, around: Callable[..., Any]) -> None:
         self.module, self.own = module, module.__dict__.get("forward")  # accelerate puts one on the instance
-        self.patched = module.forward = _Patched(module, module.forward, around)
+        self.patched = _Patched(module, module.forward, around)
+        _put(module, self.patched)
 
     def remove(self) -> None:
         """Put the module's own forward back; where another has been put around ours, let it through."""
         self.patched.around = None
         if self.module.__dict__.get("forward") is not self.patched:
             return
-        if self.own is None:
-            del self.module.forward
-        else:
-            self.module.forward = self.own
+        _put(self.module, self.own)
 
 
 class _Patched:
@@ -60,10 +58,15 @@ def detached(module: nn.Module, own: Any, ours: Callable[..., bool]) -> None:
     if not isinstance(present, _Patched) or present is own or not (present.around is None or ours(present.around)):
         return
     present.around = None
-    if own is None:
-        del module.forward
+    _put(module, own)
+
+
+def _put(module: nn.Module, forward: Any) -> None:
+    """Give this very module a forward (None: that of its class): Fabric's wrapper would hand it to what it wraps."""
+    if forward is None:
+        del vars(module)["forward"]
     else:
-        module.forward = own
+        vars(module)["forward"] = forward
 
 
 def bound_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -37,6 +37,7 @@ WRAPPERS = {
     "DataParallel": "module",
     "FullyShardedDataParallel": "module",
     "OptimizedModule": "_orig_mod",
+    "_FabricModule": "_forward_module",
 }
 
 #: Vocabularies are padded to multiples of this.
@@ -91,7 +92,7 @@ def output_embeddings(model: Any) -> Any:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """A model without the wrappers around it: PEFT, DDP, FSDP, torch.compile."""
+    """A model without the wrappers around it: PEFT, DDP, FSDP, torch.compile, Fabric."""
     while True:
         if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
             model = model.get_base_model()

@@ -1,0 +1,63 @@
+"""The Lightning callback: before any weight has moved, without a trace, and never an end to what cannot be judged."""
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from lightning_rows import Manual, Module, fit, llama
+from rows import digest
+from torch import nn
+
+from probes import LightningAlignmentCallback, UsageError
+from probes.report import LossAlignmentError
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:FutureWarning")
+
+
+def fresh():
+    torch.manual_seed(0)
+    return digest(Module(llama(), 1))
+
+
+@pytest.mark.parametrize("kind", [Module, Manual])
+@pytest.mark.parametrize("settings", [{}, {"precision": "bf16-mixed"}])
+def test_a_faulty_fit_fails_before_any_weight_has_moved(kind, settings):
+    callback, seen = LightningAlignmentCallback(), []
+
+    class Keeping(kind):
+        def on_exception(self, exception):
+            seen.append(digest(self))
+
+    with pytest.raises(LossAlignmentError, match="LA103"):
+        fit(Keeping, llama, settings, True, [callback])
+    assert callback.report.verdict == "fail"
+    assert seen in ([], [fresh()])
+
+
+def test_a_warning_lets_it_train():
+    callback = LightningAlignmentCallback("warn")
+    model = fit(Module, llama, {}, True, [callback])
+    assert digest(model) == digest(fit(Module, llama, {}, True, []))
+
+
+def test_a_regression_is_trained_and_said_not_to_be_judged():
+    class Regression(LightningModule):
+        def __init__(self, model, shift):
+            super().__init__()
+            self.layer = nn.Linear(20, 1)
+
+        def training_step(self, batch, number):
+            return self.layer(batch["input_ids"].float()).square().mean() * 1e-6
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    callback = LightningAlignmentCallback()
+    fit(Regression, llama, {}, False, [callback])
+    assert (callback.report.verdict, [one.code for one in callback.report.findings]) == ("incomplete", ["LA804"])
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(UsageError, match="unknown on_findings 'stop'"):
+        LightningAlignmentCallback("stop")
+    with pytest.raises(UsageError, match="train_on must be one of"):
+        LightningAlignmentCallback(train_on="everything")
