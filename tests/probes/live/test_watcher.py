@@ -306,3 +306,28 @@ def test_a_backward_of_what_is_no_tensor_raises_as_ever():
     report, code = watched(train)
     assert said[0] == said[1]
     assert (report.error, code) == ("", 0)
+
+
+def test_a_wrapper_that_hands_its_attributes_to_what_it_wraps_keeps_both_forwards():
+    """Fabric's does: a forward put on it would become that of the module below, and call itself for ever."""
+    from probes.host.forward_patch import ForwardPatch
+
+    class Handing(torch.nn.Module):
+        def __init__(self, below):
+            super().__init__()
+            self.below = below
+
+        def forward(self, ids):
+            return self.below(ids) + 1
+
+        def __setattr__(self, name, value):
+            if "below" in self.__dict__.get("_modules", {}) and hasattr(self.below, name):
+                setattr(self.below, name, value)
+            else:
+                super().__setattr__(name, value)
+
+    wrapper = Handing(torch.nn.Identity())
+    patch = ForwardPatch(wrapper, lambda forward, module, args, kwargs: forward(*args, **kwargs) * 2)
+    assert int(wrapper(torch.ones(()))) == 4
+    patch.remove()
+    assert int(wrapper(torch.ones(()))) == 2
