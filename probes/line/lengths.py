@@ -33,6 +33,8 @@ def length(told: Traced, found: Finding) -> Blame:
     if begin.parents and not any("rows" in one.thin for one in begin.parents):
         raise NotSeenError("not known: what was done to rows before their head was not seen")
     cuts = [*_cuts(told, rows, "rows"), *_cuts(told, tokens, "tokens")]
+    # what the model itself cut before it gave its logits, as padding, is cut from them as well
+    cuts = [cut for cut in cuts if cut.step.place.library is None or cut.step.nodes[0].number > begin.number]
     spots = [_told(cut) for cut in _uneven(cuts)]
     calls = [Spot(one.place, "is given logits and labels of different lengths", len(told.tape.nodes)) for one in failed]
     if not spots:
