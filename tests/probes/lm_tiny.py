@@ -136,7 +136,17 @@ SPECIAL = {
     "Step3p7TextConfig": {"sliding_window": 8},
     "Wav2Vec2Config": {"apply_spec_augment": False},
     "ZambaConfig": {"num_hidden_layers": 3, "attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
+    "Cosmos3EdgeTextConfig": _ROPE,
+    "Ernie4_5_VLMoeTextConfig": {**_ROPE, "moe_intermediate_size": [16, 16]},
+    "FunAsrNanoAdaptorConfig": {"intermediate_size": HIDDEN // 4},
     "Glm4vTextConfig": _GLM_ROPE,
+    "Glm5NextTextConfig": {"index_kpool": 4, "qk_rope_head_dim": 0},
+    "Inkling2VisionConfig": {"text_hidden_size": HIDDEN},
+    **_each(
+        "VibeVoiceAcousticTokenizerConfig VibeVoiceAcousticTokenizerEncoderConfig "
+        "VibeVoiceAcousticTokenizerDecoderConfig",
+        {"num_filters": 4, "downsampling_ratios": [2, 2], "depths": [1, 1, 1]},
+    ),
     "Glm4vMoeTextConfig": _GLM_ROPE,
     "Glm46VTextConfig": _GLM_ROPE,
     "GlmOcrTextConfig": _GLM_ROPE,
@@ -180,6 +190,7 @@ SPECIAL = {
     "XLMConfig": {"causal": True},
     "XmodConfig": {"default_language": "en_XX"},
     "Zamba2Config": {"layers_block_type": ["mamba", "hybrid"], "n_mamba_heads": 4, "mamba_headdim": 16},
+    "CohereCompassTextConfig": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}},
     "ZayaConfig": {"num_experts_per_tok": 1},
     "xLSTMConfig": {"hidden_size": 128, "mode": "train", "num_blocks": 2, "num_heads": 2, "chunk_size": 8},
 }
