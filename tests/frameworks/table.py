@@ -85,7 +85,7 @@ def main(words):
     for row in rows(words):
         try:
             wrong, told = held(row)
-        except Exception:  # noqa: BLE001 - a row that breaks fails, and the others are still told
+        except (Exception, SystemExit):  # noqa: BLE001 - a row that breaks fails, and the others are still told
             wrong, told = [traceback.format_exc()], {}
         failed += bool(wrong)
         cells = [", ".join(told[door]) if door in told else "" for door in ("callback", "run")]
