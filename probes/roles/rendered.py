@@ -105,7 +105,10 @@ def _templated(tokenizer: Any, conversation: Conversation, ends: Collection[int]
 def _tokens(tokenizer: Any, text: str, *, special: bool = False) -> tuple[list[int], list[tuple[int, int]]]:
     if not getattr(tokenizer, "is_fast", False):
         raise UsageError("the tokenizer is a slow one, which does not say where its tokens stand: use a fast one")
-    told = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
+    try:
+        told = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
+    except TypeError as error:  # half of a surrogate pair
+        raise UsageError(f"the tokenizer cannot read the text: {error}") from error
     return list(told["input_ids"]), [tuple(pair) for pair in told["offset_mapping"]]
 
 

@@ -74,9 +74,9 @@ def test_exact_counts_whatever_the_number_of_processes(workers, data, folder, tm
 
 def test_samples_that_cannot_be_read_are_counted_and_fail(data, folder, tmp_path, capsys):
     with data.open("ab") as file:
-        file.write(b'{"messages": 3}\n{"a": 1, "a": 2}\n\xff\n{\n')
+        file.write(b'{"messages": 3}\n{"a": 1, "a": 2}\n\xff\n{\n{"prompt": "a", "completion": "\\ud800"}\n')
     code, told = swept_by(data, folder, tmp_path)
-    assert (code, told["data"]["unreadable"]) == (1, 4)
+    assert (code, told["data"]["unreadable"]) == (1, 5)
     assert "line 301: no known form" in told["checks"][0]["detail"]
 
 
