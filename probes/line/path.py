@@ -101,6 +101,8 @@ def move(before: Tensor, after: Tensor, where: Coordinates) -> tuple[int, int] |
     flat = new - old  # rows of samples that lie behind one another
     if bool((flat == flat[:1]).all()):
         return 0, int(flat[0])
+    if before.dim() != after.dim():
+        return None
     most, count = torch.unique(apart, dim=0, return_counts=True)
     first = most[count.argmax()]  # a roll: what comes round is no part of the move
     return (int(first[0]), int(first[1])) if 2 * int(count.max()) > len(apart) and int(first.abs().sum()) else None
