@@ -63,7 +63,7 @@ def end_findings(stream: Stream, labels: Tensor, convention: Convention) -> Iter
         return
     prompted = stream.answers or not bool(trained_whole(labels, stream)[[span.first for span in spans]].all())
     inside = [span for span in spans if span.stops == INSIDE and not _pads_on(stream, span.last + 1)]
-    following = {int(stream.ids[span.last + 1]) for span in inside}
+    following = {int(stream.ids[span.last + 1]) for span in inside} - {*stream.pad_ids}
     said = sum(span.last > span.first for span in inside)  # one token alone is a choice and no text
     if prompted and len(following) == 1 and said > 1 and 2 * len(inside) >= len(spans) and not _among(following, named):
         message = (

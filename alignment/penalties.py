@@ -26,6 +26,7 @@ class Penalty(IntEnum):
     UNIFORM = 1  # w * (softmax - 1/V): smoothing's uniform part, a KL to the uniform distribution
     SQUARES = 2  # w * logits: a penalty on their squares
     ENTROPY = 3  # w * p * (log p + H): an entropy bonus or penalty
+    ALIKE = 4  # another, or several: told by two runs whose tokens are exchanged
 
 
 def penalties(grad: Tensor, logits: Tensor) -> Tensor:

@@ -24,11 +24,14 @@ from .streams import IGNORE_INDEX
 
 __all__ = ["Form", "Reading", "leaf", "read", "read_hidden", "recover", "silent_reading"]
 
-#: Residuals up to here are cross-entropy (label smoothing included) in half precision and better.
+#: Residuals up to here are cross-entropy (label smoothing included) in half precision and better. Measured at 12 to
+#: 128,256 ids in float32, bfloat16 and float16 (tests/probes/margins.py): one target leaves 0.012 at most (0.004
+#: where rows are read in full), a teacher that is sure of a token by 0.7 leaves 0.12 at least.
 PLAIN_RESIDUAL = 2e-2
-#: Residuals from here on have no hard target: a soft teacher, a regression, a pure z-loss.
+#: Residuals from here on have no hard target: a soft teacher, a regression, a pure z-loss. Two targets leave 0.71.
 SOFT_RESIDUAL = 0.5
-#: A second token pulled up by this much of the first has none of the two for a hard target.
+#: A second token pulled up by this much of the first has none of the two for a hard target. Measured as above: one
+#: target pulls no other by more than 0.0015, a teacher that is sure by 0.7 pulls its second by 0.12.
 RIVAL_PULL = 0.1
 #: A row of a head that is shorter than this part of the others (a padded id's) pulls nowhere of its own.
 LEAST_NORM = 1e-6
@@ -229,8 +232,9 @@ def _by_columns(grad: Tensor, logits: Tensor, token: Tensor) -> tuple[Tensor, Te
         (r,) each: the form (PLAIN, REGULARISER or SOFT), the weight of a binary cross-entropy, and what is left open.
     """
     chance = torch.sigmoid(logits)
-    at = token[:, None]
-    rest, others = grad.scatter(1, at, 0), chance.scatter(1, at, 0)
+    at, live = token[:, None], grad != 0  # columns that are cut off have no gradient
+    live &= 2 * live.sum(-1, keepdim=True) >= grad.shape[-1]
+    rest, others = grad.scatter(1, at, 0), (chance * live).scatter(1, at, 0)
     weight = (rest * others).sum(-1) / others.square().sum(-1).clamp(min=1e-30)
     binary = torch.linalg.vector_norm(rest - weight[:, None] * others, dim=-1) / torch.linalg.vector_norm(grad, dim=-1)
     pulled = (weight > 0) & (grad.gather(1, at)[:, 0] < 0)

@@ -161,10 +161,12 @@ def _inside(target: Tensor, rows: Tensor, stream: Stream) -> Tensor | None:
     fitting = []
     for offset in USUAL_OFFSETS:
         inside = _same_sample(rows, rows + offset, stream)
-        if 2 * int(inside.sum()) > len(rows) and bool(_matches(target, rows, stream, offset)[inside].all()):
+        if 2 * int(inside.sum()) >= len(rows) and bool(_matches(target, rows, stream, offset)[inside].all()):
             fitting.append((offset, inside))
-    if not fitting:
+    most = [one for one in fitting if 2 * int(one[1].sum()) > len(rows)]
+    if not most:
         return None
+    fitting = fitting if len(most) > 1 else most  # where anything fits, that of half of the rows may be the likeliest
     offset, inside = fitting[0]  # the likeliest; that another explains as much is seen by ``is_ambiguous``
     found = torch.where(inside, rows + offset, -1)
     outer = ~inside

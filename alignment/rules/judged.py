@@ -71,13 +71,25 @@ class Judged:
         placed = actual.trained & (actual.source >= 0)
         offsets = actual.offset[placed & ~v.border].unique()
         # a shift of the flattened batch takes the last targets of a sample from the next one: no offset of its own
-        own = actual.offset[placed & ~v.border & ~v.across].unique()
+        own = unrolled(actual.offset[placed & ~v.border & ~v.across], actual.stream)
         offsets = own if len(own) == 1 and int(own[0]) != 1 else offsets
         offset = int(offsets[0]) if len(offsets) == 1 else 1
         # a target that is no input is one that the offset finds beyond the segment's end (data cut beforehand)
         if offset == 1 or bool((actual.trained & ~placed & inside(actual.stream, offset)).any()):
             return None
         return offset
+
+    @cached_property
+    def other_id(self) -> int | None:
+        """By how much the id of every target differs from the expected one, where no offset explains that; else None.
+
+        Columns of a head that are off by one, an id that is added to labels: wrong tokens at the right places.
+        """
+        both = self.actual.trained & self.expected.trained
+        apart = (self.actual.target - self.expected.target)[both].unique()
+        if self.offset is not None or not bool(self.verdicts.astray.any()) or len(apart) != 1:
+            return None
+        return int(apart[0]) if int(apart[0]) and int(both.sum()) == self.trained else None
 
     def told(
         self, code: str, rows: Tensor, message: str, *, fix: str | None = None, severity: Severity | None = None
@@ -102,6 +114,15 @@ def inside(stream: Stream, offset: int) -> Tensor:
     at = stream.segment.new_ones(len(stream)).cumsum(0) - 1 + offset
     within = (at >= 0) & (at < len(stream))
     return within & (stream.segment[at.clamp(0, max(len(stream) - 1, 0))] == stream.segment) & (stream.segment >= 0)
+
+
+def unrolled(offsets: Tensor, stream: Stream) -> Tensor:
+    """The distinct offsets; those of a roll, which takes the first tokens of a sample to its end, are one."""
+    found, counts = offsets.unique(return_counts=True)
+    length = stream.sample.bincount().unique()
+    if len(found) == 2 and len(length) == 1 and int(found[1] - found[0]) == int(length[0]):
+        return found[counts.argmax()][None]
+    return found
 
 
 def told_offset(one: Judged, code: str, message: str) -> Finding:

@@ -8,15 +8,19 @@ from ..findings import Finding
 from .judged import Judged, Labelled
 from .rule import Rule
 
+#: How many offsets are listed, those of most rows first.
+SHOWN = 6
+
 
 def judge(one: Judged) -> Iterator[Finding]:
     """Where rows are astray and no one offset explains them."""
-    if one.offset is not None or not bool(one.verdicts.astray.any()):
+    if one.offset is not None or one.other_id is not None or not bool(one.verdicts.astray.any()):
         return
     actual, count = one.actual, int(one.verdicts.astray.sum())
     placed = actual.trained & (actual.source >= 0)
-    offsets = actual.offset[placed & ~one.verdicts.border].unique()
-    seen = ", ".join(f"{int(d):+d} ({int((actual.offset[placed] == d).sum())} rows)" for d in offsets[:6])
+    offsets, counts = actual.offset[placed & ~one.verdicts.border].unique(return_counts=True)
+    most = counts.argsort(descending=True, stable=True)[:SHOWN]
+    seen = ", ".join(f"{int(offsets[n]):+d} ({int(counts[n])} rows)" for n in most)
     lost = one.trained - int(placed.sum())
     nowhere = f"; {lost} targets are nowhere in the inputs" if lost else ""
     message = f"{count} of {one.trained} trained rows of {one.name} sit at wrong offsets; offsets seen: {seen}{nowhere}"

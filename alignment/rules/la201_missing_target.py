@@ -8,11 +8,21 @@ from ..findings import Finding
 from .judged import Judged
 from .rule import Rule
 
+COLUMNS = (
+    "Ids and the columns of the logits count from different places: do not cut the first columns off the logits, and "
+    "add nothing to the labels."
+)
 MERGE = "Hand the model position-aligned labels (a copy of the ids) and shift after the forward."
 
 
 def judge(one: Judged) -> Iterator[Finding]:
     """Where an expected row has no gradient: by the loss, or because the model's merge lost its label."""
+    if one.other_id is not None:
+        message = (
+            f"all {one.trained} trained rows of {one.name} are trained on the id {one.other_id:+d} of their target: "
+            "right rows, wrong tokens"
+        )
+        yield one.told("LA201", one.actual.trained, message, fix=COLUMNS)
     rows = one.verdicts.missing & ~one.verdicts.lost & ~one.verdicts.ends
     if bool(rows.any()):
         message = f"{int(rows.sum())} of {one.wanted} expected targets of {one.name} are trained nowhere"

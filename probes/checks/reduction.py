@@ -117,7 +117,8 @@ def check_reduction(
     findings = []
     for number, stream in enumerate(whole.view.streams):
         parts = _weights(alone, stream.name), _weights(within, stream.name)
-        weights = Weights(whole.actual[number], *parts, counted=" and ".join(sorted(_asked_counts(loss_fn))))
+        counted = " and ".join(sorted(_asked_counts(loss_fn)))
+        weights = Weights(whole.actual[number], *parts, counted, grad_accum if len(whole.actual) == 1 else 0)
         wrong = _wrong(reduction, weights, exact)
         if wrong:
             message = f"{stream.name}: declared {reduction}, but {wrong}"
@@ -205,12 +206,14 @@ class Weights:
         alone: (n,) weights per part that trains any target, each part a step of its own.
         within: the same with each part a micro-batch of one step; empty without accumulation.
         counted: the parameters by which the loss is told how many targets the whole step has; empty without.
+        split: how many micro-batches are declared; 0 where other streams have weights beside these.
     """
 
     whole: Supervision
     alone: list[Tensor]
     within: list[Tensor]
     counted: str = ""
+    split: int = 0
 
     @property
     def all(self) -> Tensor:
@@ -237,16 +240,16 @@ def _wrong(reduction: Reduction, weights: Weights, exact: float) -> str:
     if reduction == "sum":
         changes = spread(torch.cat([ratio, torch.ones_like(ratio[:1])])) > exact
         return f"the weight of a target changes with the batch it is in ({told_sums(alone)})" if changes else ""
-    sums = torch.stack([weight.sum() for weight in alone])
+    sums = torch.stack([weight.sum() for weight in (*alone, weights.all)])
     apart = spread(sums) > exact
     if apart:  # weights of classes may differ in their sums: the same target may not be divided by something else
         # a mean over samples divides by their number besides: alone, a sample weighs as much more as there are samples
         counts = torch.cat([torch.full_like(weight, len(weight)) for weight in alone])
-        kept = ratio * counts if reduction == "token-mean" else torch.cat([ratio, ratio.new_tensor([len(alone)])])
-        apart = spread(kept) > exact
+        kept = (ratio * counts, len(weights.all)) if reduction == "token-mean" else (ratio, len(alone))
+        apart = spread(torch.cat([kept[0], ratio.new_tensor(kept[1:])])) > exact
     if apart:
         return (
-            f"the weights of a step add up differently from batch to batch ({told_sums(alone)}): "
+            f"the weights of a step add up differently from batch to batch ({told_sums([*alone, weights.all])}): "
             "the denominator counts other tokens"
         )
     if reduction == "token-mean" and any(uneven_weights(weights.whole)):
@@ -255,8 +258,12 @@ def _wrong(reduction: Reduction, weights: Weights, exact: float) -> str:
         return "the samples of one batch weigh differently"
     if reduction == "token-mean" and within and weights.counted:
         dropped = _dropped_count(weights.counted, within, weights.ratio(within), exact)
-        if dropped:
-            return dropped
+        twice = abs(float(torch.cat(within).sum()) * weights.split - 1) <= exact and weights.split > 1
+        if dropped or twice:
+            return dropped or (
+                f"the weights of a step add up to 1/{weights.split}: {weights.counted} is divided by, and the number "
+                "of micro-batches once more"
+            )
     if within and spread(weights.ratio(within)) > exact:
         return (
             f"targets weigh otherwise once the step is split into micro-batches ({told_sums(within)}): "

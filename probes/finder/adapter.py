@@ -17,6 +17,7 @@ from ..models.adapter import Adapter, Batch, View
 from ..models.causal_lm import CausalLMAdapter
 from ..models.declared import DeclaredAdapter
 from ..models.modules import module_at, pretrained_models, unwrapped
+from ..models.products import sought
 from ..witness.scout import scout
 from .discover import discover
 from .found import Discovery
@@ -115,20 +116,21 @@ def _knows(model: nn.Module, adapter: CausalLMAdapter, batch: Batch, loss_fn: Lo
             return False
         if all(id(head) in inside for head in adapter.modules(model)):
             return True
-    if not _can_read(model, adapter, batch) or _other_ids(adapter, batch):
+    if not _can_read(model, adapter, batch):
         return False
     heads = adapter.heads(model, adapter.view(model, batch))
     try:
         with preserved(model):
-            graph = graph_of(model, batch, loss_fn, heads)
+            graph = graph_of(model, batch, loss_fn, heads, (), sought(adapter, heads), adapter.followed(model, batch))
     except UsageError:
         return True  # why it does not run is told where it is judged
-    if not graph.shapes:
-        return True  # a fused loss: its logits are no tensor that could be found
+    if not graph.shapes:  # a fused loss: its logits are no tensor that could be found
+        return not _other_ids(adapter, batch)
     own = {id(one) for head in heads for one in head.module.parameters()}
     rows = tuple(batch[_id_key(adapter, batch)].shape)
     laid_alike = len(graph.shapes) == len(heads) and all(shape[:-1] == rows for shape in graph.shapes)
-    return laid_alike and len(set(rows)) == len(rows) and not past_heads(graph, unwrapped(model), own)
+    alone = laid_alike and len(set(rows)) == len(rows) and not _other_ids(adapter, batch)
+    return (graph.placed or alone) and not past_heads(graph, unwrapped(model), own)
 
 
 def _can_read(model: nn.Module, adapter: CausalLMAdapter, batch: Batch) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from ..models.adapter import Batch, Head
 from ..models.declared_heads import Logits
+from ..models.followed import Followed
+from ..models.products import Products
 from ..witness.backward import gradients_at
 from .candidates import nodes_above
 from .runs import called, same_conditions
@@ -39,6 +42,7 @@ class Graph:
         shapes: of what they gave, call by call.
         called: identities of the parameters of heads that were called.
         others: what other modules gave that were asked for.
+        placed: whether every row that the heads read was followed from the ids of the batch.
     """
 
     loss: Any
@@ -46,6 +50,7 @@ class Graph:
     shapes: tuple[tuple[int, ...], ...]
     called: frozenset[int]
     others: tuple[Output, ...] = ()
+    placed: bool = False
 
     def reaches(self) -> frozenset[int]:
         """Identities of the parameters that the loss depends on."""
@@ -69,43 +74,87 @@ def graph_of(
     loss_fn: Callable[[nn.Module, Any], Tensor],
     heads: Sequence[Head],
     others: Collection[nn.Module] = (),
+    products: Sequence[Head] = (),
+    ids: Sequence[Tensor] = (),
 ) -> Graph:
-    """Run a loss once, and keep none of its tensors; ``others`` are modules whose outputs are noted as well.
+    """Run a loss once, and keep none of its tensors.
+
+    Args:
+        model: wrapped or not.
+        batch: as the loss is given it.
+        loss_fn: on model and batch.
+        heads: whose outputs are noted.
+        others: modules whose outputs are noted as well.
+        products: those whose weight may be multiplied past its module.
+        ids: tensors of the batch from which rows are followed.
 
     Raises:
         UsageError: the loss raises, or returns no scalar with a gradient.
     """
-    outputs: list[Tensor] = []
-    given: list[Output] = []
-    called_heads: set[int] = set()
-    counts: Counter[nn.Module] = Counter()
-
-    def note(module: nn.Module, args: Any, output: Any) -> None:
-        nth, counts[module] = counts[module], counts[module] + 1
-        if any(head.module is module and head.call in (None, nth) for head in heads):
-            outputs.extend(one for one in tensors_in(output, 1) if one.grad_fn is not None)
-            called_heads.update(id(one) for one in module.parameters())
-
-    def note_other(module: nn.Module, args: Any, output: Any) -> None:
-        made = [one for one in tensors_in(output, 1) if one.requires_grad]
-        given.extend(Output(module, tuple(one.shape), one.grad_fn) for one in made)
-
-    modules = {id(head.module): head.module for head in heads if not isinstance(head.module, Logits)}
-    handles = [module.register_forward_hook(note) for module in modules.values()]
-    handles += [module.register_forward_hook(note_other) for module in others]
+    noted = _Noted(heads, Followed(), others)
     try:
-        with (
-            same_conditions(model),
-            torch.enable_grad(),
-            torch.autograd.graph.saved_tensors_hooks(_dropped, _gone),
-        ):
+        with ExitStack() as inside:
+            inside.enter_context(same_conditions(model))
+            inside.enter_context(torch.enable_grad())
+            inside.enter_context(torch.autograd.graph.saved_tensors_hooks(_dropped, _gone))
+            inside.enter_context(Products(products, noted.multiplied))
+            for given in ids:
+                noted.followed.begin(given, rows=False)
+                inside.enter_context(noted.followed)
             loss = called(loss_fn, model, batch)
-            nodes = tuple(one.grad_fn for one in outputs)
-            shapes = tuple(tuple(one.shape) for one in outputs)
-            return Graph(loss.grad_fn, nodes, shapes, frozenset(called_heads), tuple(given))
+            nodes = tuple(one.grad_fn for one in noted.outputs)
+            shapes = tuple(tuple(one.shape) for one in noted.outputs)
+            return Graph(loss.grad_fn, nodes, shapes, frozenset(noted.called), tuple(noted.others), noted.placed)
     finally:
-        for handle in handles:
+        noted.remove()
+
+
+class _Noted:
+    """What heads gave, as modules and as products of their weights."""
+
+    def __init__(self, heads: Sequence[Head], followed: Followed, others: Collection[nn.Module]) -> None:
+        self.heads, self.followed = heads, followed
+        self.outputs: list[Tensor] = []
+        self.others: list[Output] = []
+        self.called: set[int] = set()
+        self.placed = True
+        self._counts: Counter[nn.Module] = Counter()
+        self._inside: list[Tensor | None] = []
+        modules = {id(head.module): head.module for head in heads if not isinstance(head.module, Logits)}
+        self._handles = [module.register_forward_pre_hook(self._enter) for module in modules.values()]
+        self._handles += [module.register_forward_hook(self._leave) for module in modules.values()]
+        self._handles += [module.register_forward_hook(self._leave_other) for module in others]
+
+    def remove(self) -> None:
+        """Take the hooks away."""
+        for handle in self._handles:
             handle.remove()
+
+    def multiplied(self, head: Head, inputs: Tensor | None, output: Tensor) -> None:
+        """A head's parameter was multiplied, by the head itself or past it."""
+        if not self._inside and not isinstance(head.module, Logits):
+            self._note(head.module, inputs, output)
+
+    def _enter(self, module: nn.Module, args: Any) -> None:
+        self._inside.append(args[0] if args and isinstance(args[0], Tensor) else None)
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        inputs = self._inside.pop()
+        nth, self._counts[module] = self._counts[module], self._counts[module] + 1
+        if any(head.module is module and head.call in (None, nth) for head in self.heads):
+            self._note(module, inputs, output)
+
+    def _leave_other(self, module: nn.Module, args: Any, output: Any) -> None:
+        made = [one for one in tensors_in(output, 1) if one.requires_grad]
+        self.others.extend(Output(module, tuple(one.shape), one.grad_fn) for one in made)
+
+    def _note(self, module: nn.Module, inputs: Tensor | None, output: Any) -> None:
+        found = [one for one in tensors_in(output, 1) if one.grad_fn is not None]
+        self.outputs.extend(found)
+        self.called.update(id(one) for one in module.parameters())
+        places = None if inputs is None else self.followed.places_of(inputs)
+        if found and (places is None or bool((places < 0).any())):
+            self.placed = False
 
 
 def trained_rows(

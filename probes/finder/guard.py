@@ -6,7 +6,7 @@ once with a graph that keeps no tensors, and walked: only what it reaches past t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from ..models.causal_lm import CausalLMAdapter
 from ..models.declared import DeclaredAdapter
 from ..models.declared_heads import Logits
 from ..models.modules import unwrapped
+from ..models.products import multiplied, sought
 from .adapter import FoundAdapter
 from .discover import look_beside
 from .found import Discovery
@@ -46,8 +47,8 @@ class Judged:
     parameters: frozenset[int]
 
     @classmethod
-    def of(cls, model: nn.Module, heads: Iterable[Head]) -> Judged:
-        """The heads of an adapter."""
+    def of(cls, model: nn.Module, heads: Iterable[Head], products: Collection[Head] = ()) -> Judged:
+        """The heads of an adapter; of ``products`` also what their weight makes past its module."""
         names = {id(part): name for name, part in [*model.named_parameters(), *model.named_modules()]}
         paths: dict[str, set[int] | None] = {}
         own: set[int] = set()
@@ -58,6 +59,8 @@ class Judged:
             path = names.get(id(part), "")
             calls = paths.setdefault(path, set())
             paths[path] = None if head.call is None or calls is None else calls | {head.call}
+            if head in products and made is None:
+                paths[names.get(id(multiplied(head)), path)] = None
         return cls(paths, frozenset(own))
 
     def holds(self, maker: Maker) -> bool:
@@ -118,10 +121,11 @@ def _beside(
         return Beside()
     if must_finish(model):  # a forward that is walked and not finished would leave it gathered
         return Beside(findings=tuple(_unseen(others, "the model is sharded (FSDP2), and was not searched")))
-    judged = Judged.of(inner, heads)
+    products = sought(adapter, heads)
+    judged = Judged.of(inner, heads, products)
     try:
         with preserved(model):
-            graph = graph_of(model, batch, loss_fn, heads, others.values())
+            graph = graph_of(model, batch, loss_fn, heads, others.values(), products)
             past = not whole and past_heads(graph, inner, judged.parameters)
             found = look_beside(model, batch, loss_fn, judged.holds) if past else Discovery()
             reached = graph.reaches()

@@ -121,6 +121,8 @@ class View:
         ahead: per stream, how far ahead its head is meant to predict; its rows are laid so that this is +1. Empty: 1.
         findings: what the batch shows by itself, whatever is trained on it.
         delays: per stream, by how many frames it comes later than the first; empty without a delay pattern.
+        after: (R,) int64, the token after each row of the first stream, where a tensor of the batch names it that
+            nobody calls labels; None where none does.
     """
 
     streams: tuple[Stream, ...]
@@ -133,6 +135,7 @@ class View:
     ahead: tuple[int, ...] = ()
     findings: tuple[Finding, ...] = ()
     delays: tuple[int, ...] = ()
+    after: Tensor | None = None
 
     def convention(self, number: int) -> Convention | None:
         """The declared convention of a stream's labels."""

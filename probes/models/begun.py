@@ -1,10 +1,12 @@
-"""Decoder ids that are given and do not begin as the model's do."""
+"""Ids of a decoder: those that are given and do not begin as the model's do, and those that are made of labels."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from alignment import IGNORE_INDEX, Finding, Stream
@@ -12,7 +14,7 @@ from alignment.findings import LABELS, Example, finding
 
 from .token_ids import start_id
 
-__all__ = ["begun_otherwise"]
+__all__ = ["begun_otherwise", "made_of_labels"]
 
 #: Model types whose decoders begin with a language or with what was said before, by right.
 OTHERWISE = ("mbart", "plbart", "m2m_100", "whisper", "seamless", "fsmt", "moonshine", "canary", "cohere")
@@ -48,3 +50,16 @@ def begun_otherwise(model: Any, batch: Mapping[str, Any], stream: Stream) -> tup
         "LA201", stream.name, message, count=len(rows), fix=FIX, severity="warning", basis=LABELS, examples=examples
     )
     return (told,)
+
+
+def made_of_labels(stream: Stream, labels: Tensor, pads: tuple[int, ...]) -> Stream:
+    """The stream of decoder ids that a model has made of (B, T) labels: padding is where no label follows.
+
+    What stands in the place of a label that is masked is an id of padding, and no token that somebody says.
+    """
+    real = (labels != IGNORE_INDEX) & ~torch.isin(labels, torch.tensor(pads, dtype=labels.dtype, device=labels.device))
+    goes_on = real.flip(1).long().cumsum(1).flip(1) > 0
+    said = {int(pad) for pad in pads if bool(((labels == pad) & goes_on).any())}
+    sample = stream.sample.masked_fill(~goes_on.reshape(-1).to(stream.sample.device), -1)
+    known = tuple(pad for pad in pads if pad not in said or pad in stream.end_ids)
+    return replace(stream, segment=sample, pad_ids=known)

@@ -21,7 +21,7 @@ from ..errors import UsageError
 from ..host.sharded import local
 from .adapter import Batch, Head, OtherCheckpointError, View
 from .ahead import laid
-from .begun import begun_otherwise
+from .begun import begun_otherwise, made_of_labels
 from .checkpoint import load_causal_lm
 from .loss_masks import masked_labels
 from .modules import (
@@ -43,6 +43,7 @@ from .reading import CACHE, decoder_ids, document_numbers, is_encoder_decoder, p
 from .renaming import labels_follow, one_sample
 from .text_runs import TextRuns
 from .token_ids import begin_ids, end_ids, pad_ids, placeholder_ids, special_ids, writes_others
+from .windows import named_after
 
 __all__ = ["CausalLMAdapter", "load_causal_lm"]
 
@@ -240,6 +241,8 @@ class CausalLMAdapter(TextRuns):
                 f"labels have shape {tuple(labels.shape)}, the ids that {self.name} reads "
                 f"{tuple(ids.shape)}: cut or pad both alike"
             )
+        if self._encoder_decoder and labels is not None and mask is None and batch.get("decoder_input_ids") is None:
+            stream = made_of_labels(stream, labels.reshape(ids.shape), pad_ids(inner))
         flat = None if labels is None else _ignored(key, labels.reshape(-1))
         calls = [f"{stream.name} call {nth + 1}" for nth in self.calls[1:]]
         further = calls or [f"head[{path}]" for path, _ in named[1:]]
@@ -261,11 +264,19 @@ class CausalLMAdapter(TextRuns):
             kin=tuple(re.sub(r"\d+", "*", name) for name in (named[0][0], *further)) if count > 1 else (),
             ahead=self.ahead if any(far > 1 for far in self.ahead) else (),
             findings=(*found, *told.findings),
+            after=named_after(batch, ids, stream, self.id_keys) if told.labels is None else None,
         )
 
     def _covers(self, inner: Any, ids: Tensor, labels: Tensor) -> bool:
         """Whether labels of a module of the user's own name what its inputs mask."""
         return not is_pretrained(inner) and is_masked(_ignored(TARGETS, labels.reshape(ids.shape)), ids)
+
+    def followed(self, model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        """The ids of a batch whose rows have to be followed from there on: no module is known to feed the head."""
+        if self.body(model) is not None or self._encoder_decoder:
+            return ()
+        given = [batch.get(key) for key in self.id_keys]
+        return tuple(one for one in given if isinstance(one, Tensor) and not one.is_floating_point())[:1]
 
     def _ids(self, inner: Any, batch: Mapping[str, Any]) -> Tensor:
         if self._encoder_decoder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -46,6 +47,8 @@ class Places:
         number: int | None = None,
         hidden: Tensor | None = None,
         nth: int = 0,
+        batch_rows: Tensor | None = None,
+        body_rows: Tensor | None = None,
     ) -> Tensor:
         """(r,) rows of the head's streams in the batch, -1 where a row belongs to none of them.
 
@@ -57,13 +60,25 @@ class Places:
             number: of the stream; the head's first if None.
             hidden: (.., H), the rows of a declared head's body; those of the forward if None.
             nth: which call this is of its body, or of the head where that has none.
+            batch_rows: (r,), the rows of the batch, where they were followed from its ids.
+            body_rows: (r,), those of the forward, where they were followed from what its body gave.
 
         Raises:
             InputError: rows that cannot be placed.
         """
         number = head.streams[0] if number is None else number
-        rows = self._rows_of(head, forward, count, inputs, number, hidden, nth)
+        if batch_rows is None or len(batch_rows) != count:
+            rows = self._rows_of(head, forward, count, inputs, number, hidden, nth, body_rows)
+        else:
+            rows = batch_rows.to(self.view.streams[number].ids.device)
         return laid_rows(rows, self.view.streams[number], self.view.ahead[number]) if self.view.ahead else rows
+
+    def count(self, forward: int, head: Head) -> None:
+        """Count a forward whose rows nobody asks for: of samples that are alike, another forward has another."""
+        number = 0 if self.view.ahead else head.streams[0]
+        if not isinstance(self.adapter, DeclaredAdapter) and (forward, number) not in self.found:
+            with suppress(InputError):
+                self.found[forward, number] = self._received_rows(forward, number)
 
     def _rows_of(
         self,
@@ -74,6 +89,7 @@ class Places:
         number: int,
         hidden: Tensor | None,
         nth: int,
+        body_rows: Tensor | None,
     ) -> Tensor:
         """The same of rows as they lie in the ids that they have read."""
         if isinstance(self.adapter, DeclaredAdapter):
@@ -86,6 +102,9 @@ class Places:
             self.found[key] = self._received_rows(forward, number)
         in_batch = self.found[key]
         hidden = self.forwards[forward].hidden if forward >= 0 else None
+        given = 0 if hidden is None else hidden.shape[:-1].numel()
+        if body_rows is not None and len(body_rows) == count and given == len(in_batch):
+            return in_batch[body_rows.to(in_batch.device)]
         if hidden is not None and inputs is not None:
             return in_batch[head_rows(inputs, hidden, count, len(in_batch)).to(in_batch.device)]
         if count != len(in_batch):

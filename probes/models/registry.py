@@ -6,8 +6,10 @@ by its dotted path, and points at a mapping of streams. Nothing is imported befo
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoints, entry_points
 from typing import Any
 
 from torch import nn
@@ -58,9 +60,15 @@ def _path(model_class: type) -> str:
     return f"{model_class.__module__}.{model_class.__qualname__}"
 
 
+@cache
+def _points(_: tuple[str, ...]) -> EntryPoints:
+    """The entry points of all that is installed on a path: to search it takes longer than a check of a small model."""
+    return entry_points(group=GROUP)
+
+
 def _installed(path: str) -> tuple[Declaration, ...]:
     """The streams that an installed package declares for a class; none if empty."""
-    for point in entry_points(group=GROUP, name=path):
+    for point in _points(tuple(sys.path)).select(name=path):
         where = f"entry point {point.value} ({GROUP})"
         try:
             given = point.load()

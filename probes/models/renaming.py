@@ -15,7 +15,7 @@ from .adapter import Batch
 __all__ = ["labels_follow", "one_sample", "one_sample_with_audio", "raw_labels_follow"]
 
 #: Offsets at which a label may find the token it names.
-LABEL_OFFSETS = (0, 1, 2, -1, 3, -2)
+LABEL_OFFSETS = (0, 1, 2, -1, 3, -2, 4, -3, 5, -4, 6, -5, 7, -6, 8, -7, -8)
 
 
 def labels_follow(

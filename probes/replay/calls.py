@@ -10,13 +10,17 @@ from torch import Tensor, nn
 
 from ..models.adapter import Adapter, Batch, Head, View
 
-__all__ = ["Call", "Forward", "Loss", "NotReplayedError", "Run", "Scene"]
+__all__ = ["BeyondError", "Call", "Forward", "Loss", "NotReplayedError", "Run", "Scene"]
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 
 
 class NotReplayedError(Exception):
     """The loss cannot be judged by running it again; the message says why."""
+
+
+class BeyondError(NotReplayedError):
+    """An id that the batch was given in place of its own is more than the loss knows."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class Call:
         leaf: what the loss was handed in place of ``values``, where its gradient is asked for.
         gradient: (r * books, width), d loss / d ``leaf``.
         handed: what the loss was given in place of ``leaf``; ``written`` says whether it may have written there.
+        batch_rows: (r,), those of the batch that it stands for, where they were followed from its ids.
+        body_rows: (r,), those of the forward, where they were followed from its body.
     """
 
     head: Head
@@ -75,6 +81,8 @@ class Call:
     gradient: Tensor | None = None
     handed: Tensor | None = None
     written: bool = True
+    batch_rows: Tensor | None = None
+    body_rows: Tensor | None = None
 
     @property
     def books(self) -> int:

@@ -59,7 +59,15 @@ def rows_of(call: Call, placing: Placing) -> list[Tensor] | None:
     try:
         found = [
             placing.rows_of(
-                call.head, call.forward, count, call.inputs, number=number, hidden=call.hidden, nth=call.nth
+                call.head,
+                call.forward,
+                count,
+                call.inputs,
+                number=number,
+                hidden=call.hidden,
+                nth=call.nth,
+                batch_rows=call.batch_rows,
+                body_rows=call.body_rows,
             )
             for number in streams_of(call)
         ]

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..host.forward_patch import ForwardPatch, bound_arguments
-from ..models.adapter import Head, bodies_of
+from ..models.adapter import Batch, Head, bodies_of
+from ..models.causal_lm import CausalLMAdapter
 from ..models.declared_heads import Logits, field_of, with_field
+from ..models.followed import Followed
 from ..models.modules import is_linear_alone
-from ..models.products import Products
+from ..models.products import Products, sought
 from ..models.rows import row_keys
 from .calls import Call, Forward, Run, Scene
 from .perturbation import row_changes
@@ -34,6 +36,10 @@ class Recorder:
         self._counts: Counter[tuple[int, int]] = Counter()
         self._inside = False
         self._linear: set[int] = set()
+        self._in_head = False
+        self._followed = Followed()
+        self._from_ids = False
+        self._given: list[tuple[int, int]] = []
         self._hooks = ExitStack()
 
     def __enter__(self) -> Recorder:
@@ -52,13 +58,23 @@ class Recorder:
             self._linear = {id(call.head.module) for call in self.base.calls if call.read is not None}
             for number in self._linear:
                 self._hooks.callback(ForwardPatch(modules[number], self._unmultiplied).remove)
-        handles += [module.register_forward_hook(self._leave_head) for module in modules.values()]
+        handles += [module.register_forward_pre_hook(self._enter_head) for module in modules.values()]
+        handles += [module.register_forward_hook(self._leave_head, always_call=True) for module in modules.values()]
         for handle in handles:
             self._hooks.callback(handle.remove)
-        multiplied = [h for h in self.heads if isinstance(h.module, Logits) and h.module.parameter is not None]
-        if multiplied:
-            self._hooks.enter_context(Products(multiplied, self._noted))
+        products = sought(adapter, self.heads)
+        if products:
+            self._hooks.enter_context(Products(products, self._multiplied))
+        if self.base is None:
+            self._hooks.enter_context(self._followed)
         return self
+
+    def follow(self, batch: Batch) -> None:
+        """Follow the ids of the batch, where no module is known to give the rows that the head reads."""
+        adapter = self.scene.adapter
+        for ids in adapter.followed(self.scene.model, batch) if isinstance(adapter, CausalLMAdapter) else ():
+            self._from_ids = True
+            self._followed.begin(ids, rows=False)
 
     def __exit__(self, *_: object) -> None:
         self._hooks.close()
@@ -88,6 +104,9 @@ class Recorder:
         if torch.is_grad_enabled() and isinstance(first, Tensor) and self.run.forwards:
             self._bodies.append((module, first.detach(), sum(one is module for one, _, _ in self._bodies)))
             self.run.forwards[-1].hidden = first.detach()
+            if not self._from_ids and self.base is None:
+                self._followed.begin(first, rows=True, first=sum(rows for _, rows in self._given))
+                self._given.append((len(self.run.forwards) - 1, first.shape[:-1].numel()))
 
     def _note_fed(self, head: Head) -> Any:
         """Keep the rows of the body that reach a head through layers of its own."""
@@ -115,18 +134,35 @@ class Recorder:
         before = self._before(len(self.run.calls))
         if before is None or before.read is None or before.head.module is not module or not torch.is_grad_enabled():
             return forward(*args, **kwargs)
+        if not self._in_head:  # called by its name: its product is seen
+            return forward(*args, **kwargs)
         if kwargs or len(args) != 1 or args[0].numel() != before.read.numel():
             return forward(*args, **kwargs)
         assert before.whole_output is not None
         return before.whole_output.clone() if before.written else before.whole_output
 
-    def _leave_head(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor | None:
-        """After a module that gives logits: of one head, or of several that are calls of it."""
-        if not isinstance(output, Tensor) or not torch.is_grad_enabled():
+    def _enter_head(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._in_head = True
+
+    def _multiplied(self, head: Head, inputs: Tensor | None, output: Tensor) -> Tensor | None:
+        """A parameter was multiplied: its product is a head's, but where the head itself multiplies it."""
+        if self._in_head:
             return None
+        called = head if isinstance(head.module, Logits) else self._called(head.module)
+        return None if called is None else self._noted(called, inputs, output)
+
+    def _called(self, module: nn.Module) -> Head | None:
+        """Which of the heads that share a module this call of it is; None where it is none of them."""
         key = (id(module), len(self.run.forwards))
         nth, self._counts[key] = self._counts[key], self._counts[key] + 1
-        head = next((one for one in self.heads if one.module is module and one.call in (None, nth)), None)
+        return next((one for one in self.heads if one.module is module and one.call in (None, nth)), None)
+
+    def _leave_head(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor | None:
+        """After a module that gives logits: of one head, or of several that are calls of it."""
+        self._in_head = False
+        if not isinstance(output, Tensor) or not torch.is_grad_enabled():
+            return None
+        head = self._called(module)
         return None if head is None else self._noted(head, args[0] if args else None, output)
 
     def _noted(self, head: Head, inputs: Any, output: Tensor) -> Tensor | None:
@@ -135,6 +171,7 @@ class Recorder:
             return None
         read = inputs.detach() if isinstance(inputs, Tensor) else None
         call = Call(head, head.rows(output.detach()), self._fed.get(head.name, read), len(self.run.forwards) - 1)
+        self._place(call, self._followed.places_of(inputs) if isinstance(inputs, Tensor) else None)
         call.nth = sum(one.head is head for one in self.run.calls)
         for module, hidden, nth in reversed(self._bodies):
             if module is head.body:
@@ -155,6 +192,18 @@ class Recorder:
         call.leaf = call.whole_output.detach().requires_grad_()
         call.handed = call.leaf.clone()  # no leaf may be written to
         return call.handed
+
+    def _place(self, call: Call, places: Tensor | None) -> None:
+        """Note which rows a call stands for, as they were followed from the ids or from a body."""
+        if places is None or self._from_ids:
+            call.batch_rows = places
+            return
+        begun = 0
+        for forward, rows in self._given if call.head.fed is None else ():
+            own = places - begun
+            if bool(((own >= 0) & (own < rows)).all()):
+                call.forward, call.body_rows = forward, own
+            begun += rows
 
     def _compared(self, call: Call) -> bool:
         before = self._before(len(self.run.calls) - 1)

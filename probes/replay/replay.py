@@ -9,7 +9,7 @@ passes through an attention mask.)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from ..models.adapter import Adapter, Batch, Head, View
 from ..models.forward import all_finite, can_be_learnt, spelled_out
 from ..models.modules import routes_by_capacity
 from ..models.placed import Places as Placing
-from .calls import Call, Loss, NotReplayedError, Run, Scene
+from .calls import BeyondError, Call, Loss, NotReplayedError, Run, Scene
 from .cuts import MOST, Place, Places, layout_of, rounds, runs_of
 from .given import rows_of, streams_of
 from .leaks import Leaks, told_leaks
@@ -71,7 +71,11 @@ def replay(
     scene = Scene(model, adapter, view, loss_fn, withhold)
     try:
         places = Places.of(view, layout_of(adapter, model, batch, view), told, _judged(view, told))
-        return _Replay(scene, spelled_out(model, adapter, batch), places, seed, most, drawn).run()
+        told = _Replay(scene, spelled_out(model, adapter, batch), places, seed, most, drawn)
+        try:
+            return told.run()
+        except BeyondError:  # the loss has fewer columns than the head
+            return replace(told, known=True).run()
     except NotReplayedError as error:
         return Causality(problem=str(error))
 
@@ -95,6 +99,7 @@ class _Replay:
     most: int | None
     drawn: int | None = None
     movement: Movement | None = None
+    known: bool = False
     generator: torch.Generator = field(default_factory=torch.Generator)
     usable: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     heads: Sequence[Head] = ()
@@ -120,6 +125,9 @@ class _Replay:
         self.heads = self.scene.adapter.heads(self.scene.model, self.scene.view)
         ids = self.scene.view.streams[0].ids
         self.usable = self.scene.adapter.usable_ids(self.scene.model, self.scene.view).to(ids.device)
+        if self.known:  # nothing beyond what the batch is seen to hold
+            largest = min(int(stream.ids.max()) for stream in self.scene.view.streams if len(stream))
+            self.usable = self.usable[self.usable <= largest]
         self.base = run_loss(self.scene, self._renamed([]), gradients=True)
         self.rows = self._placed()
         problem = self._unfit()
@@ -286,7 +294,12 @@ class _Replay:
         scene = self.scene
         view = scene.adapter.view(scene.model, self._renamed([]))  # codes that a model makes are spelled out in it
         placing = Placing(self.base.forwards, scene.model, scene.adapter, view)
-        return [rows_of(call, placing) for call in self.base.calls]
+        used = [call.whole or _trains(call) for call in self.base.calls]
+        known = any(_trains(call) for call in self.base.calls)  # else nothing is known of the gradient
+        return [
+            rows_of(call, placing) if mine or not known else None
+            for call, mine in zip(self.base.calls, used, strict=True)
+        ]
 
     def _judged_rows(self, number: int) -> Tensor:
         """(r,) int64: the rows of a call whose causality is judged."""
@@ -343,6 +356,11 @@ class _Replay:
                 cells[(position - first) * CELLS // (last - first + 1)] = LEAK if leak else MOVED
         leaking = sum(found.values())
         return Cut(cut.sample, cut.position, cut.what, leaking, len(found) - leaking, "".join(cells))
+
+
+def _trains(call: Call) -> bool:
+    """Whether the loss trains what a call gave; logits for a metric may have read whatever they like."""
+    return call.gradient is not None and bool((call.gradient != 0).any())
 
 
 def _change(call: Call) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..host.preserve import copy_of, preserved, same_random_state
 from ..models.adapter import Batch
-from .calls import Call, NotReplayedError, Run, Scene
+from .calls import BeyondError, Call, NotReplayedError, Run, Scene
 from .perturbation import row_changes
 from .recorder import Recorder
 
@@ -44,10 +44,13 @@ def run_loss(
         warnings.simplefilter("ignore")
         for parameter in scene.model.parameters():
             parameter.requires_grad_(requires_grad=False)
+        recorder.follow(batch)
         try:
             loss = scene.loss_fn(scene.model, copy_of(batch))
         except (Exception, SystemExit) as error:
-            raise NotReplayedError(f"run again, the loss raises {type(error).__name__}: {error}") from error
+            beyond = isinstance(error, IndexError) or "out of bounds" in str(error)
+            kind = BeyondError if beyond else NotReplayedError
+            raise kind(f"run again, the loss raises {type(error).__name__}: {error}") from error
         if gradients:
             _differentiate(recorder.run, loss)
             for call in recorder.run.calls:  # a kernel of one's own on a GPU counts no versions

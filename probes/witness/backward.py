@@ -13,6 +13,10 @@ from ..errors import UsageError
 __all__ = ["gradients_at", "rounding", "trains"]
 
 
+#: Functions that are no product of matrices: a penalty on weights has these.
+ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Stack", "Cat", "Max", "Min", "Where")
+
+
 def gradients_at(
     wanted: Sequence[Tensor], loss: Tensor, model: nn.Module, *, keep: bool = False
 ) -> Sequence[Tensor | None]:
@@ -60,9 +64,21 @@ def _is_checkpointed(loss: Tensor) -> bool:
 
 
 def trains(loss: Tensor, parameters: Sequence[Tensor]) -> bool:
-    """Whether the graph of a loss ends at one of these parameters."""
+    """Whether the graph of a loss multiplies one of these parameters with something else: no penalty on it does."""
     wanted = {id(one) for one in parameters}
-    return any(id(getattr(node, "variable", None)) in wanted for node in _nodes(loss))
+    return any(
+        len(others) > 1 and any(_leads_to(below, wanted) for below in others)
+        for node in _nodes(loss)
+        if not node.name().startswith(ELEMENTWISE)
+        for others in [[below for below, _ in node.next_functions]]
+    )
+
+
+def _leads_to(node: Any, wanted: set[int]) -> bool:
+    """Whether a node is one of these parameters, or one that was turned, cut or cast."""
+    while node is not None and len(node.next_functions) == 1:
+        node = node.next_functions[0][0]
+    return id(getattr(node, "variable", None)) in wanted
 
 
 def rounding(loss: Tensor) -> float:

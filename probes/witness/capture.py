@@ -28,9 +28,10 @@ from ..host.sharded import reshard
 from ..host.stopping import uninterrupted
 from ..models.adapter import Adapter, Head, bodies_of
 from ..models.declared_heads import Logits, field_of, with_field
+from ..models.followed import Followed
 from ..models.forward import all_finite, can_be_learnt
 from ..models.modules import is_linear_alone
-from ..models.products import Products
+from ..models.products import Products, sought
 from ..models.rows import match_rows
 from .backward import gradients_at
 from .head_call import Forward, HeadCall
@@ -38,6 +39,7 @@ from .hidden import hidden_leaf, lent_tables
 from .numbered import Numbered
 from .skipped_product import SkippedProduct
 from .stand_in import handed, is_untouched
+from .turned import Turned
 
 __all__ = ["Capture", "Forward", "HeadCall", "told_dropped"]
 
@@ -55,6 +57,7 @@ class Capture:
         alone: the head whose part of the gradient is read at the heads' common input; None reads all at the outputs.
         withhold: label keywords to take from the innermost forward (``--labels none``).
         alike: the same noise for every row of logits.
+        turned: two runs of which the second has its columns in the other order.
     """
 
     model: nn.Module
@@ -65,6 +68,7 @@ class Capture:
     alone: Head | None = None
     withhold: tuple[str, ...] = ()
     alike: bool = False
+    turned: Turned | None = None
     forwards: list[Forward] = field(default_factory=list)
     calls: list[HeadCall] = field(default_factory=list)
     outer_labels: set[str] = field(default_factory=set)
@@ -75,7 +79,11 @@ class Capture:
     _numbered: list[Numbered] = field(default_factory=list)
     _bodies: list[tuple[nn.Module, Tensor, int]] = field(default_factory=list)
     _counts: Counter[Any] = field(default_factory=Counter)
+    _followed: Followed = field(default_factory=Followed)
+    _from_ids: bool = False
     _read: Tensor | None = None
+    _places: Tensor | None = None
+    _spans: list[tuple[int, Tensor]] = field(default_factory=list)
     _fed: dict[str, Tensor] = field(default_factory=dict)
     _suspended: bool = False
     _inside: bool = False
@@ -109,6 +117,12 @@ class Capture:
             if head is self.alone:  # its gradient belongs to the leaf before it
                 add(head.module.register_forward_pre_hook(self._note_rows))
         self._stand_in_for([head for head in self.heads if head is not self.alone])
+        self._lent.enter_context(self._followed)
+
+    def begin(self, ids: Tensor) -> None:
+        """Follow the ids of the batch: in a module of the user's own nobody says what gives the rows."""
+        self._from_ids = True
+        self._followed.begin(ids, rows=False)
 
     def _stand_in_for(self, heads: Sequence[Head]) -> None:
         """Hook every module that gives logits, once, and look for the logits that none gives."""
@@ -121,9 +135,9 @@ class Capture:
                 add(product)
             add(module.register_forward_pre_hook(self._enter_head, prepend=True))  # before any hook of a user
             add(module.register_forward_hook(self._leave_head([h for h in heads if h.module is module], product)))
-        multiplied = [h for h in heads if isinstance(h.module, Logits) and h.module.parameter is not None]
-        if multiplied:
-            self._lent.enter_context(Products(multiplied, self._multiplied))
+        products = sought(self.adapter, heads)
+        if products:
+            self._lent.enter_context(Products(products, self._multiplied))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -191,6 +205,8 @@ class Capture:
             self._numbered.append(Numbered(first.detach()))
             first = self._numbered[-1].rows
             output = _replace_first(output, first)
+        if wanted and self.alone is None and not self._from_ids:
+            self._follow(first)
         self.forwards[-1].hidden = first.detach()
         self._bodies.append((module, first.detach(), nth))
         if self.alone is None or not wanted:
@@ -205,6 +221,26 @@ class Capture:
         torch.set_grad_enabled(True)
         self._suspended = False
         return _replace_first(output, stand_in)
+
+    def _follow(self, rows: Tensor) -> None:
+        """Follow the rows of a body, through whatever the loss does before its head."""
+        begun = sum(len(one) for _, one in self._spans)
+        self._spans.append((len(self.forwards) - 1, rows.detach().reshape(-1, rows.shape[-1])))
+        self._followed.begin(rows, rows=True, first=begun)
+
+    def _behind(self, places: Tensor | None) -> tuple[int, Tensor, Tensor] | None:
+        """The forward whose rows stand behind what is read, their numbers in it and they themselves; None if unknown.
+
+        Args:
+            places: of the rows, counted over those of all bodies.
+        """
+        begun = 0
+        for forward, rows in self._spans if places is not None and len(places) else ():
+            own = places - begun
+            if bool(((own >= 0) & (own < len(rows))).all()):
+                return forward, own, rows
+            begun += len(rows)
+        return None
 
     def _note_fed(self, head: Head) -> Any:
         """Keep the rows of the body that reach a head through layers of its own."""
@@ -222,17 +258,23 @@ class Capture:
         """Give the head the model's own rows, where it is called on numbered ones."""
         self._suspend()
         self._in_head = True
-        self._read = args[0].detach() if args and isinstance(args[0], Tensor) else None
+        self._read = args[0] if args and isinstance(args[0], Tensor) else None
         own = self._recognised()
         return None if own is None else (own, *args[1:])
 
     def _recognised(self) -> Tensor | None:
         """The model's own rows, where those that are read are numbered ones; None where they are not."""
+        self._places = None
+        if self._read is not None:
+            self._places, self._read = self._followed.places_of(self._read), self._read.detach()
         for numbered in reversed(self._numbered) if self._read is not None else ():
             known = numbered.known(self._read)
             if known is not None:
                 self._read, own = known
                 return own
+        behind = self._behind(self._places)
+        if behind is not None:  # rows of a body that went through layers of the loss's own
+            self._read = behind[2][behind[1]]
         return None
 
     def _replaces(self) -> bool:
@@ -264,12 +306,18 @@ class Capture:
         return next((head for head in heads if head.call in (None, nth)), None)
 
     def _multiplied(self, head: Head, inputs: Tensor | None, output: Tensor) -> Tensor | None:
-        """A parameter was multiplied: its product is a head's."""
-        if not (self._suspended or torch.is_grad_enabled()):
+        """A parameter was multiplied: its product is a head's, but where the head itself multiplies it."""
+        if self._in_head or not (self._suspended or torch.is_grad_enabled()):
             return None
-        self._read = None if inputs is None else inputs.detach()
+        declared = isinstance(head.module, Logits)
+        called = head if declared else self._called([one for one in self.heads if one.module is head.module])
+        if called is None:
+            return None
+        self._read = inputs
         self._recognised()
-        return self._stand_in_of(head, output, finite=True)
+        made = self._stand_in_of(called, output, finite=declared or all_finite(output))
+        self._resume()
+        return made
 
     def _replace_fields(self, outputs: Any) -> Any:
         """The outputs of the model with leaves for those of their fields that are heads."""
@@ -277,7 +325,7 @@ class Capture:
             name = head.module.output if isinstance(head.module, Logits) else ""
             logits = field_of(outputs, name) if name else None
             if isinstance(logits, Tensor) and (self._suspended or torch.is_grad_enabled()):
-                self._read = None
+                self._read = self._places = None
                 outputs = with_field(outputs, name, self._stand_in_of(head, logits, finite=all_finite(logits)))
         return outputs
 
@@ -285,6 +333,8 @@ class Capture:
         """A leaf in place of what a head gave, noted as a call of it."""
         rows = 1 if self.alike else NOISE_ROWS
         stand_in = leaf(output, values=self.values, dtype=self.dtype or output.dtype, rows=rows)
+        if self.turned is not None and head.is_plain:
+            self.turned.turn(len(self.calls), stand_in, head.vocabulary(stand_in.shape[-1]))
         period = NOISE_ROWS if self.values == "noise" else None
         if not finite and can_be_learnt(output):  # ids that the head masks out: the loss must not miss that
             finite, period = True, None
@@ -297,6 +347,11 @@ class Capture:
         with torch.enable_grad():
             call.handed = handed(stand_in)
         call.version = call.handed._version  # noqa: SLF001 - its only name
+        behind = self._behind(self._places)
+        if self._from_ids:
+            call.batch_rows = self._places
+        elif behind is not None and head.fed is None:
+            call.forward, call.body_rows = behind[:2]
         self.calls.append(call)
         return call.handed
 
@@ -337,7 +392,9 @@ class Capture:
         wanted: list[Tensor] = []
         for call in self.calls:
             wanted += [t for t in (call.leaf, call.later) if t is not None and all(t is not w for w in wanted)]
+        seen = len(self.calls)
         grads = gradients_at(wanted, loss, self.model)
+        del self.calls[seen:]  # what a checkpoint computes again was seen before
         return {id(tensor): grad for tensor, grad in zip(wanted, grads, strict=True)}
 
 

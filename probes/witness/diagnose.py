@@ -1,7 +1,7 @@
 """Diagnosis of a loss that raised: were logits and labels of different lengths, and which slice did it?
 
 Used after the fact only. The loss is run once more under a TorchFunctionMode that follows the head's
-logits and the labels through slices and reshapes, up to the last cross-entropy-like call, or to the last
+logits and the labels through slices and reshapes, up to the call that refused them together, or to the last
 look at their sizes where the loss has a check of its own and raises before any such call.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,9 +23,17 @@ from alignment.findings import finding
 
 from ..host.preserve import copy_of, cuda_devices
 from ..models.adapter import Adapter, Batch, View
-from .capture import Capture
+from ..models.declared import DeclaredAdapter
+from .capture import Capture, HeadCall
 
-__all__ = ["explain_exception"]
+__all__ = ["explain_exception", "explain_silence"]
+
+#: Of a stream that no gradient reaches.
+SILENT = frozenset(("LA205", "LA206"))
+CUT_ALIKE = (
+    "Cut logits and labels alike, by the next-token shift and nothing else, and raise where their lengths differ: a "
+    "loss that is left out at every step trains nothing."
+)
 
 #: Calls that pair logits with labels, and where their two arguments stand.
 WHOLE = {F.cross_entropy, F.nll_loss}
@@ -39,12 +47,17 @@ SLICES = {Tensor.__getitem__, torch.narrow, Tensor.narrow, torch.index_select, T
 
 @dataclass(frozen=True)
 class Trail:
-    """Where a tensor comes from: the tensor it began as, and how it was cut on the way."""
+    """Where a tensor comes from: the tensor it began as, and how it was cut on the way.
+
+    ``length`` is that of a sample, until rows of all samples in one (``flat``) are cut.
+    """
 
     root: str
     shape: tuple[int, ...]
     length: int
     cuts: tuple[str, ...] = ()
+    flat: bool = False
+    head: str = ""
 
     def cut(self, how: str, shape: tuple[int, ...], length: int) -> Trail:
         """The trail after a slice."""
@@ -59,8 +72,8 @@ class Trail:
 
     @property
     def is_labels(self) -> bool:
-        """Whether it began as labels."""
-        return "label" in self.root
+        """Whether it began in the batch, and not as what the model gave."""
+        return "logits" not in self.root
 
     def __str__(self) -> str:
         return f"{self.root} were cut by {' and '.join(self.cuts)}" if self.cuts else f"{self.root} were not cut"
@@ -76,29 +89,42 @@ class Pairing:
 
 
 class _Follow(TorchFunctionMode):
-    """Follow known tensors through the functions that derive from them."""
+    """Follow known tensors through the functions that derive from them; ``calls`` of heads begin trails of logits."""
 
-    def __init__(self) -> None:
+    def __init__(self, calls: Sequence[HeadCall], *, declared: bool) -> None:
         super().__init__()
+        self._calls, self._known, self._declared = calls, 0, declared
         self.trails: dict[int, Trail] = {}
         self.alive: list[Tensor] = []  # ids stay unique only while their tensors live
         self.last: Pairing | None = None
         self.looks: list[tuple[Trail, int]] = []
 
-    def know(self, tensor: Any, root: str, axis: int) -> None:
-        """Begin a trail: ``axis`` is the one that counts positions."""
+    def know(self, tensor: Any, root: str, axis: int, head: str = "") -> None:
+        """Begin a trail: ``axis`` is the one that counts positions; logits may be those of a declared ``head``."""
         if isinstance(tensor, Tensor) and tensor.dim() > axis:
-            self.trails[id(tensor)] = Trail(root, tuple(tensor.shape), tensor.shape[axis])
+            flat = axis == 0 and tensor.dim() == 2  # rows of all samples in one
+            self.trails[id(tensor)] = Trail(root, tuple(tensor.shape), tensor.shape[axis], flat=flat, head=head)
             self.alive.append(tensor)
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        for call in self._calls[self._known :]:
+            audio = call.head.books > 1 or (call.head.name.startswith("audio") and not self._declared)
+            axis = 0 if call.leaf.dim() == 2 or audio else 1
+            self.know(call.handed, "audio_logits" if audio else "logits", axis=axis, head=call.head.name)
+        self._known = len(self._calls)
         if func in LOSSES:
             self._note_loss(func, args, kwargs)
-        out = func(*args, **kwargs)
+        try:
+            out = func(*args, **kwargs)
+        except Exception:
+            self._note_refused(tuple(_tensors((args, kwargs))))
+            raise
         if func in WHOLE:
             self.last = None  # it took both: their lengths agree
         first = args[0] if args else None
+        if isinstance(first, (list, tuple)) and first and isinstance(first[0], Tensor):
+            first = first[0]  # of those that are joined
         trail = self.trails.get(id(first)) if isinstance(first, Tensor) else None
         if trail is not None and func in LOOKS:
             self.looks.append((trail, sys._getframe(1).f_lineno))  # noqa: SLF001 - the line that looks
@@ -111,11 +137,24 @@ class _Follow(TorchFunctionMode):
     def _derived(func: Callable[..., Any], trail: Trail, args: Any, out: Tensor) -> Trail:
         shape = tuple(out.shape)
         if func in SLICES and len(shape) == len(trail.shape):
+            if trail.length not in trail.shape and shape[0] != trail.shape[0]:
+                trail = replace(trail, length=trail.shape[0], flat=True)
             axis = next((a for a, size in enumerate(trail.shape) if size == trail.length), 0)
             changed = [a for a, (old, new) in enumerate(zip(trail.shape, shape, strict=True)) if old != new]
             axis = changed[0] if changed and trail.shape[changed[0]] == trail.length else axis
             return trail.cut(_written(func, args), shape, shape[axis])
         return replace(trail, shape=shape)
+
+    def _note_refused(self, given: Sequence[Tensor]) -> None:
+        """Logits and what they were to meet, where a function refused them for their sizes."""
+        trails = [(self.trails[id(one)], one.shape) for one in given if id(one) in self.trails and one.dim()]
+        logits = next(((trail, shape) for trail, shape in trails if not trail.is_labels), None)
+        labels = next(((trail, shape) for trail, shape in trails if trail.is_labels), None)
+        if logits is None or labels is None or logits[0].stream != labels[0].stream:
+            return
+        sizes = [(left, right) for left, right in zip(logits[1], labels[1], strict=False) if left != right]
+        if sizes and (self.last is None or self.last.sizes[0] == self.last.sizes[1]):
+            self.last = Pairing(logits[0], labels[0], sizes[0])
 
     def _note_loss(self, func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> None:
         scores = args[0] if args else kwargs.get("input")
@@ -133,6 +172,16 @@ class _Follow(TorchFunctionMode):
             labels.shape[min(axis, labels.dim() - 1)] if labels.dim() else 0,
         )
         self.last = Pairing(self.trails.get(id(scores)), self.trails.get(id(labels)), sizes)
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, Mapping):
+        yield from _tensors(tuple(values.values()))
+    elif isinstance(values, (list, tuple)):
+        for one in values:
+            yield from _tensors(one)
 
 
 def _written(func: Callable[..., Any], args: Any) -> str:
@@ -164,25 +213,74 @@ def explain_exception(
     """LA101 with both lengths and the slice behind them, if that is why the loss raised; else None."""
     if isinstance(cause, AlignmentError):
         return finding(cause.code, cause.stream, str(cause))
-    follow, batch = _Follow(), copy_of(batch)
-    for key, tensor in batch.items():
-        if "label" in key:
-            follow.know(tensor, key, axis=1)
+    follow, error = _followed(model, adapter, batch, view, loss_fn, withhold)
+    if error is not None and type(error) is not type(cause):
+        return None
+    pairing = follow.last or _own_check(follow.looks, cause)
+    if pairing is None or pairing.sizes[0] == pairing.sizes[1]:
+        return None
+    return _length_mismatch(pairing)
+
+
+def explain_silence(
+    model: nn.Module,
+    adapter: Adapter,
+    batch: Batch,
+    view: View,
+    loss_fn: Callable[[nn.Module, Batch], Any],
+    withhold: bool,
+    found: Sequence[Finding],
+) -> list[Finding]:
+    """The findings; LA205 and LA206 with the lengths that the loss has compared, where it goes on without a stream."""
+    if not any(one.code in SILENT for one in found):
+        return list(found)
+    follow, _ = _followed(model, adapter, batch, view, loss_fn, withhold)
+    skipped = _compared(follow.looks)
+    if skipped is None:
+        return list(found)
+    logits, labels = skipped.logits, skipped.labels
+    more = (
+        f"the loss compares lengths, {skipped.sizes[0]} vs {skipped.sizes[1]}, and goes on without: {logits}, {labels}"
+    )
+    return [
+        replace(one, message=f"{one.message}; {more}", fix=CUT_ALIKE) if one.code in SILENT else one for one in found
+    ]
+
+
+def _followed(
+    model: nn.Module,
+    adapter: Adapter,
+    batch: Batch,
+    view: View,
+    loss_fn: Callable[[nn.Module, Batch], Any],
+    withhold: bool,
+) -> tuple[_Follow, Exception | None]:
+    """One more run of the loss with logits and labels followed, and what it raises."""
     labels = adapter.label_keys if withhold else ()
     capture = Capture(model, adapter, adapter.heads(model, view), withhold=labels)
+    follow, batch = _Follow(capture.calls, declared=isinstance(adapter, DeclaredAdapter)), copy_of(batch)
+    for key, tensor in batch.items():
+        if isinstance(tensor, Tensor) and not tensor.is_floating_point():
+            follow.know(tensor, key, axis=max(tensor.dim() - 1, 0))
     seen = adapter.inner(model).register_forward_hook(lambda _m, _a, out: _know_outputs(follow, out))
     try:
         with torch.random.fork_rng(devices=cuda_devices(model)), torch.enable_grad(), capture, follow:
             loss_fn(model, batch)
     except Exception as error:  # noqa: BLE001 - whatever the user's loss raises is what is being explained
-        if type(error) is not type(cause):
-            return None
+        return follow, error
     finally:
         seen.remove()
-    pairing = follow.last or _own_check(follow.looks, cause)
-    if pairing is None or pairing.sizes[0] == pairing.sizes[1]:
-        return None
-    return _length_mismatch(pairing)
+    return follow, None
+
+
+def _compared(looks: Sequence[tuple[Trail, int]]) -> Pairing | None:
+    """Logits and labels of different lengths that the loss has looked at in one line."""
+    for labels, here in reversed(looks):
+        for logits, there in reversed(looks):
+            same = labels.is_labels and not logits.is_labels and here == there
+            if same and "label" in labels.root and logits.length != labels.length and (logits.cuts or labels.cuts):
+                return Pairing(logits, labels, (logits.length, labels.length))
+    return None
 
 
 def _own_check(looks: Sequence[tuple[Trail, int]], cause: Exception) -> Pairing | None:
@@ -220,7 +318,9 @@ def _know_outputs(follow: _Follow, outputs: Any) -> None:
 def _length_mismatch(pairing: Pairing) -> Finding:
     logits, labels = pairing.logits, pairing.labels
     stream = "audio" if any(t is not None and t.stream == "audio" for t in (logits, labels)) else "text"
-    if logits is not None and labels is not None and logits.length != labels.length:
+    stream = logits.head if logits is not None and logits.head.startswith("audio[") else stream
+    apart = logits is not None and labels is not None and not (logits.flat or labels.flat)
+    if apart and logits.length != labels.length:
         left, right = logits.length, labels.length
         message = f"logits and labels of {stream} differ in length: {left} vs {right} per sample; {logits}, {labels}"
     else:

@@ -34,8 +34,9 @@ class HeadCall:
 
     ``rows`` are those of the leaf that the head reads, where it stands at the head's input. ``real`` leaves hold the
     model's own logits. ``hidden`` are the rows that its input was cut out of, and ``nth`` counts the calls of what
-    gave them. ``period`` is after how many rows the leaf repeats, as long as what is ``handed`` to the loss
-    keeps its ``version``: it may be written to.
+    gave them. ``batch_rows`` are those of the batch that the rows of the leaf stand for, where they were followed from
+    its ids, and ``body_rows`` those of the forward, where they were followed from its body. ``period`` is after how
+    many rows the leaf repeats, as long as what is ``handed`` to the loss keeps its ``version``: it may be written to.
     """
 
     head: Head
@@ -51,6 +52,8 @@ class HeadCall:
     version: int = 0
     hidden: Tensor | None = None
     nth: int = 0
+    batch_rows: Tensor | None = None
+    body_rows: Tensor | None = None
 
     @property
     def count(self) -> int:

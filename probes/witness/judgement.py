@@ -18,6 +18,7 @@ from alignment.findings import finding
 from ..models.adapter import View
 from .ahead import told_ahead
 from .capture import told_dropped
+from .delayed import within_delay
 from .kin import among_kin
 from .masked import masked
 
@@ -61,14 +62,37 @@ def judge_loss(
         weights: (R,) per stream, what is compared in place of the weights of ``actual``; those if None.
         apart: (R,) int64 per stream, the backward that trained a row; None where one trained them all.
     """
-    seen = masked(view, expected, actual)
+    seen = masked(view, expected, _as_named(view, actual))
     weighed = [replace(one, weight=weight) for one, weight in zip(seen.actual, weights or (), strict=bool(weights))]
     found = [*compare(seen.expected, weighed or seen.actual, apart), *seen.findings]
     findings = told_ahead(among_kin(found, weighed or seen.actual, view), view)
     # nobody said what must be trained there: only where its targets are taken from can be judged
     findings = [one for one in findings if one.code != "LA202" or not unlabelled(view, one.stream)]
     findings += _trained_padding(view, seen.actual, findings)
+    findings = within_delay(findings, seen.actual, view)
+    if unlabelled(view):
+        findings = [_zero(one) if one.code == "LA206" else one for one in findings]
     return Judgement(seen.expected, seen.actual, tuple(findings), seen.notes)
+
+
+def _zero(found: Finding) -> Finding:
+    """LA804 in the place of LA206: a gradient that is zero where nobody says that anything must be trained."""
+    message = (
+        "the gradient at the logits is exactly zero, and nobody says what must be trained: equal rewards, or a mask "
+        "that leaves nothing, are no fault; watch more steps"
+    )
+    return finding("LA804", found.stream, message)
+
+
+def _as_named(view: View, actual: Sequence[Supervision]) -> list[Supervision]:
+    """The supervisions; the last rows of windows whose next token the batch names have no source among the inputs."""
+    out = list(actual)
+    if view.after is not None:
+        one = actual[0]
+        own = one.trained & ~one.stream.follows() & (one.target == view.after.to(one.target.device))
+        own &= one.stream.sample[one.source.clamp(min=0)] != one.stream.sample
+        out[0] = replace(one, source=one.source.masked_fill(own, -1), origin=one.origin.masked_fill(own, -1))
+    return out
 
 
 def _trained_padding(view: View, actual: Sequence[Supervision], found: Sequence[Finding]) -> list[Finding]:

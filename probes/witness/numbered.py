@@ -15,14 +15,16 @@ __all__ = ["Numbered"]
 DIGITS, PLACES = 64, 4
 #: How far a scaled digit may lie from a whole number.
 BESIDE = 0.4
+#: What the digits are multiplied with in their checksum: what is no multiple of a row (tanh, a clamp) breaks it.
+FACTORS, REST = (7, 11, 19, 29), 3
 
 
 class Numbered:
     """Rows of (.., H) hidden states, numbered. Their values are those of no model, but neither is noise for logits.
 
     Attributes:
-        rows: (.., H), the numbers in their first dimensions, 1 in the last, so that no multiple of a row is another.
-            What is not finite stays so.
+        rows: (.., H), the numbers in their first dimensions, their checksum behind them, 1 in the last, so that no
+            multiple of a row is another. What is not finite stays so.
     """
 
     def __init__(self, hidden: Tensor) -> None:
@@ -30,13 +32,14 @@ class Numbered:
         number = torch.arange(len(self._own), device=hidden.device)
         out = self._own * 0
         out[:, -1] += 1
-        for digit in range(self._places):
-            out[:, digit] += (number // DIGITS**digit % DIGITS).to(out)
+        digits = torch.stack([number // DIGITS**digit % DIGITS for digit in range(self._places)], -1)
+        out[:, : self._places] += digits.to(out)
+        out[:, self._places : -1][:, :1] += _checksum(digits)[:, None].to(out)
         self.rows = out.reshape(hidden.shape)
 
     @property
     def _places(self) -> int:
-        return min(PLACES, self._own.shape[-1] - 1)
+        return max(min(PLACES, self._own.shape[-1] - 2), 1)
 
     def known(self, rows: Tensor) -> tuple[Tensor, Tensor] | None:
         """Which numbered rows these are, and the model's own in their place; None if any of them carries no number.
@@ -68,10 +71,18 @@ class Numbered:
         """(r,) int64 and (r,) bool: the number of each of the rows (r, H), and whether it carries one."""
         places = self._places
         scale = flat[:, -1:].float()
-        digits = flat[:, :places].float() / scale
+        digits = flat[:, : min(places + 1, flat.shape[-1] - 1)].float() / scale
         whole = digits.round()
         numbered = (((digits - whole).abs() < BESIDE) & (whole >= 0) & (whole < DIGITS)).all(-1)
-        numbered &= scale.isfinite().all(-1) & (flat[:, places:-1] == 0).all(-1)
+        numbered &= scale.isfinite().all(-1) & (flat[:, places + 1 : -1] == 0).all(-1)
+        numbered &= (whole[:, places:] == _checksum(whole[:, :places])[:, None]).all(-1)
+        whole = whole[:, :places]
         number = (whole * DIGITS ** torch.arange(places, device=flat.device)).sum(-1)
         numbered &= (number >= 0) & (number < len(self._own))
         return torch.where(numbered, number, 0).long(), numbered
+
+
+def _checksum(digits: Tensor) -> Tensor:
+    """(r,) of digits (r, p)."""
+    factors = torch.tensor(FACTORS[: digits.shape[-1]], device=digits.device).to(digits)
+    return ((digits * factors).sum(-1) + REST) % DIGITS

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from alignment.recovery import Form, Reading, Values, silent_reading
 from ..errors import UsageError
 from ..host.preserve import copy_of, cuda_devices, same_random_state
 from ..models.adapter import Adapter, Batch, Head, View
+from ..models.causal_lm import CausalLMAdapter
 from ..models.declared_heads import Logits
 from ..models.forward import all_finite
 from .backward import gradients_at, rounding, trains
@@ -27,10 +29,23 @@ from .capture import Capture, told_dropped
 from .head_call import HeadCall
 from .pace import LOSS, Pace
 from .placement import place_readings
+from .turned import TREATS_ALIKE, Turned
 
-__all__ = ["LossError", "LossFunction", "Options", "Pass", "Watched", "run_along", "run_pass", "run_penalties"]
+__all__ = [
+    "LossError",
+    "LossFunction",
+    "Options",
+    "Pass",
+    "Watched",
+    "run_along",
+    "run_pass",
+    "run_penalties",
+    "run_turned",
+]
 
 LossFunction = Callable[[nn.Module, Batch], Tensor]
+#: What a call of a head, counted in order, says by the gradients of its leaves.
+ReadCall = Callable[[int, HeadCall, Mapping[int, Tensor | None]], Reading]
 
 
 @dataclass(frozen=True)
@@ -178,9 +193,29 @@ def run_penalties(watched: Watched, batch: Batch, view: View) -> list[Tensor]:
     Raises:
         LossError: the loss raises.
     """
-    wide = replace(watched, options=replace(watched.options, values="wide"))
-    seen = _run_at(wide, batch, view, watched.adapter.heads(watched.model, view), penalties=True)
+    wide, heads = _at_wide(watched), watched.adapter.heads(watched.model, view)
+    seen = _run_at(wide, batch, view, heads, read_call=lambda _, call, grads: call.penalties(grads))
     return [reading.target.clamp(min=0) for reading in seen.readings]
+
+
+def run_turned(watched: Watched, batch: Batch, view: View, rounding: float) -> list[Tensor]:
+    """Run the loss twice at wide logits: per stream, (R,) bool, rows whose gradient treats all tokens alike.
+
+    ``rounding`` is the spacing of the coarsest numbers that it passes through.
+
+    Raises:
+        LossError: the loss raises.
+    """
+    wide, heads = _at_wide(watched), watched.adapter.heads(watched.model, view)
+    turned = Turned(rounding)
+    _run_at(wide, batch, view, heads, read_call=turned.look)
+    turned.begin_again()
+    seen = _run_at(wide, batch, view, heads, turned=turned, read_call=turned.look_again)
+    return [reading.target == TREATS_ALIKE for reading in seen.readings]
+
+
+def _at_wide(watched: Watched) -> Watched:
+    return replace(watched, options=replace(watched.options, values="wide"))
 
 
 def _run_at(
@@ -190,11 +225,13 @@ def _run_at(
     heads: Sequence[Head],
     alone: Head | None = None,
     *,
-    penalties: bool = False,
+    turned: Turned | None = None,
+    read_call: ReadCall = lambda _, call, grads: call.read(grads),
 ) -> Pass:
     model, adapter, options = watched.model, watched.adapter, watched.options
     watched.pace.step(LOSS if alone is None else LOSS + 1 + heads.index(alone))
     withhold = adapter.label_keys if options.withhold else ()
+    ids = adapter.followed(model, batch) if isinstance(adapter, CausalLMAdapter) else ()
     capture = Capture(
         model,
         adapter,
@@ -204,7 +241,10 @@ def _run_at(
         alone=alone,
         withhold=withhold,
         alike=options.alike,
+        turned=turned,
     )
+    for given in ids:
+        capture.begin(given)
     # equal conditions for every pass: dropout and sampling in the loss must not differ between them
     with _same_conditions(model), torch.enable_grad(), capture, warnings.catch_warnings():
         # reentrant checkpoints say so in a body that runs without gradients
@@ -228,24 +268,34 @@ def _run_at(
         detached = finding("LA605", "all", "the loss has a gradient, but none reaches the logits of any head")
         weights = [one for head in heads if head.is_plain for one in head.module.parameters()]
         return Pass(nothing, capture, number, finite=True, problems=[detached], past=trains(loss, weights))
-    read = [call.penalties(grads) if penalties else call.read(grads) for call in capture.calls]
+    read = [read_call(nth, call, grads) for nth, call in enumerate(capture.calls)]
     problems = _not_finite(number, grads, capture, read, view)
-    readings, unplaced = place_readings(capture, read, model, adapter, view)
-    calls = _repeated(capture, read)
+    readings, unplaced, placed = place_readings(capture, read, model, adapter, view)
+    calls = _repeated(capture, placed)
     coarse = rounding(loss)
     return Pass(readings, capture, number, not problems, unplaced, problems, calls=calls, rounding=coarse)
 
 
-def _repeated(capture: Capture, read: Sequence[Reading]) -> tuple[int, ...]:
-    """Which calls of a head have a gradient, where a forward calls it again over all rows of its body; else none."""
-    whole: dict[tuple[int, str], list[bool]] = {}
-    for call, reading in zip(capture.calls, read, strict=True):
-        hidden = capture.forwards[call.forward].hidden if call.forward >= 0 else None
-        if hidden is not None and call.count == hidden.shape[:-1].numel():
-            trained = bool((reading.form != int(Form.NONE)).any())
-            whole.setdefault((call.forward, call.head.name), []).append(trained)
-    most = max(whole.values(), key=len, default=[])
-    return tuple(nth for nth, trained in enumerate(most) if trained) if len(most) > 1 else ()
+def _repeated(capture: Capture, placed: Sequence[Tensor]) -> tuple[int, ...]:
+    """Which calls of a head a forward trains, where it calls it again for the same rows; else none.
+
+    Calls on parts of the rows (chunks) have few or none in common.
+    """
+    found: dict[tuple[int, str], list[Tensor]] = {}
+    for call, rows in zip(capture.calls, placed, strict=True):
+        found.setdefault((call.forward, call.head.name), []).append(rows)
+    most: tuple[int, ...] = ()
+    for rows in found.values():
+        trained = tuple(nth for nth, mine in enumerate(rows) if len(mine))
+        again = all(_share(rows[one], rows[other]) for one, other in pairwise(trained))
+        if len(trained) > max(len(most), 1) and again:
+            most = trained
+    return most
+
+
+def _share(one: Tensor, other: Tensor) -> bool:
+    """Whether two calls train the same rows, by more than half of the fewer."""
+    return 2 * int(torch.isin(one, other).sum()) > min(len(one), len(other))
 
 
 def _unread(streams: Sequence[int], readings: Sequence[Reading]) -> list[Reading]:

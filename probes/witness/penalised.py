@@ -11,21 +11,24 @@ from torch import Tensor
 from alignment import Finding, Supervision
 from alignment.findings import finding
 from alignment.penalties import Penalty
-from alignment.recovery import Form, Reading
+from alignment.recovery import Form
 from alignment.rules import RULES
 
 from ..errors import UsageError
 from ..host.sharded import runs_together
 from ..models.adapter import Batch, View
-from .one_pass import LossError, Watched, run_penalties
+from .one_pass import LossError, Pass, Watched, run_penalties, run_turned
 
 __all__ = ["Penalised", "told_apart"]
 
+#: Numbers whose relative spacing is more than this are no full precision.
+COARSE = 1e-6
 #: What is said of rows that have nothing but a penalty.
 NAMES = {
     Penalty.UNIFORM: "smoothing's uniform part",
     Penalty.SQUARES: "a penalty on the squares of the logits",
     Penalty.ENTROPY: "an entropy bonus",
+    Penalty.ALIKE: "a penalty that treats all tokens alike",
 }
 
 
@@ -80,17 +83,35 @@ FIX = (
 
 
 def told_apart(
-    watched: Watched, batch: Batch, view: View, readings: Sequence[Reading], actual: Sequence[Supervision]
+    watched: Watched,
+    batch: Batch,
+    view: View,
+    first: Pass,
+    actual: Sequence[Supervision],
+    expected: Sequence[Supervision],
 ) -> Penalised:
-    """Which rows without a target have a penalty and nothing else; nothing is run where there are none."""
-    pairs = zip(readings, actual, strict=True)
+    """Which rows without a target have a penalty and nothing else; nothing is run where there are none.
+
+    In half precision a teacher that knows little looks like a penalty: there only rows that expect nothing have one.
+    """
+    pairs = zip(first.readings, actual, strict=True)
     without = [one.soft | (read.form == int(Form.REGULARISER)).to(one.soft.device) for read, one in pairs]
     if watched.options.values != "noise" or not any(bool(rows.any()) for rows in without):
         return Penalised.none(actual)
     if runs_together(watched.model):
         return Penalised.none(actual)
     try:
-        kinds = run_penalties(watched, batch, view)
+        kinds = [
+            kind.masked_fill(~rows, 0) for kind, rows in zip(run_penalties(watched, batch, view), without, strict=True)
+        ]
+        if any(bool((rows & (kind == 0)).any()) for kind, rows in zip(kinds, without, strict=True)):
+            alike = run_turned(watched, batch, view, first.rounding)
+            if first.rounding > COARSE:
+                alike = [one & ~wanted.trained for one, wanted in zip(alike, expected, strict=True)]
+            kinds = [
+                kind.masked_fill(rows & one & (kind == 0), int(Penalty.ALIKE))
+                for kind, rows, one in zip(kinds, without, alike, strict=True)
+            ]
     except (LossError, UsageError):
         return Penalised.none(actual)
-    return Penalised(tuple(kind.masked_fill(~rows, 0) for kind, rows in zip(kinds, without, strict=True)))
+    return Penalised(tuple(kinds))

@@ -21,19 +21,22 @@ __all__ = ["merged", "place_readings"]
 
 def place_readings(
     capture: Capture, read: Sequence[Reading], model: nn.Module, adapter: Adapter, view: View
-) -> tuple[list[Reading], Counter[str]]:
+) -> tuple[list[Reading], Counter[str], list[Tensor]]:
     """Put the rows of every head call where they belong in the batch; ``read`` holds one reading per call.
 
     Returns:
-        A reading per stream, and by stream how many trained rows belong to no position of the batch.
+        A reading per stream, by stream how many trained rows belong to no position of the batch, and per call the rows
+        of its first stream that it trains.
     """
     readings = [silent_reading(len(stream), stream.ids.device) for stream in view.streams]
     places = Places(capture.forwards, model, adapter, view)
     unplaced: Counter[str] = Counter()
+    placed = [view.streams[0].ids[:0]] * len(capture.calls)
     device = view.streams[0].ids.device  # the batch may lie elsewhere than the model
-    for call, seen in zip(capture.calls, read, strict=True):
+    for nth, (call, seen) in enumerate(zip(capture.calls, read, strict=True)):
         reading = seen.to(device)
         if not bool((reading.form != int(Form.NONE)).any()):
+            places.count(call.forward, call.head)
             continue
         books = call.head.books
         width, vocab = call.width, view.streams[call.head.streams[0]].vocab
@@ -42,11 +45,21 @@ def place_readings(
         for offset, number in enumerate(call.head.streams):
             part = reading.select(torch.arange(offset, len(reading.target), books, device=reading.target.device))
             rows = places.rows_of(
-                call.head, call.forward, call.count, call.inputs, number=number, hidden=call.hidden, nth=call.nth
+                call.head,
+                call.forward,
+                call.count,
+                call.inputs,
+                number=number,
+                hidden=call.hidden,
+                nth=call.nth,
+                batch_rows=call.batch_rows,
+                body_rows=call.body_rows,
             )
             unplaced[view.streams[number].name] += int(((rows < 0) & (part.form != int(Form.NONE))).sum())
             readings[number] = merged(readings[number], part, rows)
-    return readings, unplaced
+            if not offset:
+                placed[nth] = rows[(part.form != int(Form.NONE)) & (rows >= 0)]
+    return readings, unplaced, placed
 
 
 def merged(into: Reading, part: Reading, rows: Tensor) -> Reading:

@@ -89,7 +89,7 @@ def retry_in_range(watched: Watched, batch: Batch, view: View, error: LossError)
             code, passes = _passes(watched, batch, view)
             proven = resolve_sources(infer_sources(passes[0], view.streams), code, passes)
             return tuple(_literal(one, view) for one in proven)
-        except LossError:
+        except (LossError, InputError):
             pass
     cause = error.cause
     hint = task_type_hint(watched.model, cause) or positions_hint(watched.model, batch, cause)

@@ -28,8 +28,9 @@ from ..models.modules import unwrapped, virtual_tokens
 from .blind import SPARED, blind_spots, unread_note
 from .capture import Capture
 from .clipped import on_real_logits
+from .delayed import without_their_labels
 from .demands import expected_of, within_range
-from .diagnose import explain_exception
+from .diagnose import explain_exception, explain_silence
 from .judgement import judge_loss, labels_dropped
 from .label_rules import label_findings
 from .one_pass import LossError, LossFunction, Options, Pass, Watched, run_along, run_pass
@@ -109,7 +110,9 @@ def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
         findings = list(compare(*within_range(expected, actual))) if found is None else [found]
         return _told(view, expected, actual, (*of_labels, *findings), None, error.capture, notes)
     actual = infer_sources(first.readings, view.streams)
-    penalised = Penalised.none(actual) if first.problems else told_apart(watched, batch, view, first.readings, actual)
+    penalised = Penalised.none(actual)
+    if not first.problems:
+        penalised = told_apart(watched, batch, view, first, actual, expected)
     actual = penalised.without(actual)
     told, clipped = judge_loss(view, expected, actual), []
     if not first.problems and _may_be_clipped(told.findings, options):
@@ -122,6 +125,7 @@ def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
         told = judge_loss(view, expected, actual)
     expected, actual = told.expected, told.actual
     findings = list(first.problems or (*told.findings, *penalised.findings(expected, told.findings)))
+    findings = explain_silence(model, adapter, batch, view, loss_fn, options.withhold, findings)
     own = unwrapped(model) is not adapter.inner(model)
     findings += labels_dropped(first.capture.dropped_labels, findings, own=own)
     notes += [*told.notes, *clipped, *penalised.notes()]
@@ -143,7 +147,7 @@ def _told(
 ) -> Witness:
     outer, inner = frozenset(capture.outer_labels), frozenset(capture.inner_labels)
     kept = unexplained(findings)
-    findings = tuple(f for f in findings if f.basis != LABELS or f in kept)
+    findings = tuple(f for f in without_their_labels(findings) if f.basis != LABELS or f in kept)
     return Witness(view, expected, actual, findings, loss, outer, inner, tuple(notes))
 
 

@@ -233,3 +233,21 @@ def test_and_a_count_that_is_one_too_many_shows_through_them(loss, small):
 
     found = check_loss(*small, wrong, reduction="token-mean", replay=False).findings
     assert [one.code for one in found] == ["LA302"]
+
+
+def test_a_count_that_is_divided_by_and_then_the_micro_batches_once_more():
+    def twice(model, batch, num_items_in_batch=1):
+        return summed(model, batch) / num_items_in_batch / 2
+
+    report = check_loss(model_for("llama"), text_batch(3), twice, reduction="token-mean", grad_accum=2)
+    assert [one.code for one in report.findings] == ["LA302"]
+    assert "add up to 1/2: num_items_in_batch is divided by" in report.findings[0].message
+
+
+def test_samples_of_one_length_hide_no_sum():
+    ids = text_batch(2)["input_ids"]
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.clone()}
+    assert not check_loss(model_for("llama"), batch, token_mean, reduction="token-mean").findings
+    report = check_loss(model_for("llama"), batch, summed, reduction="token-mean")
+    assert [one.code for one in report.findings] == ["LA302"]
+    assert "the denominator counts other tokens" in report.findings[0].message

@@ -2,6 +2,7 @@
 
 import sys
 import types
+from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
 import torch
@@ -56,26 +57,18 @@ def test_subclasses_have_the_streams_of_their_nearest_class():
     assert registry.registered(nn.Linear(2, 2)) == ()
 
 
-class Point:
-    """An entry point, as a package that is installed has it."""
-
-    def __init__(self, value):
-        self.value = value
-
-    def load(self):
-        module, _, name = self.value.partition(":")
-        return getattr(sys.modules[module], name)
-
-
 def test_an_installed_package_declares_its_own(monkeypatch):
     module = types.ModuleType("my_streams")
     module.AHEAD, module.BROKEN = ZOO.streams, {"text": {"hed": "lm_head"}}
     monkeypatch.setitem(sys.modules, "my_streams", module)
-    points = {
-        "speech_zoo.Ahead": [Point("my_streams:AHEAD")],
-        "torch.nn.modules.linear.Linear": [Point("my_streams:X")],
-    }
-    monkeypatch.setattr(registry, "entry_points", lambda group, name: points.get(name, []))
+    points = EntryPoints(
+        EntryPoint(name, value, registry.GROUP)
+        for name, value in (
+            ("speech_zoo.Ahead", "my_streams:AHEAD"),
+            ("torch.nn.modules.linear.Linear", "my_streams:X"),
+        )
+    )
+    monkeypatch.setattr(registry, "_points", lambda _: points)
     assert [one.name for one in registry.registered(ZOO.model())] == ["text", "mtp[{k}]"]
     with pytest.raises(UsageError, match=r"entry point my_streams:X .* cannot be loaded: AttributeError"):
         registry.registered(nn.Linear(2, 2))

@@ -516,3 +516,14 @@ def test_a_model_that_trains_without_a_cache_and_decodes_with_one(given):
     assert (check.status, [one.code for one in found]) == ("fail", ["LA604"])
     attention.forward = whole
     assert decode_check(model, adapter, batch, None, loss)[0].status == "pass"
+
+
+def test_a_loss_that_knows_fewer_ids_than_the_head_is_given_those_that_it_knows():
+    ids = tokens() % 100 + 4
+
+    def loss(model, batch):
+        logits = model(input_ids=batch["input_ids"]).logits[:, :-1, :104]  # columns that stand for no id
+        return F.cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten())
+
+    report = check_loss(llama(), {"input_ids": ids, "labels": ids.clone()}, loss)
+    assert (report.verdict, codes(report)) == ("pass", [])
