@@ -30,10 +30,13 @@ SILENT = {
     "FSMTForConditionalGeneration": "makes the ids of its decoder of those of its encoder",
     "MBartForConditionalGeneration": "begins with the last of as many labels as there are, wherever those stand",
     "PLBartForConditionalGeneration": "begins as mBART does",
+    "ProphetNetForCausalLM": "in half precision its n-grams move with its ids by less than rounding",
     "ProphetNetForConditionalGeneration": "in half precision its small model moves with its ids by less than rounding",
     "ReformerModelWithLMHead": "hashes all ids to choose what a row attends to",
     "XLNetLMHeadModel": "reads ahead: a permutation is the loss's to give",
 }
+#: Offsets of classes whose one head gives several n-grams: each looks a token further ahead.
+NGRAMS = {"ProphetNetForConditionalGeneration": {1, 2}, "ProphetNetForCausalLM": {0, 1}}
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,16 @@ def judge(name, dtype=torch.float32):
         said = NOT_RUN.get(name) or f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         return Verdict(name, "not run", said)
     expected = DEVIATES.get(name, (1, (), ""))[0]
+    wanted = NGRAMS.get(name, {expected})
     if not seen.found:
         return Verdict(name, "silent", "; ".join([*map(str, seen.unclear), *seen.notes])[:300])
     offsets = {one.offset for one in seen.found}
-    if expected is not None and offsets != {expected}:
+    if offsets < wanted:
+        return Verdict(name, "silent", "; ".join(map(str, seen.unclear)))
+    if expected is not None and offsets != wanted:
         told = "; ".join(f"{one.name} {one.head} ids {one.declaration.ids} {one.offset}" for one in seen.found)
-        return Verdict(name, "wrong", f"offsets {offsets} for {expected}: {told}")
-    if name not in CODES and len(seen.found) != 1:
+        return Verdict(name, "wrong", f"offsets {offsets} for {wanted}: {told}")
+    if name not in CODES and len(seen.found) != len(wanted):
         return Verdict(name, "wrong", "; ".join(f"{one.name} {one.head}" for one in seen.found))
     return Verdict(name, "right", "; ".join(map(str, seen.unclear)))
 
