@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import CannotRunError, UsageError
@@ -13,6 +13,7 @@ from .options import add_report_options, add_roles, add_streams, codes, finding_
 from .values import positive
 
 if TYPE_CHECKING:
+    from ..live.launch import Ended, Program
     from ..live.session import Settings
 
 NAME = "run"
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the script, tell what its steps train; returns its exit code, or 1 on findings."""
     with stoppable_by_signals():  # until the script begins, which answers signals by itself
         from ..live.arrival import when_imported
-        from ..live.launch import Ended, foreign_names, module_program, run_program, script_program
+        from ..live.launch import module_program, script_program
         from ..live.session import Session
 
         words = args.script[1:] if args.script[:1] == ["--"] else args.script
@@ -71,23 +72,34 @@ def run(args: argparse.Namespace) -> int:
     args.begun = True
     with Session(settings) as session:
         with when_imported("torch", session.begin):
-            try:
-                program = (module_program if args.module else script_program)(words[0], words[1:])
-            except SyntaxError as error:
-                sys.excepthook(type(error), error.with_traceback(None), None)
-                return session.end(Ended(1))
-            hidden = foreign_names(program)
-            if hidden:
-                raise CannotRunError(
-                    f"the script's folder {program.folder} has {' and '.join(hidden)} of its own, which our package of "
-                    "that name would hide from it: rename it, or check the loss with loss-align preflight"
-                )
-            ended = run_program(program)
+            ended = _ran(module_program if args.module else script_program, words)
         code = session.end(ended)
     if ended.interrupted:
         sys.excepthook = lambda *_: None  # it has been shown; python ends by the signal, as it would have
         raise KeyboardInterrupt
     return code
+
+
+def _ran(read: Callable[[str, Sequence[str]], Program], words: Sequence[str]) -> Ended:
+    """Read the program and run it to its end.
+
+    Raises:
+        CannotRunError: packages beside it that ours would hide from it.
+    """
+    from ..live.launch import Ended, foreign_names, run_program
+
+    try:
+        program = read(words[0], words[1:])
+    except SyntaxError as error:
+        sys.excepthook(type(error), error.with_traceback(None), None)
+        return Ended(1)
+    hidden = foreign_names(program)
+    if hidden:
+        raise CannotRunError(
+            f"the script's folder {program.folder} has {' and '.join(hidden)} of its own, which our package of "
+            "that name would hide from it: rename it, or check the loss with loss-align preflight"
+        )
+    return run_program(program)
 
 
 def _settings(args: argparse.Namespace, words: Sequence[str]) -> Settings:
