@@ -294,12 +294,9 @@ class _Replay:
         scene = self.scene
         view = scene.adapter.view(scene.model, self._renamed([]))  # codes that a model makes are spelled out in it
         placing = Placing(self.base.forwards, scene.model, scene.adapter, view)
-        used = [call.whole or _trains(call) for call in self.base.calls]
-        known = any(_trains(call) for call in self.base.calls)  # else nothing is known of the gradient
-        return [
-            rows_of(call, placing) if mine or not known else None
-            for call, mine in zip(self.base.calls, used, strict=True)
-        ]
+        seen = {number for call in self.base.calls if _trains(call) for number in call.head.streams}
+        used = [call.whole or _trains(call) or seen.isdisjoint(call.head.streams) for call in self.base.calls]
+        return [rows_of(call, placing) if mine else None for call, mine in zip(self.base.calls, used, strict=True)]
 
     def _judged_rows(self, number: int) -> Tensor:
         """(r,) int64: the rows of a call whose causality is judged."""
@@ -359,7 +356,10 @@ class _Replay:
 
 
 def _trains(call: Call) -> bool:
-    """Whether the loss trains what a call gave; logits for a metric may have read whatever they like."""
+    """Whether the loss trains what a call gave; logits for a metric may have read whatever they like.
+
+    A fused loss trains a head without its logits: where none of a stream's have a gradient, all of them stand for it.
+    """
     return call.gradient is not None and bool((call.gradient != 0).any())
 
 
