@@ -5,7 +5,7 @@ A row that has met another token on the tape than its gradient pulls it to is no
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -16,6 +16,7 @@ from alignment import Finding
 from alignment.verdicts import Verdicts, judge
 
 from .frames import Place
+from .nodes import Node
 from .path import Channel, Coordinates, Step, move, path_of, steps
 from .spots import NOT_AGAIN, UNSEEN, NotSeenError, Spot
 from .traced import Meeting, Traced
@@ -27,6 +28,7 @@ __all__ = [
     "ROWS",
     "Moved",
     "all_moves",
+    "all_seen",
     "coordinates",
     "met_by",
     "moves_of",
@@ -214,3 +216,26 @@ def _alone(told: Traced, channel: Channel, before: Tensor, after: Tensor) -> tup
 def the_call(met: Meeting, does: str) -> Spot:
     """The call in which a row met its token."""
     return Spot(met.node.place, does, met.node.number)
+
+
+def all_seen(told: Traced, begin: Node) -> bool:
+    """Whether nothing was done to rows before the node that their path begins in, or nothing that is not seen."""
+    return not begin.parents or any("rows" in one.thin for one in begin.parents) or _is_whole(told, begin)
+
+
+def _is_whole(told: Traced, head: Node) -> bool:
+    """Whether a head gave all rows of its samples, so that none can have been cut before it."""
+    streams, codes = told.seen.view.streams, head.thin["rows"].flatten().tolist()
+    given: dict[int, list[int]] = {}
+    for stream, row in (told.rows[code] for code in codes if code in told.rows):
+        given.setdefault(stream, []).append(row)
+    if not given:  # of declared heads, those of a loss that raised are not laid over the batch
+        return any(len(codes) == len(one) for one in streams)
+    return all(_are_all(streams[number].sample, rows) for number, rows in given.items())
+
+
+def _are_all(samples: Tensor, rows: Sequence[int]) -> bool:
+    """Whether these rows of a stream are all rows of their samples; ``samples`` (R,) are those of each row."""
+    others = torch.ones_like(samples, dtype=torch.bool)
+    others[list(rows)] = False
+    return not bool(torch.isin(samples[others], samples[~others]).any())

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
+
 from alignment import Finding
 
 from .frames import Place
-from .moves import CUTS, Moved, all_moves, the_call
+from .moves import CUTS, Moved, all_moves, all_seen, the_call
 from .nodes import Node
 from .path import path_of
 from .spots import AS_GIVEN, Blame, Spot
@@ -23,11 +27,12 @@ def offset(told: Traced, found: Finding) -> Blame:
         spots += [one.spot for one in moving]
         shift = sum(one.apart[1] * (1 if one.channel == "tokens" else -1) for one in moving if one.apart is not None)
         if shift == 0 and found.code == "LA102":
-            standing = [one for one in moves if _may_shift(one) and one.step.place != met.node.place]
+            seen = all_seen(told, path_of(met.node, "rows", met.row)[0][0])
+            standing = [one for one in moves if seen and _may_shift(one) and one.step.place != met.node.place]
             own = [one for one in standing if one.step.place.own is not None and one.step.place.library is None]
             spots += [one.spot for one in (own or standing)[-1:] if not moving]
             spots.append(the_call(met, "pairs each logit with the label at its own place: shift one of them"))
-            spots += [] if moving or standing else _handed(met)
+            spots += [] if moving or standing or not seen else _handed(met)
         elif _already(told, number):
             origin = f"the labels name the next token already, {AS_GIVEN}"
         if not spots:
@@ -72,8 +77,12 @@ def mixed(told: Traced, found: Finding) -> Blame:
 def codebook(told: Traced, found: Finding) -> Blame:
     """LA106: what moves labels or logits to another codebook, and the loss call."""
     spots = []
-    for _, met, moves in all_moves(told, found):
-        spots += [one.spot for one in moves if _crosses(one)]
+    for number, met, moves in all_moves(told, found):
+        for one in moves:
+            if _leaves_out(told, number, one):
+                spots.append(replace(one.spot, does="takes the labels of another codebook"))
+            elif _crosses(one):
+                spots.append(one.spot)
         spots.append(the_call(met, "pairs the logits of a codebook with the labels of another"))
     return Blame(tuple(spots))
 
@@ -88,6 +97,15 @@ def _crosses(one: Moved) -> bool:
     if one.apart is not None:
         return one.apart[0] != 0 and one.step.before.dim() == one.step.after.dim()
     return any(node.name in {"roll", "flip", "index_select"} or _mixes(node) for node in one.step.nodes)
+
+
+def _leaves_out(told: Traced, number: int, one: Moved) -> bool:
+    """Whether a line takes the labels of other codebooks, and none of those of its row's own."""
+    own = told.demands[number]
+    if own is None or one.channel != "tokens":
+        return False
+    had, has = (bool(torch.isin(shadow, own[own >= 0]).any()) for shadow in (one.step.before, one.step.after))
+    return had and not has
 
 
 def _mixes(node: Node) -> bool:

@@ -48,8 +48,12 @@ def _raised(told: Traced, mine: Sequence[Node]) -> Spot | None:
 
 
 def _stopped(mine: Sequence[Node], reach: Collection[Node]) -> Spot | None:
-    """Between the logits and the loss: a detach, else a zero."""
-    for node in sorted(reach, key=lambda one: (one.name != "detach", -one.number)):
+    """Between the logits and the loss: a detach, first one that nothing goes around, else a zero."""
+    heads = [node for node in mine if not any(one in mine for one in node.parents)]
+    detached = {node for node in reach if node.name == "detach"}
+    places = {node.place for node in detached}
+    around = {at for at in places if _goes_around(at, detached, heads, reach)} if len(places) > 1 else set()
+    for node in sorted(reach, key=lambda one: (one.name != "detach", one.place in around, -one.number)):
         if node.place.innermost is None or (mine and not any(one in node.above for one in mine)):
             continue
         if not mine and (node.tokens is not None or node.place.library is not None or not node.grad):
@@ -59,6 +63,17 @@ def _stopped(mine: Sequence[Node], reach: Collection[Node]) -> Spot | None:
         if node.factor == 0.0:
             return Spot(node.place, "multiplies by 0", node.number)
     return None
+
+
+def _goes_around(place: Place, detached: Iterable[Node], heads: Sequence[Node], reach: Collection[Node]) -> bool:
+    """Whether the loss, the last of ``reach``, comes from the logits on a way around the detaches of a line."""
+    found = {node for node in detached if node.place == place}
+    open_ = [max(reach, key=lambda one: one.number)]
+    while open_:
+        fresh = [one for one in open_.pop().parents if one not in found]
+        found.update(fresh)
+        open_ += fresh
+    return any(head in found for head in heads)
 
 
 def _number(told: Traced, mine: Sequence[Node], reach: Collection[Node]) -> Spot | None:

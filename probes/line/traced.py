@@ -17,6 +17,7 @@ from alignment import AlignmentError, Convention, InputError
 from ..errors import UsageError
 from ..host.preserve import copy_of, cuda_devices, preserved, same_random_state
 from ..models.adapter import Adapter, Batch, Head, View
+from ..models.causal_lm import CausalLMAdapter
 from ..models.declared_heads import Logits
 from ..models.placed import Places
 from ..witness.capture import Capture
@@ -142,6 +143,8 @@ def traced(
         for head in heads
         if isinstance(weight := getattr(head.module, "weight", None), Tensor) and not hasattr(weight, "full_tensor")
     }
+    for given in adapter.followed(model, mine) if isinstance(adapter, CausalLMAdapter) else ():
+        capture.begin(given)
     value = None
     with preserved(model), _same_conditions(model), torch.enable_grad(), capture, tape.running():
         try:
@@ -236,7 +239,15 @@ def _place(
         for book, number in enumerate(call.head.streams):
             with suppress(*UNREAD):
                 rows = places.rows_of(
-                    call.head, call.forward, call.count, call.inputs, number=number, hidden=call.hidden, nth=call.nth
+                    call.head,
+                    call.forward,
+                    call.count,
+                    call.inputs,
+                    number=number,
+                    hidden=call.hidden,
+                    nth=call.nth,
+                    batch_rows=call.batch_rows,
+                    body_rows=call.body_rows,
                 )
                 told.place(root.first + book, rows, number, call.head.books)
     plain = [head for head in heads if head.is_plain and head.books == 1 and not isinstance(head.module, Logits)]

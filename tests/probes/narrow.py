@@ -52,10 +52,10 @@ def _text(batch: Batch) -> dict[str, Tensor]:
     return {key: batch[key] for key in ("input_ids", "label_ids", "labels") if batch.get(key) is not None}
 
 
-def narrow_model(family: str = "higgs", *, seed: int = 0, **sizes: int) -> Any:
-    """A small random instance of a module of ``probes.models``, in train mode."""
+def narrow_model(family: str = "higgs", *, hidden: int = 64, layers: int = 2, **others: Any) -> Any:
+    """A small random instance of a module of ``probes.models``, in train mode; ``others`` as that takes them."""
     module = importlib.import_module(f"probes.models.{family}")
-    return module.small_model(seed=seed, config=narrow_config(module.small_config(**sizes)))
+    return module.small_model(config=narrow_config(module.small_config(hidden, layers)), **others)
 
 
 def narrow_batch(*given: Any, **named: Any) -> Batch:

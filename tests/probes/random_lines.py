@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 import torch
 import transformers
-from random_losses import CRITERIA, PRELUDE, Own, Program, _model, body, drawn, whole
+from random_drawing import drawn
+from random_losses import checked
+from random_programs import Program
 
 from alignment import AlignmentError, InputError
-from probes import check_loss
 from probes.errors import UsageError
 
 __all__ = ["Told", "planted", "told"]
@@ -34,44 +35,41 @@ class Told:
     origin: str = ""
 
 
-def planted(program: Program) -> int:
-    """The number, in the source of a program, of the line that makes its fault."""
-    lines = program.source().splitlines()
+def planted(program: Program) -> str:
+    """The line, of the source of a program, that makes its fault."""
     if program.fault == "detached":
-        return lines.index("    z = z.detach()") + 1
+        return "z = z.detach()"
+    if program.fault in ("mean of means", "one too many"):
+        return meets(program)
+    if program.fault == "other book":
+        return program.source().splitlines()[-1].strip()
     own = program.pairing_lines()
-    made = own[-1] if program.fault == "length" else own[0]
-    return lines.index(f"    {made}") + 1
+    return own[-1] if program.fault == "length" else own[0]
 
 
-def calls(program: Program) -> set[int]:
-    """The numbers of the lines in which logits meet labels."""
-    lines = program.source().splitlines()
-    return {lines.index(f"    {CRITERIA[program.criterion]}") + 1}
+def meets(program: Program) -> str:
+    """The line in which logits meet labels."""
+    lines = [line.strip() for line in program.source().splitlines()]
+    return lines[lines.index("z, y = z.reshape(-1, z.shape[-1]), y.reshape(-1)") + 1]
 
 
 def told(program: Program) -> Told:
     """Run the check on a faulty program, and judge the lines that it names."""
     name, source = f"/random/{program.seed}.py", program.source()
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
-    space = {"torch": torch, "Own": Own, "body": body, "whole": whole}
-    exec(PRELUDE.replace("from random_losses import Own, body, whole\n", ""), space)  # noqa: S102 - the text is ours
-    exec(compile(source, name, "exec"), space)  # noqa: S102
     try:
-        report = check_loss(
-            _model(program.model, program.vocab), program.batch(), space["loss"], replay=False, **program.options
-        )
+        report = checked(program, file=name)
     except (UsageError, InputError, AlignmentError) as error:
         return Told("other", codes=(type(error).__name__,))
     found = [one for one in report.findings if one.is_error]
     codes = tuple(sorted({one.code for one in found}))
-    if not codes or not set(codes) <= program.allowed():
+    if not codes or not set(codes) <= program.allowed:
         return Told("other", codes=codes)
     said = [line for one in found for line in one.lines]
-    lines = {line.line for line in said}
+    lines = {line.code for line in said}
     shown = tuple(f"{line.line}: {line.code} ({line.does})" for line in said)
     origin = "; ".join(one.origin for one in found if one.origin)
-    if lines - {planted(program)} - calls(program):
+    if lines - {planted(program), meets(program)}:
         return Told("wrong", shown, codes, origin)
     return Told("named" if planted(program) in lines else "unnamed", shown, codes, origin)
 
@@ -95,7 +93,7 @@ def main() -> int:
             print(
                 f"{number} {said.kind}: {program.fault} {said.codes} {program.pairing} {program.criterion} "
                 f"{program.logits} {program.after} loop={program.loop} {program.labels} {program.key}\n"
-                f"    planted {planted(program)}: {program.source().splitlines()[planted(program) - 1]}\n"
+                f"    planted: {planted(program)}\n"
                 f"    {said.origin}",
                 *said.lines,
                 sep="\n    ",

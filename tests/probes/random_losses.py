@@ -30,7 +30,7 @@ from random_models import model_of
 from random_programs import SOFT, Program
 
 from alignment import AlignmentError, InputError
-from probes import check_loss
+from probes import Report, check_loss
 from probes.errors import UsageError
 
 #: Warnings of labels: they are true of such batches (no end id, a sample that is masked, weights that differ).
@@ -58,18 +58,22 @@ def _model(name: str, vocab: int) -> torch.nn.Module:
     return model_of(name, vocab)
 
 
-def judged(program: Program, *, replay: bool = False) -> Outcome:
-    """Run the check on a program."""
+def checked(program: Program, *, replay: bool = False, file: str = "<string>") -> Report:
+    """What the check says of a program; ``file`` is where its lines stand, from the first."""
     space: dict[str, Any] = {
         name: getattr(random_choices, name) for name in ("Kernel", "Own", "begun", "body", "whole")
     }
-    exec(PRELUDE.partition("from random_choices")[0] + program.source(), space)  # noqa: S102 - the text is ours
+    exec(PRELUDE.partition("from random_choices")[0], space)  # noqa: S102 - the text is ours
+    exec(compile(program.source(), file, "exec"), space)  # noqa: S102
+    model = _model(program.model, program.vocab)
+    torch.manual_seed(program.seed)
+    return check_loss(model, program.batch(), space["loss"], replay=replay and not program.packed, **program.options)
+
+
+def judged(program: Program, *, replay: bool = False) -> Outcome:
+    """Run the check on a program."""
     try:
-        model = _model(program.model, program.vocab)
-        torch.manual_seed(program.seed)
-        report = check_loss(
-            model, program.batch(), space["loss"], replay=replay and not program.packed, **program.options
-        )
+        report = checked(program, replay=replay)
     except (UsageError, InputError, AlignmentError) as error:
         return Outcome("refused", (type(error).__name__,), str(error))
     except Exception as error:  # noqa: BLE001 - whatever it is, the next program comes

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lm_tiny import tiny_model
+from random_drawing import drawn
 from random_lines import told
-from random_losses import drawn
 
 from probes import check_loss
 from probes.line import add
