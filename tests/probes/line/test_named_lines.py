@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from lm_tiny import tiny_model
 from random_drawing import drawn
 from random_lines import told
+from random_programs import Program
 
 from probes import check_loss
 from probes.line import add
@@ -239,6 +240,20 @@ def test_random_programs_have_their_planted_line_named():
     said = judged(2, 8)
     assert [one for one in said if one.kind != "named"] == []
     assert said
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        Program(model="books", fault="other book"),
+        Program(criterion="policy", loop=True, fault="detached"),
+        Program(model="plain", logits="rows first", fault="double shift"),
+        Program(model="plain", loop=True, fault="length"),
+    ],
+    ids=lambda one: one.fault,
+)
+def test_books_detaches_and_bodies_that_nobody_knows_have_theirs(program):
+    assert told(program).kind == "named"
 
 
 @pytest.mark.deep
