@@ -80,8 +80,11 @@ class Tape(TorchDispatchMode):
     def running(self) -> Iterator[Tape]:
         """Record; the frame that asks for it is where the code of others begins."""
         self._outermost = sys._getframe(2)  # noqa: SLF001 - behind contextlib's own
-        with self, _Calls(self):
-            yield self
+        try:
+            with self, _Calls(self):
+                yield self
+        finally:
+            self._outermost = None  # a frame holds the tape, and with it every tensor of the loss
 
     # -- numbers --------------------------------------------------------------------------------
 

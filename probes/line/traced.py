@@ -150,7 +150,7 @@ def traced(
         try:
             value = loss_fn(model, mine)
         except Exception as error:  # noqa: BLE001 - whatever it raises is what may have been found
-            told.error = error
+            told.error = error.with_traceback(None)  # whose frames hold what is told
     told.loss = tape.node(value)
     _place(told, capture, heads, model, adapter, seen.view)
     told.meet()

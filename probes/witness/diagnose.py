@@ -213,8 +213,8 @@ def explain_exception(
     """LA101 with both lengths and the slice behind them, if that is why the loss raised; else None."""
     if isinstance(cause, AlignmentError):
         return finding(cause.code, cause.stream, str(cause))
-    follow, error = _followed(model, adapter, batch, view, loss_fn, withhold)
-    if error is not None and type(error) is not type(cause):
+    follow, raised = _followed(model, adapter, batch, view, loss_fn, withhold)
+    if raised is not None and raised is not type(cause):
         return None
     pairing = follow.last or _own_check(follow.looks, cause)
     if pairing is None or pairing.sizes[0] == pairing.sizes[1]:
@@ -254,8 +254,8 @@ def _followed(
     view: View,
     loss_fn: Callable[[nn.Module, Batch], Any],
     withhold: bool,
-) -> tuple[_Follow, Exception | None]:
-    """One more run of the loss with logits and labels followed, and what it raises."""
+) -> tuple[_Follow, type[Exception] | None]:
+    """One more run of the loss with logits and labels followed, and the kind of what it raises."""
     labels = adapter.label_keys if withhold else ()
     capture = Capture(model, adapter, adapter.heads(model, view), withhold=labels)
     follow, batch = _Follow(capture.calls, declared=isinstance(adapter, DeclaredAdapter)), copy_of(batch)
@@ -267,7 +267,7 @@ def _followed(
         with torch.random.fork_rng(devices=cuda_devices(model)), torch.enable_grad(), capture, follow:
             loss_fn(model, batch)
     except Exception as error:  # noqa: BLE001 - whatever the user's loss raises is what is being explained
-        return follow, error
+        return follow, type(error)
     finally:
         seen.remove()
     return follow, None
