@@ -238,17 +238,7 @@ def _place(
     for root, call in zip(capture.leaves, capture.calls, strict=True):
         for book, number in enumerate(call.head.streams):
             with suppress(*UNREAD):
-                rows = places.rows_of(
-                    call.head,
-                    call.forward,
-                    call.count,
-                    call.inputs,
-                    number=number,
-                    hidden=call.hidden,
-                    nth=call.nth,
-                    batch_rows=call.batch_rows,
-                    body_rows=call.body_rows,
-                )
+                rows = places.rows_of_call(call, call.count, number)
                 told.place(root.first + book, rows, number, call.head.books)
     plain = [head for head in heads if head.is_plain and head.books == 1 and not isinstance(head.module, Logits)]
     if len(plain) != 1:

@@ -29,6 +29,18 @@ class _Forward(Protocol):
     hidden: Tensor | None
 
 
+class _Call(Protocol):
+    """One call of a head, by whichever witness: what it read, and how its rows were followed."""
+
+    head: Head
+    forward: int
+    inputs: Tensor | None
+    hidden: Tensor | None
+    nth: int
+    batch_rows: Tensor | None
+    body_rows: Tensor | None
+
+
 class Places:
     """Which rows of the batch the rows of each head call stand for."""
 
@@ -72,6 +84,24 @@ class Places:
         else:
             rows = batch_rows.to(self.view.streams[number].ids.device)
         return laid_rows(rows, self.view.streams[number], self.view.ahead[number]) if self.view.ahead else rows
+
+    def rows_of_call(self, call: _Call, count: int, number: int) -> Tensor:
+        """(count,) rows of stream ``number`` in the batch for the rows of a head call; -1 where a row is none of them.
+
+        Raises:
+            InputError: rows that cannot be placed.
+        """
+        return self.rows_of(
+            call.head,
+            call.forward,
+            count,
+            call.inputs,
+            number=number,
+            hidden=call.hidden,
+            nth=call.nth,
+            batch_rows=call.batch_rows,
+            body_rows=call.body_rows,
+        )
 
     def count(self, forward: int, head: Head) -> None:
         """Count a forward whose rows nobody asks for: of samples that are alike, another forward has another."""

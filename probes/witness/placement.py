@@ -44,17 +44,7 @@ def place_readings(
             raise UsageError(f"the {call.head.name} head gives {width} scores a row, its vocabulary has {vocab} ids")
         for offset, number in enumerate(call.head.streams):
             part = reading.select(torch.arange(offset, len(reading.target), books, device=reading.target.device))
-            rows = places.rows_of(
-                call.head,
-                call.forward,
-                call.count,
-                call.inputs,
-                number=number,
-                hidden=call.hidden,
-                nth=call.nth,
-                batch_rows=call.batch_rows,
-                body_rows=call.body_rows,
-            )
+            rows = places.rows_of_call(call, call.count, number)
             unplaced[view.streams[number].name] += int(((rows < 0) & (part.form != int(Form.NONE))).sum())
             readings[number] = merged(readings[number], part, rows)
             if not offset:
