@@ -92,6 +92,15 @@ def test_a_right_loss_passes_and_a_copy_fails_with_the_report(project):
     result.stdout.no_fnmatch_line("*probes/*.py:*")
 
 
+def test_folders_with_a_conftest_of_their_own_are_no_obstacle(project):
+    for name in ("one", "two"):
+        folder = project.path / name
+        folder.mkdir()
+        (folder / "conftest.py").write_text("def pytest_runtest_setup(item):\n    pass\n")
+        (folder / f"test_{name}.py").write_text("def test_nothing():\n    pass\n")
+    project(CHECKED.format("shifted")).assert_outcomes(passed=3)
+
+
 def test_bad_usage_is_one_sentence(project):
     result = project(
         "def test_loss(loss_alignment, model, batch):\n    loss_alignment.check(model, batch, lambda m, b: None)\n"
