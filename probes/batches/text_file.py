@@ -14,7 +14,7 @@ from alignment import IGNORE_INDEX
 from ..errors import UsageError
 from ..models.adapter import Batch
 from ..ranks import ALONE, Place
-from ..roles import Conversation, Rendered, read_conversations, rendered, trained
+from ..roles import Conversation, Rendered, Writer, read_conversations, trained
 
 __all__ = ["NO_TOKENIZER", "TextBatch", "text_batch"]
 
@@ -65,7 +65,7 @@ def text_batch(
     if not 1 <= size <= len(mine):
         raise UsageError(f"--batch-size is {size}, {path} has {len(mine)} samples: give 1 to {len(mine)}")
     chosen = tuple(mine[:size])
-    texts = [rendered(tokenizer, one) for one in chosen]
+    texts = [*map(Writer(tokenizer).rendered, chosen)]
     silent = [text.where for text in texts if train_on != "all" and text.answers == 0]
     if len(silent) == len(texts):
         raise UsageError(f"{silent[0]}: no sample has an answer: add an assistant turn, or give --train-on all")

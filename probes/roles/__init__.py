@@ -6,7 +6,7 @@ from .forms import Conversation, conversation_of, read_conversations
 from .grammar import Grammar, grammar_of
 from .judge import TRAIN_ON, Judgement, TrainOn, judge_roles, wanted
 from .reading import read_roles, roles_of
-from .rendered import Rendered, rendered, trained
+from .rendered import Rendered, Writer, rendered, trained
 from .role import Role, Roles
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Role",
     "Roles",
     "TrainOn",
+    "Writer",
     "conversation_of",
     "grammar_of",
     "judge_roles",

@@ -8,10 +8,11 @@ from typing import Any
 
 from ..errors import UsageError
 from .forms import Conversation
+from .frames import Learnt
 from .role import SAID, Role
-from .templates import Span, marked_by_template, spans
+from .templates import Span, marked_by_template
 
-__all__ = ["Rendered", "ends_of", "rendered", "think_ids", "trained"]
+__all__ = ["Rendered", "Writer", "ends_of", "rendered", "think_ids", "trained"]
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,56 @@ def think_ids(tokenizer: Any) -> tuple[int, int] | None:
     return None
 
 
+class Writer:
+    """Writes conversations out by one tokenizer: what is the same for all of them is asked once.
+
+    Args:
+        tokenizer: a fast one.
+        ends: further ids that end an answer.
+    """
+
+    def __init__(self, tokenizer: Any, ends: Iterable[int] = ()) -> None:
+        self.tokenizer = tokenizer
+        self._frames = Learnt(tokenizer)
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        self._special = frozenset([*getattr(tokenizer, "all_special_ids", ()), *added, *ends])
+        self._think = think_ids(tokenizer)
+
+    def rendered(self, conversation: Conversation) -> Rendered:
+        """A conversation by the tokenizer's own chat template, or a text as it stands.
+
+        Raises:
+            UsageError: no template, a template that refuses it, or a tokenizer that does not say where tokens stand.
+        """
+        try:
+            return self._templated(conversation) if conversation.text is None else _plain(self.tokenizer, conversation)
+        except UsageError as error:
+            raise UsageError(f"{conversation.where or 'a conversation'}: {error}") from error
+
+    def _templated(self, conversation: Conversation) -> Rendered:
+        messages, special = conversation.messages, self._special
+        text, found = self._frames.spans(messages, conversation.tools)
+        ids, offsets = _tokens(self.tokenizer, text)
+        roles, turns = _by_span(messages, found, text, ids, offsets, special)
+        if self._think is not None:
+            _reasoning(self._think, ids, roles)
+        marked = marked_by_template(self.tokenizer, messages, conversation.tools)
+        if marked is not None and len(marked) == len(ids):
+            for at, role in enumerate(roles):
+                if role in (Role.ASSISTANT, Role.REASONING) and not marked[at]:
+                    roles[at] = Role.BETWEEN if role is Role.REASONING else Role.HEADER
+                elif marked[at] and role in (Role.HEADER, Role.BETWEEN):
+                    roles[at] = Role.END if ids[at] in special else Role.BETWEEN
+        return Rendered(tuple(ids), tuple(roles), tuple(turns), conversation.where)
+
+
 def rendered(tokenizer: Any, conversation: Conversation, ends: Collection[int] = ()) -> Rendered:
-    """A conversation by the tokenizer's own chat template, or a text as it stands.
+    """One conversation written out, as ``Writer`` does.
 
     Raises:
         UsageError: no template, a template that refuses it, or a tokenizer that does not say where tokens stand.
     """
-    try:
-        if conversation.text is not None:
-            return _plain(tokenizer, conversation)
-        return _templated(tokenizer, conversation, ends)
-    except UsageError as error:
-        raise UsageError(f"{conversation.where or 'a conversation'}: {error}") from error
+    return Writer(tokenizer, ends).rendered(conversation)
 
 
 def trained(text: Rendered, train_on: str) -> list[bool]:
@@ -82,23 +121,6 @@ def _plain(tokenizer: Any, conversation: Conversation) -> Rendered:
     elif ids and ids[-1] == end:
         roles[-1] = Role.END
     turns = [0 if role in (Role.ASSISTANT, Role.END) else -1 for role in roles]
-    return Rendered(tuple(ids), tuple(roles), tuple(turns), conversation.where)
-
-
-def _templated(tokenizer: Any, conversation: Conversation, ends: Collection[int]) -> Rendered:
-    messages = conversation.messages
-    text, found = spans(tokenizer, messages, conversation.tools)
-    ids, offsets = _tokens(tokenizer, text)
-    special = {*tokenizer.all_special_ids, *getattr(tokenizer, "added_tokens_decoder", {}), *ends}
-    roles, turns = _by_span(messages, found, text, ids, offsets, special)
-    _reasoning(tokenizer, ids, roles)
-    marked = marked_by_template(tokenizer, messages, conversation.tools)
-    if marked is not None and len(marked) == len(ids):
-        for at, role in enumerate(roles):
-            if role in (Role.ASSISTANT, Role.REASONING) and not marked[at]:
-                roles[at] = Role.BETWEEN if role is Role.REASONING else Role.HEADER
-            elif marked[at] and role in (Role.HEADER, Role.BETWEEN):
-                roles[at] = Role.END if ids[at] in special else Role.BETWEEN
     return Rendered(tuple(ids), tuple(roles), tuple(turns), conversation.where)
 
 
@@ -151,11 +173,8 @@ def _by_span(
     return roles, turns
 
 
-def _reasoning(tokenizer: Any, ids: Sequence[int], roles: list[Role]) -> None:
+def _reasoning(think: tuple[int, int], ids: Sequence[int], roles: list[Role]) -> None:
     """What stands between the tokens of reasoning, in answers."""
-    think = think_ids(tokenizer)
-    if think is None:
-        return
     inside = False
     for at, (token, role) in enumerate(zip(ids, roles, strict=True)):
         if role is not Role.ASSISTANT:

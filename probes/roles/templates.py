@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import UsageError
 
-__all__ = ["MARK", "Span", "lacks_template", "marked_by_template", "render", "spans"]
+__all__ = ["MARK", "Span", "alike", "lacks_template", "marked_by_template", "render", "spans"]
 
 #: Written in place of a message: a private character, which no text begins or ends with.
 MARK = "\ue000"
@@ -83,8 +83,8 @@ def _changed(
             continue  # a template may insist on its calls, or on alternating turns
         if MARK not in other:
             continue
-        start = _alike(text, other)
-        behind = _alike(text[start:][::-1], other[start:][::-1])
+        start = alike(text, other)
+        behind = alike(text[start:][::-1], other[start:][::-1])
         return start, len(text) - behind, "tool_calls" in replaced
     return 0, 0, False
 
@@ -109,11 +109,11 @@ def _opened(tokenizer: Any, messages: Sequence[Mapping[str, Any]], number: int, 
         return None
     if opened == asked or not text.startswith(asked):
         return None
-    shared = _alike(text, opened)
+    shared = alike(text, opened)
     return shared if shared > len(asked) else None
 
 
-def _alike(one: str, other: str) -> int:
+def alike(one: str, other: str) -> int:
     """How many characters two texts begin with alike."""
     length = min(len(one), len(other))
     return next((n for n in range(length) if one[n] != other[n]), length)

@@ -75,10 +75,10 @@ def judge(sample: Sample, known: Known) -> Judged:
     labels = list(ids) if sample.labels is None else list(sample.labels)
     told = Judged(len(ids), labelled=[label != IGNORE_INDEX for label in labels], digest=_digest(ids, labels))
     _conventions(told, ids, labels)
-    wild = next((at for at in range(len(ids)) if _is_wild(ids[at], known) or _is_wild(labels[at], known)), None)
+    wild = {number for number in {*ids, *labels} if _is_wild(number, known)}
     told.targets = sum(told.labelled[1:])
     found = {
-        "out-of-range": wild,
+        "out-of-range": next((at for at in range(len(ids)) if wild & {ids[at], labels[at]}), None) if wild else None,
         "padding-trained": len(ids) - 1 if sample.padded else None,
         "no-target": None if told.targets else 0,
         "double-begin": 1 if known.begin >= 0 and ids[:2] == (known.begin, known.begin) else None,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ..errors import UsageError
-from ..roles import TRAIN_ON, Grammar, grammar_of
+from ..roles import TRAIN_ON, Grammar, Writer, grammar_of
 
 __all__ = ["Known", "known_of"]
 
@@ -37,6 +38,11 @@ class Known:
     vocabulary: int = 0
     longest: int = 0
     train_on: str | None = None
+
+    @cached_property
+    def writer(self) -> Writer:
+        """What writes conversations out by the tokenizer."""
+        return Writer(self.tokenizer)
 
 
 def known_of(

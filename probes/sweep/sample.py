@@ -10,7 +10,7 @@ from alignment.labels import IGNORE_INDEX
 
 from ..errors import UsageError
 from ..models.loss_masks import MASKS
-from ..roles import Rendered, conversation_of, rendered, trained
+from ..roles import Rendered, conversation_of, trained
 from .known import Known
 
 __all__ = ["Sample", "samples_of"]
@@ -56,7 +56,7 @@ def samples_of(item: Any, where: str, known: Known) -> Iterator[Sample]:
 
 def _conversation(item: Any, where: str, known: Known) -> Sample:
     conversation = conversation_of(item, where)
-    text = rendered(known.tokenizer, conversation)
+    text = known.writer.rendered(conversation)
     ids, on = text.ids, trained(text, known.train_on or "assistant")
     limit = known.longest or len(ids)
     labels = tuple(token if yes else IGNORE_INDEX for token, yes in zip(ids, on, strict=True))

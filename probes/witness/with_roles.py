@@ -20,9 +20,9 @@ from ..roles import (
     Grammar,
     Rendered,
     TrainOn,
+    Writer,
     grammar_of,
     judge_roles,
-    rendered,
     roles_of,
     wanted,
 )
@@ -93,7 +93,7 @@ def template(
         if train_on is not None or conversations:
             raise UsageError("whose text is trained is told with a tokenizer alone: give the model's own (--tokenizer)")
         return None
-    known = tuple(rendered(tokenizer, one, ends) for one in conversations)
+    known = tuple(map(Writer(tokenizer, ends).rendered, conversations))
     return Template(grammar_of(tokenizer, ends), known, cast("TrainOn | None", train_on))
 
 
