@@ -53,13 +53,23 @@ def begun_otherwise(model: Any, batch: Mapping[str, Any], stream: Stream) -> tup
 
 
 def made_of_labels(stream: Stream, labels: Tensor, pads: tuple[int, ...]) -> Stream:
-    """The stream of decoder ids that a model has made of (B, T) labels: padding is where no label follows.
+    """The stream of decoder ids that a model has made of (B, T) labels: padding is what stands behind the last label.
 
-    What stands in the place of a label that is masked is an id of padding, and no token that somebody says.
+    What stands in the place of a label that is masked is an id of padding, and no token that somebody says. Where
+    padding is the end token, the first behind the text is its end.
     """
-    real = (labels != IGNORE_INDEX) & ~torch.isin(labels, torch.tensor(pads, dtype=labels.dtype, device=labels.device))
+    labelled, padded = labels != IGNORE_INDEX, _is(labels, pads)
+    first = torch.ones_like(padded)
+    first[:, 1:] = ~padded[:, :-1]
+    real = labelled & (~padded | (first & _is(labels, stream.end_ids)))
     goes_on = real.flip(1).long().cumsum(1).flip(1) > 0
     said = {int(pad) for pad in pads if bool(((labels == pad) & goes_on).any())}
-    sample = stream.sample.masked_fill(~goes_on.reshape(-1).to(stream.sample.device), -1)
+    read = goes_on.clone()  # the row that has read the last label stands before nothing, and has read a token
+    read[:, 1:] |= goes_on[:, :-1]
+    sample = stream.sample.masked_fill(~read.reshape(-1).to(stream.sample.device), -1)
     known = tuple(pad for pad in pads if pad not in said or pad in stream.end_ids)
     return replace(stream, segment=sample, pad_ids=known)
+
+
+def _is(values: Tensor, ids: tuple[int, ...]) -> Tensor:
+    return torch.isin(values, torch.tensor(ids, dtype=values.dtype, device=values.device))

@@ -116,10 +116,10 @@ def test_a_begin_that_ends_too_is_an_end():
     assert told({"input_ids": ids, "labels": labels}, model=llama(bos_token_id=END))[0] == []
 
 
-def t5():
+def t5(pad=PAD):
     torch.manual_seed(0)
     sizes = {"vocab_size": 128, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
-    ids = {"pad_token_id": PAD, "eos_token_id": END, "decoder_start_token_id": PAD, "dropout_rate": 0.0}
+    ids = {"pad_token_id": pad, "eos_token_id": END, "decoder_start_token_id": PAD, "dropout_rate": 0.0}
     return T5ForConditionalGeneration(T5Config(**sizes, **ids))
 
 
@@ -131,6 +131,20 @@ def test_decoder_ids_that_begin_otherwise_are_warned_of():
     assert told({"input_ids": drawn(2, 12), "labels": labels}, model=t5())[0] == []
     shifted = t5()._shift_right(labels)
     assert told({"input_ids": drawn(2, 12), "decoder_input_ids": shifted, "labels": labels}, model=t5())[0] == []
+
+
+@pytest.mark.parametrize(
+    ("behind", "due"), [("masked", []), ("trained", [("LA202", "error")]), ("end masked too", [("LA203", "warning")])]
+)
+def test_a_decoder_whose_padding_is_its_end_token(behind, due):
+    """As Whisper's: what its collator masks is padding, and the one end before it is trained."""
+    labels = drawn(2, 12, seed=5)
+    labels[0, 7:], labels[1, -1] = END, END
+    if behind == "masked":
+        labels[0, 8:] = IGNORED
+    elif behind == "end masked too":
+        labels = labels.masked_fill(labels == END, IGNORED)
+    assert told({"input_ids": drawn(2, 12), "labels": labels}, model=t5(pad=END))[0] == due
 
 
 # -- ends ------------------------------------------------------------------------------------------
