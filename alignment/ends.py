@@ -13,6 +13,7 @@ from .labels import Convention
 from .rules.rule import Severity
 from .streams import IGNORE_INDEX, Stream
 from .targets import trained_whole
+from .wording import tokens_named
 
 __all__ = ["end_findings"]
 
@@ -67,17 +68,16 @@ def end_findings(stream: Stream, labels: Tensor, convention: Convention) -> Iter
     said = sum(span.last > span.first for span in inside)  # one token alone is a choice and no text
     if prompted and len(following) == 1 and said > 1 and 2 * len(inside) >= len(spans) and not _among(following, named):
         message = (
-            f"all {len(inside)} labelled spans that stop inside of a text stop before token {following.pop()}, which "
+            f"all {len(inside)} labelled spans that stop inside of a text stop before {tokens_named(following)}, which "
             "no label names, and they end in no common token themselves: the model never learns to stop"
         )
         yield _finding(stream, [span.last + 1 for span in inside], message)
         return
     short = [span for span in spans if span.stops != CUT]
     if stream.end_ids and short and len(following) < 2 and prompted and _of_one_form(stream, spans):
-        ends = ", ".join(str(end) for end in stream.end_ids[:SHOWN])
         message = (
-            f"{len(short)} labelled spans stop before their rows do, and no end token ({ends}) is a target anywhere: "
-            "the model never learns to stop"
+            f"{len(short)} labelled spans stop before their rows do, and no end ({tokens_named(stream.end_ids)}) is a "
+            "target anywhere: the model never learns to stop"
         )
         yield _finding(stream, [span.last + 1 for span in short], message, severity="warning")
 

@@ -53,8 +53,7 @@ class Disagreement:
 
     def __str__(self) -> str:
         return (
-            f"sample {self.sample} row {self.row}: label {self.label}, "
-            f"token there {self.here}, token after it {self.after}"
+            f"sample {self.sample} row {self.row}: label {self.label} at token {self.here}, before token {self.after}"
         )
 
 

@@ -49,6 +49,7 @@ from .first_step import FirstStep, OnFindings, acted_on
 from .joined import Part
 from .loggers import log_report
 from .micro_batches import MicroBatch, accumulation
+from .tokenizers import tokenizer_of_trainer
 
 __all__ = ["AlignmentCallback"]
 
@@ -181,9 +182,8 @@ class AlignmentCallback(TrainerCallback):
         acted_on(report, self.on_findings, speaks=speaks)
 
     def _tokenizer(self, trainer: Trainer) -> Any:
-        """What was given, else the trainer's own; of a processor the one in it."""
-        own = trainer.processing_class if hasattr(trainer, "processing_class") else getattr(trainer, "tokenizer", None)
-        return self.tokenizer or getattr(own, "tokenizer", own)
+        """What was given, else the trainer's own."""
+        return self.tokenizer or tokenizer_of_trainer(trainer)
 
     def _write_in_words(self, report: Report, trainer: Trainer) -> None:
         tokenizer = self._tokenizer(trainer)

@@ -40,7 +40,7 @@ def begun_otherwise(model: Any, batch: Mapping[str, Any], stream: Stream) -> tup
     if not rows:
         return ()
     message = (
-        f"{stream.name}: the decoder_input_ids of {len(rows)} samples begin with another token than {start}, which "
+        f"{stream.name}: the decoder_input_ids of {len(rows)} samples begin with another than token {start}, which "
         "generation begins with: what they begin with is never a target, and the first step of generation never trained"
     )
     examples = tuple(

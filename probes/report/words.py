@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+from alignment.wording import tokens_spelled
 
 from ..host.printable import printable
 
@@ -43,8 +46,13 @@ def token_namer(tokenizer: Any | None, special: Mapping[str, int]) -> Callable[[
 
 def in_words(report: Report, tokenizer: Any | None, special: Mapping[str, int]) -> None:
     """Have a report write its tokens in words where there is a tokenizer; special tokens by name in any case."""
-    report.token_name = token_namer(tokenizer, special)
-    report.words = None if tokenizer is None else report.token_name
+    report.token_name = name = token_namer(tokenizer, special)
+    report.words = None if tokenizer is None else name
+    if tokenizer is not None:
+        report.findings = [
+            one if one.stream.startswith("audio") else replace(one, message=tokens_spelled(one.message, name))
+            for one in report.findings
+        ]
 
 
 def _decoded(tokenizer: Any, token: int) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 from alignment import IGNORE_INDEX, Finding
 from alignment.findings import LABELS, Example, finding
 from alignment.streams import Stream
+from alignment.wording import tokens_named
 
 from .role import Role, Roles
 
@@ -151,7 +152,7 @@ def _endless(stream: Stream, labelled: Tensor, roles: Roles, must: Tensor) -> It
     if not bool(ends.any()) or bool((ends & labelled).any()):
         return
     message = (
-        f"{stream.name}: {int(ends.sum())} answers end in a token that no label names ({_ids(stream, ends)}): the "
+        f"{stream.name}: {int(ends.sum())} answers end in what no label names ({_tokens(stream, ends)}): the "
         "model never learns to stop"
     )
     examples = _examples(stream, ends, labelled)
@@ -281,8 +282,8 @@ def _lacking(roles: Roles, rows: Tensor) -> str:
     return ", ".join(told)
 
 
-def _ids(stream: Stream, rows: Tensor) -> str:
-    return ", ".join(str(token) for token in torch.unique(stream.ids.cpu()[rows]).tolist()[:SHOWN])
+def _tokens(stream: Stream, rows: Tensor) -> str:
+    return tokens_named(torch.unique(stream.ids.cpu()[rows]).tolist())
 
 
 def _examples(stream: Stream, rows: Tensor, labelled: Tensor) -> tuple[Example, ...]:

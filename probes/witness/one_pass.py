@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from alignment import Convention, Finding
 from alignment.findings import finding
 from alignment.recovery import Form, Reading, Values, silent_reading
+from alignment.wording import tokens_named
 
 from ..errors import UsageError
 from ..host.preserve import copy_of, cuda_devices, same_random_state
@@ -346,9 +347,8 @@ def _masked_targets(call: HeadCall, reading: Reading) -> str:
     masked = rows[logits[rows, reading.target[rows]] == -torch.inf]
     if not len(masked):
         return ""
-    ids = reading.target[masked].unique().tolist()
-    shown = ", ".join(map(str, ids[:4])) + (", ..." if len(ids) > 4 else "")
-    return f": the {call.head.name} head masks the targets of {len(masked)} rows with a logit of -inf (ids {shown})"
+    shown = tokens_named(reading.target[masked].unique().tolist())
+    return f": the {call.head.name} head masks the targets of {len(masked)} rows with a logit of -inf ({shown})"
 
 
 def _not_finite(

@@ -61,7 +61,7 @@ def test_disagreements_are_the_rows_that_fit_neither_up_to_a_limit():
     found = infer_convention(labels, stream, limit=2)
     assert [(d.row, d.label, d.here, d.after) for d in found.disagreements] == [(0, 60, 10, 11), (1, 61, 11, 12)]
     assert len(infer_convention(labels, stream).disagreements) == 4
-    assert str(found.disagreements[0]) == "sample 0 row 0: label 60, token there 10, token after it 11"
+    assert str(found.disagreements[0]) == "sample 0 row 0: label 60 at token 10, before token 11"
 
 
 @pytest.mark.parametrize(

@@ -79,8 +79,8 @@ def test_labels_that_fit_neither_are_no_decision_and_show_the_rows():
     assert str(error.value) == (
         "labels of speech fit neither convention: 5 of 7 labels are the token at their row, "
         "0 of 5 the token after it. First rows that disagree: "
-        "sample 0 row 3: label 99, token there 13, token after it 14; "
-        "sample 1 row 4: label 99, token there 24, token after it 25"
+        "sample 0 row 3: label 99 at token 13, before token 14; "
+        "sample 1 row 4: label 99 at token 24, before token 25"
     )
 
 

@@ -92,6 +92,16 @@ def test_a_finding_is_told_in_words_in_every_form(copied):
     assert "it should learn &#x27;e&#x27;" in html.render(copied)
 
 
+def test_a_message_has_the_word_of_every_token_that_it_names(folder, tokenizer):
+    ids = torch.tensor([tokenizer(f"{said}<|im_end|>", add_special_tokens=False)["input_ids"] for said in ("Hi", "Ho")])
+    labels = ids.masked_fill(ids == tokenizer.eos_token_id, -100).masked_fill(ids == ord("H"), -100)
+    batch = {"input_ids": ids, "labels": labels.where(ids != ord("i"), ord("x"))}
+    model = LlamaForCausalLM.from_pretrained(folder)
+    report = check_loss(model, batch, lambda model, batch: model(**batch).loss, tokenizer=tokenizer, replay=False)
+    (found,) = [one for one in report.findings if one.code == "LA105"]
+    assert "label 120 'x' at token 105 'i', before token 256 '<|im_end|>'" in found.message
+
+
 def test_the_default_batch_prints_in_words_where_the_model_has_a_tokenizer(folder, capsys, tmp_path):
     out = tmp_path / "report.json"
     assert main(["preflight", "--model", str(folder), "--loss", f"{folder}/own.py:copy", "--json", str(out)]) == 1
@@ -128,3 +138,27 @@ def test_a_run_takes_the_tokenizer_that_there_is(how, folder, tmp_path, warm):
     (found,) = [one for one in json.loads(out.read_text())["findings"] if one["code"] == "LA102"]
     words = found["examples"][0].get("words")
     assert words == (None if how == "nowhere" else "after 'H' it learns 'H' (taken from row 0); it should learn 'e'")
+
+
+TRAINED = """
+import sys, torch, torch.nn.functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
+tokenizer, other = (AutoTokenizer.from_pretrained(sys.argv[1]) for _ in range(2))
+other.add_tokens("another")
+class Copying(Trainer):
+    def compute_loss(self, model, inputs, **_):
+        return F.cross_entropy(model(inputs["input_ids"]).logits.flatten(0, 1), inputs["labels"].flatten())
+rows = [{key: torch.tensor(list(b"Hello there")) for key in ("input_ids", "labels")}] * 4
+args = TrainingArguments("out", max_steps=2, report_to=[], use_cpu=True, save_strategy="no")
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+Copying(model, args, train_dataset=rows, processing_class=tokenizer).train()
+"""
+
+
+def test_of_several_tokenizers_a_run_takes_that_of_the_trainer(folder, tmp_path, warm):
+    script, out = tmp_path / "script.py", tmp_path / "report.json"
+    script.write_text(TRAINED)
+    done = warm.python("-m", "loss_align", "run", "--json", out, script, folder, cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    (found,) = [one for one in json.loads(out.read_text())["findings"] if one["code"] == "LA102"]
+    assert found["examples"][0]["words"].startswith("after 'H' it learns 'H'")

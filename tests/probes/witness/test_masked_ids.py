@@ -84,7 +84,7 @@ def test_masked_ids_that_nothing_is_trained_on_are_silent(masked, real):
 def test_a_target_that_is_masked_is_named(masked):
     report = check_loss(masked(tiny_model("LlamaForCausalLM")), batch(beyond=3), own_loss)
     assert codes(report) == ["LA501"]
-    said = "the loss is inf: the text head masks the targets of 3 rows with a logit of -inf (ids 80, 81, 82)"
+    said = "the loss is inf: the text head masks the targets of 3 rows with a logit of -inf (tokens 80, 81, 82)"
     assert report.findings[0].message == said
 
 
