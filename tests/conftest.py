@@ -35,6 +35,7 @@ def pytest_configure():
 
 #: What depends on no version of transformers: where two environments are run, one is enough.
 ONCE = (
+    "probes/checks/test_rule_examples.py",
     "probes/host",
     "probes/ranks",
     "probes/records",

@@ -35,4 +35,19 @@ RULE = Rule(
     checks=("coverage",),
     absorbs=("LA201", "LA202"),
     of_labels=judge_labels,
+    bad="""\
+model, batch, options = chat()
+batch["labels"] = batch["input_ids"].clone()  # the user's words too
+
+
+def loss(model, batch):
+    return model(**batch).loss
+""",
+    good="""\
+model, batch, options = chat()
+
+
+def loss(model, batch):
+    return model(**batch).loss
+""",
 )

@@ -17,6 +17,8 @@ RULE = Rule(
     checks=("training-step",),
     of_rows=False,
     bad="""\
+from peft import LoraConfig, get_peft_model
+
 model = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
 model.requires_grad_(requires_grad=False)
 
@@ -26,6 +28,8 @@ def loss(model, batch):
     return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
 """,
     good="""\
+from peft import LoraConfig, get_peft_model
+
 model = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
 
 

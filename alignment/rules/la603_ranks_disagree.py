@@ -16,4 +16,21 @@ RULE = Rule(
     "targets of all ranks (`torch.distributed.all_reduce`) and multiply by the world size, which DDP divides by.",
     checks=("ranks",),
     of_rows=False,
+    bad="""\
+check = two_ranks
+
+
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    reduction = "mean" if os.environ["RANK"] == "0" else "sum"  # two versions of the code
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction=reduction)
+""",
+    good="""\
+check = two_ranks
+
+
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+""",
 )

@@ -14,4 +14,24 @@ RULE = Rule(
     "`loss-align discover` write them. Where it is left out on purpose, accept it by name: `--ignore LA801:HEAD`.",
     case="boson-ai/higgs-audio #94: the text loss was right, and every codebook head was trained to copy.",
     note="Value, reward, classification, stop and CTC heads, routers and contrastive losses are a note.",
+    bad="""\
+model, batch, options = speech()
+options["streams"] = {"audio[0]": {"head": "heads.0", "ids": "codes[:, 0]"}}
+
+
+def loss(model, batch):
+    heads, codes = model(batch["codes"]), batch["codes"]
+    pairs = [(heads[k][:, :-1], codes[:, k, 1:]) for k in range(2)]
+    return sum(F.cross_entropy(x.flatten(0, 1), y.flatten()) for x, y in pairs)
+""",
+    good="""\
+model, batch, options = speech()
+options["streams"] = {"audio[{k}]": {"head": "heads.{k}", "ids": "codes[:, {k}]"}}
+
+
+def loss(model, batch):
+    heads, codes = model(batch["codes"]), batch["codes"]
+    pairs = [(heads[k][:, :-1], codes[:, k, 1:]) for k in range(2)]
+    return sum(F.cross_entropy(x.flatten(0, 1), y.flatten()) for x, y in pairs)
+""",
 )

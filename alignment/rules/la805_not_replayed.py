@@ -12,4 +12,19 @@ RULE = Rule(
     silent="An offset is right only where the row could not see its target.",
     fix="Run `loss-align preflight` on the same model and loss; to do without, say `--replay none`.",
     note="A skip that the caller asked for is accepted and named.",
+    bad="""\
+known = batch["input_ids"].clone()
+
+
+def loss(model, batch):
+    if not torch.equal(batch["input_ids"], known):
+        raise KeyError("a sample that the table of weights does not hold")
+    logits, labels = model(**batch).logits, batch["labels"]
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+""",
+    good="""\
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+""",
 )
