@@ -60,7 +60,7 @@ def watch(model: nn.Module, adapter: Adapter, batch: Batch, loss_fn: LossFunctio
     unnamed = isinstance(adapter, CausalLMAdapter) and not adapter.paths and _is_trainable(adapter.main(model))
     if others and unnamed and not found.called and _reaches_none(seen):  # another head stands in its place
         return watch(model, used(model, found.discovery, batch, loss_fn), batch, loss_fn, options)
-    seen = _trains_others(seen, others)
+    seen = _trains_others(seen, [one.head for one in (*others, *found.discovery.unclear)])
     taken: set[str] = set()
     wider = _with_found(model, adapter, seen, others)
     if wider is not None:
@@ -94,16 +94,22 @@ def _reaches_none(seen: Witness) -> bool:
     return [one.code for one in seen.findings] == ["LA605"]
 
 
-def _trains_others(seen: Witness, others: Sequence[Found]) -> Witness:
-    """A loss that reaches none of the judged heads is no constant where it trains others: their streams are silent."""
-    if not others or not _reaches_none(seen):
+def _trains_others(seen: Witness, others: Sequence[str]) -> Witness:
+    """A loss that reaches none of the judged heads is no constant where it trains others: their streams are silent.
+
+    Where their gradient is zero and no label asks for more, nothing is wrong, and nothing was judged.
+    """
+    codes = [one.code for one in seen.findings]
+    if not others or codes not in (["LA605"], ["LA206"]):
         return seen
-    listed = ", ".join(one.head for one in others)
+    listed = ", ".join(others)
+    due = [one for one in seen.expected if codes == ["LA605"] or bool(one.trained.any())]
     silent = [
         finding("LA205", one.stream.name, f"{one.stream.name} gets no gradient: all that the loss trains is {listed}")
-        for one in seen.expected
+        for one in due
     ]
-    return replace(seen, findings=tuple(silent))
+    none = f"no label of the batch asks for a target of the judged streams: all that the loss trains is {listed}"
+    return replace(seen, findings=tuple(silent) or (finding("LA804", "all", none),))
 
 
 def _path(one: Found) -> str:

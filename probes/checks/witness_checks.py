@@ -113,7 +113,8 @@ def _pairing_check(check_id: str, title: str, kind: str, seen: Witness, findings
     if right == 0:
         if soft:
             return Check(check_id, title, "skip", f"{counted(soft, 'row')} without a hard target: not read")
-        return Check(check_id, title, "fail", f"none of {wanted} expected {kind} targets is trained")
+        status = "fail" if wanted else "skip"
+        return Check(check_id, title, status, f"none of {wanted} expected {kind} targets is trained")
     pushed = sum(int((seen.actual[n].weight < 0).sum()) for n in mine)
     if pushed:
         away = f"{pushed} of {trained} trained rows are pushed away from their target"
@@ -166,6 +167,8 @@ def _coverage_check(batch: Batch, seen: Witness, findings: Sequence[Finding]) ->
         return Check(
             "coverage", title, "skip", f"{got} of {wanted} expected targets trained, {unread} could not be read"
         )
+    if not wanted:
+        return Check("coverage", title, "skip", "no target is expected")
     if got == 0:
         return Check("coverage", title, "fail", f"0 of {wanted} expected targets are trained")
     return Check("coverage", title, "pass", f"{got} of {wanted} expected targets trained{extra}")

@@ -69,6 +69,36 @@ def test_a_judged_head_that_is_used_past_its_module_is_seen():
     assert unwatched(check_loss(Beside(), BESIDE, loss, streams=HEAD)) == [("LA801", "head.weight")]
 
 
+@pytest.mark.parametrize(("due", "found"), [(False, {"LA801", "LA804"}), (True, {"LA801", "LA205"})])
+def test_a_head_that_has_no_target_beside_one_that_is_trained_is_no_constant_loss(due, found):
+    """Masked levels of a codec, one trained at a time: nothing of the watched level is wrong, and none was judged."""
+    codes = torch.randint(3, 60, (2, 12, 2), generator=torch.Generator().manual_seed(4))
+    hidden = codes.masked_fill(torch.arange(12)[:, None] % 2 == 0, 63)
+
+    class Levels(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = torch.nn.Embedding(64, 16)
+            self.mix = torch.nn.GRU(16, 16, batch_first=True, bidirectional=True)
+            self.heads = torch.nn.ModuleList(torch.nn.Linear(32, 64) for _ in range(2))
+
+        def forward(self, input_ids):
+            rows = self.mix(self.embed(hidden[..., 0]) + self.embed(input_ids))[0]
+            return torch.stack([head(rows) for head in self.heads], 2)
+
+    def loss(model, batch):
+        targets = codes.masked_fill(hidden != 63, -100)
+        targets[..., 1] = -100  # the first level alone
+        return ce(model(batch["input_ids"]), targets)
+
+    labels = torch.full_like(codes[..., 1], -100)
+    if due:
+        labels[:, ::2] = codes[:, ::2, 1]
+    report = check_loss(Levels(), {"input_ids": hidden[..., 1], "labels": labels}, loss, heads=["heads.1"])
+    assert report.verdict == ("fail" if due else "incomplete")
+    assert {one.code for one in report.findings} == found
+
+
 def test_the_second_call_of_a_head_of_which_one_is_judged():
     def loss(model, batch):
         hidden = model(batch["x"])[3]
