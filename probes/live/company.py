@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alignment.findings import Finding, finding
 
@@ -18,6 +18,10 @@ from ..ranks.launcher import leave_reason, told_code
 from ..ranks.same_batch import BASIS
 from ..ranks.shards import join_shards, rank_payload
 from ..records.report import Report
+from .whole_step import of_ranks
+
+if TYPE_CHECKING:
+    from .watcher import Watcher
 
 __all__ = ["Company"]
 
@@ -65,17 +69,13 @@ class Company:
             return place is not None and place.world > 1
         return False
 
-    def joined(self, report: Report, imprints: Sequence[Mapping[str, float]] = ()) -> Report:
-        """The report with what the other ranks have found, on the first; elsewhere the rank's own.
-
-        ``imprints`` are of this rank's weights, before the watched steps and as each later step met them.
-        """
+    def joined(self, report: Report, watcher: Watcher) -> Report:
+        """The report with what the other ranks have found, on the first; elsewhere the rank's own."""
         exchange, problem = self._found
         if exchange is not None:
             missing = ""
             try:
-                mine = {**rank_payload(report, exchange.rank), "error": report.error, "imprints": list(imprints)}
-                said = exchange.gather(mine)
+                said = exchange.gather(_payload(report, watcher, exchange.rank))
             except MissingRanksError as error:
                 said, missing = [error.received[rank] for rank in sorted(error.received)], str(error)
             except CannotRunError as error:
@@ -98,6 +98,13 @@ class Company:
         return self._agreed
 
 
+def _payload(report: Report, watcher: Watcher, rank: int) -> dict[str, Any]:
+    """What this rank hands in."""
+    weights = [{kind: one.as_dict() for kind, one in step.items()} for step in watcher.step_weights]
+    more = {"error": report.error, "imprints": watcher.imprints, "step_weights": weights, "averaged": watcher.averaged}
+    return {**rank_payload(report, rank), **more}
+
+
 def _join(report: Report, said: Sequence[dict[str, Any]], missing: str, keep: Keep) -> None:
     """Add what other ranks have found to the first one's report, and that their code differs (LA603)."""
     ran = [one for one in said if not one["error"]]
@@ -109,6 +116,7 @@ def _join(report: Report, said: Sequence[dict[str, Any]], missing: str, keep: Ke
         odd = [*drift(ran), *_apart(read)]
         kept = [found for found in odd if keep(found)]
         join_shards(report, ran, kept, [found for found in odd if found not in kept], together=still_alike(ran))
+        report.add(of_ranks(ran, report.findings, averaged=all(one["averaged"] for one in ran)), keep)
 
 
 def _apart(said: Sequence[Mapping[str, Any]]) -> list[Finding]:

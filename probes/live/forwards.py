@@ -91,6 +91,7 @@ class Forward:
         inner_seen: whether the innermost forward was seen, and not only its body.
         outer: the labels among the arguments of its wrapper; None where no wrapper was called.
         kept_back: a loss mask, and labels, that the script holds beside the ids.
+        count: how many targets its step has, as the script hands it on; None if it does not.
         calls: of its heads.
         graded: when the first gradient arrived; 0 before.
         fresh: whether there was no gradient yet for its own to be added to.
@@ -116,6 +117,7 @@ class Forward:
     inner_seen: bool = True
     outer: Batch | None = None
     kept_back: Batch = field(default_factory=dict)
+    count: float | None = None
     calls: list[Call] = field(default_factory=list)
     graded: int = 0
     fresh: bool = False

@@ -31,11 +31,12 @@ def report_of_watched(watcher: Watcher, template: Any, keep: Choice, tokenizer: 
         steps = watcher.steps or ([watcher.answered] if watcher.answered else [])
         if watcher.found is None or not steps:
             return unread(nothing_seen(watcher), keep)
-        observed = observe(steps, stepped=bool(watcher.steps), template=template)
+        observed = observe(steps, stepped=bool(watcher.steps), template=template, alone=not watcher.several)
     except Nothing as reason:
         return unread(str(reason), keep)
     except (OtherCheckpointError, UsageError) as error:  # as every other door refuses it
         return error_report(*ending(error))
+    watcher.step_weights = list(observed.weights)
     root, adapter = watcher.found.root, observed.adapter or watcher.found.adapter
     if watcher.beside is not None:
         observed.add(watcher.beside.findings([head.module for head in adapter.heads(root, observed.witness.view)]))

@@ -6,8 +6,6 @@ one of the frames above the forward: in a mapping, or next to one as variables. 
 
 from __future__ import annotations
 
-import inspect
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -21,11 +19,9 @@ from alignment import IGNORE_INDEX, Supervision
 
 from ..models.adapter import Batch
 from ..models.loss_masks import mask_among
+from .frames import MOST_FRAMES, let_go
 
 __all__ = ["kept_back", "without_silent"]
-
-#: Frames above a forward that are looked at.
-MOST_FRAMES = 64
 
 
 def kept_back(ids: Any, frame: FrameType | None) -> Batch:
@@ -40,13 +36,10 @@ def kept_back(ids: Any, frame: FrameType | None) -> Batch:
     for _ in range(MOST_FRAMES):
         if frame is None:
             break
-        names = frame.f_locals
         found: Batch = {}
         with suppress(Exception):  # a mapping of the script's own may do as it likes
-            found = _beside(ids, names)
-        copied = isinstance(names, dict) and frame.f_code.co_flags & inspect.CO_OPTIMIZED
-        if copied and sys.getrefcount(names) <= 3:  # before 3.13 a frame keeps this copy, and all that it holds
-            names.clear()
+            found = _beside(ids, frame.f_locals)
+        let_go(frame)
         if found:
             return found
         frame = frame.f_back

@@ -23,6 +23,7 @@ from .further import called_apart, lent_labels, settled_heads
 from .joined import Joined, Part, join
 from .kept_back import without_silent
 from .micro_batches import MicroBatch, accumulation
+from .whole_step import Rows, StepWeights, of_the_count, step_weights
 
 __all__ = ["Nothing", "Observed", "observe"]
 
@@ -49,6 +50,7 @@ class Observed:
         even: why their micro-batches cannot be compared; empty if they were, and weigh alike.
         problems: why forwards could not be read.
         forwards: those that could, one for each part.
+        weights: per step and kind of stream, what its targets weigh, where all of them were read.
     """
 
     witness: Witness
@@ -59,6 +61,7 @@ class Observed:
     even: str = ""
     problems: Sequence[str] = ()
     forwards: Sequence[Forward] = ()
+    weights: Sequence[dict[str, StepWeights]] = ()
 
     @property
     def adapter(self) -> Adapter | None:
@@ -71,7 +74,11 @@ class Observed:
 
 
 def observe(
-    steps: Sequence[Sequence[Forward]], *, stepped: bool = True, template: Callable[[View], View] | None = None
+    steps: Sequence[Sequence[Forward]],
+    *,
+    stepped: bool = True,
+    template: Callable[[View], View] | None = None,
+    alone: bool = True,
 ) -> Observed:
     """Judge what the steps trained.
 
@@ -79,6 +86,7 @@ def observe(
         steps: the forwards of every step.
         stepped: whether an optimizer was seen to make them steps.
         template: what else is known of their text.
+        alone: whether no other rank has a part in the steps.
 
     Raises:
         Nothing: no forward, no gradient, or none that can be placed.
@@ -103,13 +111,15 @@ def observe(
     books = sum(stream.is_audio for stream in joined.view.streams)
     unequal, even = accumulation(_micro_batches(read) if graded and stepped else [], books)
     findings += [*unequal, *_labels_dropped(forwards, findings)]
+    weights = _weights(read, joined, expected) if graded and stepped else []
+    findings += of_the_count(weights, findings) if alone else []
     if graded:
         findings += _blind(joined, expected, findings, problems)
     inner = frozenset(key for one in forwards for key in one.adapter.label_keys if one.received.get(key) is not None)
     outer = frozenset(key for one in forwards for key in one.outer or {})
     witness = Witness(joined.view, supervisions, actual, tuple(findings), None, outer, inner, notes)
     parts = [part for step in read for _, part in step]
-    return Observed(witness, expected, parts, len(steps), backward if graded else (), even, problems, forwards)
+    return Observed(witness, expected, parts, len(steps), backward if graded else (), even, problems, forwards, weights)
 
 
 def _joined(steps: Sequence[Sequence[Forward]], *, graded: bool) -> tuple[Read, Joined, list[str]]:
@@ -314,6 +324,24 @@ def _backwards(read: Read) -> list[int]:
             shared = index > 0 and not step[index - 1][0].graded < forward.begun
             numbers.append(numbers[-1] if shared else max(numbers, default=-1) + 1)
     return numbers
+
+
+def _weights(read: Read, joined: Joined, expected: Sequence[Expectation]) -> list[dict[str, StepWeights]]:
+    """What the targets of each step weigh."""
+    due = [
+        one.supervision.trained if one.known else actual.trained
+        for one, actual in zip(expected, joined.actual, strict=True)
+    ]
+    steps, number = [], 0
+    for step in read:
+        rows = []
+        for forward, _ in step:
+            streams = zip(due, joined.actual, joined.view.labels, joined.part, strict=True)
+            rows.append([Rows.of(*told, part == number, half=forward.half) for *told, part in streams])
+            number += 1
+        counts = {forward.count for forward, _ in step}
+        steps.append(step_weights(rows, counts.pop() if len(counts) == 1 else None))
+    return steps
 
 
 def _micro_batches(read: Read) -> list[list[MicroBatch]]:

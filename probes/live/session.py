@@ -141,7 +141,7 @@ class Session:
             with same_random_state():
                 report = self._judged(watcher)
                 assert self._company is not None
-                self.report = self._company.joined(report, watcher.imprints)
+                self.report = self._company.joined(report, watcher)
                 if self._company.speaks:
                     self._tell(self.report)
         except Exception:  # noqa: BLE001 - the script must go on, whatever is wrong with us

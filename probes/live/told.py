@@ -101,8 +101,9 @@ def _accumulation_check(observed: Observed, findings: Sequence[Finding], kept: S
     check_id, title = "accumulation", "The micro-batches of a step weigh their targets alike"
     wrong = [f.stream for f in findings if f.code == "LA302"]
     if wrong:
-        status = "fail" if any(f.code == "LA302" for f in kept) else "skip"
-        return Check(check_id, title, status, f"{'' if status == 'fail' else 'ignored: '}LA302 on {', '.join(wrong)}")
+        counting = [f for f in kept if f.code == "LA302"]
+        status = "fail" if any(f.is_error for f in counting) else "skip"
+        return Check(check_id, title, status, f"{'' if counting else 'ignored: '}LA302 on {', '.join(wrong)}")
     if observed.even:
         return Check(check_id, title, "skip", observed.even)
     return Check(check_id, title, "pass", "micro-batches of unequal size, and no target weighs more than another")

@@ -50,6 +50,7 @@ from .joined import Part
 from .loggers import log_report
 from .micro_batches import MicroBatch, accumulation
 from .tokenizers import tokenizer_of_trainer
+from .whole_step import Rows, handed_on, of_the_count, step_weights
 
 __all__ = ["AlignmentCallback"]
 
@@ -203,6 +204,8 @@ class AlignmentCallback(TrainerCallback):
         readable = all(one.actual for one in seen) and not any(f.code == "LA501" for f in findings)
         if len(seen) > 1 and readable:
             findings = settled(findings, _accumulated(seen, self.reduction), self.reduction or "token-mean")
+        if readable and len(seen) == len(parts):
+            findings += of_the_count([step_weights([_rows(one) for one in seen], loss.count)], findings)
         reduced = self._reduced(model, adapter, watched, loss) if readable else None
         if reduced is not None:
             findings = reduced.settled(findings)
@@ -281,6 +284,11 @@ class _StepLoss:
     def __call__(self, model: nn.Module, batch: Batch) -> Any:
         return self._with(model, batch, *self.given, **self.named)
 
+    @property
+    def count(self) -> float | None:
+        """``num_items_in_batch``, where the trainer hands one on."""
+        return handed_on(*self.given, *self.named.values())
+
     def of_a_step(self) -> LossFunction:
         """The same of any batch as a whole step, which asks for its own count where the trainer hands one on."""
         if all(one is None for one in (*self.given, *self.named.values())):
@@ -315,6 +323,12 @@ def _accumulated(seen: Sequence[Witness], reduction: Reduction | None) -> list[F
         told = {one.stream for one in found}
         found += [one for one in means if one.stream not in told]
     return found
+
+
+def _rows(seen: Witness) -> list[Rows]:
+    """What each stream of a micro-batch must train and does."""
+    told = zip(seen.expected, seen.actual, seen.view.labels, strict=True)
+    return [Rows.of(due.trained & ~due.lost, actual, labels) for due, actual, labels in told]
 
 
 def _joined(found: Sequence[Sequence[Finding]]) -> list[Finding]:

@@ -17,9 +17,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import Optimizer
 
 from ..host.forward_patch import ForwardPatch, bound_arguments
+from ..host.sharded import must_finish
 from ..models.adapter import Batch, Head
 from ..models.codebooks import CodebookAdapter
 from ..models.declaration import Declaration
@@ -40,6 +42,7 @@ from .lines import Lines, begun_after
 from .multiplied import Multiplied
 from .search import Search
 from .trained import Trained
+from .whole_step import StepWeights, count_in_reach
 
 __all__ = ["ENDED", "Step", "Watcher"]
 
@@ -82,6 +85,7 @@ class Watcher:
         gradients: what reads them, and knows the loss scales that were divided out.
         ungraded: per parameter that an optimizer holds, by name, whether it had no gradient in any watched step.
         imprints: of the weights before the first watched step, and as each step after it met them.
+        step_weights: per step and kind of stream, what its targets weigh; told by who judges it, for other ranks.
         lines: what the second step showed of the lines behind the findings of the first; None where it had none.
         failed: the traceback of an exception of ours; empty if there was none.
         cause: why it stopped before the steps were done; empty if it did not.
@@ -100,7 +104,8 @@ class Watcher:
         self.steps: list[Step] = []
         self.imprints: list[dict[str, float]] = []
         self.ungraded: dict[str, bool] = {}
-        self._several = several
+        self.several = several
+        self.step_weights: list[dict[str, StepWeights]] = []
         self.open: Step = []
         self.found: Found | None = None
         self.discovery = Discovery(heads, streams)
@@ -124,6 +129,13 @@ class Watcher:
     def answered(self) -> Step:
         """The open ones that a backward has reached, or should have."""
         return [forward for forward in self.open if forward.graded or forward.dropped]
+
+    @property
+    def averaged(self) -> bool:
+        """Whether the model is in a wrapper that takes the mean of the ranks' gradients: DDP, or FSDP2."""
+        return self.found is not None and (
+            isinstance(self.found.root, DistributedDataParallel) or must_finish(self.found.root)
+        )
 
     def start(self) -> None:
         """Begin to watch."""
@@ -259,7 +271,7 @@ class Watcher:
 
     def _note_weights(self) -> None:
         """What the weights are between two steps; only where other ranks are there to be compared with."""
-        if self._several and self.found is not None:
+        if self.several and self.found is not None:
             self.imprints.append(imprint(self.found.root))
 
     def _note_ungraded(self, optimizer: Optimizer | None, step: Step) -> None:
@@ -321,6 +333,7 @@ class Watcher:
         keys = [key for key in mine if key not in forward.adapter.label_keys]
         ids = next((received[key] for key in keys if received.get(key) is not None), None)
         forward.kept_back = kept_back(ids, sys._getframe(1))  # noqa: SLF001 - the one way to what stands above
+        forward.count = count_in_reach(sys._getframe(1))  # noqa: SLF001
         large = {key: value for key, value in received.items() if value is not None and small[key] is None}
         forward.whole = all(isinstance(value, Tensor) for value in large.values()) and received.get(CACHE) is None
         if not self.steps and not self.open:  # the one that is run again

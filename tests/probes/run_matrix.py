@@ -68,6 +68,7 @@ def _rows() -> list[Row]:
     ]
     rows.append(Row("ddp", "copy", ("--on_rank", "1"), ("LA102 text", "LA603 all"), ranks=2))
     rows.append(Row("ddp", "correct", ("--bypass",), ("LA603 all",), quick=True, ranks=2))
+    rows.append(Row("ddp", "correct", ("--own_count",), ("LA301 text",), ranks=2))
     for options in (
         ("--accumulate", "3"),
         ("--amp", "bf16", "--accumulate", "2"),
