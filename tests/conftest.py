@@ -36,6 +36,9 @@ def pytest_configure():
 #: What depends on no version of transformers: where two environments are run, one is enough.
 ONCE = (
     "probes/checks/test_rule_examples.py",
+    "probes/commands/test_completion.py",
+    "probes/commands/test_defaults.py",
+    "probes/commands/test_rules_pages.py",
     "probes/host",
     "probes/ranks",
     "probes/records",

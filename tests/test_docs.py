@@ -42,7 +42,7 @@ def python_blocks():
 
 def our_words(line):
     """What ``loss-align`` is given by a line of a console block; None if the line does not call it."""
-    words = shlex.split(line.removeprefix("$ "), comments=True)
+    words = shlex.split(line.removeprefix("$ ").partition(" > ")[0], comments=True)
     if words[:1] in (["loss-align"], ["torchrun"]) and "loss-align" in words:
         return words[words.index("loss-align") + 1 :]
     if "preflight" in words and "--" in words and "tox" in words:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from . import data, diff, discover, env, explain, fuzz, preflight, probe, record, rules, run
+from . import completion, data, diff, discover, env, explain, fuzz, preflight, probe, record, rules, run
 
 __all__ = ["COMMANDS"]
 
-COMMANDS = (preflight, data, discover, run, probe, explain, record, diff, fuzz, rules, env)
+COMMANDS = (preflight, data, discover, run, probe, explain, record, diff, fuzz, rules, env, completion)

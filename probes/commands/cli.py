@@ -22,12 +22,13 @@ from ..host.standard_output import kept_standard_output
 from ..host.stopping import stoppable_by_signals
 from ..report.outputs import asked_for, write_error
 from . import COMMANDS
+from .defaults import default_words
 from .run import own_words
 
 __all__ = ["build_parser", "fail", "run"]
 
 #: Commands that know of other ranks, or do nothing that others could not do as well.
-RANKED = frozenset(("preflight", "run", "rules", "env"))
+RANKED = frozenset(("preflight", "run", "rules", "env", "completion"))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -46,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"loss-align {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    parser.set_defaults(parsers=commands.choices)
     for command in COMMANDS:
         sub = commands.add_parser(command.NAME, help=command.HELP, description=command.DESCRIPTION, allow_abbrev=False)
         command.add_arguments(sub)
@@ -56,9 +58,13 @@ def build_parser() -> argparse.ArgumentParser:
 def run(argv: Sequence[str]) -> int:
     """Run one command; returns its exit code: 0 pass, 1 findings, 2 bad usage or input, 3 could not run."""
     args: argparse.Namespace | None = None
-    given, argv = argv, own_words(argv)  # what belongs to a script that is run is none of our options
+    given, argv = [*argv], own_words(argv)  # what belongs to a script that is run is none of our options
     try:
-        args = _parsed(given)
+        parser = build_parser()
+        added, file = default_words(argv, parser.get_default("parsers"))
+        given[1:1], argv[1:1] = added, added
+        args = _parsed(parser, given)
+        args.defaults = f"defaults of {file}: {shlex.join(added)}" if added else ""
         args.command_line = shlex.join(["loss-align", *given])
         with ExitStack() as stack:
             if "-" in asked_for(argv).values():
@@ -75,8 +81,8 @@ def run(argv: Sequence[str]) -> int:
         return fail(error, argv, verbose=_verbose(args, argv) and not isinstance(error, KeyboardInterrupt))
 
 
-def _parsed(argv: Sequence[str]) -> argparse.Namespace:
-    args = build_parser().parse_args(argv)
+def _parsed(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    args = parser.parse_args(argv)
     if args.command is None:
         raise UsageError(f"name a command: {', '.join(c.NAME for c in COMMANDS)}; see loss-align --help")
     place = _place()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
@@ -245,7 +246,7 @@ def finding_filter(args: argparse.Namespace) -> Choice:
         raise UsageError("--select names no code; loss-align rules lists all")
     if select and not select - choice.ignore:
         raise UsageError("--select and --ignore leave no code; loss-align rules lists all")
-    return choice
+    return replace(choice, origin=args.defaults)
 
 
 def _words(text: str | None) -> list[str]:
@@ -254,8 +255,6 @@ def _words(text: str | None) -> list[str]:
 
 def strict_findings(findings: Sequence[Finding], strict: str | None) -> list[Finding]:
     """Findings with their warnings raised to errors where ``--strict`` says so."""
-    from dataclasses import replace
-
     wanted = frozenset() if strict in (None, "all") else codes(strict, "--strict")
     return [
         replace(f, severity="error")

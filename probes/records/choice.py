@@ -24,11 +24,13 @@ class Choice:
         select: codes that count; all of them if empty.
         ignore: codes that do not count, wherever they are found.
         named: codes that do not count on one object, a head or a stream.
+        origin: which options, this choice among them, were not typed, and where they stand; empty if all were.
     """
 
     select: frozenset[str] = frozenset()
     ignore: frozenset[str] = frozenset()
     named: frozenset[tuple[str, str]] = frozenset()
+    origin: str = ""
 
     @classmethod
     def of(cls, ignore: Sequence[str] | str = (), select: Iterable[str] = (), option: str = "ignore") -> Choice:
@@ -61,9 +63,9 @@ class Choice:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader should know of blind spots that are ignored without a name."""
+        """What a reader should know: options that were not typed, blind spots that are ignored without a name."""
         bare = sorted(code for code in self.ignore if RULES[code].severity == "blind")
-        return [
+        return [self.origin] * bool(self.origin) + [
             f"warning: {code} is ignored without a name, which accepts every {RULES[code].name} there is or will be: "
             f"write {code}:{'HEAD' if code == 'LA801' else 'STREAM'}"
             for code in bare

@@ -90,11 +90,12 @@ def words(command, loss, model, own, records, out):
         "data": ["data", str(own.parent / f"{loss}.jsonl")],
         "rules": ["rules"],
         "env": ["env"],
+        "completion": ["completion", "bash"],
     }[command]
 
 
 #: Commands that need no Higgs model and start no script.
-SETTLED = ("preflight", "explain", "record", "fuzz", "discover", "diff", "data", "rules", "env")
+SETTLED = ("preflight", "explain", "record", "fuzz", "discover", "diff", "data", "rules", "env", "completion")
 CODES = [
     *((name, "right", 0) for name in SETTLED),
     *((name, "copy", 1) for name in ("preflight", "explain", "record", "fuzz", "diff", "data")),
@@ -118,7 +119,7 @@ def test_bad_usage_is_2_and_what_cannot_run_is_3(command, monkeypatch, capsys):
 
     monkeypatch.setattr(module, "run", cannot)
     needed = {"run": ["x.py"], "diff": ["a", "b"], "record": ["--out", "-"], "probe": ["--out", "-"]}
-    needed |= {"discover": ["--model", "m", "--batch", "b.py:f"], "data": ["x.jsonl"]}
+    needed |= {"discover": ["--model", "m", "--batch", "b.py:f"], "data": ["x.jsonl"], "completion": ["bash"]}
     assert main([command, *needed.get(command, [])]) == 3
     assert capsys.readouterr().err.splitlines()[-1] == "loss-align: planted"
 
