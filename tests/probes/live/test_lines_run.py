@@ -64,6 +64,51 @@ def test_training_stays_bit_for_bit_the_same(loss):
     assert torch.equal(torch.get_rng_state(), after)
 
 
+def scaled_loop(model, loss, data, accumulate=2):
+    """A loop of half precision: autocast, a scaler of the loss, clipped gradients."""
+    optimizer, scaler = torch.optim.SGD(model.parameters(), lr=0.1), torch.amp.GradScaler("cpu", init_scale=128.0)
+    for number, batch in enumerate(data, 1):
+        with torch.autocast("cpu", torch.float16):
+            value = loss(model, dict(batch)) / accumulate
+        scaler.scale(value).backward()
+        if number % accumulate == 0:
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+
+
+def cast_loop(model, loss, data):
+    def cast(model, batch):
+        with torch.autocast("cpu", torch.bfloat16):
+            return loss(model, batch)
+
+    loop(model, cast, data, accumulate=2)
+
+
+@pytest.mark.once
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable:FutureWarning")
+@pytest.mark.parametrize(
+    ("train", "reentrant"),
+    [(scaled_loop, None), (scaled_loop, True), (cast_loop, False)],
+    ids=["", "reentrant", "cast"],
+)
+def test_so_it_does_in_half_precision_with_accumulation_and_checkpoints(train, reentrant):
+    states, found = [], []
+    for door in (lambda run: run(), lambda run: found.extend(watched(run)[0].findings)):
+        model = llama()
+        if reentrant is not None:
+            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+            model.enable_input_require_grads()
+        torch.manual_seed(1)
+        door(lambda model=model: train(model, shifted_twice, batches(4)))
+        states.append({**model.state_dict(), "random": torch.get_rng_state()})
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+    (lines,) = [one.lines for one in found if one.code == "LA103"]
+    assert planted_in(shifted_twice) <= {line.line for line in lines if line.own}
+
+
 def test_an_error_of_ours_never_reaches_the_script(monkeypatch):
     def broken(*_):
         raise RuntimeError("ours")
