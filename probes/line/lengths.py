@@ -30,7 +30,7 @@ def length(told: Traced, found: Finding) -> Blame:
     if rows is None or tokens is None:
         raise NotSeenError("not known: what was compared was not seen")
     begin = path_of(rows, "rows", _any(rows.thin["rows"]))[0][0]
-    if not all_seen(told, begin):
+    if not all_seen(told, begin, rows):
         raise NotSeenError("not known: what was done to rows before their head was not seen")
     cuts = [*_cuts(told, rows, "rows"), *_cuts(told, tokens, "tokens")]
     # what the model itself cut before it gave its logits, as padding, is cut from them as well

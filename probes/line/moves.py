@@ -218,14 +218,15 @@ def the_call(met: Meeting, does: str) -> Spot:
     return Spot(met.node.place, does, met.node.number)
 
 
-def all_seen(told: Traced, begin: Node) -> bool:
-    """Whether nothing was done to rows before the node that their path begins in, or nothing that is not seen."""
-    return not begin.parents or any("rows" in one.thin for one in begin.parents) or _is_whole(told, begin)
+def all_seen(told: Traced, begin: Node, end: Node) -> bool:
+    """Whether nothing was done to rows before ``begin``, from where a path leads to ``end``, that is not seen."""
+    return not begin.parents or any("rows" in one.thin for one in begin.parents) or _is_whole(told, end)
 
 
-def _is_whole(told: Traced, head: Node) -> bool:
-    """Whether a head gave all rows of its samples, so that none can have been cut before it."""
-    streams, codes = told.seen.view.streams, head.thin["rows"].flatten().tolist()
+def _is_whole(told: Traced, end: Node) -> bool:
+    """Whether the calls of a head behind a node gave all rows of their samples, so that none was cut before them."""
+    streams, heads = told.seen.view.streams, [one for one in end.above if not one.name and "rows" in one.thin]
+    codes = [code for head in heads for code in head.thin["rows"].flatten().tolist()]
     given: dict[int, list[int]] = {}
     for stream, row in (told.rows[code] for code in codes if code in told.rows):
         given.setdefault(stream, []).append(row)

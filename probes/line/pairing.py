@@ -27,7 +27,7 @@ def offset(told: Traced, found: Finding) -> Blame:
         spots += [one.spot for one in moving]
         shift = sum(one.apart[1] * (1 if one.channel == "tokens" else -1) for one in moving if one.apart is not None)
         if shift == 0 and found.code == "LA102":
-            seen = all_seen(told, path_of(met.node, "rows", met.row)[0][0])
+            seen = all_seen(told, path_of(met.node, "rows", met.row)[0][0], met.node)
             standing = [one for one in moves if seen and _may_shift(one) and one.step.place != met.node.place]
             own = [one for one in standing if one.step.place.own is not None and one.step.place.library is None]
             spots += [one.spot for one in (own or standing)[-1:] if not moving]
