@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alignment import AlignmentError, Convention, Decision, Finding, choose
+from alignment import AlignmentError, Convention, Decision, Finding, InputError, choose
 from alignment.findings import finding
 from alignment.streams import IGNORE_INDEX, Stream
 from alignment.supervision import Supervision
@@ -21,7 +21,7 @@ from ..finder.adapter import fitting_adapter
 from ..host.environment import environment_of
 from ..host.origin import package_of
 from ..host.turns import turn
-from ..line import with_lines
+from ..line import add_suggestion, with_lines
 from ..models import Adapter, Batch
 from ..models.adapter import Head
 from ..models.declaration import Declaration, read_streams
@@ -64,6 +64,7 @@ def check_loss(
     streams: Mapping[str, Any] | None = None,
     ignore: Sequence[str] | str = (),
     replay: Replays = True,
+    diff: bool = False,
 ) -> Report:
     """Which token does ``loss_fn`` train each logit of ``model`` to predict on ``batch``, and is it the right one?
 
@@ -92,6 +93,8 @@ def check_loss(
             not have are taken from it.
         conversations: samples that the batch was made of, in any form that ``--data`` takes; read back from the ids
             without them.
+        diff: where slices, rolls or pads made the fault (LA101 to LA104), run the loss with other slices on the named
+            lines; ``report.patch`` is the first with which the report passes. Nothing is written.
 
     Returns:
         The report; ``report.raise_for_findings()`` raises where it did not pass.
@@ -126,7 +129,20 @@ def check_loss(
         add_causality(report, model, adapter, inputs, seen, counted, replay, options, keep)
         report.findings = with_lines(report.findings, model, adapter, inputs, counted, seen, options)
         report.notes += [*notes, *keep.notes]
+        if diff:
+            same = {"heads": heads, "labels": labels, "reduction": reduction, "grad_accum": grad_accum}
+            same |= {"real_logits": real_logits, "tokenizer": tokenizer, "train_on": train_on, "replay": replay}
+            same |= {"conversations": conversations, "streams": streams, "ignore": ignore}
+            add_suggestion(report, loss_fn, lambda other: _passes(model, batch, other, same))
         return report
+
+
+def _passes(model: nn.Module, batch: Batch, loss_fn: Callable[..., Any], options: Mapping[str, Any]) -> bool:
+    """Whether the check of another loss passes; not where what a line was made of it cannot be run."""
+    try:
+        return check_loss(model, batch, loss_fn, **options).verdict == "pass"
+    except (UsageError, InputError, AlignmentError):
+        return False
 
 
 def adapter_of(

@@ -9,21 +9,18 @@ from typing import Any
 from alignment import InputError
 
 from ..errors import CannotRunError, UsageError
-from ..line.suggestion import Suggestion, suggestion
+from ..line.suggestion import add_suggestion
 from ..records.report import Report
 from ..witness.witness import witness
 from .preflight import Plan, preflight
 
-__all__ = ["suggested"]
+__all__ = ["add_suggested"]
 
 
-def suggested(plan: Plan, report: Report) -> Suggestion | None:
-    """A line with which the verdict is PASS; the report says so. None where slices, rolls and pads do not mend it."""
-    found = None if plan.loss is None else suggestion(report.findings, plan.loss, lambda loss: _passes(plan, loss))
-    if found is not None:
-        where = f"{found.file}:{found.line}"
-        report.notes.append(f"with {where} as `{found.after.strip()}` the verdict is PASS; nothing was written")
-    return found
+def add_suggested(plan: Plan, report: Report) -> None:
+    """Put a patch with which the verdict is PASS into a report, where slices, rolls and pads alone mend it."""
+    if plan.loss is not None:
+        add_suggestion(report, plan.loss, lambda loss: _passes(plan, loss))
 
 
 def _passes(plan: Plan, loss: Callable[..., Any]) -> bool:

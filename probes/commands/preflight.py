@@ -88,6 +88,7 @@ def _handed_in(args: argparse.Namespace, part: Part) -> int:
 
 
 def _reported(args: argparse.Namespace, part: Part | None = None) -> int:
+    from ..checks.suggested import add_suggested
     from ..records.baseline import add_comparison, read_baseline
     from ..records.provenance import provenance
     from ..records.record import record_of_report
@@ -101,26 +102,18 @@ def _reported(args: argparse.Namespace, part: Part | None = None) -> int:
     baseline = None if args.baseline is None else read_baseline(args.baseline, "preflight", _recording(args))
     with status_line(console) as progress:
         plan, report = _checked(args, keep, progress, part)
-        patch = _patch(plan, report, progress) if args.diff and part is None else ""
+        if args.diff and part is None:
+            progress("trying other slices")
+            add_suggested(plan, report)
     report.notes += [*ignored_flags(args), *keep.notes]
     if baseline is not None:
         origin = provenance(plan.adapter.inner(plan.model), report.environment, args.command_line)
         add_comparison(report, baseline, record_of_report(report, origin), keep)
     report.findings = strict_findings(report.findings, args.strict)
     show(report, console, verbose=args.verbose)
-    if patch:
-        console.print(patch, markup=False, soft_wrap=True)
     annotate(report, console.file)
     write_outputs(outputs, report)
     return report.exit_code
-
-
-def _patch(plan: Plan, report: Report, progress: Callable[[str], None]) -> str:
-    from ..checks.suggested import suggested
-
-    progress("trying other slices")
-    found = suggested(plan, report)
-    return "" if found is None else found.diff()
 
 
 def _recording(args: argparse.Namespace) -> str:

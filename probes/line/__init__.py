@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .add import with_lines
+from .suggestion import add_suggestion
 
-__all__ = ["with_lines"]
+__all__ = ["add_suggestion", "with_lines"]

@@ -11,13 +11,16 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alignment import Finding
 
 from .edits import edits_of
 
-__all__ = ["SUGGESTED", "Suggestion", "suggestion"]
+if TYPE_CHECKING:
+    from ..records.report import Report
+
+__all__ = ["SUGGESTED", "Suggestion", "add_suggestion", "suggestion"]
 
 #: Findings that slices, rolls and pads alone can make.
 SUGGESTED = frozenset({"LA101", "LA102", "LA103", "LA104"})
@@ -46,6 +49,15 @@ class Suggestion:
         text = linecache.getlines(os.path.abspath(self.file))  # noqa: PTH100 - as linecache names it
         changed = [*text[: self.line - 1], f"{self.after}\n", *text[self.line :]]
         return "".join(difflib.unified_diff(text, changed, f"a/{self.file}", f"b/{self.file}"))
+
+
+def add_suggestion(report: Report, loss_fn: Callable[..., Any], passes: Callable[[Callable[..., Any]], bool]) -> None:
+    """Put into a report the patch with which ``passes(loss)`` holds, where there is one."""
+    found = suggestion(report.findings, loss_fn, passes)
+    if found is not None:
+        told = f"with {found.file}:{found.line} as `{found.after.strip()}` the verdict is PASS; nothing was written"
+        report.notes.append(told)
+        report.patch = found.diff()
 
 
 def suggestion(

@@ -85,6 +85,7 @@ class Report:
         environment: device, dtype, versions, model, seed.
         notes: what a reader should know and no check fails on.
         data: what a sweep of a data set has counted; empty elsewhere.
+        patch: of the user's own code, with which the verdict is ``pass``; empty where none was asked for or proven.
         rows: makes the rows themselves, for renderers that show them; not in the JSON.
         token_name: how such a renderer writes a text token.
         words: the same where a tokenizer is known, and examples are told in words; None elsewhere.
@@ -104,6 +105,7 @@ class Report:
     environment: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
+    patch: str = ""
     rows: Callable[[], Sequence[RowStory]] = field(default=tuple, repr=False, compare=False)
     token_name: Callable[[int], str] = field(default=str, repr=False, compare=False)
     words: Callable[[int], str] | None = field(default=None, repr=False, compare=False)
@@ -217,6 +219,7 @@ class Report:
             "causality": self.causality,
             **({"ranks": _plain(self.ranks)} if self.ranks else {}),
             **({"data": self.data} if self.data else {}),
+            **({"patch": self.patch} if self.patch else {}),
             "environment": self.environment,
             "notes": self.notes,
             **({"error": self.error, "exit_code": self.exit_code} if self.error else {}),

@@ -47,6 +47,7 @@ def render(report: Report) -> str:
         dependency_maps(report.causality),
         cuts_table(report.causality),
         _notes(report),
+        _patch(report),
     ]
     page = Template(_asset("page.html")).substitute(
         title=escape(f"{report.verdict.upper()} · {_model(report)} · loss-align"),
@@ -178,6 +179,12 @@ def _notes(report: Report) -> str:
         return ""
     lines = "".join(f"<li>{_prose(note)}</li>" for note in report.notes)
     return _section("notes", "Notes", f'<ul class="muted">{lines}</ul>')
+
+
+def _patch(report: Report) -> str:
+    if not report.patch:
+        return ""
+    return _section("patch", "A patch with which it passes", f'<pre class="card">{escape(report.patch)}</pre>')
 
 
 def _run(report: Report) -> str:

@@ -29,7 +29,8 @@ def render(report: Report) -> str:
             _finding(suite, found, report)
     if report.error:
         _problem(_case(suite, "run"), "error", "error", report.error, report.error)
-    ET.SubElement(suite, "system-out").text = held("\n".join([verdict_line(report), *report.notes, *MEANING]))
+    told = [verdict_line(report), *report.notes, *([report.patch] if report.patch else []), *MEANING]
+    ET.SubElement(suite, "system-out").text = held("\n".join(told))
     _count(suite)
     root = ET.Element("testsuites", {key: suite.attrib[key] for key in ("name", "tests", "failures", "errors")})
     root.append(suite)

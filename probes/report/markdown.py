@@ -36,6 +36,7 @@ def render(report: Report) -> str:
         _ranks(report),
         _data(report.data),
         "\n".join(f"- {shown(note)}" for note in report.notes),
+        f"<pre>{escape(report.patch, quote=False)}</pre>" if report.patch else "",
         _environment(report.environment),
         "\n".join(f"- {shown(line)}" for line in MEANING),
     ]

@@ -68,6 +68,8 @@ def show(report: Report, console: Console, *, verbose: bool = False) -> None:
         show_finding(finding, console, report.told)
     for note in report.notes:
         console.print(hanging(Text(note, style="dim"), "note: "))
+    if report.patch:
+        console.print(f"\n{report.patch.rstrip()}", markup=False, soft_wrap=True)
     console.print()
     for line in () if report.data else MEANING:
         console.print(hanging(Text(line, style="dim")))

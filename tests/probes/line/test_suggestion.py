@@ -1,6 +1,7 @@
 """Suggestions: only for what slices, rolls and pads have made, each run before it is made, and nothing written."""
 
 import ast
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,9 @@ from lm_tiny import tiny_model
 
 from loss_align import main
 from probes import check_loss
-from probes.errors import UsageError
 from probes.line.edits import edits_of
 from probes.line.suggestion import suggestion
+from probes.report import html, junit, markdown
 
 
 @pytest.fixture(scope="module")
@@ -19,14 +20,8 @@ def model():
     return tiny_model("LlamaForCausalLM")
 
 
-def suggested(model, loss):
-    def passes(other):
-        try:
-            return check_loss(model, losses.batch_of(), other, replay=False).verdict == "pass"
-        except UsageError:
-            return False
-
-    return suggestion(check_loss(model, losses.batch_of(), loss, replay=False).findings, loss, passes)
+def patch_of(model, loss):
+    return check_loss(model, losses.batch_of(), loss, replay=False, diff=True).patch
 
 
 @pytest.mark.parametrize(
@@ -42,17 +37,18 @@ def suggested(model, loss):
 )
 def test_the_line_that_mends_it_is_found(model, loss, line):
     before = Path(losses.__file__).read_text(encoding="utf-8")
-    found = suggested(model, loss)
-    assert found is not None
-    assert line in found.after
-    assert f"-{found.before}" in found.diff()
-    assert f"+{found.after}" in found.diff()
+    taken, put = (
+        [one for one in patch_of(model, loss).splitlines() if one[:1] == sign != one[1:2]] for sign in ("-", "+")
+    )
+    assert (len(taken), len(put)) == (1, 1)
+    assert line in put[0]
+    assert taken[0][1:] in before.splitlines()
     assert Path(losses.__file__).read_text(encoding="utf-8") == before
 
 
 @pytest.mark.parametrize("loss", [losses.end_masked, losses.cut_off, losses.right], ids=lambda loss: loss.__name__)
 def test_nothing_is_suggested_where_no_slice_is_at_fault(model, loss):
-    assert suggested(model, loss) is None
+    assert not patch_of(model, loss)
 
 
 def test_nothing_is_suggested_that_does_not_pass(model):
@@ -85,12 +81,25 @@ def loss(model, batch):
 """
 
 
+PUT = '+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())'
+
+
+def test_a_patch_stands_in_every_form_of_the_report(model):
+    report = check_loss(model, losses.batch_of(), losses.copied, replay=False, diff=True)
+    put = next(line for line in report.patch.splitlines() if line.startswith("+    "))
+    assert report.as_dict()["patch"] == report.patch
+    for text in (str(report), markdown.render(report), html.render(report), junit.render(report)):
+        assert put in unescape(text)
+    unasked = check_loss(model, losses.batch_of(), losses.copied, replay=False)
+    assert (unasked.patch, "patch" in unasked.as_dict()) == ("", False)
+
+
 def test_the_command_prints_a_patch(model, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model.save_pretrained(tmp_path / "model")
     (tmp_path / "trainer.py").write_text(LOSS)
     assert main(["preflight", "--model", "model", "--loss", "trainer.py:loss", "--diff", "--replay", "none"]) == 1
     told = capsys.readouterr().out
-    assert '+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())' in told
+    assert f"\n{PUT}\n" in told
     assert "the verdict is PASS" in " ".join(told.split())
     assert (tmp_path / "trainer.py").read_text() == LOSS
