@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection
 
-__all__ = ["counted", "tokens_named", "tokens_spelled"]
+__all__ = ["agreeing", "counted", "tokens_named", "tokens_spelled"]
 
 #: Tokens that a sentence lists before it ends in an ellipsis.
 LISTED = 4
@@ -27,3 +27,8 @@ def tokens_named(ids: Collection[int]) -> str:
 def tokens_spelled(sentence: str, name: Callable[[int], str]) -> str:
     """A sentence with a word behind every token that it names: ``token 7 'so'``."""
     return _NAMED.sub(lambda told: re.sub(r"\d+", lambda one: f"{one[0]} '{name(int(one[0]))}'", told[0]), sentence)
+
+
+def agreeing(number: int, text: str) -> str:
+    """``text`` with each ``[is|are]`` as it agrees with a number of things."""
+    return re.sub(r"\[([^|\]]*)\|([^|\]]*)\]", r"\1" if number == 1 else r"\2", text)

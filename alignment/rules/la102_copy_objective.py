@@ -24,6 +24,7 @@ RULE = Rule(
     "copy-objective",
     "error",
     summary="Offset 0: a row is trained to repeat the token it has just read.",
+    headline="{trained} [learns|learn] to repeat what [it has|they have] just read",
     silent="Copying is easy, so the loss falls further and faster than it should, and nothing fails "
     "before generation. A training loss under the entropy of the data is the sign.",
     fix="Pair each row with the next label: `logits[:, :-1]` with `labels[:, 1:]`.",

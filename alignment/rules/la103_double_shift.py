@@ -27,6 +27,7 @@ RULE = Rule(
     "double-shift",
     "error",
     summary="Offset +2: a row is trained on the token after the next one.",
+    headline="{trained} [learns|learn] the token after the next one",
     silent="The loss still falls, because the token after the next one is predictable too. Each of the "
     "two shifts, in the data code and in the loss, looks right when read alone.",
     fix="Shift once: hand position-aligned labels to a loss that shifts (`labels=labels`), or "

@@ -26,6 +26,7 @@ RULE = Rule(
     "wrong-offset",
     "error",
     summary="Every row of a stream is trained at one offset that is not 0, +1 or +2.",
+    headline="{trained} [learns|learn] a token of the wrong place",
     silent="Shapes agree and the loss is finite at any offset; nothing in a loss curve names the offset.",
     fix="Find the slice, pad or prefix that moves labels against logits and remove it. To see what each "
     "row is trained on, run `loss-align explain`.",

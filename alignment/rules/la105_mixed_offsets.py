@@ -38,6 +38,7 @@ RULE = Rule(
     "mixed-offsets",
     "error",
     summary="Rows of one stream are trained at several offsets.",
+    headline="{trained} [learns|learn] tokens of several wrong places",
     silent="Rows before the first audio are right, so the loss falls and a look at the first tokens "
     "finds nothing. Labels that were never expanded drift from the logits after each audio, and cutting "
     "both sides to the shorter length removes the only error there was.",

@@ -23,6 +23,7 @@ RULE = Rule(
     "wrong-codebook",
     "error",
     summary="The rows of a codebook are trained on the tokens of another codebook.",
+    headline="{trained} [learns|learn] the tokens of another codebook",
     silent="All codebooks have the same number of codes, so a swapped axis gives valid shapes and valid targets.",
     fix="Put codebook and time in the same order on both sides, and shift along time only: "
     "`audio_logits[:-1, k]` with `label_audio_ids[k, 1:]`.",

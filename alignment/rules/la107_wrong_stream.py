@@ -23,6 +23,7 @@ RULE = Rule(
     "wrong-stream",
     "error",
     summary="Audio rows are trained on text ids, or text rows on audio codes.",
+    headline="{trained} [learns|learn] tokens of the other modality",
     silent="Small ids are valid in both vocabularies, and one total loss hides which head it came from.",
     fix="Give every head its own labels, and pass position-aligned labels instead of `shift_labels` to "
     "a model that hands its keywords to every head: `labels=labels`.",

@@ -41,6 +41,7 @@ RULE = Rule(
     "missing-target",
     "error",
     summary="An expected target is trained nowhere.",
+    headline="{wanted} [is|are] trained nowhere",
     silent="The loss is a mean over the rows that are left, so a lost row leaves no trace in it.",
     fix="Shift the loss mask together with the labels, and label the model's input before it is "
     "expanded, position-aligned. To list the rows that are lost, run `loss-align explain`.",

@@ -60,6 +60,7 @@ RULE = Rule(
     "unexpected-target",
     "error",
     summary="Prompt, padding, placeholder or reference audio is trained.",
+    headline="{rows} [is|are] trained, and must not be",
     silent="Extra targets are easy ones, often constant fill, so they lower the mean loss.",
     fix="Set the labels outside the trained turns to -100: `labels[~trained] = -100`.",
     audio_fix="Train audio on `label_audio_ids`, not on `audio_out_ids`, and set the labels of audio that is not to "

@@ -30,6 +30,7 @@ RULE = Rule(
     "no-end-token",
     "error",
     summary="The end of turn or the end of the audio stream is never a target.",
+    headline="Where {stream} ends is never trained, so the model does not learn to stop",
     silent="One token per turn hardly moves the loss. It shows at generation only, which does not stop.",
     fix="Label the end token of every trained span (`<|eot_id|>` in text, the stream eos in every "
     "codebook). Where pad equals eos, mask padding by position, not by id: `labels[attention_mask == 0] "

@@ -22,6 +22,7 @@ RULE = Rule(
     "border-crossing",
     "error",
     summary="A target is taken from another segment, sample or packed document.",
+    headline="{trained} [learns|learn] a token from beyond a border",
     silent="It is one row per border among many right ones, and its offset is usually +1 as well.",
     fix="Before the shift, set the first position-aligned label of each segment and document to -100, "
     "on a copy: `labels[position_ids == 0] = -100`.",

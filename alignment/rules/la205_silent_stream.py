@@ -21,6 +21,7 @@ RULE = Rule(
     "silent-stream",
     "error",
     summary="A stream that has labels receives no gradient.",
+    headline="None of the {all} is trained",
     silent="The total loss still falls on the other streams. Trainers that skip a loss when lengths "
     "differ do so at every step.",
     fix="Add the loss of this stream to the total and raise where it is skipped now. Where its labels "

@@ -23,6 +23,7 @@ RULE = Rule(
     "nothing-supervised",
     "error",
     summary="No row of any stream is trained.",
+    headline="The loss trains nothing at all",
     silent="A loss of zero is a number like any other: it is logged, its backward runs and the optimizer steps.",
     fix="Check that the labels are not all -100 and that no `except` returns a zero loss. To see the "
     "labels row by row, run `loss-align explain`.",

@@ -9,6 +9,7 @@ RULE = Rule(
     "sample-without-target",
     "warning",
     summary="By its labels, a sample of the batch has no target while others have.",
+    headline="A sample of the batch has no target",
     silent="The loss is a mean over the targets of the whole batch: a sample without any only makes the step smaller.",
     fix="Look whether its answer was cut off by the maximal length, or whether the template that the mask searches for "
     "is not the one that the text was written with; drop such samples, or cut the prompt instead.",

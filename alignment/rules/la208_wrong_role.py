@@ -23,6 +23,7 @@ RULE = Rule(
     "error",
     summary="Labels or masks do not follow the roles of the text: user, system or tool text is trained, or an answer "
     "is not.",
+    headline="Whose words are trained is not what the roles say",
     silent="The loss agrees with the labels, and more labels are only more text: nothing but the roles says that it "
     "is the wrong text.",
     fix="Make the labels from the chat template itself, `apply_chat_template(..., return_assistant_tokens_mask=True)`, "

@@ -126,6 +126,7 @@ RULE = Rule(
     "uneven-weights",
     "warning",
     summary="The weights of a stream are constant inside a sample, segment or chunk and differ between them.",
+    headline="The targets of {stream} do not weigh alike",
     silent="A mean of means is a valid loss of the right size; it only makes tokens of short samples count more.",
     fix="Sum over all targets and divide once, or declare the mean that is meant: `--reduction "
     "token-mean|sequence-mean|sum`.",

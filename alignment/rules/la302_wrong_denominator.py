@@ -9,6 +9,7 @@ RULE = Rule(
     "wrong-denominator",
     "error",
     summary="The weights do not add up to the declared reduction, or change with how the batch is split.",
+    headline="The loss of {stream} is divided by the wrong number",
     silent="A wrong denominator only scales the gradient, which looks like another learning rate.",
     fix="Divide the summed loss of each stream by that stream's number of targets after the shift, "
     "counted over all accumulated micro-batches. Then check it: `loss-align preflight --grad-accum N "

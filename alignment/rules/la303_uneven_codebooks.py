@@ -48,6 +48,7 @@ RULE = Rule(
     "uneven-codebooks",
     "warning",
     summary="Codebooks weigh differently in the loss.",
+    headline="The codebooks do not weigh alike",
     silent="The codebooks are summed into one number before anybody looks at it.",
     fix="Give every codebook the same weight and denominator; where the difference is meant, pass `--ignore LA303`.",
     of_all=judge_all,

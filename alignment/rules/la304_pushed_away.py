@@ -22,6 +22,7 @@ RULE = Rule(
     "pushed-away",
     "warning",
     summary="Every trained row of a stream is pushed away from its target.",
+    headline="{rows} [is|are] pushed away from [its target|their targets]",
     silent="A loss with its sign turned round falls without an end, and the first steps look like progress.",
     fix="If neither a negative reward nor unlearning is meant, turn the sign of the loss round: cross-entropy is "
     "minimised, a log-likelihood is not.",

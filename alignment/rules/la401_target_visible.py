@@ -9,6 +9,7 @@ RULE = Rule(
     "target-visible",
     "error",
     summary="The logits of a row depend on its own target, on later inputs, on another sample or document.",
+    headline="{trained} [sees|see] what must be predicted",
     silent="The loss falls, and evaluation with teacher forcing sees the same inputs and agrees. Only "
     "generation, where those inputs do not exist yet, is wrong.",
     fix="Predict each target from a hidden state that has not consumed it, under a causal mask: "

@@ -22,6 +22,7 @@ RULE = Rule(
     "non-finite",
     "error",
     summary="The loss, a logit or a gradient is NaN or infinite.",
+    headline="The loss, a logit or a gradient is not a finite number",
     silent="A loss scaler skips such a step and a filtered log leaves the value out; a comparison not "
     "written for NaN passes.",
     fix="Look for a mean over no target, a division by zero, a saturated dtype, and a target whose logit the "

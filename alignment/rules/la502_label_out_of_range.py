@@ -26,6 +26,7 @@ RULE = Rule(
     "label-out-of-range",
     "error",
     summary="A label lies outside the head's vocabulary and is not -100.",
+    headline="{rows} [has a label|have labels] outside of the vocabulary",
     silent="Plain cross-entropy refuses it, but a loss that clamps or indexes for itself trains another "
     "token in its place.",
     fix="Mask with -100 and no other value, and compare the head's size with the tokenizer's. To list "

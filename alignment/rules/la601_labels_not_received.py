@@ -9,6 +9,7 @@ RULE = Rule(
     "labels-not-received",
     "error",
     summary="Labels passed to the outermost model do not reach the innermost forward.",
+    headline="The labels do not reach the model",
     silent="The logits are the same without labels. `expanded_labels` is None then, and the trainer "
     "takes its fallback path without a word.",
     fix="Call the model under the wrapper, or wrap it without a task type (task_type None or "

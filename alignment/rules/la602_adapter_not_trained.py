@@ -10,6 +10,7 @@ RULE = Rule(
     "error",
     summary="An adapter, or another parameter that an optimizer holds, is cut off from the loss; or a frozen weight is "
     "trained.",
+    headline="What is to be trained is cut off from the loss, or a frozen weight is trained",
     silent="The rest of what is trainable still lowers the loss, and the adapter is saved and loaded "
     "like a trained one.",
     fix="Name target modules that the loss depends on and freeze everything else; `all-linear` also "

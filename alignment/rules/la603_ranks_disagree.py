@@ -9,6 +9,7 @@ RULE = Rule(
     "ranks-disagree",
     "error",
     summary="Distributed ranks differ in decision, codes or normaliser, or in their weights after a step.",
+    headline="The ranks do not train the same",
     silent="Usually one rank logs, and its own numbers agree with each other; DDP takes the mean of all "
     "gradients, by whatever rule each was made. Unequal targets alone are no finding, the check `ranks` states "
     "them: with 34 and 36 of them on two ranks, a target weighs 1.029 or 0.972 of its global weight.",

@@ -9,6 +9,7 @@ RULE = Rule(
     "decode-mismatch",
     "error",
     summary="Teacher-forced logits differ from those of step-by-step decoding.",
+    headline="Decoding step by step gives other logits than training",
     silent="Training and evaluation both force the inputs; only generation takes the other path.",
     fix="Give each decoding step the cache, positions and masks that teacher forcing had; for the "
     "released Higgs model concatenate the audio mask at every step: `cache_audio_discrete_codes_mask`.",

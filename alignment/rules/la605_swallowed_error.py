@@ -9,6 +9,7 @@ RULE = Rule(
     "swallowed-error",
     "error",
     summary="The loss is a constant, a Python number, or detached from the logits.",
+    headline="The loss does not depend on the model",
     silent="It prints like a loss. An `except` that returns a constant turns every failure into a step "
     "that trains nothing.",
     fix="Return the loss tensor itself and let exceptions through: no `.item()`, `float()` or "

@@ -9,6 +9,7 @@ RULE = Rule(
     "unwatched-head",
     "blind",
     summary="The loss trains logits over a vocabulary that no judged stream explains.",
+    headline="A head is trained that was not looked at: {stream}",
     silent="A model with several heads has one loss curve, and the head that is looked at may be right.",
     fix="Declare the stream of this head in two lines (`streams=` or `--streams FILE`), or let "
     "`loss-align discover` write them. Where it is left out on purpose, accept it by name: `--ignore LA801:HEAD`.",

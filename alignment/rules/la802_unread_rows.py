@@ -9,6 +9,7 @@ RULE = Rule(
     "unread-rows",
     "blind",
     summary="Expected rows have a gradient that names no single target.",
+    headline="{wanted} could not be read",
     silent="A soft teacher spreads its gradient over the vocabulary, and a saturated softmax has none to read.",
     fix="Check the loss on its hard targets, or on a fresh model; where a soft teacher is meant, accept it by "
     "name: `--ignore LA802:text`.",

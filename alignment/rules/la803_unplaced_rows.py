@@ -9,6 +9,7 @@ RULE = Rule(
     "unplaced-rows",
     "blind",
     summary="Trained rows belong to no position of the batch.",
+    headline="Rows are trained that belong to no position of the batch",
     silent="Rows that the model puts in by itself have no input token to compare their target with.",
     fix="Name the ids that the head's rows stand for with `--streams FILE`, or accept it by name: "
     "`--ignore LA803:text`.",

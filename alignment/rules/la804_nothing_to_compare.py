@@ -9,6 +9,7 @@ RULE = Rule(
     "nothing-to-compare",
     "blind",
     summary="Nobody says which tokens must be trained, or no stream was judged at all.",
+    headline="Nobody says which tokens must be trained",
     silent="Without labels, a mask or a template every loss is as right as any other.",
     fix="Put labels or a loss mask into the batch, or say whose turns are meant with `--train-on`.",
     note="Not where every row that is no padding and has a successor is trained: there is nothing to compare.",

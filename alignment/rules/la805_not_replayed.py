@@ -9,6 +9,7 @@ RULE = Rule(
     "not-replayed",
     "blind",
     summary="Causality applies and could not be judged.",
+    headline="Whether a logit sees its own target was not judged",
     silent="An offset is right only where the row could not see its target.",
     fix="Run `loss-align preflight` on the same model and loss; to do without, say `--replay none`.",
     note="A skip that the caller asked for is accepted and named.",

@@ -1,4 +1,7 @@
-"""The rows as compact JSON for a page: one object per stream and sample, a column per attribute."""
+"""The rows as compact JSON for a page: one object per stream and sample, a column per attribute.
+
+A target that its offset leads to, and an expected token that is the next one, are not written again.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,24 @@ from typing import Any
 from alignment.findings import Finding
 
 from ..records.row_story import RowStory
+from .headline import leading, told_place
 from .kinds import KINDS, KINDS_OF, kind_of
 
-__all__ = ["columns", "script_json"]
+__all__ = ["ROOM", "columns", "script_json"]
 
-#: Most characters of the rows in a page that must stay under 2 MB.
+#: Most bytes of the rows in a page that must stay under 2 MB.
 ROOM = 1_500_000
 LONGEST_NAME = 40
 NUMBER = {kind.id: number for number, kind in enumerate(KINDS)}
 
 
-def columns(rows: Sequence[RowStory], total: int, findings: Sequence[Finding], name: Callable[[int], str]) -> str:
+def columns(
+    rows: Sequence[RowStory],
+    total: int,
+    findings: Sequence[Finding],
+    name: Callable[[int], str],
+    room: int = ROOM,
+) -> str:
     """What the page's script reads, as JSON for a script element; the first rows of each part that fit.
 
     Args:
@@ -30,7 +40,9 @@ def columns(rows: Sequence[RowStory], total: int, findings: Sequence[Finding], n
         total: how many rows the batch has.
         findings: to filter by.
         name: how a text token is written.
+        room: most bytes that it may take.
     """
+    lead = leading(findings)
     parts = [list(part) for _, part in groupby(rows, key=lambda story: (story.stream, story.sample))]
     most = max((len(part) for part in parts), default=0)
     while True:
@@ -41,9 +53,10 @@ def columns(rows: Sequence[RowStory], total: int, findings: Sequence[Finding], n
                 "names": _names((story for part in parts for story in part[:most]), name),
                 "parts": [_part(part[:most]) for part in parts],
                 "findings": [_finding(one) for one in findings],
+                "lead": None if lead is None else [*findings].index(lead),
             }
         )
-        if len(told.encode()) <= ROOM or most <= 1:
+        if len(told.encode()) <= room or most <= 1:
             return told
         most //= 2
 
@@ -57,19 +70,33 @@ def script_json(value: Any) -> str:
 
 
 def _part(rows: Sequence[RowStory]) -> dict[str, Any]:
+    tokens = [story.token for story in rows]
+    found = [_at(tokens, i + story.offset) if story.offset is not None else -1 for i, story in enumerate(rows)]
+    after = [_at(tokens, i + 1) if story.expected >= 0 else -1 for i, story in enumerate(rows)]
     return {
         "stream": rows[0].stream,
         "sample": rows[0].sample,
         "row": _ranges([story.row for story in rows]),
-        "token": [story.token for story in rows],
-        "target": [story.target for story in rows],
-        "expected": [story.expected for story in rows],
+        "token": tokens,
         "offset": _runs(story.offset for story in rows),
+        "target": _exceptions([story.target for story in rows], found),
+        "wanted": _runs(int(story.expected >= 0) for story in rows),
+        "expected": _exceptions([story.expected for story in rows], after),
         "weight": _runs(_weight(story.weight) for story in rows),
         "kind": _runs(NUMBER[kind_of(story)] for story in rows),
         "segment": _runs(story.segment for story in rows),
         "state": _runs(2 if story.padding else int(story.filler) for story in rows),
     }
+
+
+def _at(tokens: Sequence[int], index: int) -> int:
+    """The token there; -1 beyond the ends."""
+    return tokens[index] if 0 <= index < len(tokens) else -1
+
+
+def _exceptions(values: Sequence[int], told: Sequence[int]) -> list[list[int]]:
+    """``[index, value]`` where a value is not the one that the other columns tell."""
+    return [[i, value] for i, (value, other) in enumerate(zip(values, told, strict=True)) if value != other]
 
 
 def _weight(value: float) -> float | str:
@@ -96,7 +123,7 @@ def _names(rows: Iterable[RowStory], name: Callable[[int], str]) -> dict[str, st
 
 def _finding(found: Finding) -> dict[str, Any]:
     return {
-        "label": f"{found.code} {found.name} on {found.stream}",
+        "label": f"{found.code} {found.name}, {told_place(found.stream.split(', '))}",
         "streams": None if found.stream == "all" else found.stream.split(", "),
         "kinds": KINDS_OF.get(found.code, ()),
         "rows": [[example.stream, example.sample, example.row] for example in found.examples],

@@ -7,11 +7,15 @@ from html import escape
 from itertools import groupby
 from typing import Any
 
+from .markup import table
+
 __all__ = ["cuts_table"]
 
 CELL, HEIGHT = 6, 14
 #: Cuts that are shown: those that show a leak first, else the first ones.
 MOST = 64
+HEADS = ("sample", "cut", "rows that moved, from first to last", "moved too early#")
+HINT = "All from a cut on was replaced. Rows behind it move; one before it that moves has seen what it must predict."
 #: The signs of a strip (see ``probes.checks.causality``), as classes of the style sheet; what did not move stays plain.
 CLASSES = {"█": "k-right", "!": "k-copy"}
 
@@ -22,16 +26,8 @@ def cuts_table(causality: Mapping[str, Any]) -> str:
     if not cuts:
         return ""
     shown = cuts if len(cuts) <= MOST else sorted(cuts, key=lambda cut: not cut["leaking"])[:MOST]
-    lines = "\n".join(map(_line, shown))
     more = f'<p class="muted">and {len(cuts) - MOST} more cuts</p>' if len(cuts) > MOST else ""
-    heads = "".join(f'<th scope="col">{head}</th>' for head in ("sample", "cut", "rows that moved, from first to last"))
-    return (
-        '<section aria-labelledby="causality"><h2 id="causality">Causality</h2>\n'
-        '<p class="hint">Everything from a cut on was replaced. Rows behind it move; a row before it that moves '
-        'has seen what it must predict.</p>\n<div class="card scroll"><table>'
-        f'<thead><tr>{heads}<th scope="col" class="number">moved too early</th></tr></thead>'
-        f"<tbody>{lines}</tbody></table></div>{more}</section>"
-    )
+    return f'<p class="hint">{HINT}</p>\n{table(HEADS, map(_line, shown))}{more}'
 
 
 def _line(cut: Mapping[str, Any]) -> str:

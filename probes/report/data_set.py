@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .layout import Unpadded, hanging
+from .markup import section, table
 
 __all__ = ["data_page", "data_rows", "show_data"]
 
@@ -54,22 +55,14 @@ def data_page(data: Mapping[str, Any]) -> str:
     """The same as sections of a page."""
     if not data:
         return ""
-    lines = "".join(
+    lines = [
         f'<tr><th scope="row">{escape(title)}</th><td>{escape(name)}</td><td class="number">{count:,}</td>'
         f'<td class="number">{count / max(1, whole):.1%}</td>'
-        f'<td><meter min="0" max="{max(1, whole)}" value="{count}"></meter></td></tr>\n'
+        f'<td><meter min="0" max="{max(1, whole)}" value="{count}"></meter></td></tr>'
         for title, name, count, whole in data_rows(data)
-    )
+    ]
     shown = "".join(_sample(one) for one in data.get("worst", ()))
-    return (
-        '<section aria-labelledby="data"><h2 id="data">Data set</h2>\n<div class="card scroll"><table><tbody>'
-        f"{lines}</tbody></table></div></section>\n"
-        + (
-            f'<section aria-labelledby="worst"><h2 id="worst">Samples to look at</h2>\n{shown}</section>'
-            if shown
-            else ""
-        )
-    )
+    return f"{section('data', 'Data set', table((), lines))}\n{section('worst', 'Samples to look at', shown)}"
 
 
 def _sample(one: Mapping[str, Any]) -> str:

@@ -5,38 +5,38 @@ All text from data is escaped, and a content security policy lets nothing run bu
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from html import escape
-from importlib.resources import files
 from string import Template
 from urllib.parse import quote
 
 from alignment.findings import Example, Finding, Line
 
-from ..records.report import Report, told_row
+from ..records.report import Report
 from ..records.verdict import MEANING, summary
 from .characters import held
-from .columns import columns
+from .columns import ROOM, columns
 from .cuts import cuts_table
 from .data_set import data_page
+from .headline import headline, leading, told_finding, told_place
 from .histogram import streams_table
 from .maps import dependency_maps
+from .markup import asset, base64_of, prose, section, source_hash
 from .picture import STYLE, picture
 from .ranks import ranks_table
 
 __all__ = ["render"]
 
 MARKS = {"pass": "✓", "fail": "✗", "skip": "-", "error": "!"}
+SEVERITIES = {"blind": "blind spot"}
 
 
-def render(report: Report) -> str:
-    """The page."""
+def render(report: Report, room: int = ROOM) -> str:
+    """The page; ``room`` is how many bytes its rows may take."""
     rows = report.rows()
     total = sum(int(entry.get("rows", 0)) for entry in report.streams.values())
-    style, script = _asset("page.css"), _asset("page.js")
+    style, script = asset("colours.css") + asset("page.css"), asset("page.js")
     sections = [
         _error(report),
         _figure(picture(rows, report.findings, report.token_name)),
@@ -44,55 +44,51 @@ def render(report: Report) -> str:
         _checks(report),
         data_page(report.data) or streams_table(report.streams),
         ranks_table(report.ranks),
-        dependency_maps(report.causality),
-        cuts_table(report.causality),
+        _causality(report),
         _notes(report),
         _patch(report),
     ]
-    page = Template(_asset("page.html")).substitute(
+    page = Template(asset("page.html")).substitute(
         title=escape(f"{report.verdict.upper()} · {_model(report)} · loss-align"),
-        script_hash=_hash(script),
-        style_hashes=f"{_hash(style)} {_hash(STYLE)}",
+        script_hash=source_hash(script),
+        style_hashes=f"{source_hash(style)} {source_hash(STYLE)}",
         style=style,
         script=script,
         model=escape(_model(report)),
         verdict=report.verdict,
         verdict_word=report.verdict.upper(),
-        summary=_summary(report),
-        sections="\n".join(section for section in sections if section),
-        rows=_asset("rows.html") if rows else "",
+        headline=escape(headline(report)),
+        summary=f"exit code {report.exit_code}" if report.error else escape(summary(report)),
+        meaning=_meaning(report),
+        also=_also(report),
+        sections="\n".join(part for part in sections if part),
+        rows=asset("rows.html") if rows else "",
         run=_run(report),
-        meaning="<br>".join(escape(line) for line in MEANING),
-        data=columns(rows, total, report.findings, report.token_name),
+        meanings="<br>".join(escape(line) for line in MEANING),
+        data=columns(rows, total, report.findings, report.token_name, room),
     )
     return held(page)
-
-
-def _asset(name: str) -> str:
-    return files(__package__).joinpath("assets", name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    """``text`` as a source of a content security policy."""
-    return f"'sha256-{_base64(hashlib.sha256(text.encode()).digest())}'"
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
 
 
 def _model(report: Report) -> str:
     return str(report.environment.get("model") or "no report")
 
 
-def _summary(report: Report) -> str:
-    if report.error:
-        return f"exit code {report.exit_code}"
-    return escape(summary(report))
+def _meaning(report: Report) -> str:
+    """What INCOMPLETE means: the one verdict that does not say it by itself."""
+    told = next((line for line in MEANING if line.startswith(f"{report.verdict.upper()}: ")), "")
+    return f'<p class="muted">{escape(told.partition(": ")[2])}</p>' if report.verdict == "incomplete" else ""
 
 
-def _section(name: str, title: str, body: str) -> str:
-    return f'<section aria-labelledby="{name}"><h2 id="{name}">{title}</h2>\n{body}\n</section>'
+def _also(report: Report) -> str:
+    """The findings that the headline does not tell, each as a link to what is said of it."""
+    told = leading(report.findings) or next(iter(report.findings), None)
+    links = [
+        f'<li><a href="#finding-{number}">{escape(told_finding(found, report.streams))}</a></li>'
+        for number, found in enumerate(report.findings)
+        if found is not told
+    ]
+    return f'<p class="muted">Found beside it:</p><ul class="also">{"".join(links)}</ul>' if links else ""
 
 
 def _error(report: Report) -> str:
@@ -104,7 +100,7 @@ def _error(report: Report) -> str:
 def _figure(drawn: str) -> str:
     if not drawn:
         return ""
-    saved = f"data:image/svg+xml;base64,{_base64(drawn.encode())}"
+    saved = f"data:image/svg+xml;base64,{base64_of(drawn.encode())}"
     return (
         f'<figure><div class="frame" role="group" tabindex="0" aria-label="a stretch of rows">\n{drawn}</div>\n'
         "<figcaption>Each logit, and the token it is trained on. "
@@ -113,21 +109,20 @@ def _figure(drawn: str) -> str:
 
 
 def _findings(report: Report) -> str:
-    if report.error:
-        return ""
-    told = "\n".join(_finding(found, report) for found in report.findings) or '<p class="muted">None.</p>'
-    return _section("findings", "Findings", told)
+    told = "\n".join(_finding(number, found, report) for number, found in enumerate(report.findings))
+    return "" if report.error else section("findings", "Findings", told or '<p class="muted">None.</p>')
 
 
-def _finding(found: Finding, report: Report) -> str:
+def _finding(number: int, found: Finding, report: Report) -> str:
     tone = "fail" if found.is_error else "incomplete" if found.is_blind else "warning"
-    head = f"{found.code} {found.name}"
-    where = f"{found.severity} on {found.stream}, {found.basis}"
+    where = f"{SEVERITIES.get(found.severity, found.severity)} on {told_place(found.stream.split(', '))}, {found.basis}"
     examples = "".join(f"<li>{_example(example, report)}</li>" for example in found.examples)
+    rows = f'<p><a href="#rows-{number}">All its rows, one by one</a></p>' if examples else ""
     return (
-        f'<article class="card finding {tone}"><h3>{escape(head)} <small>{escape(where)}</small></h3>'
-        f'<p>{_prose(found.message)}</p><p class="fix">Fix: {_prose(found.fix)}</p>'
-        f"{f'<ul>{examples}</ul>' if examples else ''}{_lines(found)}</article>"
+        f'<article class="card finding {tone}" id="finding-{number}"><h3>{escape(f"{found.code} {found.name}")} '
+        f'<small>{escape(where)}</small></h3><p class="message">{prose(found.message)}</p>'
+        f'<p class="fix"><b>Fix:</b> {prose(found.fix)}</p>{_lines(found)}'
+        f"{f'<ul>{examples}</ul>{rows}' if examples else ''}</article>"
     )
 
 
@@ -151,40 +146,36 @@ def _marked(line: Line) -> str:
 def _example(example: Example, report: Report) -> str:
     """A row that a finding names, as a link to it."""
     place = quote(f"row/{example.stream}/{example.sample}/{example.row}")
-    return f'<a href="#{place}">{escape(told_row(example))}</a>: {escape(report.told_tokens(example))}'
-
-
-def _prose(text: str) -> str:
-    """Escaped, what stands between backticks as code."""
-    pieces = escape(text).split("`")
-    if len(pieces) % 2 == 0:
-        return escape(text)
-    return "".join(f"<code>{piece}</code>" if index % 2 else piece for index, piece in enumerate(pieces))
+    stream = told_place([example.stream]).removeprefix("the ")
+    where = f"{stream}, sample {example.sample}, row {example.row}"
+    return f'<a href="#{place}">{escape(where)}</a>: {escape(report.told_tokens(example))}'
 
 
 def _checks(report: Report) -> str:
-    if not report.checks:
-        return ""
     lines = "\n".join(
         f'<li class="{check.status}"><span class="mark" role="img" aria-label="{check.status}">{MARKS[check.status]}'
-        f'</span> <span class="id">{escape(check.id)}</span> '
-        f"<span>{_prose(check.detail)}<small>{escape(check.title)}</small></span></li>"
+        f"</span> <span><b>{escape(check.title)}</b> {prose(check.detail)}</span> <code>{escape(check.id)}</code></li>"
         for check in report.checks
     )
-    return _section("checks", "Checklist", f'<ul class="card checks">{lines}</ul>')
+    return section("checks", "Checklist", lines and f'<ul class="card checks">{lines}</ul>')
+
+
+def _causality(report: Report) -> str:
+    """The maps of what rows have read, and the cuts that they were drawn from."""
+    maps, cuts = dependency_maps(report.causality), cuts_table(report.causality)
+    if maps and cuts:
+        cuts = f"<details><summary>The cuts that this was read from</summary>{cuts}</details>"
+    return section("causality", "What each logit has read", maps + cuts)
 
 
 def _notes(report: Report) -> str:
-    if not report.notes:
-        return ""
-    lines = "".join(f"<li>{_prose(note)}</li>" for note in report.notes)
-    return _section("notes", "Notes", f'<ul class="muted">{lines}</ul>')
+    lines = "".join(f"<li>{prose(note)}</li>" for note in report.notes)
+    return section("notes", "Notes", lines and f'<ul class="muted">{lines}</ul>')
 
 
 def _patch(report: Report) -> str:
-    if not report.patch:
-        return ""
-    return _section("patch", "A patch with which it passes", f'<pre class="card">{escape(report.patch)}</pre>')
+    patch = report.patch and f'<pre class="card">{escape(report.patch)}</pre>'
+    return section("patch", "A patch with which it passes", patch)
 
 
 def _run(report: Report) -> str:
@@ -193,7 +184,7 @@ def _run(report: Report) -> str:
     if not lines:
         return ""
     body = "".join(f"<tr><th scope='row'>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in lines)
-    table = f'<div class="scroll"><table>{body}</table></div>'
+    table = f'<div class="card scroll"><table>{body}</table></div>'
     return f'<details class="run"><summary>About this run</summary>{table}</details>'
 
 

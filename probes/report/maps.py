@@ -22,6 +22,10 @@ PATTERNS = (
     '<pattern id="untold" width="4" height="4" patternUnits="userSpaceOnUse">'
     '<circle class="untold-dot" cx="2" cy="2" r=".8"/></pattern></defs></svg>'
 )
+HINT = (
+    "Rows down, inputs across. A row may read everything before its target: the ring, just beyond the edge. A row that "
+    "reaches its target has seen what it must predict."
+)
 LEGEND = (("read", "read"), ("unread", "not read"), ("untold", "not told: no cut between"), ("leak", "a leak"))
 
 
@@ -40,11 +44,8 @@ def dependency_maps(causality: Mapping[str, Any]) -> str:
         '<circle class="target" cx="7" cy="7" r="3.5"/></svg> what the row is trained on</li>'
     )
     return (
-        '<section aria-labelledby="dependency"><h2 id="dependency">What each logit has read</h2>\n'
-        '<p class="hint">Rows down, inputs across. A row may read everything before its target: the ring, just beyond '
-        "the edge. A row that reaches its target has seen what it must predict.</p>\n"
-        f'{PATTERNS}<ul class="legend">{swatches}{target}</ul>'
-        f'<div class="maps">{"".join(_figure(one) for one in maps)}</div></section>'
+        f'<p class="hint">{HINT}</p>\n{PATTERNS}<ul class="legend">{swatches}{target}</ul>'
+        f'<div class="maps">{"".join(_figure(one) for one in maps)}</div>'
     )
 
 

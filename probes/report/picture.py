@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
-from importlib.resources import files
 
 from alignment.findings import Finding
+from alignment.wording import counted
 
 from ..records.row_story import RowStory
 from .kinds import KINDS, kind_of
+from .markup import asset
 
 __all__ = ["STYLE", "picture"]
 
-STYLE = files(__package__).joinpath("assets/picture.css").read_text(encoding="utf-8")
+STYLE = asset("colours.css") + asset("picture.css")
 
 #: Rows of a picture; what was picked by hand may have a few more.
 ROWS, MOST = 12, 16
@@ -27,7 +28,7 @@ CELL, GUTTER = 64, 82
 NUMBERS, TOKENS, EDGE, LOGITS, TARGETS, BAND = 42, 50, 80, 142, 166, 184
 #: Characters that fit into a cell, in the usual size and in the smaller one.
 FITS, LONGEST = 7, 9
-LABELS = {kind.id: kind.label for kind in KINDS}
+OF_ID = {kind.id: kind for kind in KINDS}
 
 
 def picture(rows: Sequence[RowStory], findings: Sequence[Finding], name: Callable[[int], str]) -> str:
@@ -48,6 +49,7 @@ def picture(rows: Sequence[RowStory], findings: Sequence[Finding], name: Callabl
             f'<svg class="picture" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">',
             f"<title>{escape(f'{where}: {_counts(part)}')}</title>",
             f"<style>{STYLE}</style>",
+            f'<rect class="ground" width="{width}" height="{height}" rx="8"/>',
             *bands,
             "</svg>\n",
         ]
@@ -71,8 +73,12 @@ def _stretch(rows: Sequence[RowStory], findings: Sequence[Finding]) -> list[RowS
 
 
 def _counts(part: Sequence[RowStory]) -> str:
-    found = Counter(kind_of(story) for story in part if story.verdict != "none")
-    return ", ".join(f"{count} {LABELS[kind]}" for kind, count in found.most_common()) or "no targets"
+    """``10 of 11 rows learn the next token, 1 is not trained and must be``."""
+    found = Counter(kind_of(story) for story in part if story.verdict != "none").most_common()
+    rows = counted(sum(count for _, count in found), "row")
+    noun = f" {rows.partition(' ')[2]}" if len(found) == 1 else f" of {rows}"
+    told = [OF_ID[kind].counted(count, "" if number else noun) for number, (kind, count) in enumerate(found)]
+    return ", ".join(told) or "no targets"
 
 
 def _trained(part: Sequence[RowStory], text: Callable[[int], str], top: int) -> Iterator[str]:
@@ -92,7 +98,8 @@ def _trained(part: Sequence[RowStory], text: Callable[[int], str], top: int) -> 
 
 
 def _expected(part: Sequence[RowStory], text: Callable[[int], str], top: int) -> Iterator[str]:
-    yield from _band(part, text, top, "What it should train: the next token")
+    what = "the next token" if any(story.expected >= 0 for story in part) else "none of these"
+    yield from _band(part, text, top, f"What it should train: {what}")
     for column, story in enumerate(part):
         if story.expected >= 0:
             yield _arrow(column, column + 1, top, "right")
@@ -117,7 +124,7 @@ def _logit(column: int, top: int, kind: str, word: str, *, hollow: bool = False)
     x = GUTTER + CELL * column + CELL // 2
     shape, radius = ("logit hollow" if hollow else "logit"), (2.5 if kind == "none" else 5.5)
     said = _word(word, x, top + TARGETS + 4, "said") if word else ""
-    return f'<g class="{kind}"><circle class="{shape}" cx="{x}" cy="{top + LOGITS}" r="{radius}"/>{said}</g>'
+    return f'<g class="k-{kind}"><circle class="{shape}" cx="{x}" cy="{top + LOGITS}" r="{radius}"/>{said}</g>'
 
 
 def _arrow(start: int, end: int, top: int, kind: str, *, strength: float = 1.0, dashed: bool = False) -> str:
@@ -126,9 +133,8 @@ def _arrow(start: int, end: int, top: int, kind: str, *, strength: float = 1.0, 
     line = f"M{a} {low}C{a} {low - 24} {b} {high + 24} {b} {high}"
     shape = "arrow dashed" if dashed else "arrow"
     head = f"M{b - 5} {high + 2}l5-9 5 9z"
-    return (
-        f'<g class="{kind}" opacity="{strength}"><path class="{shape}" d="{line}"/><path class="head" d="{head}"/></g>'
-    )
+    paths = f'<path class="{shape}" d="{line}"/><path class="head" d="{head}"/>'
+    return f'<g class="k-{kind}" opacity="{strength}">{paths}</g>'
 
 
 def _word(word: str, x: int, y: int, role: str = "word") -> str:

@@ -6,10 +6,16 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from .markup import section, table
+
 __all__ = ["rank_rows", "ranks_table"]
 
 #: Most ranks that are shown one by one.
 SHOWN = 16
+HINT = (
+    "Each on its own shard. What a target weighs in the step, where the mean of their gradients is taken, is relative "
+    "to its weight over all ranks."
+)
 
 
 def rank_rows(ranks: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -41,11 +47,5 @@ def ranks_table(ranks: Sequence[Mapping[str, Any]]) -> str:
     """The section of a page; empty for a single process."""
     if not (rows := rank_rows(ranks)):
         return ""
-    heads = "".join(f'<th scope="col">{escape(head)}</th>' for head in rows[0])
-    lines = "\n".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows[1:])
-    return (
-        '<section aria-labelledby="ranks"><h2 id="ranks">Ranks</h2>\n'
-        '<p class="hint">Each on its own shard. What a target weighs in the step, where the mean of their '
-        'gradients is taken, is relative to its weight over all ranks.</p>\n<div class="card scroll"><table>'
-        f"<thead><tr>{heads}</tr></thead>\n<tbody>{lines}</tbody></table></div></section>"
-    )
+    lines = (f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows[1:])
+    return section("ranks", "Ranks", table(rows[0], lines), HINT)

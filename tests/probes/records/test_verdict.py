@@ -80,7 +80,8 @@ def test_every_form_tells_a_blind_spot_and_what_the_verdicts_mean():
     assert line in shown(told)
     assert all(meaning in shown(told) for meaning in MEANING)
     page = html(told)
-    assert '<p class="verdict incomplete"><strong>INCOMPLETE</strong>' in page
+    assert '<header class="incomplete">' in page
+    assert '<p class="verdict"><strong>INCOMPLETE</strong>' in page
     assert line.partition(": ")[2] in page
     assert MEANING[1] in page
     summary = markdown(told)

@@ -2,20 +2,18 @@
 
 import json
 import re
-import shutil
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch.nn.functional as F
+from pages import EVIL, report, story, told
 
 from alignment.findings import Example, finding
 from loss_align import main
 from probes import check_loss
 from probes.records.report import error_report
-from probes.records.row_story import RowStory
 from probes.report import Check, Report
 from probes.report.columns import columns
 from probes.report.html import render
@@ -26,30 +24,6 @@ from probes.report.tokens import SIGNS
 ROOT = Path(__file__).parents[3]
 TRAINERS = ROOT / "fixtures" / "trainers"
 TWO_MB = 2_000_000
-EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'`&\u2028"
-
-
-def story(row, verdict="copy", **changes):
-    plain = {
-        "right": {"target": row + 101, "expected": row + 101, "offset": 1},
-        "copy": {"target": row + 100, "expected": row + 101, "offset": 0},
-        "none": {"target": -1, "expected": -1, "offset": None},
-    }.get(verdict, {"target": -1, "expected": row + 101, "offset": None})
-    base = RowStory(
-        "text", 0, row, row + 100, **plain, weight=0.1, verdict=verdict, padding=False, filler=False, segment=0
-    )
-    return replace(base, **changes)
-
-
-def report(rows, **changes):
-    return Report(
-        checks=[Check("pairing-text", "Each text logit", "fail", "LA102")],
-        findings=[finding("LA102", "text", "copies", count=2, examples=(Example("text", 0, 3, 103, 104, 3),))],
-        streams={"text": {"rows": len(rows), "expected": 2, "offsets": {"0": 2}}},
-        environment={"model": "tiny"},
-        rows=lambda: rows,
-        **changes,
-    )
 
 
 class Reader(HTMLParser):
@@ -79,11 +53,6 @@ class Reader(HTMLParser):
         self.inside = None
 
 
-def told(page):
-    """The rows that a page's script reads."""
-    return json.loads(re.search(r'id="data">(.*?)</script>', page, flags=re.DOTALL)[1])
-
-
 # ---------------------------------------------------------------- the page
 
 
@@ -93,7 +62,8 @@ def test_the_page_says_what_the_report_says():
     assert "LA102 copy-objective" in page
     assert "pairing-text" in page
     assert 'href="#row/text/0/3"' in page
-    assert "What this loss trains: 6 copy" in page
+    assert "What this loss trains: 6 rows learn to repeat what they have just read" in page
+    assert "<h1>2 text rows learn to repeat what they have just read</h1>" in page
     assert "What it should train: the next token" in page
 
 
@@ -145,11 +115,11 @@ def test_no_text_from_data_becomes_markup():
 
 
 def test_every_verdict_has_a_kind_and_every_kind_a_colour():
-    styles = [(ROOT / "probes" / "report" / "assets" / name).read_text() for name in ("page.css", "picture.css")]
+    colours = (ROOT / "probes" / "report" / "assets" / "colours.css").read_text()
     assert {kind.id for kind in KINDS} == {*SIGNS, "double"}
     for kind in KINDS:
-        assert f".k-{kind.id} " in styles[0]
-        assert f".picture .{kind.id} " in styles[1]
+        assert f".k-{kind.id} {{ --kind: var(--{kind.id}); }}" in colours
+        assert colours.count(f"--{kind.id}: #") == 2, "by day and by night"
     assert {kind for kinds in KINDS_OF.values() for kind in kinds} <= {kind.id for kind in KINDS}
     assert kind_of(story(0, "astray", offset=2)) == "double"
     assert kind_of(story(0, "astray", offset=3)) == "astray"
@@ -158,7 +128,7 @@ def test_every_verdict_has_a_kind_and_every_kind_a_colour():
 def test_causality_is_drawn_where_the_report_has_it():
     cut = {"sample": 0, "position": 5, "what": "inside <text>", "leaking": 1, "moved": 4, "strip": "··!█"}
     one = report([story(0)])
-    assert "Causality" not in render(one)
+    assert "What each logit has read" not in render(one)
     one.causality = {"runs": [], "cuts": [cut]}
     page = render(one)
     assert "inside &lt;text&gt;" in page
@@ -173,8 +143,10 @@ def test_the_rows_come_back_as_they_were():
     part, other = json.loads(columns(rows, 5, [], str))["parts"]
     assert part["row"] == [[0, 3], [7, 1]]
     assert part["token"] == [100, 101, 102, 107]
-    assert part["target"] == [-1, 101, -1, 108]
     assert part["offset"] == [[None, 1], [0, 1], [None, 1], [1, 1]]
+    assert part["target"] == [[3, 108]], "the others are where their offset leads"
+    assert part["wanted"] == [[0, 1], [1, 3]]
+    assert part["expected"] == [[2, 103], [3, 108]], "beyond a gap, and beyond the end"
     assert part["weight"] == [[0.1, 3], ["nan", 1]]
     assert [KINDS[kind].id for kind, _ in part["kind"]] == ["none", "copy", "missing", "right"]
     assert (other["sample"], other["token"]) == (1, [108])
@@ -189,7 +161,7 @@ def test_a_long_batch_stays_under_two_megabytes():
     assert len(page.encode()) < TWO_MB
     data = told(page)
     held = [sum(count for _, count in part["row"]) for part in data["parts"]]
-    assert max(held) < 4096, "this one has to be cut"
+    assert max(held) < 4096, "weights that are all different: this one has to be cut"
     assert data["total"] > sum(held), "and the page says so"
     short = told(render(report([story(n, sample=s, token=n) for s in (0, 1) for n in range(4096)])))
     assert [part["row"] for part in short["parts"]] == [[[0, 4096]]] * 2, "4096 positions of text fit whole"
@@ -202,7 +174,7 @@ def test_the_picture_opens_where_the_finding_points():
     assert "rows 38 to 49" in picture(rows, [], str)
     assert picture([], [found], str) == ""
     right = picture([story(row, "right") for row in range(5)], [], str)
-    assert "5 right" in right
+    assert "5 rows learn the next token" in right
     assert "should train" not in right
     unknown = picture([story(row, "unknown") for row in range(5)], [], str)
     assert "What this loss trains" not in unknown
@@ -216,7 +188,7 @@ def test_any_model_gets_its_rows(lm):
     data = told(page)
     kinds = [KINDS[kind].id for part in data["parts"] for kind, _ in part["kind"]]
     assert "copy" in kinds
-    assert data["findings"][0]["label"] == "LA102 copy-objective on text"
+    assert data["findings"][0]["label"] == "LA102 copy-objective, the text"
 
 
 @pytest.fixture(scope="module")
@@ -298,130 +270,3 @@ def test_characters_that_no_page_can_hold_are_replaced():
     page = render(report)
     assert "a\ufffdb\ufffd[31mc\ufffd" in page
     page.encode("utf-8")
-
-
-# ---------------------------------------------------------------- in a browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if shutil.which("chromium") is None:
-        pytest.skip("no chromium on this machine: apt install chromium")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        pytest.skip("playwright is not installed: pip install playwright")
-    with sync_playwright() as started:
-        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        running = started.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
-        yield running
-        running.close()
-
-
-@pytest.fixture
-def opened(browser, tmp_path):
-    """Open a report from disk; what the console said, and what was asked of the network, must be nothing."""
-    said, asked = [], []
-
-    def call(one):
-        path = tmp_path / "page.html"
-        path.write_text(render(one), encoding="utf-8")
-        page = browser.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: said.append(dialog.message))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(path.as_uri())
-        return page
-
-    yield call
-    assert said == []
-    assert all(url.startswith(("file:", "data:")) for url in asked)
-
-
-def mixed():
-    text = [story(row, "none") for row in range(50)] + [story(row) for row in range(50, 60)]
-    other = [story(row, "right", sample=1) for row in range(20)]
-    audio = [story(row, "right", stream=f"audio[{k}]") for k in range(2) for row in range(12)]
-    rows = [*text, *other, *audio]
-    one = report(rows)
-    one.streams["audio[0]"] = one.streams["audio[1]"] = {"rows": 12}
-    one.streams["text"]["rows"] = len(text) + len(other)
-    one.findings = [finding("LA102", "text", "copies", examples=(Example("text", 0, 55, 155, 156, 55),))]
-    return one
-
-
-@pytest.mark.browser
-def test_the_filters_work(opened):
-    page = opened(mixed())
-    count = page.locator("#count")
-    assert page.locator(".part h3").all_text_contents() == [
-        "text · sample 0",
-        "audio, codebooks by frames · sample 0",
-        "text · sample 1",
-    ]
-    assert count.inner_text() == "54 of 104 rows match"
-    page.select_option("#sample", "1")
-    assert page.locator(".part h3").all_text_contents() == ["text · sample 1"]
-    assert count.inner_text() == "20 of 20 rows match"
-    page.get_by_role("button", name="Reset filters").click()
-    page.select_option("#stream", "audio[1]")
-    assert page.locator(".part h3").all_text_contents() == ["audio[1] · sample 0"]
-    page.select_option("#stream", "text")
-    page.select_option("#finding", "0")
-    assert count.inner_text() == "10 of 80 rows match"
-    page.locator("#kind-copy").focus()
-    page.keyboard.press("Space")
-    assert count.inner_text() == "0 of 80 rows match"
-    assert page.get_by_role("button", name="next").is_disabled()
-
-
-@pytest.mark.browser
-def test_a_finding_leads_to_its_row_and_keys_lead_on(opened):
-    page = opened(mixed())
-    page.get_by_role("link", name="text sample 0 row 55").click()
-    detail = page.locator(".part .detail").first
-    assert "row 55 · has read 155 · is trained to predict 155 (offset 0) · should predict 156" in detail.inner_text()
-    page.locator(".part .view").first.focus()
-    page.keyboard.press("ArrowRight")
-    assert "row 56" in detail.inner_text()
-    page.keyboard.press("End")
-    assert "row 59" in detail.inner_text()
-    page.keyboard.press("Home")
-    assert "row 0 · has read 100 · is not trained" in detail.inner_text()
-    page.keyboard.press("n")
-    assert "row 50" in detail.inner_text()
-    page.get_by_text("these rows as a table").first.click()
-    assert page.locator(".part table tbody tr").count() > 3
-
-
-@pytest.mark.browser
-def test_a_short_stream_is_drawn_too(opened):
-    rows = [story(0), *(story(0, "right", stream=f"audio[{k}]") for k in range(2))]
-    page = opened(report(rows))
-    assert page.locator(".cell").count() == 2
-    page.locator(".cell").last.click()
-    assert "audio[1], sample 0, row 0" in page.locator(".part .detail").last.inner_text()
-
-
-@pytest.mark.browser
-def test_no_script_comes_in_with_the_data(opened):
-    one = mixed()
-    one.token_name = lambda token: f"{EVIL}{token}"
-    one.environment = {"model": EVIL}
-    one.notes = [EVIL]
-    page = opened(one)
-    assert page.locator("#count").inner_text() == "54 of 104 rows match"
-    assert page.locator("img").count() == 0
-
-
-@pytest.mark.browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1280])
-def test_nothing_runs_out_of_the_window(opened, scheme, width):
-    page = opened(mixed())
-    page.emulate_media(color_scheme=scheme)
-    page.set_viewport_size({"width": width, "height": 800})
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert background == {"light": "rgb(250, 249, 247)", "dark": "rgb(20, 23, 26)"}[scheme]
