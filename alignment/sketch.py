@@ -22,6 +22,9 @@ __all__ = ["Sketch", "read_sketched", "sketch"]
 
 #: How many of the likeliest tokens of a row are kept.
 KEPT = 16
+#: How many of the last ids are kept with them: a vocabulary is padded to a multiple of that at most, by ids that many
+#: losses slice off.
+LAST = 128
 #: A token that is pulled by less than this much of what the others are pushed with is no hard target.
 LEAST_PULL = 0.5
 #: From this probability on, a fit is judged by the other tokens alone: the target's own entry hides them.
@@ -46,12 +49,14 @@ class Sketch:
         log_prob: (R, k) float32, their log-probabilities.
         vocab: V, the size of the vocabulary.
         masked: (V,) bool, ids whose logit is -inf in every row: no loss can be finite on them.
+        last: (R, l) float32, the log-probabilities of the last ids, by which a head may be padded.
     """
 
     token: Tensor
     log_prob: Tensor
     vocab: int
     masked: Tensor
+    last: Tensor
 
     @property
     def finite(self) -> bool:
@@ -60,23 +65,25 @@ class Sketch:
 
 
 def sketch(logits: Tensor) -> Sketch:
-    """The sketch of (..., V) logits: (R, 16) numbers instead of (R, V), in chunks, without a graph.
+    """The sketch of (..., V) logits: (R, 16 + 128) numbers instead of (R, V), in chunks, without a graph.
 
     Raises:
         InputError: an empty vocabulary.
     """
     vocab = check_vocabulary(logits)
     flat = logits.detach().reshape(-1, vocab)
-    tokens, log_probs = [], []
+    tokens, log_probs, lasts = [], [], []
     masked = torch.full((vocab,), len(flat) > 0, dtype=torch.bool, device=flat.device)
     for part in flat.split(max(1, CHUNK_ELEMENTS // vocab)):
         exact = part.float()
         value, token = exact.topk(min(KEPT, vocab), -1)
         tokens.append(token)
-        log_probs.append(value - torch.logsumexp(exact, -1, keepdim=True))
+        total = torch.logsumexp(exact, -1, keepdim=True)
+        log_probs.append(value - total)
+        lasts.append(exact[:, -LAST:] - total)
         if len(part):
             masked &= exact.amax(0) == -torch.inf
-    return Sketch(torch.cat(tokens), torch.cat(log_probs), vocab, masked)
+    return Sketch(torch.cat(tokens), torch.cat(log_probs), vocab, masked, torch.cat(lasts))
 
 
 def read_sketched(grad: Tensor, kept: Sketch) -> Reading:
@@ -96,6 +103,7 @@ def read_sketched(grad: Tensor, kept: Sketch) -> Reading:
     if grad.shape != (len(kept.token), kept.vocab):
         wanted = (len(kept.token), kept.vocab)
         raise InputError(f"gradient has shape {tuple(grad.shape)}, the sketched logits {wanted}: they must agree")
+    kept = _without_sliced(grad, kept)
     step = max(1, CHUNK_ELEMENTS // kept.vocab)
     parts = zip(grad.detach().split(step), kept.token.split(step), kept.log_prob.split(step), strict=True)
     chunks = [_read_chunk(*part) for part in parts]
@@ -107,6 +115,22 @@ def read_sketched(grad: Tensor, kept: Sketch) -> Reading:
     reading.form[infinite], reading.target[infinite] = int(Form.NOT_FINITE), IGNORE_INDEX
     reading.weight[infinite] = torch.nan
     return reading
+
+
+def _without_sliced(grad: Tensor, kept: Sketch) -> Sketch:
+    """The sketch of the logits without the last ids, where the loss has sliced those off: no row has a gradient there.
+
+    In half precision a column may vanish by itself.
+    """
+    silent = ~(grad[:, -kept.last.shape[1] :] != 0).any(0)
+    sliced = int(silent.flip(0).long().cumprod(0).sum())
+    if not sliced or grad.dtype == torch.float16 or not bool((grad != 0).any()):
+        return kept
+    left = torch.log1p(-kept.last[:, -sliced:].double().exp().sum(-1, keepdim=True).clamp(max=1 - 1e-12))
+    log_prob = (kept.log_prob - left).to(kept.log_prob.dtype)
+    return replace(
+        kept, log_prob=log_prob.masked_fill(kept.token >= kept.vocab - sliced, torch.finfo(log_prob.dtype).min)
+    )
 
 
 def _stretch(grad: Tensor, kept: Sketch, reading: Reading) -> float:
@@ -145,7 +169,8 @@ def _underflown(reading: Reading, kept: Sketch, dtype: torch.dtype, stretch: flo
     sizes = reading.weight[(reading.target >= 0) & (reading.weight != 0)].abs()
     weight = float(sizes.min()) if sizes.numel() else 1 / max(len(silent), 1)
     seen = torch.log_softmax(kept.log_prob.double() * stretch, -1) if stretch > 1 else kept.log_prob.double()
-    return silent & (seen[:, 1].exp() * weight * stretch < smallest(dtype))
+    second = seen.topk(2, -1).values[:, 1]
+    return silent & (second.exp() * weight * stretch < smallest(dtype))
 
 
 def _read_chunk(grad: Tensor, token: Tensor, log_prob: Tensor) -> Reading:

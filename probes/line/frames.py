@@ -7,10 +7,10 @@ import os
 import sys
 import sysconfig
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 from itertools import islice
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 
 import torch
 
@@ -147,13 +147,18 @@ def where(outermost: FrameType) -> Place:
 
 def _span(frame: FrameType) -> tuple[int, int] | None:
     """The columns of what a frame is at; from Python 3.11 on."""
-    positions = getattr(frame.f_code, "co_positions", None)
-    if positions is None or frame.f_lasti < 0:
-        return None
-    line, last, first_column, last_column = next(islice(positions(), frame.f_lasti // 2, None), (None,) * 4)
-    if line != frame.f_lineno or first_column is None or last_column is None:
-        return None
-    return first_column, last_column if last == line else sys.maxsize
+    line, first, last = _columns(frame.f_code, frame.f_lasti)
+    return None if line != frame.f_lineno or first is None or last is None else (first, last)
+
+
+@lru_cache(maxsize=4096)
+def _columns(code: CodeType, at: int) -> tuple[int | None, int | None, int | None]:
+    """The line of an instruction and its columns, to the end of the line where it goes on in the next: read once."""
+    positions = getattr(code, "co_positions", None)
+    if positions is None or at < 0:
+        return None, None, None
+    line, last, first_column, last_column = next(islice(positions(), at // 2, None), (None,) * 4)
+    return line, first_column, last_column if last == line or last_column is None else sys.maxsize
 
 
 @cache

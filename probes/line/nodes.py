@@ -88,6 +88,13 @@ class Node:
         both = {"rows": self.rows, "tokens": self.tokens}
         return {kind: thinned(shadow) for kind, shadow in both.items() if shadow is not None}
 
+    @cached_property
+    def row_span(self) -> tuple[int, int]:
+        """Of what has rows: their smallest number, and how many elements have one."""
+        known = self.thin["rows"]
+        known = known[known >= 0]
+        return int(known.min()) if len(known) else 0, len(known)
+
 
 @dataclass(frozen=True)
 class Failed:

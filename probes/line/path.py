@@ -61,9 +61,8 @@ def path_of(node: Node, channel: Channel, code: int) -> list[tuple[Node, int]]:
 
 def _read(head: Node, code: int) -> int:
     """The number that the row of a head's output has among the rows that the head was given."""
-    mine, read = head.thin["rows"], head.parents[0].thin["rows"].flatten()
-    mine = mine[mine >= 0]
-    index = (code - int(mine.min())) * len(read) // max(len(mine), 1)
+    read, (first, count) = head.parents[0].thin["rows"].flatten(), head.row_span
+    index = (code - first) * len(read) // max(count, 1)
     return int(read[index]) if 0 <= index < len(read) else NONE
 
 

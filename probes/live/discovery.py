@@ -136,7 +136,11 @@ def _is_trained(module: nn.Module) -> bool:
 def _unwatchable(module: nn.Module) -> str:
     """Why hooks would not see what a module does, or would change it; empty if they see it."""
     name = type(module).__name__
-    if name == "OptimizedModule" or any(getattr(m, "_compiled_call_impl", None) is not None for m in module.modules()):
+    compiled = name == "OptimizedModule" or any(
+        getattr(m, "_compiled_call_impl", None) is not None for m in module.modules()
+    )
+    settings = sys.modules.get("torch._dynamo.config")
+    if compiled and not (settings is not None and settings.disable):  # TORCH_COMPILE_DISABLE=1: nothing is compiled
         return (
             f"the model is compiled ({name}), which hides its gradients from hooks: run it once with "
             "TORCH_COMPILE_DISABLE=1, or check the loss with loss-align preflight"

@@ -99,6 +99,7 @@ class Forward:
         hidden: what the body gave, until the backward has passed.
         reads: what modules were called on since, until then.
         problem: why its rows cannot be read; empty if they can.
+        still: whether what came back to the body's output was zero throughout.
         fused: whether something other than the heads gave the body's output a gradient, which nobody could read.
         half: whether a gradient was in half precision.
         own: what its modules have given, where none is known to feed its heads.
@@ -125,6 +126,7 @@ class Forward:
     hidden: Tensor | None = None
     reads: list[Tensor] = field(default_factory=list)
     problem: str = ""
+    still: bool = False
     fused: bool = False
     half: bool = False
     own: OwnRows | Trail | None = None
@@ -263,6 +265,7 @@ class Forward:
         width = hidden.shape[-1]
         flat = grad.reshape(-1, width)
         active = ((flat != 0).any(-1) | flat.isnan().any(-1)).cpu()
+        self.still = not bool(active.any())
         read = [call for call in self.calls if call.reading is not None]
         if any(call.hidden is None for call in read):
             return
@@ -344,7 +347,7 @@ class Forward:
             OtherCheckpointError: a batch that was made for another checkpoint.
         """
         self._refuse_other_checkpoints()
-        if self.graded and not any(call.reading is not None for call in self.calls):
+        if self.graded and not self.still and not any(call.reading is not None for call in self.calls):
             raise InputError(
                 self.problem
                 or "the loss never shows its logits (fused), and its gradient at the "

@@ -63,6 +63,18 @@ def test_weights_are_those_of_the_loss(temperature, dtype, apart):
     assert not ((weight - 1).abs() > apart).any()
 
 
+@pytest.mark.parametrize("ids", [V - 1, V - 20, V - 127])
+@pytest.mark.parametrize("temperature", [0.02, 1, 4])
+def test_ids_that_the_loss_slices_off_take_no_part(temperature, ids):
+    """A head that is padded to a multiple of 64: its last columns are no logits of the loss."""
+    logits, labels = setting(temperature)
+    labels = labels.masked_fill(labels >= ids, -100)
+    found = reading(logits, lambda z: F.cross_entropy(z[:, :ids], labels))
+    assert torch.equal(found.target, labels)
+    weight = found.weight[found.target >= 0] * int((labels >= 0).sum())
+    assert not ((weight - 1).abs() > 1e-3).any()  # off by up to a quarter where they are counted
+
+
 def test_smoothing_moves_weights_alike():
     logits, labels = setting(1)
     weight = reading(logits, lambda z: F.cross_entropy(z, labels, label_smoothing=0.1)).weight[labels >= 0]
