@@ -13,16 +13,17 @@ import sys
 import threading
 import time
 
-__all__ = ["command", "foreign_package", "main"]
+__all__ = ["command", "foreign_package", "main", "other_owners"]
 
 DISTRIBUTION = "loss-alignment"
+PACKAGES = ("alignment", "probes")
 #: Seconds that threads which a loss has left behind have to end by themselves.
 PATIENCE = 3.0
 
 
 def foreign_package() -> str | None:
     """Which package is not ours, and where it lies; None if all is well."""
-    for name in ("alignment", "probes"):
+    for name in PACKAGES:
         try:
             package = importlib.import_module(name)
         except ImportError as error:
@@ -31,9 +32,34 @@ def foreign_package() -> str | None:
             where = getattr(package, "__file__", None) or next(iter(getattr(package, "__path__", ["?"])))
             return (
                 f"package {name!r} was imported from {where}, which does not belong to {DISTRIBUTION}: "
-                "rename that folder, or run from elsewhere"
+                f"{_what_to_do(other_owners().get(name, []))}"
             )
     return None
+
+
+def other_owners() -> dict[str, list[str]]:
+    """Distributions that have a package of one of our names too, by that name.
+
+    No wheel can refuse to be installed beside them, and no installer asks: the later one writes over the earlier.
+    """
+    from importlib import metadata
+
+    found: dict[str, list[str]] = {}
+    for one in metadata.distributions():
+        record = f"\n{one.read_text('RECORD') or ''}"
+        for name in PACKAGES:
+            if f"\n{name}/__init__.py," in record and one.metadata["Name"] != DISTRIBUTION:
+                found.setdefault(name, []).append(one.metadata["Name"])
+    return found
+
+
+def _what_to_do(owners: list[str]) -> str:
+    if not owners:
+        return "rename that folder, or run from elsewhere"
+    return (
+        f"{' and '.join(owners)} has written over it. The two cannot share an environment: pip uninstall one of them, "
+        f"then pip install --force-reinstall --no-deps the other"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,6 +78,11 @@ def command() -> int:
 
     A script that is run keeps its threads, as under ``python``.
     """
+    for name, owners in other_owners().items():
+        told = (
+            f"warning: {' and '.join(owners)} has a package {name!r} too, and the later one has written over the other"
+        )
+        print(f"loss-align: {told}: give each an environment of its own", file=sys.stderr)
     if sys.argv[1:2] == ["run"]:
         return main()
     signal.signal(signal.SIGTERM, _ended)

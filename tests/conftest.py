@@ -46,6 +46,7 @@ ONCE = (
     "test_action.py",
     "test_layering.py",
     "test_pytest_plugin.py",
+    "test_release.py",
 )
 
 

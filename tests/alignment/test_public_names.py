@@ -74,7 +74,8 @@ def test_a_name_that_does_not_exist_is_an_attribute_error():
 
 
 @pytest.mark.skipif(tomllib is None, reason="tomllib needs Python 3.11")
-def test_the_version_is_that_of_the_distribution():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert project["version"] == alignment.__version__
-    assert project["name"] == alignment.__distribution__
+def test_the_distribution_is_ours_and_takes_its_version_from_here():
+    file = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert file["project"]["name"] == alignment.__distribution__
+    assert "version" not in file["project"]
+    assert file["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "alignment.__version__"}
