@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import CannotRunError, UsageError
@@ -13,15 +16,17 @@ from .options import add_report_options, add_roles, add_streams, codes, finding_
 from .values import positive
 
 if TYPE_CHECKING:
+    from ..live.children import Children
     from ..live.launch import Ended, Program
-    from ..live.session import Settings
+    from ..live.settings import Settings
 
 NAME = "run"
-HELP = "watch an unchanged training script: what its first steps train"
+HELP = "watch an unchanged training script, or what a launcher starts: what its first steps train"
 DESCRIPTION = (
     "Runs a training script as python would, and says what the loss of its first steps trains on its own batches, "
     "read off their own gradients. Training is not changed, and goes on afterwards. Options of ours stand before the "
-    "script, its own after it."
+    "script, its own after it. Behind -- stands a command whose Python processes are watched: loss-align run -- "
+    "accelerate launch train.py"
 )
 #: Options that take a value, so that it is not mistaken for the script.
 VALUED = frozenset(
@@ -44,8 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "script",
         nargs=argparse.REMAINDER,
-        metavar="SCRIPT ARGS...",
-        help="the script and its own arguments, as they follow python",
+        metavar="SCRIPT ARGS... | -- COMMAND",
+        help="the script and its own arguments, as they follow python; or a command",
     )
 
 
@@ -64,20 +69,56 @@ def run(args: argparse.Namespace) -> int:
     """Run the script, tell what its steps train; returns its exit code, or 1 on findings."""
     with stoppable_by_signals():  # until the script begins, which answers signals by itself
         from ..live.arrival import when_imported
-        from ..live.launch import module_program, script_program
+        from ..live.launch import Ended, module_program, script_program
+        from ..live.leaving import before_leaving
         from ..live.session import Session
 
         words = args.script[1:] if args.script[:1] == ["--"] else args.script
         settings = _settings(args, words)
+    if _is_command(args, words):
+        from ..live.command import run_command
+
+        return run_command(words, settings)
     args.begun = True
-    with Session(settings) as session:
-        with when_imported("torch", session.begin):
+    with ExitStack() as stack:
+        children = _followed(settings, stack)
+        session = stack.enter_context(Session(settings, children))
+
+        def leave(code: int) -> int:
+            code = session.end(Ended(code))
+            if children is not None:
+                children.remove()
+            return code
+
+        with when_imported("torch", session.begin), before_leaving(leave):
             ended = _ran(module_program if args.module else script_program, words)
         code = session.end(ended)
     if ended.interrupted:
         sys.excepthook = lambda *_: None  # it has been shown; python ends by the signal, as it would have
         raise KeyboardInterrupt
     return code
+
+
+def _is_command(args: argparse.Namespace, words: Sequence[str]) -> bool:
+    """Whether what follows ``--`` is a command; a Python file there is a script, as it is without."""
+    return args.script[:1] == ["--"] and not args.module and not words[0].endswith(".py")
+
+
+def _followed(settings: Settings, stack: ExitStack) -> Children | None:
+    """The processes that the script starts; None where there is no folder to follow them by."""
+    from ..host.place import environment_place
+    from ..live.children import Children
+
+    try:
+        taken = environment_place() is not None
+    except UsageError:
+        taken = False
+    try:
+        children = stack.enter_context(Children.followed(settings, taken=taken))
+    except OSError:
+        return None
+    stack.enter_context(children.in_environment())
+    return children
 
 
 def _ran(read: Callable[[str, Sequence[str]], Program], words: Sequence[str]) -> Ended:
@@ -108,7 +149,7 @@ def _settings(args: argparse.Namespace, words: Sequence[str]) -> Settings:
     Raises:
         UsageError: no script, or options that do not go together.
     """
-    from ..live.session import Settings
+    from ..live.settings import Settings
     from ..report.outputs import checked_outputs
 
     if args.strict is not None and args.strict != "all":
@@ -123,9 +164,14 @@ def _settings(args: argparse.Namespace, words: Sequence[str]) -> Settings:
         stop=args.stop,
         outputs=checked_outputs(args),
         keep=finding_filter(args),
-        strict=lambda findings: strict_findings(findings, args.strict),
+        strict=partial(strict_findings, strict=args.strict),
         verbose=args.verbose,
-        streams=args.streams,
-        tokenizer=args.tokenizer,
+        streams=_from_root(args.streams),
+        tokenizer=_from_root(args.tokenizer),
         train_on=args.train_on,
     )
+
+
+def _from_root(path: str | None) -> str | None:
+    """A path as it stands from any folder that a process may work in; what is none stays."""
+    return str(Path(path).absolute()) if path is not None and Path(path).exists() else path

@@ -23,7 +23,7 @@ from .whole_step import of_ranks
 if TYPE_CHECKING:
     from .watcher import Watcher
 
-__all__ = ["Company"]
+__all__ = ["Company", "join", "payload"]
 
 #: Seconds that ranks wait for each other: they keep step with each other anyway.
 PATIENCE = 60.0
@@ -75,13 +75,13 @@ class Company:
         if exchange is not None:
             missing = ""
             try:
-                said = exchange.gather(_payload(report, watcher, exchange.rank))
+                said = exchange.gather(payload(report, watcher, exchange.rank))
             except MissingRanksError as error:
                 said, missing = [error.received[rank] for rank in sorted(error.received)], str(error)
             except CannotRunError as error:
                 said, problem = None, str(error)
             if said is not None:
-                _join(report, said, missing, self._keep)
+                join(report, said, missing, self._keep)
         if problem:
             report.notes.append(f"ranks were not compared: {problem}")
         return report
@@ -98,14 +98,16 @@ class Company:
         return self._agreed
 
 
-def _payload(report: Report, watcher: Watcher, rank: int) -> dict[str, Any]:
-    """What this rank hands in."""
+def payload(report: Report, watcher: Watcher | None, rank: int) -> dict[str, Any]:
+    """What this rank hands in, as JSON values."""
+    told = {**rank_payload(report, rank), "error": report.error}
+    if watcher is None:
+        return {**told, "imprints": [], "step_weights": [], "averaged": False}
     weights = [{kind: one.as_dict() for kind, one in step.items()} for step in watcher.step_weights]
-    more = {"error": report.error, "imprints": watcher.imprints, "step_weights": weights, "averaged": watcher.averaged}
-    return {**rank_payload(report, rank), **more}
+    return {**told, "imprints": watcher.imprints, "step_weights": weights, "averaged": watcher.averaged}
 
 
-def _join(report: Report, said: Sequence[dict[str, Any]], missing: str, keep: Keep) -> None:
+def join(report: Report, said: Sequence[dict[str, Any]], missing: str, keep: Keep) -> None:
     """Add what other ranks have found to the first one's report, and that their code differs (LA603)."""
     ran = [one for one in said if not one["error"]]
     failed = [f"rank {one['rank']}: {one['error']}" for one in said if one["error"]]

@@ -16,9 +16,9 @@ from torch.optim.optimizer import Optimizer
 from ..host.preserve import same_random_state
 from ..models.declaration import Declaration
 from ..records.choice import Choice
-from ..records.report import Report
+from ..records.report import Report, unread_report
 from ..report.terminal import console_for, show
-from .judged import report_of_watched, unread
+from .judged import report_of_watched
 from .watcher import ENDED, Watcher
 
 __all__ = ["FirstStep", "OnFindings", "acted_on"]
@@ -77,7 +77,7 @@ class FirstStep:
             failed = traceback.format_exc()
         if failed:
             last = failed.strip().splitlines()[-1]
-            self._report = unread(f"watching stopped by an error of its own ({last})", self.keep)
+            self._report = unread_report(f"watching stopped by an error of its own ({last})", self.keep)
 
 
 def acted_on(report: Report, on_findings: str, *, speaks: bool = True) -> None:

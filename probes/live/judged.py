@@ -15,7 +15,7 @@ from .tokenizers import tokenizer_of_script
 from .told import circumstances, nothing_seen, report_on
 from .watcher import Watcher
 
-__all__ = ["report_of_watched", "unread"]
+__all__ = ["report_of_watched"]
 
 
 def report_of_watched(watcher: Watcher, template: Any, keep: Choice, tokenizer: Any = None) -> Report:
@@ -30,10 +30,10 @@ def report_of_watched(watcher: Watcher, template: Any, keep: Choice, tokenizer: 
     try:
         steps = watcher.steps or ([watcher.answered] if watcher.answered else [])
         if watcher.found is None or not steps:
-            return unread(nothing_seen(watcher), keep)
+            return unread_report(nothing_seen(watcher), keep)
         observed = observe(steps, stepped=bool(watcher.steps), template=template, alone=not watcher.several)
     except Nothing as reason:
-        return unread(str(reason), keep)
+        return unread_report(str(reason), keep)
     except (OtherCheckpointError, UsageError) as error:  # as every other door refuses it
         return error_report(*ending(error))
     watcher.step_weights = list(observed.weights)
@@ -50,11 +50,4 @@ def report_of_watched(watcher: Watcher, template: Any, keep: Choice, tokenizer: 
     if tokenizer is None and text is not None:
         tokenizer = tokenizer_of_script(text.vocab, int(text.ids.max()))
     in_words(report, tokenizer, adapter.special_ids)
-    return report
-
-
-def unread(reason: str, keep: Choice) -> Report:
-    """Nothing was read: one blind spot says why."""
-    report = unread_report(reason, keep)
-    report.notes += keep.notes
     return report

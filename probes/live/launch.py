@@ -6,6 +6,7 @@ import importlib.machinery
 import importlib.util
 import io
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,7 +61,9 @@ def script_program(path: str, arguments: Sequence[str]) -> Program:
         with io.open_code(absolute) as stream:
             source = stream.read()
     except OSError as error:
-        raise UsageError(f"cannot open the script {path}: {error.strerror or error}; name a Python file") from error
+        command = shutil.which(path) if os.sep not in path else None
+        then = f"a command is run as loss-align run -- {path} ..." if command else "name a Python file"
+        raise UsageError(f"cannot open the script {path}: {error.strerror or error}; {then}") from error
     loader = importlib.machinery.SourceFileLoader("__main__", absolute)
     attributes = {"__file__": absolute, "__cached__": None, "__loader__": loader, "__package__": None, "__spec__": None}
     folder = str(Path(path).resolve().parent)

@@ -27,7 +27,7 @@ def nothing_seen(watcher: Watcher) -> str:
         return watcher.cause
     if watcher.found is None:
         reason = watcher.discovery.reason or (
-            "no module was called in this process, and those that it starts are not watched: start ranks with torchrun"
+            "no module was called in this process; processes that it forks are not followed"
         )
         return f"no model whose output head is known was trained ({reason})"
     name = type(watcher.found.adapter.inner(watcher.found.root)).__name__

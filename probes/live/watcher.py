@@ -74,7 +74,7 @@ class Watcher:
         heads: names of head modules.
         done: called with the watcher.
         streams: declared of the model.
-        several: whether there are other ranks, whose weights are to stay together with those of this one.
+        several: says whether there are other ranks, whose weights are to stay together with those of this one.
 
     Attributes:
         steps: the forwards of every step that was seen to its end.
@@ -98,13 +98,13 @@ class Watcher:
         done: Callable[[Watcher], None],
         streams: Sequence[Declaration] = (),
         *,
-        several: bool = False,
+        several: Callable[[], bool] = lambda: False,
     ) -> None:
         self.wanted, self.done = steps, done
         self.steps: list[Step] = []
         self.imprints: list[dict[str, float]] = []
         self.ungraded: dict[str, bool] = {}
-        self.several = several
+        self._several = several
         self.step_weights: list[dict[str, StepWeights]] = []
         self.open: Step = []
         self.found: Found | None = None
@@ -126,9 +126,19 @@ class Watcher:
         self.lines: Lines | None = None
 
     @property
+    def idle(self) -> bool:
+        """Whether nothing has been trained: no backward has passed, and no optimizer has stepped."""
+        return not (self.steps or self._unseen or self._backward)
+
+    @property
     def answered(self) -> Step:
         """The open ones that a backward has reached, or should have."""
         return [forward for forward in self.open if forward.graded or forward.dropped]
+
+    @property
+    def several(self) -> bool:
+        """Whether there are other ranks just now."""
+        return self._several()
 
     @property
     def averaged(self) -> bool:
@@ -271,7 +281,7 @@ class Watcher:
 
     def _note_weights(self) -> None:
         """What the weights are between two steps; only where other ranks are there to be compared with."""
-        if self.several and self.found is not None:
+        if self.found is not None and self.several:
             self.imprints.append(imprint(self.found.root))
 
     def _note_ungraded(self, optimizer: Optimizer | None, step: Step) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from alignment import Finding
-from alignment.findings import Example, finding
+from alignment.findings import Example, Line, finding
 
 from ..checks.check import Keep
 from ..checks.witness_checks import named
@@ -49,7 +49,7 @@ def rank_payload(report: Report, rank: int, same: Mapping[str, Any] | None = Non
         "decision": told["decision"],
         "losses": told["losses"],
         **({} if same is None else {"same_batch": dict(same)}),
-        "findings": told["findings"],
+        "findings": [{**asdict(found), "name": found.name} for found in report.findings],
         "failed": [check for check in told["checks"] if check["status"] in ("fail", "error")],
     }
 
@@ -161,8 +161,9 @@ def _by_fault(findings: Sequence[Finding]) -> Iterator[tuple[tuple[Any, ...], Fi
 
 
 def _finding(told: Mapping[str, Any]) -> Finding:
-    values = {key: value for key, value in told.items() if key not in ("name", "examples")}
-    return Finding(**values, examples=tuple(Example(**example) for example in told["examples"]))
+    values = {key: value for key, value in told.items() if key not in ("name", "examples", "lines")}
+    lines = tuple(Line(**{**line, "mark": tuple(line["mark"])}) for line in told["lines"])
+    return Finding(**values, examples=tuple(Example(**example) for example in told["examples"]), lines=lines)
 
 
 def _failed_elsewhere(payloads: Sequence[Mapping[str, Any]], own: set[Any]) -> Iterator[str]:

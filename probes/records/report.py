@@ -14,6 +14,7 @@ from alignment.findings import Example, Finding, finding
 from .verdict import verdict_line
 
 if TYPE_CHECKING:
+    from .choice import Choice
     from .row_story import RowStory
 
 __all__ = [
@@ -262,10 +263,11 @@ def error_report(message: str, exit_code: int) -> Report:
     return Report(error=message, stopped=exit_code)
 
 
-def unread_report(reason: str, keep: Callable[[Finding], bool]) -> Report:
+def unread_report(reason: str, keep: Choice) -> Report:
     """The report of a run of which nothing was read: a blind spot that says why."""
     report = Report()
     report.add([finding("LA804", "all", f"nothing was read: {reason}")], keep)
+    report.notes += keep.notes
     return report
 
 

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -17,7 +18,7 @@ from lm_batches import text_batch
 from lm_tiny import tiny_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from alignment.findings import finding
+from alignment.findings import Line, finding
 from probes.models import adapter_for
 from probes.ranks.lockstep import CAUSES
 from probes.ranks.same_batch import rank_findings, watched
@@ -414,6 +415,12 @@ def test_a_fault_in_the_data_of_one_shard_is_no_disagreement():
     assert [(f.code, f.message) for f in report.findings] == [("LA203", "rank 1: no end of turn")]
     assert (check.status, check.detail) == ("fail", "rank 1: LA203 no-end-token on text")
     assert report.exit_code == 1
+
+
+def test_the_lines_of_another_ranks_finding_come_with_it():
+    line = Line("train.py", 3, "return loss", "shifts none", mark=(0, 6), indent=4)
+    report, _ = joined(shard(0), shard(1, findings=[replace(finding("LA102", "text", "copies"), lines=(line,))]))
+    assert report.findings[0].lines == (line,)
 
 
 def test_a_warning_of_one_shard_fails_nothing():

@@ -1,0 +1,73 @@
+"""A process that a watched run has started: it watches itself, and hands in what it has seen."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..host.place import ALONE
+from ..records.portable import portable
+from ..records.report import Report
+from .arrival import when_imported
+from .children import Children
+from .leaving import before_leaving
+from .watched_process import WatchedProcess
+
+if TYPE_CHECKING:
+    from .watcher import Watcher
+
+__all__ = ["Child", "follow"]
+
+
+def follow(folder: str) -> None:
+    """Watch this process from torch's arrival to its end.
+
+    Raises:
+        OSError: the run that started it has ended.
+    """
+    children = Children(Path(folder))
+    child, watching = Child(children), ExitStack()
+    watching.enter_context(when_imported("torch", child.begin))
+
+    def end(code: int = 0) -> int:
+        watching.close()
+        child.finish()
+        return code
+
+    atexit.register(end)
+    watching.enter_context(before_leaving(end))
+
+
+class Child(WatchedProcess):
+    """Hands in what this process has seen; its exit code stays its own."""
+
+    def __init__(self, children: Children) -> None:
+        settings, taken = children.settings()
+        super().__init__(settings, ALONE if taken else None)
+        self._children = children
+
+    def begin(self) -> None:
+        """Torch is there: watch."""
+        self._children.begun(_name())
+        super().begin()
+
+    def finish(self) -> None:
+        """The program has ended; one that has looked for torch and never imported it has nothing to say."""
+        if self._watcher is not None and os.getpid() == self._process:
+            super().finish()
+            self._watcher.remove()
+
+    def _hand_over(self, report: Report, watcher: Watcher | None = None) -> None:
+        self._children.hand_in(self._word(portable(report), watcher, _name()))
+
+    def _code(self) -> int:
+        return 0
+
+
+def _name() -> str:
+    """Of the program that this process runs."""
+    return Path(sys.argv[0]).name if sys.argv[0] not in {"", "-c"} else "python -c"

@@ -1,0 +1,156 @@
+"""One process that is watched: from the first import of torch to its end."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError, ending
+from ..host.place import ALONE, Place, environment_place
+from ..records.report import Report, error_report, unread_report
+from .handed import Handed
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from ..models.declaration import Declaration
+    from .watcher import Watcher
+
+__all__ = ["WatchedProcess"]
+
+
+class WatchedProcess(ABC):
+    """Watches this process, and hands over one report of what its steps train as soon as they are done.
+
+    Args:
+        settings: how it is watched.
+        launched: where a launcher has put it.
+    """
+
+    def __init__(self, settings: Settings, launched: Place | None = None) -> None:
+        self.settings = settings
+        self._launched = _launched() if launched is None else launched
+        self._grouped: Place | None = None
+        self._watcher: Watcher | None = None
+        self._process = os.getpid()
+        self._told = self._over = False
+
+    def begin(self) -> None:
+        """Torch is there: watch."""
+        try:
+            from .watcher import Watcher
+
+            streams = self._declared()
+            settings = self.settings
+            self._watcher = Watcher(settings.steps, settings.heads, self._done, streams, several=self._several)
+            self._watcher.start()
+        except UsageError as error:
+            self._hand_over(error_report(str(error), UsageError.exit_code))
+        except Exception:  # noqa: BLE001 - the script is in the middle of importing torch
+            self._hand_over(self._broken(traceback.format_exc()))
+
+    def __enter__(self) -> WatchedProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave no trace, whatever has ended the run."""
+        if self._watcher is not None:
+            self._watcher.remove()
+
+    def finish(self) -> None:
+        """The program has ended: hand over what has not been handed over."""
+        self._over = True
+        if self._told:
+            return
+        if self._watcher is None:
+            self._hand_over(unread_report("the script never imported torch", self.settings.keep))
+        else:
+            from .watcher import ENDED
+
+            self._watcher.finish(ENDED)
+
+    @property
+    def place(self) -> Place:
+        """Its place among the processes that train together: as torch has them, else as the launcher has."""
+        distributed = sys.modules.get("torch.distributed")
+        known = self._grouped is not None or distributed is None or not distributed.is_available()
+        if not known and distributed.is_initialized():  # it may be gone at the end
+            self._grouped = Place(distributed.get_rank(), distributed.get_world_size(), self._launched.local)
+        return self._grouped or self._launched
+
+    def _word(self, report: Report, watcher: Watcher | None, name: str) -> Handed:
+        """The report with what tells whose it is; of nothing trained unless the watcher has seen otherwise."""
+        place, group = self.place, os.environ.get("MASTER_PORT", "")
+        idle = not report.error and (watcher is None or watcher.idle)
+        mine: dict[str, Any] = {}
+        if place.world > 1:
+            from .company import payload
+
+            mine = payload(report, watcher, place.rank)
+        return Handed(name, report, idle, place.rank, place.world, group, mine)
+
+    def _several(self) -> bool:
+        return self.place.world > 1
+
+    @abstractmethod
+    def _hand_over(self, report: Report, watcher: Watcher | None = None) -> None:
+        """A report was made, of what ``watcher`` has seen; none where it could not watch."""
+
+    @abstractmethod
+    def _code(self) -> int:
+        """What a process ends with that ``--stop`` ends."""
+
+    # -- judging -------------------------------------------------------------------------------------
+
+    def _done(self, watcher: Watcher) -> None:
+        """The watched steps are over, or nothing more will be seen."""
+        from ..host.preserve import same_random_state
+
+        self._told = True
+        try:
+            with same_random_state():
+                self._hand_over(self._judged(watcher), watcher)
+        except Exception:  # noqa: BLE001 - the script must go on, whatever is wrong with us
+            self._hand_over(self._broken(traceback.format_exc()))
+        if self.settings.stop and not self._over:
+            raise SystemExit(self._code())
+
+    def _judged(self, watcher: Watcher) -> Report:
+        from ..batches.batch_source import template_at, tokenizer_beside
+        from .judged import report_of_watched
+
+        if watcher.failed:
+            return self._broken(watcher.failed)
+        try:
+            template = template_at(self.settings.tokenizer, self.settings.train_on)
+        except UsageError as error:
+            return error_report(*ending(error))
+        named = tokenizer_beside(self.settings.tokenizer)
+        report = report_of_watched(watcher, template, self.settings.keep, named)
+        report.findings = self.settings.strict(report.findings)
+        return report
+
+    def _declared(self) -> Sequence[Declaration]:
+        """The streams of ``--streams``: read now, since a script must find torch unimported."""
+        if self.settings.streams is None:
+            return ()
+        from ..models.streams_file import load_streams
+
+        return load_streams(self.settings.streams)
+
+    def _broken(self, trace: str) -> Report:
+        """An exception of ours: the watcher is off, the script goes on."""
+        if self.settings.verbose:
+            print(trace, file=sys.stderr)
+        last = trace.strip().splitlines()[-1]
+        return error_report(f"watching stopped by an error of its own ({last}): run again with -v", 3)
+
+
+def _launched() -> Place:
+    with suppress(UsageError):
+        return environment_place() or ALONE
+    return ALONE
