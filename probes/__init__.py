@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .live.lightning_callback import LightningAlignmentCallback
     from .live.trainer_callback import AlignmentCallback
     from .models.registry import register
+    from .models.small import small_model
     from .report import Report
     from .sweep.run import check_data
 
@@ -30,6 +31,7 @@ _HOME = {
     "check_loss": "checks.check",
     "discover": "finder.discover",
     "register": "models.registry",
+    "small_model": "models.small",
 }
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "check_loss",
     "discover",
     "register",
+    "small_model",
 ]
 
 

@@ -49,6 +49,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME_OR_PATH",
         help="a checkpoint (safetensors), or FILE.py:FUNC that returns a module; default: a small random Higgs model",
     )
+    group.add_argument(
+        "--weights",
+        choices=("none",),
+        help="read none of --model's: a small random model is made of its configuration, and needs no more than that",
+    )
     group.add_argument("--batch", metavar="FILE.py:FUNC", help="FUNC(model) returns the batch; default: a barcoded one")
     group.add_argument(
         "--data",

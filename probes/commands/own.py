@@ -24,8 +24,10 @@ def names_function(model: str | None) -> bool:
     return model is not None and ".py:" in model
 
 
-def load_own_model(spec: str, *, device: torch.device, dtype: torch.dtype | None, seed: int) -> Loaded:
-    """The model that a function without arguments returns.
+def load_own_model(
+    spec: str, *, device: torch.device, dtype: torch.dtype | None, seed: int, weights: str | None = None
+) -> Loaded:
+    """The model that a function without arguments returns; with ``weights="none"`` a small one of its configuration.
 
     Raises:
         UsageError: no such function, or what it returns is no module.
@@ -33,8 +35,12 @@ def load_own_model(spec: str, *, device: torch.device, dtype: torch.dtype | None
     import torch
     from torch import nn
 
-    from ..models.loading import Loaded
+    from ..models.loading import Loaded, of_configuration
+    from ..models.small import small_like
 
+    if weights == "none":
+        make = lambda: small_like(lambda: _called(spec, "--model", "model.py:build"), seed=seed)  # noqa: E731
+        return of_configuration(spec, make, device, dtype)
     torch.manual_seed(seed)
     model = _called(spec, "--model", "model.py:build")
     if not isinstance(model, nn.Module):

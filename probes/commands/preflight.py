@@ -175,6 +175,8 @@ def make_plan(args: argparse.Namespace, place: Place | None = None) -> Plan:
     for option, given in (("--data", args.data), ("--length", args.length), ("--batch-size", args.batch_size)):
         if args.batch is not None and given is not None:
             raise UsageError(f"--batch is the batch: it cannot be used with {option}")
+    if args.weights is not None and args.model is None:
+        raise UsageError("--weights none is about a --model: name a folder that holds its config.json")
     if args.loss is None and (streams is not None or names_function(args.model)):
         raise UsageError("a model of your own has a loss of its own: name it with --loss FILE.py:FUNC")
     loss = None if args.loss is None else load_loss(args.loss)
@@ -187,7 +189,7 @@ def make_plan(args: argparse.Namespace, place: Place | None = None) -> Plan:
         except (TypeError, ValueError) as error:
             raise UsageError(f"--loss {args.loss}: must be callable as FUNC(model, batch): {error}") from error
     load = load_own_model if names_function(args.model) else load_model
-    loaded = load(args.model, device=device, dtype=dtype, seed=args.seed)
+    loaded = load(args.model, device=device, dtype=dtype, seed=args.seed, weights=args.weights)
     adapter, source = _adapter_and_batch(args, loaded.model, loss, streams, place)
     plan = Plan(
         model=loaded.model,

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..errors import UsageError
 
-__all__ = ["from_folder", "load_causal_lm"]
+__all__ = ["class_of", "from_folder", "load_causal_lm"]
 
 
 def from_folder(model_class: Any, name: str, **wanted: Any) -> tuple[nn.Module, tuple[str, ...]]:
@@ -44,7 +44,7 @@ def load_causal_lm(
     name = str(name_or_path)
     try:
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
-        model_class = _model_class(transformers, config)
+        model_class = class_of(transformers, config)
         wanted = {_dtype_keyword(transformers): "auto" if dtype is None else dtype}
         return from_folder(model_class, name, config=config, **wanted)
     except UsageError:
@@ -57,7 +57,7 @@ def load_causal_lm(
         ) from error
 
 
-def _model_class(transformers: Any, config: Any) -> Any:
+def class_of(transformers: Any, config: Any) -> Any:
     """The class that a configuration names; causal language modelling for none, or one without a head."""
     base = transformers.MODEL_MAPPING.get(type(config), None)
     for architecture in getattr(config, "architectures", None) or ():

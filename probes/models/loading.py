@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,30 +14,46 @@ from ..errors import CannotRunError, UsageError, out_of_memory
 from ..host.memory import check_weights
 from . import higgs, higgs_v2
 from .proven import prove_checkpoint, read_json
+from .small import Small, smallest
 
-__all__ = ["Loaded", "load_model"]
+__all__ = ["Loaded", "load_model", "of_configuration"]
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model on its device, what to call it, whether its weights are random, and those that its checkpoint lacks."""
+    """A model on its device, and what is to be said of it.
+
+    Attributes:
+        model: on its device.
+        name: what to call it.
+        random_init: whether it is our own random one, whose loss must lie near ln V.
+        missing: the weights that its checkpoint lacks.
+        small: how it was made, where it was made of its configuration alone.
+    """
 
     model: nn.Module
     name: str
     random_init: bool
     missing: tuple[str, ...] = ()
+    small: Small | None = None
 
     @property
     def notes(self) -> list[str]:
         """What is to be said of it in a report."""
+        if self.small is not None:
+            return self.small.notes
         if not self.missing:
             return []
         weights = "weight" if len(self.missing) == 1 else "weights"
         return [f"the checkpoint lacks {len(self.missing)} {weights} (first {self.missing[0]}): random here"]
 
 
-def load_model(name: str | None, *, device: torch.device, dtype: torch.dtype | None, seed: int) -> Loaded:
+def load_model(
+    name: str | None, *, device: torch.device, dtype: torch.dtype | None, seed: int, weights: str | None = None
+) -> Loaded:
     """A small random Higgs model, or a checkpoint: safetensors only, no remote code.
+
+    With ``weights="none"`` none of the checkpoint's are read, and a small model is made of its configuration.
 
     Raises:
         UsageError: an unknown name, or a folder that holds no loadable model.
@@ -52,6 +69,14 @@ def load_model(name: str | None, *, device: torch.device, dtype: torch.dtype | N
     if path.is_dir() and not (path / "config.json").is_file():
         raise UsageError(f"--model {name}: the folder has no config.json; name a checkpoint saved by save_pretrained")
     kind = _model_type(name)
+    if weights == "none":
+        return of_configuration(name, lambda: smallest(_config_file(name), seed=seed), device, dtype)
+    return _checkpoint(name, kind, device, dtype)
+
+
+def _checkpoint(name: str, kind: str, device: torch.device, dtype: torch.dtype | None) -> Loaded:
+    """The model of a checkpoint, with its weights."""
+    path = Path(name)
     if path.is_dir():
         prove_checkpoint(path)
         check_weights(path, device)
@@ -77,6 +102,33 @@ def load_model(name: str | None, *, device: torch.device, dtype: torch.dtype | N
     except Exception as error:  # what a configuration makes its class raise is no fault of ours
         raise _unloadable(name, error) from error
     return Loaded(model.to(device=device, dtype=dtype), name, random_init=False, missing=missing)
+
+
+def of_configuration(name: str, make: Callable[[], Small], device: torch.device, dtype: torch.dtype | None) -> Loaded:
+    """A small model of a configuration.
+
+    Raises:
+        UsageError: its class accepts none.
+        CannotRunError: its package cannot be imported here.
+    """
+    try:
+        small = make()
+    except (UsageError, CannotRunError):
+        raise
+    except Exception as error:  # as above
+        raise _unloadable(name, error) from error
+    called = f"{small.name} of {name} (small, random weights)"
+    model = small.model.to(device=device, dtype=dtype or torch.float32)
+    return Loaded(model, called, random_init=False, small=small)
+
+
+def _config_file(name: str) -> Any:
+    """The configuration of a folder, or of a name on the hub."""
+    if Path(name).is_dir():
+        return name
+    from transformers import PretrainedConfig
+
+    return PretrainedConfig.get_config_dict(name)[0]
 
 
 def _small_model(seed: int) -> nn.Module:

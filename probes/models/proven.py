@@ -94,7 +94,7 @@ def _weights(folder: Path) -> Iterator[Path]:
     if not (folder / INDEX).exists():
         pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
         why = f"; {pickled[0]} is a pickle, which may run any code: save it with save_pretrained" if pickled else ""
-        raise UsageError(f"{folder}: has no {SINGLE}{why}")
+        raise UsageError(f"{folder}: has no {SINGLE}{why}; to check its configuration alone: --weights none")
     index = read_json(_inside(folder, INDEX, INDEX))
     names = index.get("weight_map") if isinstance(index, Mapping) else None
     if not isinstance(names, Mapping) or not names:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
+from configurations import configurations
 from finding import finding
 from fuzzing import fuzzing
 from losses import from_hidden_states, from_logits
@@ -38,6 +39,7 @@ FAMILIES: dict[str, Callable[[Size], Iterator[Figure]]] = {
     "logits": from_logits,
     "scaling": scaling,
     "startup": startup,
+    "small": configurations,
     "fuzz": fuzzing,  # last: it changes the allocator of this process
 }
 

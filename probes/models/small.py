@@ -1,0 +1,244 @@
+"""A model of a configuration alone: its own class, a body as small as that accepts, random weights.
+
+What a loss trains depends on neither weights nor depth. What does depend on them is said: see ``Small.notes``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import UsageError, out_of_memory
+from . import higgs, higgs_v2
+from .checkpoint import class_of
+from .proven import read_json
+from .shrink import shrink
+
+__all__ = ["Small", "small_like", "small_model", "smallest"]
+
+#: What is left out of a body, tried in this order: all of it where the class accepts that.
+ATTEMPTS: tuple[Mapping[str, Any], ...] = ({}, {"heads": 4}, {"flat": False})
+#: Parameters of a model that is small, at 4 bytes each.
+LARGEST = 400_000_000
+#: Entries of a configuration that are about the weights of a checkpoint.
+OF_WEIGHTS = ("quantization_config",)
+#: Rows of the forward that a small body has to survive, and the first of its ids.
+ROWS, FIRST_ID = 12, 5
+#: Where the class of a configuration that names none is looked for.
+MAPPINGS = (
+    "MODEL_FOR_CAUSAL_LM_MAPPING",
+    "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING",
+    "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING",
+    "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING",
+)
+#: What a model without its weights cannot show, and what it can.
+UNSAID = (
+    "without its weights nothing is said of decoding with them, of overflow in its layers and logits, of what dtype "
+    "they need, or of memory; its vocabulary, special ids, heads, codebooks, tying, caps and masks are its own"
+)
+#: What is named of the changes, before the rest is counted.
+SHOWN = 6
+
+
+@dataclass(frozen=True)
+class Small:
+    """A small model, what it was made of, and what was made smaller: before and after, by dotted name."""
+
+    model: nn.Module
+    name: str
+    changed: Mapping[str, tuple[Any, Any]]
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of it in a report."""
+        sizes = [f"{name} {_told(old)} -> {_told(new)}" for name, (old, new) in self.changed.items()]
+        more = f" and {len(sizes) - SHOWN} more" if len(sizes) > SHOWN else ""
+        reduced = f"made smaller: {', '.join(sizes[:SHOWN])}{more}" if sizes else "nothing was made smaller"
+        return [f"--weights none: {self.name} of its configuration alone, with random weights; {reduced}", UNSAID]
+
+
+def small_model(config: Any, *, model_class: type[nn.Module] | None = None, seed: int = 0) -> nn.Module:
+    """A model as a configuration describes it, with a small body and random weights, in train mode.
+
+    Args:
+        config: a configuration of transformers (or of a module of your own: a dataclass), the mapping of its file, or
+            the folder that holds config.json.
+        model_class: the class to make; None for the one that the configuration names.
+        seed: of the weights.
+
+    Raises:
+        UsageError: no such configuration, or its class accepts no small body.
+        CannotRunError: its package cannot be imported here.
+    """
+    return smallest(config, model_class=model_class, seed=seed).model
+
+
+def smallest(config: Any, *, model_class: type[nn.Module] | None = None, seed: int = 0) -> Small:
+    """The same, and what was made smaller."""
+    given = _configuration(config)
+    values = {key: value for key, value in _values(given).items() if key not in OF_WEIGHTS}
+    build = _builder(given, model_class)
+    first: tuple[Exception, str] | None = None
+    unproven: Small | None = None
+    for nth, attempt in enumerate(ATTEMPTS):
+        reduced = shrink(values, **attempt)
+        if nth and reduced.config == shrink(values, **ATTEMPTS[nth - 1]).config:
+            continue
+        try:
+            small = _of_values(given, reduced.config)
+            _check_size(build, small)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                model = build(small).train()
+        except Exception as error:
+            if out_of_memory(error):
+                raise
+            first = first or (error, "made")
+            continue
+        made = Small(model, type(model).__name__, reduced.changed)
+        if not _raises(model):
+            return made
+        unproven = unproven or made  # its inputs may be others than ours
+    if unproven is not None:
+        return unproven
+    assert first is not None
+    raise UsageError(
+        f"{_name(given, model_class)} accepts no small body ({_line(first[0])}): write a small configuration of it and "
+        "give the model with --model FILE.py:FUNC"
+    ) from first[0]
+
+
+def small_like(make: Callable[[], Any], *, seed: int = 0) -> Small:
+    """A small model of the class and configuration of what a function of the user's makes, without its weights.
+
+    Args:
+        make: makes the whole model; it is run where tensors have no storage.
+        seed: of the weights.
+
+    Raises:
+        UsageError: what it returns has no configuration to make it by.
+    """
+    with torch.device("meta"):
+        whole = make()
+    config = getattr(whole, "config", None)
+    if not isinstance(whole, nn.Module) or not (is_dataclass(config) or hasattr(config, "to_dict")):
+        raise UsageError(
+            f"--weights none: a {type(whole).__name__} has no configuration to be made small by: let it keep "
+            "its configuration (a dataclass or a PretrainedConfig) as .config, and take that as its one argument"
+        )
+    return smallest(config, model_class=type(whole), seed=seed)
+
+
+# -- configurations -----------------------------------------------------------------------------------
+
+
+def _configuration(config: Any) -> Any:
+    """The configuration as an object of its class."""
+    if isinstance(config, (str, Path)):
+        path = Path(config) / "config.json" if Path(config).is_dir() else Path(config)
+        if not path.is_file():
+            raise UsageError(f"{config}: no configuration there; name the folder that holds config.json")
+        config = read_json(path)
+    if not isinstance(config, Mapping):
+        return config
+    kind = config.get("model_type")
+    if kind == "higgs_audio":
+        return higgs.require().HiggsAudioConfig.from_dict(dict(config))
+    from transformers import CONFIG_MAPPING
+
+    if kind not in CONFIG_MAPPING:
+        import transformers
+
+        raise UsageError(
+            f"a configuration of model_type {kind!r}: transformers {transformers.__version__} has no such model; give "
+            "one of your own with --model FILE.py:FUNC"
+        )
+    return CONFIG_MAPPING[kind].from_dict(dict(config))
+
+
+def _values(config: Any) -> dict[str, Any]:
+    """Its entries, those of its parts inside it."""
+    if is_dataclass(config) and not hasattr(config, "to_dict"):
+        return asdict(config)  # type: ignore[arg-type]
+    if not hasattr(config, "to_dict"):
+        raise UsageError(f"{config!r} is no configuration: pass one of transformers, a dataclass or a dict")
+    return config.to_dict()
+
+
+def _of_values(config: Any, values: dict[str, Any]) -> Any:
+    """A configuration of the same class with those entries."""
+    if is_dataclass(config) and not hasattr(config, "to_dict"):
+        return replace(config, **values)  # type: ignore[type-var]
+    return type(config).from_dict(deepcopy(values))
+
+
+# -- models -------------------------------------------------------------------------------------------
+
+
+def _builder(config: Any, model_class: type[nn.Module] | None) -> Callable[[Any], nn.Module]:
+    if model_class is not None:
+        return model_class
+    kind = getattr(config, "model_type", None)
+    if kind == "higgs_audio":
+        return lambda small: higgs.small_model(config=small)
+    if kind == "higgs_audio_v2":
+        return lambda small: higgs_v2.small_model(config=small)
+    transformers = importlib.import_module("transformers")
+    found = class_of(transformers, config)
+    if found is not transformers.AutoModelForCausalLM:
+        return found
+    for name in MAPPINGS:  # it names no class: the one of its kind that has a head over ids
+        if type(config) in getattr(transformers, name, {}):
+            return getattr(transformers, name)[type(config)]
+    raise UsageError(f"a {type(config).__name__} names no class with a head over ids: name it under architectures")
+
+
+def _check_size(build: Callable[[Any], nn.Module], config: Any) -> None:
+    """Count the parameters before any is made."""
+    try:
+        with torch.device("meta"):
+            model = build(config)
+    except NotImplementedError:  # it reads a value while it is built
+        return
+    size = sum(parameter.numel() for parameter in model.parameters())
+    if size > LARGEST:
+        raise ValueError(f"{size:,} parameters are left, {LARGEST:,} would be small")
+
+
+def _raises(model: Any) -> bool:
+    """Whether a forward of a few ids raises: sizes that do not fit together show there alone."""
+    if getattr(model, "main_input_name", "") != "input_ids":
+        return False
+    ids = torch.arange(FIRST_ID, FIRST_ID + ROWS)[None]
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if getattr(model.config, "is_encoder_decoder", False):
+        given["decoder_input_ids"] = ids
+    try:
+        with torch.no_grad():
+            model(**given)
+    except Exception:  # noqa: BLE001 - whatever it is, another body is tried
+        return True
+    return False
+
+
+# -- words --------------------------------------------------------------------------------------------
+
+
+def _name(config: Any, model_class: type[nn.Module] | None) -> str:
+    named = getattr(config, "architectures", None) or [type(config).__name__]
+    return named[0] if model_class is None else model_class.__name__
+
+
+def _told(value: Any) -> str:
+    return f"{len(value)} entries" if isinstance(value, (list, dict)) else str(value)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

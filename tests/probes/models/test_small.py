@@ -1,0 +1,240 @@
+"""A model of a configuration alone: what stays, what is made smaller, and what is refused."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from lm_tiny import OLD, tiny_config
+from torch import nn
+
+from probes import UsageError, check_loss, small_model
+from probes.models.shrink import shrink
+from probes.models.small import small_like, smallest
+
+PUBLISHED = Path(__file__).parents[3] / "fixtures" / "configurations"
+BIG = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 40, "num_attention_heads": 32}
+#: What a configuration may say of sizes and layers; all else decides what is trained.
+SIZES = ("hidden", "intermediate", "layer", "heads", "expert", "group", "rank", "first_k", "window", "d_model", "ffn")
+
+
+def llama(**given):
+    return transformers.LlamaConfig(vocab_size=96, num_key_value_heads=8, **BIG, **given)
+
+
+def batch(vocab=96):
+    ids = torch.randperm(vocab - 20, generator=torch.Generator().manual_seed(0))[:40].reshape(2, 20) + 20
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.clone()}
+
+
+def parameters(model):
+    return sum(one.numel() for one in model.parameters())
+
+
+# -- configurations -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [path.parent.name for path in sorted(PUBLISHED.glob("*/config.json"))])
+def test_of_a_published_configuration_sizes_are_made_smaller_and_nothing_else(name):
+    config = json.loads((PUBLISHED / name / "config.json").read_text(encoding="utf-8"))
+    small = shrink(config)
+    assert small.changed
+    assert [key for key in small.changed if not any(size in key for size in SIZES)] == []
+    assert small.config["model_type"] == config["model_type"]
+    text, before = (one.get("text_config", one) for one in (small.config, config))
+    heads = text["num_attention_heads"]
+    assert (heads, text["num_hidden_layers"]) == (1, 2)
+    if before["hidden_size"] % before["num_attention_heads"] == 0:  # a head is as wide as it was
+        assert text["hidden_size"] == before["hidden_size"] // before["num_attention_heads"]
+
+
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [
+        ({"layer_types": ["s"] * 5 + ["f"] + ["s"] * 4}, {"layer_types": ["s", "f"]}),
+        ({"first_k_dense_replace": 3}, {"first_k_dense_replace": 1}),
+        ({"block_types": ["r", "r", "a"]}, {"block_types": ["r", "a"]}),
+        ({"moe_layers": [1, 3, 5, 7, 9]}, {"moe_layers": [1]}),
+        ({"per_layer_config": {"4": {"w": 2}}}, {"per_layer_config": {1: {"w": 2}}}),
+        ({"attn_layer_period": 8, "attn_layer_offset": 4}, {"attn_layer_period": 2, "attn_layer_offset": 1}),
+    ],
+    ids=["a word each", "the first", "again and again", "by number", "a table", "a period"],
+)
+def test_one_layer_of_each_kind_stays(said, left):
+    small = shrink({"hidden_size": 512, "num_attention_heads": 8, "num_hidden_layers": 10, **said}).config
+    assert {key: small[key] for key in left} == left
+    assert small["num_hidden_layers"] == 2
+
+
+def test_what_is_equal_in_two_parts_stays_equal_and_parts_of_their_own_width_are_divided_by_themselves():
+    parts = {
+        "text_config": {"hidden_size": 3584, "num_attention_heads": 28, "num_hidden_layers": 28},
+        "vision_config": {"embed_dim": 1280, "num_heads": 16, "depth": 32, "out_hidden_size": 3584, "patch_size": 14},
+        "projector_hidden_size": 3584,
+    }
+    small = shrink(parts).config
+    text, vision = small["text_config"], small["vision_config"]
+    assert text["hidden_size"] == vision["out_hidden_size"] == small["projector_hidden_size"] == 128
+    assert (vision["embed_dim"], vision["num_heads"], vision["depth"], vision["patch_size"]) == (80, 1, 2, 14)
+
+
+def test_experts_stay_few_of_their_groups_one_and_an_index_of_tokens_as_wide_as_it_was():
+    given = {"hidden_size": 512, "num_attention_heads": 8, "n_routed_experts": 256, "num_experts_per_tok": 8}
+    small = shrink({**given, "n_group": 8, "topk_group": 4, "index_topk": 2048, "index_n_heads": 64}).config
+    assert [small[key] for key in ("n_routed_experts", "num_experts_per_tok", "n_group", "topk_group")] == [4, 2, 1, 1]
+    assert (small["index_topk"], small["index_n_heads"]) == (2048, 64)
+
+
+# -- models ---------------------------------------------------------------------------------------------
+
+
+def test_a_small_model_is_of_its_class_with_its_vocabulary_ids_tying_and_caps():
+    config = transformers.Gemma2Config(
+        vocab_size=320, hidden_size=2304, num_attention_heads=8, head_dim=256, num_key_value_heads=4, pad_token_id=7
+    )
+    model = small_model(config)
+    own = model.config
+    assert type(model) is transformers.Gemma2ForCausalLM
+    assert (own.vocab_size, own.pad_token_id, own.final_logit_softcapping, own.attn_logit_softcapping) == (
+        (320, 7, config.final_logit_softcapping, config.attn_logit_softcapping)
+    )
+    assert (own.head_dim, own.sliding_window) == (256, config.sliding_window)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert parameters(model) < 1e7
+    assert model.training
+
+
+def test_a_small_model_is_judged_as_its_like_and_leaves_the_random_state():
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    model = small_model(llama())
+    assert torch.equal(torch.get_rng_state(), before)
+    assert check_loss(model, batch(), lambda m, b: m(**b).loss, replay=False).verdict == "pass"
+
+    def twice(m, b):
+        logits = m(**{**b, "labels": None}).logits
+        return nn.functional.cross_entropy(logits[:, :-2].flatten(0, 1), b["labels"][:, 2:].flatten())
+
+    assert "LA103" in {one.code for one in check_loss(model, batch(), twice, replay=False).findings}
+
+
+def test_a_configuration_may_be_an_object_a_mapping_or_a_folder(tmp_path):
+    llama().save_pretrained(tmp_path)
+    made = [small_model(one) for one in (llama(), llama().to_dict(), tmp_path, str(tmp_path / "config.json"))]
+    assert {parameters(one) for one in made} == {parameters(made[0])}
+    assert torch.equal(made[0].lm_head.weight, made[3].lm_head.weight)
+    assert not torch.equal(made[0].lm_head.weight, small_model(llama(), seed=1).lm_head.weight)
+
+
+def test_what_was_made_smaller_is_said_and_what_is_about_weights_left_out():
+    config = {**llama().to_dict(), "quantization_config": {"quant_method": "fp8"}}
+    small = smallest(config)
+    assert "hidden_size 4096 -> 128" in small.notes[0]
+    assert "LlamaForCausalLM of its configuration alone" in small.notes[0]
+    assert "overflow" in small.notes[1]
+    assert getattr(small.model.config, "quantization_config", None) is None
+
+
+@pytest.mark.skipif(OLD, reason="transformers 4.46 has configurations of parts that it cannot write")
+def test_a_class_that_takes_no_single_head_is_given_as_few_as_it_takes():
+    model = small_model(transformers.CodeGenConfig(vocab_size=320, n_embd=512, n_head=16, rotary_dim=16, n_layer=6))
+    assert (model.config.n_head, model.config.n_layer) == (4, 2)
+
+
+# -- classes of one's own -------------------------------------------------------------------------------
+
+
+@dataclass
+class Sizes:
+    vocab_size: int = 96
+    n_layer: int = 60
+    n_head: int = 96
+    n_embd: int = 12288
+    least: int = 0
+
+
+class Own(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        if config.n_embd < config.least:
+            raise ValueError(f"n_embd {config.n_embd} is too small")
+        self.config = config
+        self.table = nn.Embedding(config.vocab_size, config.n_embd)
+        self.blocks = nn.ModuleList(nn.Linear(config.n_embd, config.n_embd) for _ in range(config.n_layer))
+        self.head = nn.Linear(config.n_embd, config.vocab_size)
+
+    def forward(self, ids):
+        rows = self.table(ids)
+        for block in self.blocks:
+            rows = block(rows)
+        return self.head(rows)
+
+
+def test_a_module_of_ones_own_is_made_small_by_its_own_configuration_and_never_made_whole():
+    small = small_like(lambda: Own(Sizes()))  # 9 billion weights
+    assert (small.model.config.n_embd, len(small.model.blocks), small.model.config.vocab_size) == (128, 2, 96)
+    assert small.model.table.weight.device.type == "cpu"
+
+
+def test_a_class_that_accepts_no_small_body_is_refused_with_its_reason():
+    with pytest.raises(UsageError, match=r"Own accepts no small body \(n_embd 128 is too small\)"):
+        smallest(Sizes(least=4096), model_class=Own)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"model_type": "nowhere"}, "no such model"),
+        ("nowhere", "no configuration there"),
+        (7, "is no configuration"),
+        (transformers.CLIPVisionConfig(), "names no class with a head over ids"),
+    ],
+    ids=["unknown", "no folder", "no configuration", "no head"],
+)
+def test_what_is_no_configuration_of_a_model_with_heads_is_refused(given, told):
+    with pytest.raises(UsageError, match=told):
+        small_model(given)
+
+
+def test_a_module_without_a_configuration_is_refused():
+    with pytest.raises(UsageError, match="a Linear has no configuration"):
+        small_like(lambda: nn.Linear(2, 2))
+
+
+# -- every class ----------------------------------------------------------------------------------------
+
+#: Classes that are refused, and why: docs/small-model.md lists them.
+REFUSED = {"ZambaForCausalLM": "its shared layers are tied by numbers that a few layers do not have"}
+
+
+def whole_configuration(model_class):
+    """The class's own default; the jury's where a class cannot be made of its default."""
+    try:
+        config = model_class.config_class()
+        with torch.device("meta"):
+            model_class(config)
+    except NotImplementedError:
+        return config
+    except Exception:  # noqa: BLE001 - the class's own
+        return tiny_config(model_class.config_class)
+    return config
+
+
+@pytest.mark.deep
+@pytest.mark.filterwarnings("ignore")
+def test_all_classes_of_the_jury_but_those_that_are_listed_are_made_small_of_their_configurations():
+    from jury import every_class
+    from lm_zoo import NOT_RUN
+
+    refused = {}
+    for name in every_class():
+        model_class = getattr(transformers, name)
+        try:
+            small_model(whole_configuration(model_class), model_class=model_class)
+        except Exception as error:  # noqa: BLE001 - one in hundreds
+            refused[name] = str(error)[:200]
+    unlisted = {name: why for name, why in refused.items() if name not in REFUSED and name not in NOT_RUN}
+    assert unlisted == {}
+    assert len(refused) <= 0.05 * len(every_class())
