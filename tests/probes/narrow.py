@@ -15,7 +15,7 @@ from probes import barcoded_batch
 from probes.models import Batch
 from probes.models.higgs import FIRST_SPECIAL
 
-__all__ = ["is_narrow", "narrow_batch", "narrow_config", "narrow_model", "narrowed", "widened"]
+__all__ = ["is_narrow", "narrow_batch", "narrow_config", "narrow_default", "narrow_model", "narrowed", "widened"]
 
 #: The first reserved id, above all codes and all ordinary ids that the batches of the tests have.
 FIRST = 2048
@@ -61,3 +61,23 @@ def narrow_model(family: str = "higgs", *, hidden: int = 64, layers: int = 2, **
 def narrow_batch(*given: Any, **named: Any) -> Batch:
     """``barcoded_batch`` for the released one of them."""
     return narrowed(barcoded_batch(*given, **named))
+
+
+def narrow_default(monkeypatch: Any, family: str = "higgs") -> None:
+    """The model that a command has where it is given none, and the batches that it makes for it, narrow from now on."""
+    from probes.batches import batch_source, chatml, chatml_rules
+    from probes.models import loading
+
+    published = importlib.import_module(f"probes.models.{family}").small_config(64, 2)
+    collate, through, rules = batch_source.collate_for, chatml.chatml_batch, chatml_rules.label_rule_findings
+
+    def read(path: Any, config: Any, **how: Any) -> Any:
+        batch, notes = through(path, published, **how)
+        return narrowed(batch), notes
+
+    monkeypatch.setattr(loading, "_small_model", lambda seed: narrow_model(family, seed=seed))
+    monkeypatch.setattr(batch_source, "collate_for", lambda *given: narrowed(collate(*given)))
+    monkeypatch.setattr(chatml, "chatml_batch", read)
+    monkeypatch.setattr(
+        chatml_rules, "label_rule_findings", lambda batch, own, _, **how: rules(widened(batch), own, published, **how)
+    )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from narrow import narrow_batch, narrow_default, narrow_model
 
 from alignment import dual_loss
 from loss_align import main
@@ -36,17 +37,26 @@ CHECKS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
+@pytest.fixture
+def wide(tmp_path):
     """Run ``loss-align preflight`` in this process; returns exit code and JSON report."""
-    folder = tmp_path_factory.mktemp("reports")
 
-    def call(*options, quick=True):
-        path = folder / "report.json"
+    def call(*options):
+        path = tmp_path / "report.json"
         path.unlink(missing_ok=True)
-        sized = ("--length", "96") if quick and "--data" not in options else ()
-        code = main(["preflight", "--json", str(path), *sized, *options])
+        code = main(["preflight", "--json", str(path), *options])
         return code, json.loads(path.read_text())
+
+    return call
+
+
+@pytest.fixture
+def run(wide, monkeypatch):
+    """The same on a narrow vocabulary, and on short samples where none are named."""
+    narrow_default(monkeypatch)
+
+    def call(*options):
+        return wide(*(() if {"--data", "--length"} & {*options} else ("--length", "96")), *options)
 
     return call
 
@@ -63,8 +73,8 @@ def statuses(report):
     return {check["id"]: check["status"] for check in report["checks"]}
 
 
-def test_the_default_run_shows_the_numbers_of_the_seed_document(run):
-    code, report = run(quick=False)
+def test_the_default_run_shows_the_numbers_of_the_seed_document(wide):
+    code, report = wide()
     assert (code, report["verdict"], report["findings"]) == (0, "pass", [])
     assert report["shapes"]["logits"] == [2, 256, 128256]
     assert report["shapes"]["expanded_labels"] == [2, 256]
@@ -84,11 +94,11 @@ def test_the_default_run_shows_the_numbers_of_the_seed_document(run):
 
 @pytest.mark.parametrize(
     ("options", "lengths"),
-    [((), ("255", "256")), (("--length", "128", "--batch-size", "3"), ("127", "128"))],
+    [(("--length", "256"), ("255", "256")), (("--length", "128", "--batch-size", "3"), ("127", "128"))],
     ids=["seed", "another size"],
 )
 def test_before_the_fix_the_lengths_and_the_slice_are_named(run, options, lengths):
-    code, report = run(*loss("seed_before_fix"), *options, quick=False)
+    code, report = run(*loss("seed_before_fix"), *options)
     assert code == 1
     assert codes(report) == [("LA101", "text", "error")]
     message = report["findings"][0]["message"]
@@ -99,7 +109,7 @@ def test_before_the_fix_the_lengths_and_the_slice_are_named(run, options, length
 
 
 def test_after_the_fix_every_text_logit_copies(run):
-    code, report = run(*loss("seed_after_fix"), quick=False)
+    code, report = run(*loss("seed_after_fix"), "--length", "256")
     assert code == 1
     assert codes(report) == [("LA102", "text", "error")]
     assert report["findings"][0]["count"] == 240
@@ -182,13 +192,12 @@ def test_ignored_findings_are_skipped_not_passed(run):
     assert statuses(report)["pairing-text"] == "skip"
 
 
-def test_the_command_line_of_the_seed_document(run, tmp_path):
+def test_the_command_line_of_the_seed_document(wide, tmp_path):
     small_model(hidden=16, layers=1).save_pretrained(tmp_path / "base")
-    code, report = run(
+    code, report = wide(
         *("--train_manifest", str(CHATML / "speech.jsonl"), "--output_dir", str(tmp_path / "output")),
         *("--base_ckpt", str(tmp_path / "base"), "--batch_size", "2", "--lr", "2e-4", "--epochs", "2"),
         *("--grad_accum", "8", "--lora_r", "16", "--lora_alpha", "32", "--lora_dropout", "0.05"),
-        quick=False,
     )
     assert code == 0
     assert {c["id"]: c["status"] for c in report["checks"]}["peft"] == "pass"
@@ -212,13 +221,13 @@ def test_half_precision(run, dtype):
 
 
 def test_the_model_is_afterwards_as_before():
-    model, adapter = small_model(), HiggsAdapter()
+    model, adapter = narrow_model(), HiggsAdapter()
     model.audio_decoder_proj.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
     torch.manual_seed(3)
     state = torch.get_rng_state()
-    report = preflight(Plan(model, adapter, barcoded_batch(2, length=96)))
+    report = preflight(Plan(model, adapter, narrow_batch(2, length=96)))
     assert report.verdict == "pass"
     assert torch.equal(torch.get_rng_state(), state)
     assert [module.training for module in model.modules()] == modes
@@ -240,7 +249,7 @@ def test_the_log_says_which_path_was_taken(caplog):
 
 
 def test_a_model_that_loses_a_row_fails_the_length_check(monkeypatch):
-    model, adapter = small_model(), HiggsAdapter()
+    model, adapter = narrow_model(), HiggsAdapter()
     forward = type(model).forward
 
     def shortened(self, *args, **kwargs):
@@ -250,16 +259,16 @@ def test_a_model_that_loses_a_row_fails_the_length_check(monkeypatch):
         return out
 
     monkeypatch.setattr(type(model), "forward", shortened)
-    report = preflight(Plan(model, adapter, barcoded_batch(2, length=96)))
+    report = preflight(Plan(model, adapter, narrow_batch(2, length=96)))
     assert report.check("text-length").status == "fail"
     assert "differ from the reference expansion" in report.check("text-length").detail
 
 
 def test_a_model_with_broken_weights_fails_its_losses():
-    model, adapter = small_model(), HiggsAdapter()
+    model, adapter = narrow_model(), HiggsAdapter()
     with torch.no_grad():
         model.norm.weight.fill_(float("nan"))
-    report = preflight(Plan(model, adapter, barcoded_batch(2, length=96)))
+    report = preflight(Plan(model, adapter, narrow_batch(2, length=96)))
     assert report.verdict == "fail"
     assert {f.code for f in report.findings} == {"LA501"}
     assert report.check("text-loss").status == "fail"
@@ -268,9 +277,9 @@ def test_a_model_with_broken_weights_fails_its_losses():
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_same_on_an_accelerator(run, dtype):
-    code, report = run("--device", "cuda", "--dtype", dtype, quick=False)
+def test_the_same_on_an_accelerator(wide, dtype):
+    code, report = wide("--device", "cuda", "--dtype", dtype)
     assert (code, report["findings"]) == (0, [])
     assert report["environment"]["device"].startswith("cuda")
-    code, report = run("--device", "cuda", "--dtype", dtype, *loss("seed_after_fix"))
+    code, report = wide("--device", "cuda", "--dtype", dtype, *loss("seed_after_fix"))
     assert (code, codes(report)) == (1, [("LA102", "text", "error")])
