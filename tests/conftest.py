@@ -40,6 +40,8 @@ ONCE = (
     "probes/commands/test_defaults.py",
     "probes/commands/test_rules_pages.py",
     "probes/host",
+    "probes/live/test_eagerly.py",
+    "probes/live/test_whole_step.py",
     "probes/ranks",
     "probes/records",
     "probes/report",

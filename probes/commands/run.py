@@ -38,10 +38,11 @@ VALUED = frozenset(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """--steps, --stop, --head, --streams, --tokenizer, --train-on, -m, report options, the script and its arguments."""
+    """Steps, heads, streams, words, report options; the script and its arguments."""
     parser.add_argument("--steps", type=positive, default=2, metavar="N", help="optimizer steps to watch (default 2)")
     parser.add_argument("--stop", action="store_true", help="end the run after them: exit 1 on findings, else 0")
     parser.add_argument("--head", action="append", default=[], metavar="NAME", help="an output head, by module name")
+    parser.add_argument("--eager", action="store_true", help="run compiled modules eagerly in the watched steps")
     add_streams(parser)
     add_roles(parser, "of the script's batches: its chat template says whose text is trained")
     parser.add_argument("-m", "--module", action="store_true", help="SCRIPT is a module, as after python -m")
@@ -169,6 +170,7 @@ def _settings(args: argparse.Namespace, words: Sequence[str]) -> Settings:
         streams=_from_root(args.streams),
         tokenizer=_from_root(args.tokenizer),
         train_on=args.train_on,
+        eager=args.eager,
     )
 
 

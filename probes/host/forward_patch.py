@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 __all__ = ["ForwardPatch", "bound_arguments", "detached"]
@@ -40,7 +41,7 @@ class _Patched:
         self.module, self.forward, self.around = module, forward, around
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self.around is None:
+        if self.around is None or torch.compiler.is_compiling():
             return self.forward(*args, **kwargs)
         return self.around(self.forward, self.module, args, kwargs)
 

@@ -23,6 +23,7 @@ from ..models import Adapter, adapter_for
 from ..models.declaration import Declaration
 from ..models.declared import DeclaredAdapter
 from ..models.registry import registered
+from .eagerly import Eagerly, is_compiled
 from .further import with_candidates
 from .search import Search
 
@@ -57,12 +58,16 @@ class Discovery:
     Attributes:
         heads: names of head modules (``--head``).
         streams: declared ones (``--streams``); none if empty.
+        eagerly: what lets compiled modules run eagerly.
         unwatchable: why a module that was met cannot be watched; empty if none was.
     """
 
-    def __init__(self, heads: Sequence[str] = (), streams: Sequence[Declaration] = ()) -> None:
+    def __init__(
+        self, heads: Sequence[str] = (), streams: Sequence[Declaration] = (), eagerly: Eagerly | None = None
+    ) -> None:
         self.heads = tuple(heads)
         self.streams = tuple(streams)
+        self.eagerly = eagerly or Eagerly()
         self.unwatchable = ""
         self._seen: WeakSet[nn.Module] = WeakSet()
         self._searched: WeakSet[nn.Module] = WeakSet()
@@ -78,7 +83,7 @@ class Discovery:
         if module in self._seen:
             return None
         self._seen.add(module)
-        unwatchable = _unwatchable(module)
+        unwatchable = self._unwatchable(module)
         if unwatchable and _is_trained(module):
             self.unwatchable = unwatchable
         if unwatchable:
@@ -124,6 +129,19 @@ class Discovery:
             return None
         return Found(module, adapter, _is_trained(inner))
 
+    def _unwatchable(self, module: nn.Module) -> str:
+        """Why hooks would not see what a module does, or would change it; empty if they see it."""
+        name = type(module).__name__
+        if is_compiled(module) and not self.eagerly.covers(module):
+            return (
+                f"the model is compiled ({name}), which hides its gradients from hooks: run it with --eager, and the "
+                "watched steps are eager ones; with TORCH_COMPILE_DISABLE=1, and all of them are; or give its Trainer "
+                "an AlignmentCallback"
+            )
+        if name == "DataParallel" and len(getattr(module, "device_ids", ())) > 1:
+            return "DataParallel copies the model at every step: run it on one device, or under torchrun"
+        return ""
+
     def _note(self, module: nn.Module, reason: str) -> None:
         size = sum(parameter.numel() for parameter in module.parameters())
         self._reasons.append((_is_trained(module), size, len(self._reasons), reason))  # of one module, the last
@@ -131,23 +149,6 @@ class Discovery:
 
 def _is_trained(module: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters())
-
-
-def _unwatchable(module: nn.Module) -> str:
-    """Why hooks would not see what a module does, or would change it; empty if they see it."""
-    name = type(module).__name__
-    compiled = name == "OptimizedModule" or any(
-        getattr(m, "_compiled_call_impl", None) is not None for m in module.modules()
-    )
-    settings = sys.modules.get("torch._dynamo.config")
-    if compiled and not (settings is not None and settings.disable):  # TORCH_COMPILE_DISABLE=1: nothing is compiled
-        return (
-            f"the model is compiled ({name}), which hides its gradients from hooks: run it once with "
-            "TORCH_COMPILE_DISABLE=1, or check the loss with loss-align preflight"
-        )
-    if name == "DataParallel" and len(getattr(module, "device_ids", ())) > 1:
-        return "DataParallel copies the model at every step: run it on one device, or under torchrun"
-    return ""
 
 
 def _enclosing(frame: FrameType | None) -> Iterator[nn.Module]:

@@ -1,4 +1,7 @@
-"""Hooks that are in torch alone, never in a module: a copy of the model, made while it is watched, has none."""
+"""Hooks that are in torch alone, never in a module: a copy of the model, made while it is watched, has none.
+
+Code that torch is compiling just now passes them by, and is compiled as without them.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 
@@ -20,7 +24,8 @@ class BeforeModules:
 
         @functools.wraps(own)
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            then(module, args, kwargs)
+            if not torch.compiler.is_compiling():
+                then(module, args, kwargs)
             return own(module, *args, **kwargs)
 
         self._ours = nn.Module.__call__ = call
@@ -35,7 +40,11 @@ class AfterModules:
     """Calls ``then(module, args, kwargs, output)`` after any module has been called."""
 
     def __init__(self, then: Callable[..., None]) -> None:
-        self._handle = torch_module.register_module_forward_hook(then, with_kwargs=True)
+        def after(*called: Any) -> None:
+            if not torch.compiler.is_compiling():
+                then(*called)
+
+        self._handle = torch_module.register_module_forward_hook(after, with_kwargs=True)
 
     def remove(self) -> None:
         """Leave nothing, what torch forgets to take away included."""

@@ -29,6 +29,7 @@ class Settings:
         streams: the file that declares the model's streams (``--streams``).
         tokenizer: where that of the batches lies (``--tokenizer``).
         train_on: whose text is to be trained (``--train-on``).
+        eager: run compiled modules eagerly in the watched steps (``--eager``).
     """
 
     steps: int
@@ -41,3 +42,4 @@ class Settings:
     streams: str | None = None
     tokenizer: str | None = None
     train_on: str | None = None
+    eager: bool = False

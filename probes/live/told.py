@@ -14,6 +14,7 @@ from ..checks.check import Keep, report_of
 from ..checks.witness_checks import COVERAGE, concerning
 from ..records.report import Check, Report
 from ..witness.blind import unread_note
+from .eagerly import something_is_compiled
 from .expected import Expectation
 from .observed import Observed
 from .watcher import ENDED, Watcher
@@ -29,6 +30,8 @@ def nothing_seen(watcher: Watcher) -> str:
         reason = watcher.discovery.reason or (
             "no module was called in this process; processes that it forks are not followed"
         )
+        if something_is_compiled() and not watcher.eagerly.asked:
+            reason += "; code was compiled, and what it calls is not seen: run it with --eager"
         return f"no model whose output head is known was trained ({reason})"
     name = type(watcher.found.adapter.inner(watcher.found.root)).__name__
     if not watcher.open:
@@ -39,6 +42,11 @@ def nothing_seen(watcher: Watcher) -> str:
 def circumstances(watcher: Watcher) -> list[str]:
     """What a reader should know of how the run was watched."""
     notes = []
+    if watcher.eagerly.changed:
+        notes.append(
+            "compiled modules ran eagerly in the watched steps (--eager): these steps, and the weights that they "
+            "leave, are not bit for bit those of the compiled run"
+        )
     if not watcher.steps:
         notes.append("no optimizer step was seen: all forward passes are taken as one step")
     elif len(watcher.steps) < watcher.wanted:

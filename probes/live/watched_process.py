@@ -42,11 +42,14 @@ class WatchedProcess(ABC):
     def begin(self) -> None:
         """Torch is there: watch."""
         try:
+            from .eagerly import Eagerly
             from .watcher import Watcher
 
-            streams = self._declared()
-            settings = self.settings
-            self._watcher = Watcher(settings.steps, settings.heads, self._done, streams, several=self._several)
+            settings, streams = self.settings, self._declared()
+            eagerly = Eagerly(asked=settings.eager)
+            self._watcher = Watcher(
+                *(settings.steps, settings.heads, self._done, streams), several=self._several, eagerly=eagerly
+            )
             self._watcher.start()
         except UsageError as error:
             self._hand_over(error_report(str(error), UsageError.exit_code))

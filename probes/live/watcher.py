@@ -34,6 +34,7 @@ from ..ranks.drift import imprint
 from .beside import Beside
 from .boundaries import Boundaries
 from .discovery import Discovery, Found
+from .eagerly import Eagerly
 from .forwards import Forward, kept, label_entries
 from .gradients import Gradients
 from .hooks import AfterModules, BeforeModules
@@ -75,6 +76,7 @@ class Watcher:
         done: called with the watcher.
         streams: declared of the model.
         several: says whether there are other ranks, whose weights are to stay together with those of this one.
+        eagerly: what lets compiled modules run eagerly meanwhile.
 
     Attributes:
         steps: the forwards of every step that was seen to its end.
@@ -99,6 +101,7 @@ class Watcher:
         streams: Sequence[Declaration] = (),
         *,
         several: Callable[[], bool] = lambda: False,
+        eagerly: Eagerly | None = None,
     ) -> None:
         self.wanted, self.done = steps, done
         self.steps: list[Step] = []
@@ -108,7 +111,8 @@ class Watcher:
         self.step_weights: list[dict[str, StepWeights]] = []
         self.open: Step = []
         self.found: Found | None = None
-        self.discovery = Discovery(heads, streams)
+        self.eagerly = eagerly or Eagerly()
+        self.discovery = Discovery(heads, streams, self.eagerly)
         self.boundaries = Boundaries(self._safely(self._stepped), self._safely(self._returned))
         self.gradients = Gradients(self._safely, self._tick, lambda: self.boundaries.scale)
         self.failed = self.cause = ""
@@ -148,7 +152,12 @@ class Watcher:
         )
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Begin to watch.
+
+        Raises:
+            UsageError: torch is too old to run compiled modules eagerly.
+        """
+        self.eagerly.begin()
         self.active = True
         self._looking = BeforeModules(self._with_gradients(self._look_at))
         self.boundaries.watch()
@@ -165,7 +174,10 @@ class Watcher:
             self._give_up()
         elif cause == ENDED and not self.open:
             self._note_weights()
-        self.done(self)
+        try:
+            self.done(self)
+        finally:
+            self.eagerly.end()
         self.steps, self.open = [], []  # nothing of the script's is held: it may let its model go
         self.found = self._parts = self._trained = None
 
@@ -176,6 +188,7 @@ class Watcher:
     def remove(self) -> None:
         """Leave no trace in this process, and tell nobody; once the script is over."""
         self._leave()
+        self.eagerly.end()
         self.boundaries.remove()
 
     def _leave(self) -> None:

@@ -18,9 +18,9 @@ VOCAB = 256
 EVERYTHING = Choice()
 
 
-def watched(train, *, steps=2, heads=(), stop=False, keep=EVERYTHING, ended=0):
+def watched(train, *, steps=2, heads=(), stop=False, keep=EVERYTHING, ended=0, **more):
     """Run ``train()`` watched; the session, whose ``report`` is what was told, and the exit code."""
-    with Session(Settings(steps, heads, stop, {}, keep, list)) as session:
+    with Session(Settings(steps, heads, stop, {}, keep, list, **more)) as session:
         session.begin()
         try:
             train()
