@@ -41,6 +41,7 @@ ONCE = (
     "probes/commands/test_rules_pages.py",
     "probes/host",
     "probes/live/test_eagerly.py",
+    "probes/live/test_later.py",
     "probes/live/test_whole_step.py",
     "probes/ranks",
     "probes/records",

@@ -31,7 +31,7 @@ DESCRIPTION = (
 #: Options that take a value, so that it is not mistaken for the script.
 VALUED = frozenset(
     (
-        *("--steps", "--head", "--streams", "--tokenizer", "--train-on"),
+        *("--steps", "--every", "--head", "--streams", "--tokenizer", "--train-on"),
         *("--json", "--junit", "--markdown", "--html", "--sarif", "--select", "--ignore"),
     )
 )
@@ -40,6 +40,7 @@ VALUED = frozenset(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Steps, heads, streams, words, report options; the script and its arguments."""
     parser.add_argument("--steps", type=positive, default=2, metavar="N", help="optimizer steps to watch (default 2)")
+    parser.add_argument("--every", type=positive, default=0, metavar="N", help="look again at every N-th step")
     parser.add_argument("--stop", action="store_true", help="end the run after them: exit 1 on findings, else 0")
     parser.add_argument("--head", action="append", default=[], metavar="NAME", help="an output head, by module name")
     parser.add_argument("--eager", action="store_true", help="run compiled modules eagerly in the watched steps")
@@ -157,6 +158,8 @@ def _settings(args: argparse.Namespace, words: Sequence[str]) -> Settings:
         codes(args.strict, "--strict (write --strict=CODE, or -- before the script)")
     if not words:
         raise UsageError("name the script to run: loss-align run SCRIPT ARGS...")
+    if args.stop and args.every:
+        raise UsageError("--stop ends the run after its first steps: leave out --every, or --stop")
     if args.train_on is not None and args.tokenizer is None:
         raise UsageError("--train-on is told by a chat template: name the tokenizer's folder with --tokenizer PATH")
     return Settings(
@@ -171,6 +174,7 @@ def _settings(args: argparse.Namespace, words: Sequence[str]) -> Settings:
         tokenizer=_from_root(args.tokenizer),
         train_on=args.train_on,
         eager=args.eager,
+        every=args.every,
     )
 
 

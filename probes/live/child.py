@@ -61,8 +61,8 @@ class Child(WatchedProcess):
             super().finish()
             self._watcher.remove()
 
-    def _hand_over(self, report: Report, watcher: Watcher | None = None) -> None:
-        self._children.hand_in(self._word(portable(report), watcher, _name()))
+    def _hand_over(self, report: Report, watcher: Watcher | None = None, step: int = 0) -> None:
+        self._children.hand_in(self._word(portable(report), watcher, _name(), step))
 
     def _code(self) -> int:
         return 0

@@ -20,12 +20,13 @@ class _Training:
 
     world: int
     group: str
+    step: int = 0
     ranks: dict[int, Handed] = field(default_factory=dict)
     told: bool = False
 
     def takes(self, one: Handed) -> bool:
         """Whether this is a rank of it that has not handed in yet."""
-        return (one.world, one.group) == (self.world, self.group) and one.rank not in self.ranks
+        return (one.world, one.group, one.step) == (self.world, self.group, self.step) and one.rank not in self.ranks
 
     @property
     def trains(self) -> bool:
@@ -56,32 +57,34 @@ class Family:
                 continue
             mine = next((training for training in self._trainings if training.takes(one)), None)
             if mine is None:
-                mine = _Training(one.world, one.group)
+                mine = _Training(one.world, one.group, one.step)
                 self._trainings.append(mine)
             mine.ranks[one.rank] = one
 
     @property
     def waits(self) -> bool:
         """Whether a training lacks some of its ranks."""
-        return any(not one.told and len(one.ranks) < one.world for one in self._trainings)
+        return any(not (one.told or one.step) and len(one.ranks) < one.world for one in self._trainings)
 
-    def complete(self, *, over: bool = False) -> Iterator[tuple[Report, str]]:
-        """Trainings that all ranks have told of and that were not given before, with their program's name.
+    def complete(self, *, over: bool = False) -> Iterator[tuple[Report, str, int]]:
+        """Trainings that all ranks have told of and that were not given before, with their program's name and step.
 
-        ``over`` says that nothing more will come: what lacks a rank is given as well, and says so.
+        ``over`` says that nothing more will come: what lacks a rank is given as well, and says so, but not where it
+        was looked at again and has ended meanwhile.
         """
         for training in self._trainings:
-            if training.told or not (over or len(training.ranks) == training.world):
+            whole = len(training.ranks) == training.world
+            if training.told or not (whole or (over and not training.step)):
                 continue
             training.told = True
             if training.trains:
                 yield self._joined(training)
 
-    def _joined(self, training: _Training) -> tuple[Report, str]:
+    def _joined(self, training: _Training) -> tuple[Report, str, int]:
         first = training.ranks[min(training.ranks)]
         if training.world > 1:
             self._join(first.report, training)
-        return first.report, first.name
+        return first.report, first.name, training.step
 
     def _join(self, report: Report, training: _Training) -> None:
         from ..ranks.exchange import told_ranks

@@ -60,8 +60,11 @@ class Gathering:
             self.telling.tell(unread_report(self._why(starter, code), self._keep))
 
     def _tell(self, *, over: bool = False) -> None:
-        for report, name in self._family.complete(over=over):
-            self.telling.tell(report, name)
+        for report, name, step in self._family.complete(over=over):
+            if step:
+                self.telling.again(report, name, step)
+            else:
+                self.telling.tell(report, name)
 
     def _why(self, starter: str, code: int) -> str:
         """Why nothing was read: how it all ended, what the script itself says, and what has become of others."""

@@ -21,6 +21,7 @@ class Handed:
         rank: among the processes that train together.
         world: how many these are.
         group: tells them from others that are as many.
+        step: the number of the step that was looked at again; 0 for the first ones.
         payload: of a rank among others, as JSON values.
     """
 
@@ -30,6 +31,7 @@ class Handed:
     rank: int = 0
     world: int = 1
     group: str = ""
+    step: int = 0
     payload: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -48,18 +48,21 @@ class Session(WatchedProcess):
         self._gathering.telling.ended_with(ended.code)
         return ended.code or self._code()
 
-    def _hand_over(self, report: Report, watcher: Watcher | None = None) -> None:
+    def _hand_over(self, report: Report, watcher: Watcher | None = None, step: int = 0) -> None:
         """Told at once; where a launcher has started several ranks by the first of them, for all."""
         if watcher is not None and self._launched.world > 1:
             from .company import Company
 
-            self._company = Company(self._environ, self.settings.keep)
+            self._company = self._company or Company(self._environ, self.settings.keep)
             joined = self._company.joined(report, watcher)
-            self._gathering.telling.tell(joined, silently=not self._company.speaks)
-        elif report.error:
+            if not step:
+                self._gathering.telling.tell(joined, silently=not self._company.speaks)
+            elif self._company.speaks:
+                self._gathering.telling.again(joined, "", step)
+        elif report.error and not step:
             self._gathering.telling.tell(report)
         else:
-            self._gathering.add(self._word(report, watcher, ""))
+            self._gathering.add(self._word(report, watcher, "", step))
 
     def _code(self) -> int:
         """What the report makes of a script that itself ended well; the same on every rank."""

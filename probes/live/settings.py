@@ -29,6 +29,7 @@ class Settings:
         streams: the file that declares the model's streams (``--streams``).
         tokenizer: where that of the batches lies (``--tokenizer``).
         train_on: whose text is to be trained (``--train-on``).
+        every: look again at every N-th step (``--every``); not at all if 0.
         eager: run compiled modules eagerly in the watched steps (``--eager``).
     """
 
@@ -43,3 +44,4 @@ class Settings:
     tokenizer: str | None = None
     train_on: str | None = None
     eager: bool = False
+    every: int = 0

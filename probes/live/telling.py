@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ..errors import UsageError
@@ -12,8 +13,10 @@ from ..records.verdict import verdict_line
 from ..report.outputs import write_outputs
 from .settings import Settings
 
-__all__ = ["Telling"]
+__all__ = ["Telling", "listed"]
 
+#: How the note of later steps begins; more of them than these are told by the first and the last.
+AGAIN, LISTED = "looked again at step ", 6
 #: The check of what other processes train.
 TRAININGS = "trainings"
 
@@ -31,6 +34,7 @@ class Telling:
         self.report: Report | None = None
         self.broken = False
         self._names: list[str] = []
+        self._looks: list[str] = []
 
     def tell(self, report: Report, name: str = "", *, silently: bool = False) -> None:
         """Print a report, and write the files anew; ``name`` is of the program that trained, where it is not ours.
@@ -43,6 +47,27 @@ class Telling:
         self._print(report, name)
         self.report = report if self.report is None else _with(self.report, self._names[0], report, name)
         self._names.append(name)
+        self.write()
+
+    def again(self, report: Report, name: str, step: int) -> None:
+        """Add what a later step shows and the steps before it have not; the files are written anew.
+
+        ``name`` is of the program that trained, where it is not ours.
+        """
+        if self.report is None:
+            return
+        of = f"{name}, step {step}" if name and len(self._names) > 1 else f"step {step}"
+        known = {(one.code, one.stream) for one in (*self.report.findings, *self.report.accepted)}
+        fresh = [replace(one, message=f"{of}: {one.message}") for one in report.findings]
+        fresh = [one for one in fresh if (one.code, one.stream) not in known]
+        for one in fresh:
+            _say(f"{one.message} ({one.code} {one.name}, {one.severity})")
+        if report.error:
+            _say(f"{of}: {report.error}")
+        self.report.findings += fresh
+        self._looks.append(f"{step}{' (not judged)' if report.error else ''}")
+        self.report.notes = [note for note in self.report.notes if not note.startswith(AGAIN)]
+        self.report.notes.append(f"{AGAIN}{listed(self._looks)}")
         self.write()
 
     def _print(self, report: Report, name: str) -> None:
@@ -91,6 +116,11 @@ class Telling:
 
 def _say(text: str) -> None:
     print(f"loss-align: {printable(capped(text))}", file=sys.stderr, flush=True)
+
+
+def listed(steps: Sequence[str]) -> str:
+    """Numbers of steps, many by the first few and the last."""
+    return ", ".join(steps if len(steps) <= LISTED else (*steps[: LISTED - 1], "...", steps[-1]))
 
 
 #: How a check stands that tells another training's verdict; the worst last.

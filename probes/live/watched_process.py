@@ -6,8 +6,9 @@ import os
 import sys
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError, ending
@@ -18,6 +19,8 @@ from .settings import Settings
 
 if TYPE_CHECKING:
     from ..models.declaration import Declaration
+    from .boundaries import Boundaries
+    from .later import Later
     from .watcher import Watcher
 
 __all__ = ["WatchedProcess"]
@@ -36,25 +39,32 @@ class WatchedProcess(ABC):
         self._launched = _launched() if launched is None else launched
         self._grouped: Place | None = None
         self._watcher: Watcher | None = None
+        self._streams: Sequence[Declaration] = ()
+        self._later: Later | None = None
         self._process = os.getpid()
         self._told = self._over = False
 
     def begin(self) -> None:
         """Torch is there: watch."""
         try:
-            from .eagerly import Eagerly
-            from .watcher import Watcher
+            from .later import Later
 
-            settings, streams = self.settings, self._declared()
-            eagerly = Eagerly(asked=settings.eager)
-            self._watcher = Watcher(
-                *(settings.steps, settings.heads, self._done, streams), several=self._several, eagerly=eagerly
-            )
+            self._streams = self._declared()
+            self._watcher = self._made(self.settings.steps, self._done)
+            if self.settings.every:
+                self._later = Later(self.settings.every, self._watcher.boundaries, self._look)
             self._watcher.start()
         except UsageError as error:
             self._hand_over(error_report(str(error), UsageError.exit_code))
         except Exception:  # noqa: BLE001 - the script is in the middle of importing torch
             self._hand_over(self._broken(traceback.format_exc()))
+
+    def _made(self, steps: int, done: Callable[[Watcher], None], boundaries: Boundaries | None = None) -> Watcher:
+        from .eagerly import Eagerly
+        from .watcher import Watcher
+
+        how = {"several": self._several, "eagerly": Eagerly(asked=self.settings.eager), "boundaries": boundaries}
+        return Watcher(steps, self.settings.heads, done, self._streams, **how)
 
     def __enter__(self) -> WatchedProcess:
         return self
@@ -85,7 +95,7 @@ class WatchedProcess(ABC):
             self._grouped = Place(distributed.get_rank(), distributed.get_world_size(), self._launched.local)
         return self._grouped or self._launched
 
-    def _word(self, report: Report, watcher: Watcher | None, name: str) -> Handed:
+    def _word(self, report: Report, watcher: Watcher | None, name: str, step: int = 0) -> Handed:
         """The report with what tells whose it is; of nothing trained unless the watcher has seen otherwise."""
         place, group = self.place, os.environ.get("MASTER_PORT", "")
         idle = not report.error and (watcher is None or watcher.idle)
@@ -94,14 +104,17 @@ class WatchedProcess(ABC):
             from .company import payload
 
             mine = payload(report, watcher, place.rank)
-        return Handed(name, report, idle, place.rank, place.world, group, mine)
+        return Handed(name, report, idle, place.rank, place.world, group, step, mine)
 
     def _several(self) -> bool:
         return self.place.world > 1
 
     @abstractmethod
-    def _hand_over(self, report: Report, watcher: Watcher | None = None) -> None:
-        """A report was made, of what ``watcher`` has seen; none where it could not watch."""
+    def _hand_over(self, report: Report, watcher: Watcher | None = None, step: int = 0) -> None:
+        """A report was made, of what ``watcher`` has seen; none where it could not watch.
+
+        ``step`` is the number of a step that was looked at again, 0 for the first ones.
+        """
 
     @abstractmethod
     def _code(self) -> int:
@@ -119,8 +132,29 @@ class WatchedProcess(ABC):
                 self._hand_over(self._judged(watcher), watcher)
         except Exception:  # noqa: BLE001 - the script must go on, whatever is wrong with us
             self._hand_over(self._broken(traceback.format_exc()))
+        if self._later is not None and watcher.optimizer is not None:
+            self._later.begin(watcher.optimizer)
         if self.settings.stop and not self._over:
             raise SystemExit(self._code())
+
+    def _look(self, step: int) -> None:
+        """The step that comes next is to be watched as well, where the one before it is not still being watched."""
+        assert self._watcher is not None
+        if not self._watcher.active:
+            self._watcher = self._made(1, partial(self._done_again, step), self._watcher.boundaries)
+            self._watcher.start()
+
+    def _done_again(self, step: int, watcher: Watcher) -> None:
+        """A later step is over; what the end of the script has cut short is not told."""
+        from ..host.preserve import same_random_state
+
+        if not (watcher.steps or watcher.failed):
+            return
+        try:
+            with same_random_state():
+                self._hand_over(self._judged(watcher), watcher, step)
+        except Exception:  # noqa: BLE001 - the script must go on, whatever is wrong with us
+            self._hand_over(self._broken(traceback.format_exc()), watcher, step)
 
     def _judged(self, watcher: Watcher) -> Report:
         from ..batches.batch_source import template_at, tokenizer_beside

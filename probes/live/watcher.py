@@ -7,7 +7,6 @@ the watcher then switches itself off and says so.
 from __future__ import annotations
 
 import functools
-import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -77,6 +76,7 @@ class Watcher:
         streams: declared of the model.
         several: says whether there are other ranks, whose weights are to stay together with those of this one.
         eagerly: what lets compiled modules run eagerly meanwhile.
+        boundaries: where steps end, of the watcher before this one; its own if None.
 
     Attributes:
         steps: the forwards of every step that was seen to its end.
@@ -88,6 +88,7 @@ class Watcher:
         ungraded: per parameter that an optimizer holds, by name, whether it had no gradient in any watched step.
         imprints: of the weights before the first watched step, and as each step after it met them.
         step_weights: per step and kind of stream, what its targets weigh; told by who judges it, for other ranks.
+        optimizer: whose step was the last to be watched; None before.
         lines: what the second step showed of the lines behind the findings of the first; None where it had none.
         failed: the traceback of an exception of ours; empty if there was none.
         cause: why it stopped before the steps were done; empty if it did not.
@@ -102,6 +103,7 @@ class Watcher:
         *,
         several: Callable[[], bool] = lambda: False,
         eagerly: Eagerly | None = None,
+        boundaries: Boundaries | None = None,
     ) -> None:
         self.wanted, self.done = steps, done
         self.steps: list[Step] = []
@@ -113,7 +115,8 @@ class Watcher:
         self.found: Found | None = None
         self.eagerly = eagerly or Eagerly()
         self.discovery = Discovery(heads, streams, self.eagerly)
-        self.boundaries = Boundaries(self._safely(self._stepped), self._safely(self._returned))
+        self.boundaries = boundaries or Boundaries()
+        self.optimizer: Optimizer | None = None
         self.gradients = Gradients(self._safely, self._tick, lambda: self.boundaries.scale)
         self.failed = self.cause = ""
         self.active = False
@@ -160,9 +163,8 @@ class Watcher:
         self.eagerly.begin()
         self.active = True
         self._looking = BeforeModules(self._with_gradients(self._look_at))
-        self.boundaries.watch()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._leave)  # workers are not watched
+        # workers are not watched
+        self.boundaries.watch(self._safely(self._stepped), self._safely(self._returned), self._leave)
 
     def finish(self, cause: str = "") -> None:
         """Leave the script alone, for good; tells ``done`` once."""
@@ -179,7 +181,7 @@ class Watcher:
         finally:
             self.eagerly.end()
         self.steps, self.open = [], []  # nothing of the script's is held: it may let its model go
-        self.found = self._parts = self._trained = None
+        self.found = self._parts = self._trained = self.optimizer = None
 
     def stepping(self, optimizer: Optimizer) -> None:
         """An optimizer is about to step, and all backwards of its step have ended: what a callback knows beforehand."""
@@ -481,6 +483,7 @@ class Watcher:
             self._late = False
         elif step:
             self._note_ungraded(optimizer, step)
+            self.optimizer = optimizer or self.optimizer
             self.steps.append(step)
             if len(self.steps) >= self.wanted:
                 self.finish()

@@ -38,7 +38,7 @@ def idle(name="launcher", world=1, number=0):
 def told(*words, over=True):
     family = Family(Choice())
     family.add(words)
-    return [one for one, _ in family.complete(over=over)]
+    return [one for one, *_ in family.complete(over=over)]
 
 
 def test_ranks_are_one_report_once_all_have_told():
@@ -47,7 +47,7 @@ def test_ranks_are_one_report_once_all_have_told():
     assert list(family.complete()) == []
     assert family.waits
     family.add([rank(0)])
-    ((joined, name),) = family.complete()
+    ((joined, name, _),) = family.complete()
     assert (name, len(joined.ranks), family.waits) == ("train.py", 2, False)
     assert [(f.code, f.message.split(":")[0]) for f in joined.findings] == [
         ("LA603", "rank 1 of 2 train otherwise than rank 0 (nothing of the kind)"),
