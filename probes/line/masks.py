@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 
 from alignment import Convention, Finding
+from alignment.rules.la201_missing_target import COLUMNS
 
 from .frames import Frame, Place
 from .moves import CUTS, coordinates, met_by, rows_of, the_call, told_move
@@ -14,6 +15,7 @@ from .nodes import BORN, Node
 from .path import holds, move, path_of, steps
 from .spots import AS_GIVEN, UNSEEN, Blame, NotSeenError, Spot
 from .traced import Meeting, Traced, values_of
+from .wrong_ids import wrong_ids
 
 __all__ = ["missing", "unexpected"]
 
@@ -23,6 +25,8 @@ def missing(told: Traced, found: Finding) -> Blame:
     spots, origin = [], ""
     if found.basis.startswith("labels"):
         return Blame(origin=f"the labels are so {AS_GIVEN}")
+    if found.fix == COLUMNS:
+        return wrong_ids(told, found)
     for number, row in rows_of(told, found):
         code = _demanded(told, number, row)
         made = _switched_off(told, number, row) or _lost(told, number, code)

@@ -123,6 +123,17 @@ def own_function(model, batch):
     return Own.apply(logits_of(model, batch).flatten(0, 1), batch["labels"].flatten())  # planted
 
 
+def columns_cut(model, batch):
+    logits = logits_of(model, batch)[..., 1:]  # planted
+    return mean(logits[:, :-1], batch["labels"][:, 1:])
+
+
+def ids_counted_from_one(model, batch):
+    labels = batch["labels"]
+    labels = torch.where(labels >= 0, labels + 1, labels)  # planted
+    return mean(logits_of(model, batch)[:, :-1], labels[:, 1:])
+
+
 PLANTED = {
     copied: "LA102",
     cut_on_both_sides: "LA102",
@@ -133,6 +144,8 @@ PLANTED = {
     end_masked: "LA201",
     prompt_trained: "LA202",
     mask_not_moved: "LA201",
+    columns_cut: "LA201",
+    ids_counted_from_one: "LA201",
     flattened_first: "LA204",
     mean_of_samples: "LA301",
     cut_off: "LA605",
