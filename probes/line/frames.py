@@ -121,7 +121,7 @@ class Place:
         return self.library or self.own
 
 
-def where(outermost: FrameType) -> Place:
+def where(outermost: FrameType | None) -> Place:
     """The place of the operation that is running now, on the stack above ``outermost``."""
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - the stack is what is asked for
     own = library = None

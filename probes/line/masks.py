@@ -10,10 +10,11 @@ from alignment import Convention, Finding
 from alignment.rules.la201_missing_target import COLUMNS
 
 from .frames import Frame, Place
-from .moves import CUTS, coordinates, met_by, rows_of, the_call, told_move
+from .given import as_given, made_of, so_given, takes
+from .moves import CUTS, caller_of, coordinates, met_by, rows_of, the_call, told_move
 from .nodes import BORN, Node
 from .path import holds, move, path_of, steps
-from .spots import AS_GIVEN, UNSEEN, Blame, NotSeenError, Spot
+from .spots import KEPT, UNSEEN, Blame, NotSeenError, Spot
 from .traced import Meeting, Traced, values_of
 from .wrong_ids import wrong_ids
 
@@ -24,7 +25,7 @@ def missing(told: Traced, found: Finding) -> Blame:
     """LA201, LA203: where a label that was due ended."""
     spots, origin = [], ""
     if found.basis.startswith("labels"):
-        return Blame(origin=f"the labels are so {AS_GIVEN}")
+        return as_given(told, found)
     if found.fix == COLUMNS:
         return wrong_ids(told, found)
     for number, row in rows_of(told, found):
@@ -46,11 +47,14 @@ def _demanded(told: Traced, number: int, row: int) -> int:
     demands, expected = told.demands[number] if number < len(told.demands) else None, told.seen.expected[number]
     labels = told.seen.view.labels[number]
     if demands is None or labels is None:
+        raise NotSeenError(KEPT)
+    ahead = told.seen.view.ahead[number] if told.seen.view.ahead else 1
+    at = row + ahead - _is_ahead(told, number)
+    if at >= len(labels) or int(labels[at]) != int(expected.target[row]):
         raise NotSeenError(UNSEEN)
-    at = row if _is_ahead(told, number) else row + 1
-    if at < len(labels) and int(labels[at]) == int(expected.target[row]) and int(demands[at]) >= 0:
-        return int(demands[at])
-    raise NotSeenError(UNSEEN)
+    if int(demands[at]) < 0:
+        raise NotSeenError(KEPT)
+    return int(demands[at])
 
 
 def _is_ahead(told: Traced, number: int) -> bool:
@@ -58,8 +62,10 @@ def _is_ahead(told: Traced, number: int) -> bool:
     labels, expected = told.seen.view.labels[number], told.seen.expected[number]
     assert labels is not None
     rows = expected.trained.nonzero().flatten()
-    here = bool((labels[rows] == expected.target[rows]).all())
-    after = bool((labels[(rows + 1).clamp(max=len(labels) - 1)] == expected.target[rows]).all())
+    far = told.seen.view.ahead[number] if told.seen.view.ahead else 1
+    here, after = (
+        bool((labels[(rows + at).clamp(max=len(labels) - 1)] == expected.target[rows]).all()) for at in (far - 1, far)
+    )
     return here and (not after or told.convention is Convention.PRE_SHIFTED)
 
 
@@ -73,17 +79,13 @@ def _lost(told: Traced, number: int, code: int) -> list[Spot] | None:
     if not alive:
         return None
     last = alive[-1]
-    after = (node for node in told.tape.nodes[last.number + 1 :] if node in ways and _takes(node))
+    after = (node for node in told.tape.nodes[last.number + 1 :] if node in ways and takes(node))
     node = next((node for node in after if last in node.above and not _lives(node, code)), None)
     if node is None:
         return None
     gone, due = _count_gone(last, node)
     does = f"masks {gone} of {due} targets" if node.shape == last.shape else f"leaves out {gone} of {due} targets"
     return [Spot(node.place, does, node.number), *_mask_of(told, node, last)]
-
-
-def _takes(node: Node) -> bool:
-    return node.tokens is not None and (node.whole or node.paired)
 
 
 def _lives(node: Node, code: int) -> bool:
@@ -182,7 +184,8 @@ def unexpected(told: Traced, found: Finding) -> Blame:
         elif made:
             spots += made
         else:
-            origin = f"the labels are so {AS_GIVEN}"
+            given = so_given(told, made_of(told, met))
+            spots, origin = [*spots, *given.spots], given.origin
     return Blame(tuple(spots), origin)
 
 
@@ -198,21 +201,25 @@ def _became(told: Traced, met: Meeting) -> list[Spot]:
     for (before, _), (node, code) in each:
         if values_of(before).get(code, -1) < 0 <= values_of(node).get(code, -1) and node.name:
             return [Spot(node.place, "makes targets of labels that are masked", node.number)]
-    if root is None or told.is_label(met.token):
+    made = root is not None and root.first in told.handed  # by a script, and its labels perhaps of the same ids
+    if any(node in told.label_nodes for node, _ in way) if made else root is None or told.is_label(met.token):
         return [] if _lives(begin, met.token) else [the_call(met, "trains labels that are masked")]
-    name = "other tokens" if root.name == BORN else root.name
+    assert root is not None
+    born = root.name == BORN and not made
+    name = "other tokens" if born else told.handed.get(root.first, root.name)
     for (before, _), (node, _) in each:
         if any(one is not before and _of_labels(told, one) for one in node.parents):
             return [Spot(node.place, f"puts {name} in the place of labels", node.number)]
-    if root.name == BORN and begin.place.library is None and begin.place.own is not None:
+    if born and begin.place.library is None and begin.place.own is not None:
         raise NotSeenError(_anew(begin.place.own))
-    taken = [node for node, _ in way if node.name and node.place.own is not None and node.place.library is None]
+    given = max((at for at, (node, _) in enumerate(way) if node in told.handed_nodes), default=-1)  # and made before
+    after = [node for node, _ in way[given + 1 :]]
+    taken = [node for node in after if node.name and node.place.own is not None and node.place.library is None]
     if not taken:
         return [the_call(met, f"takes {name} for labels")]
-    callers = [
-        Spot(Place(at, None), f"hands {name} on as labels", taken[0].number - 1) for at in taken[0].place.callers
-    ]
-    return [*callers[:1], Spot(taken[0].place, f"takes {name} for labels", taken[0].number)]
+    at = caller_of(met, taken[0])
+    callers = [] if at is None else [Spot(Place(at, None), f"hands {name} on as labels", taken[0].number - 1)]
+    return [*callers, Spot(taken[0].place, f"takes {name} for labels", taken[0].number)]
 
 
 def _anew(at: Frame) -> str:

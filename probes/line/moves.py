@@ -15,7 +15,7 @@ from torch import Tensor
 from alignment import Finding
 from alignment.verdicts import Verdicts, judge
 
-from .frames import Place
+from .frames import Frame, Place
 from .nodes import Node
 from .path import Channel, Coordinates, Step, move, path_of, steps
 from .spots import NOT_AGAIN, UNSEEN, NotSeenError, Spot
@@ -29,6 +29,7 @@ __all__ = [
     "Moved",
     "all_moves",
     "all_seen",
+    "caller_of",
     "coordinates",
     "met_by",
     "moves_of",
@@ -216,6 +217,14 @@ def _alone(told: Traced, channel: Channel, before: Tensor, after: Tensor) -> tup
 def the_call(met: Meeting, does: str) -> Spot:
     """The call in which a row met its token."""
     return Spot(met.node.place, does, met.node.number)
+
+
+def caller_of(met: Meeting, node: Node) -> Frame | None:
+    """The user's line that called the function of a node's line; None where that function made the logits as well."""
+    own, callers = node.place.own, node.place.callers
+    begin = path_of(met.node, "rows", met.row)[0][0].place
+    made = [one.function for one in (begin.own, *begin.callers) if one is not None]
+    return None if own is None or not callers or not made or own.function in made else callers[0]
 
 
 def all_seen(told: Traced, begin: Node, end: Node) -> bool:

@@ -9,7 +9,7 @@ import torch
 from alignment import Finding
 
 from .frames import Place
-from .moves import CUTS, Moved, all_moves, all_seen, the_call
+from .moves import CUTS, Moved, all_moves, all_seen, caller_of, the_call
 from .nodes import Node
 from .path import path_of
 from .spots import AS_GIVEN, Blame, Spot
@@ -42,12 +42,8 @@ def offset(told: Traced, found: Finding) -> Blame:
 
 def _handed(met: Meeting) -> list[Spot]:
     """The line that hands both sides, neither of them shifted, to the function in which they meet."""
-    own, callers = met.node.place.own, met.node.place.callers
-    begin = path_of(met.node, "rows", met.row)[0][0].place
-    made = [one.function for one in (begin.own, *begin.callers) if one is not None]
-    if own is None or not callers or not made or own.function in made:
-        return []  # what makes the logits pairs them as well
-    return [Spot(Place(callers[0], None), "hands both sides on, and shifts none", met.node.number - 1)]
+    at = caller_of(met, met.node)
+    return [] if at is None else [Spot(Place(at, None), "hands both sides on, and shifts none", met.node.number - 1)]
 
 
 def _may_shift(one: Moved) -> bool:

@@ -74,17 +74,17 @@ class Tape(TorchDispatchMode):
         self.products: list[tuple[Root, Tensor]] = []
         self._written: dict[int, tuple[Tensor, Tensor, Node]] = {}
         self._next = 0
-        self._outermost: Any = None
+        self.outermost: Any = None
 
     @contextmanager
     def running(self) -> Iterator[Tape]:
         """Record; the frame that asks for it is where the code of others begins."""
-        self._outermost = sys._getframe(2)  # noqa: SLF001 - behind contextlib's own
+        self.outermost = sys._getframe(2)  # noqa: SLF001 - behind contextlib's own
         try:
             with self, _Calls(self):
                 yield self
         finally:
-            self._outermost = None  # a frame holds the tape, and with it every tensor of the loss
+            self.outermost = None  # a frame holds the tape, and with it every tensor of the loss
 
     # -- numbers --------------------------------------------------------------------------------
 
@@ -236,7 +236,7 @@ class Tape(TorchDispatchMode):
         self.nodes[-1].place = self._place()
 
     def _place(self) -> Place:
-        return where(self._outermost)
+        return where(self.outermost)
 
     def _node(self, name: str, given: Sequence[Node], shape: Sequence[int], **more: Any) -> Node:
         unique = tuple(dict.fromkeys(given))

@@ -62,6 +62,9 @@ class Traced:
         convention: that is declared for labels, where the ids cannot tell.
         only: (R,) bool per stream, the rows that were run on the tape; empty: all.
         label_roots: first numbers of further tensors that hold labels.
+        label_nodes: what a model was given as labels, where a script has made it of what else it was given.
+        handed: by the first number of what a script has made, the key under which a model was given it;
+            ``handed_nodes``: what it was given so.
         strides: by the first number of a tensor of tokens, how far apart in it what follows one another lies.
     """
 
@@ -76,6 +79,9 @@ class Traced:
     convention: Convention = Convention.POSITION_ALIGNED
     only: list[Tensor] = field(default_factory=list)
     label_roots: set[int] = field(default_factory=set)
+    label_nodes: set[Node] = field(default_factory=set)
+    handed: dict[int, str] = field(default_factory=dict)
+    handed_nodes: set[Node] = field(default_factory=set)
     strides: dict[int, int] = field(default_factory=dict)
 
     def meeting(self, stream: int, row: int, target: int) -> Meeting | None:

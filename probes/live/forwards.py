@@ -329,7 +329,7 @@ class Forward:
     def _all_rows(self) -> Tensor:
         return torch.arange(len(self._streams.streams[0]) if self._streams is not None else 0)
 
-    def _numbers(self, call: Call, view: View) -> tuple[int, ...]:
+    def numbers(self, call: Call, view: View) -> tuple[int, ...]:
         """The numbers of the streams that a call predicts; none where its head, or the call, turned out to be none."""
         if not isinstance(self.adapter, CausalLMAdapter) or self.adapter.lays_rows:
             return call.head.streams
@@ -363,7 +363,7 @@ class Forward:
             if call.rows is None and self.is_candidate(call.head):
                 continue
             books = call.head.books
-            for offset, number in enumerate(self._numbers(call, view)):
+            for offset, number in enumerate(self.numbers(call, view)):
                 part = reading.select(torch.arange(offset, len(reading.target), books))
                 ahead = view.ahead[number] if view.ahead else 1
                 rows = self.placed(call, number, len(part.target), len(view.streams[number]))

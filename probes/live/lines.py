@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +21,7 @@ from ..line.tape import Tape
 from ..line.traced import Traced, row_numbers
 from ..models.ahead import laid_rows
 from ..records.report import Report
+from . import launch
 from .forwards import Call, Forward
 
 if TYPE_CHECKING:
@@ -54,6 +57,14 @@ def _shown(steps: Sequence[Sequence[Forward]]) -> Sequence[Finding]:
             forward.adapter = adapter
 
 
+def _launcher() -> FrameType | None:
+    """The frame that has started the script: what called it is no code of the user's."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - the stack is what is asked for
+    while frame is not None and frame.f_code.co_filename != launch.__file__:
+        frame = frame.f_back
+    return frame
+
+
 class Lines:
     """Follows rows and tokens through one step of a script, from the step before on; numbers nothing of it changes.
 
@@ -71,12 +82,13 @@ class Lines:
 
     def begin(self) -> None:
         """Look on from now."""
+        self.tape.outermost = _launcher()
         self.tape.__enter__()
         self._begun = True
 
     def end(self) -> None:
         """Look on no more. Where a mode of the script's own lies above it, the tape stays, and sees nothing."""
-        self.tape.asleep = 1 << 30
+        self.tape.asleep, self.tape.outermost = 1 << 30, None
         if self._begun and _get_current_dispatch_mode() is self.tape:
             self.tape.__exit__(None, None, None)
             self._begun = False
@@ -153,9 +165,10 @@ class Lines:
         view = forward.view
         stream = view.streams[number]
         for root, mine, call in self._heads:
-            if mine is not forward or number not in call.head.streams or call.reading is None:
+            numbers = forward.numbers(call, view)
+            if mine is not forward or number not in numbers or call.reading is None:
                 continue
-            book, books = call.head.streams.index(number), call.head.books
+            book, books = numbers.index(number), call.head.books
             with suppress(InputError):
                 rows = forward.placed(call, number, len(call.reading.target) // books, len(stream))
                 rows = laid_rows(rows, stream, view.ahead[number] if view.ahead else 1)
@@ -163,10 +176,15 @@ class Lines:
                 told.only[joined][begin : begin + len(stream)] = True
         labels = view.labels[number]
         for key, value in self._given[id(forward)].items():
-            node = self.tape.node(value) if "label" in key else None
+            node = self.tape.node(value)
             tokens = None if node is None else node.thin.get("tokens")
-            if labels is not None and tokens is not None and tokens.numel() == len(stream):
+            if node is None or tokens is None or tokens.numel() != len(stream):
+                continue
+            roots = {root.first for code in tokens.flatten().tolist() if (root := self.tape.root_of(code)) is not None}
+            if "label" not in key:
+                told.handed |= dict.fromkeys(roots, key)
+                told.handed_nodes |= {node}
+            elif labels is not None:
                 told.demands[joined][begin : begin + len(stream)] = tokens.flatten().cpu()
-                told.label_roots |= {
-                    root.first for code in tokens.flatten().tolist() if (root := self.tape.root_of(code)) is not None
-                }
+                told.label_roots |= roots
+                told.label_nodes |= {node}

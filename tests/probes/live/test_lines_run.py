@@ -149,8 +149,48 @@ def collate(samples):
     return batch
 
 
-def test_the_collator_is_named_where_it_runs_in_this_process():
+END, PAD = 2, 0
+
+
+def stacked(samples):
+    ids = torch.stack([one["input_ids"] for one in samples]).clamp(min=3)
+    ids[:, -3:] = torch.tensor([END, PAD, PAD])
+    return {"input_ids": ids, "attention_mask": (ids != PAD).long()}
+
+
+def end_masked_too(samples):
+    batch = stacked(samples)
+    labels = batch["input_ids"].clone()
+    labels[(labels == PAD) | (labels == END)] = -100  # planted
+    return {**batch, "labels": labels}
+
+
+def padding_left_in(samples):
+    batch = stacked(samples)
+    return {**batch, "labels": batch["input_ids"].clone()}  # planted
+
+
+@pytest.mark.parametrize(
+    ("collate", "code"),
+    [(collate, "LA103"), (end_masked_too, "LA203"), (padding_left_in, "LA202")],
+    ids=lambda one: getattr(one, "__name__", one),
+)
+def test_the_collator_is_named_where_it_runs_in_this_process(collate, code):
     samples = [{key: value[0] for key, value in one.items()} for one in batches(4, size=1)]
     report, _ = watched(lambda: loop(llama(), right, DataLoader(samples, batch_size=2, collate_fn=collate)))
-    found = next(one for one in report.findings if one.code == "LA103")
+    found = next(one for one in report.findings if one.code == code)
     assert planted_in(collate) <= {line.line for line in found.lines if line.own}, (found.lines, found.origin)
+
+
+def ids_trained(model, batch):
+    labels = batch["input_ids"].clone()
+    labels[:, :5] = -100
+    logits = model(input_ids=batch["input_ids"], labels=labels).logits
+    wrong = batch["input_ids"].clone()  # planted
+    return mean(logits, wrong)
+
+
+def test_labels_that_are_made_of_ids_are_told_from_ids_that_are_trained_in_their_place():
+    report, _ = watched(lambda: loop(llama(), ids_trained, batches(3)))
+    found = next(one for one in report.findings if one.code == "LA202")
+    assert {line.line for line in found.lines if line.own} == planted_in(ids_trained), (found.lines, found.origin)
