@@ -38,7 +38,7 @@ class Glance:
     residual: Tensor
 
 
-def glance(grad: Tensor, logits: Tensor, period: int) -> Glance | None:
+def glance(grad: Tensor, logits: Tensor) -> Glance | None:
     """Look at every row of ``grad`` twice.
 
     With y the lowest entry and w = g_y / (p_y - 1), cross-entropy leaves r = g - w p open, 0 at y, and
@@ -47,8 +47,7 @@ def glance(grad: Tensor, logits: Tensor, period: int) -> Glance | None:
 
     Args:
         grad: (R, V).
-        logits: (R, V), the values it was taken at.
-        period: after how many rows the logits repeat.
+        logits: (p, V), the values it was taken at: every p rows they repeat.
 
     Returns:
         What was seen; None where the vocabulary is too small to see anything.
@@ -67,7 +66,7 @@ def glance(grad: Tensor, logits: Tensor, period: int) -> Glance | None:
     depth = -low.float()[:, None]
     reach = torch.maximum(lows.neg_(), highs).scatter_(1, block[:, None], 0).float().div_(depth)
     beside = reach.square_().sum(-1) * BLOCK + near.scatter_(1, place, 0).float().div_(depth).square_().sum(-1)
-    likely, largest = _probabilities(logits, target, period)
+    likely, largest = _probabilities(logits, target)
     weight = low.double() / (likely - 1)
     residual = beside.double().sqrt() - weight / low * largest.sqrt()
     clear = (low < 0) & (largest < 1)
@@ -83,11 +82,11 @@ def _extremes(grad: Tensor, which: str) -> Tensor:
     return torch.cat(parts, 1)
 
 
-def _probabilities(logits: Tensor, target: Tensor, period: int) -> tuple[Tensor, Tensor]:
+def _probabilities(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """(R,) float64 each: the probability of the target (R, 1), and the largest of its row."""
-    rows = [row.float() for row in logits[:period]]
+    rows = [row.float() for row in logits]
     total = torch.stack([row.logsumexp(-1) for row in rows]).double()
     top = torch.stack([row.amax() for row in rows]).double()
-    turn = torch.arange(len(target), device=target.device) % period
-    likely = (logits.gather(1, target)[:, 0].double() - total[turn]).exp()
+    turn = torch.arange(len(target), device=target.device) % len(logits)
+    likely = (logits[turn, target[:, 0]].double() - total[turn]).exp()
     return likely, torch.maximum((top - total).exp()[turn], likely)

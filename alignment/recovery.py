@@ -9,7 +9,8 @@ saturated or peaked real logits let the gradient vanish.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal, get_args
@@ -22,7 +23,7 @@ from .errors import InputError
 from .glance import glance
 from .streams import IGNORE_INDEX
 
-__all__ = ["Form", "Reading", "leaf", "read", "read_hidden", "recover", "silent_reading"]
+__all__ = ["Form", "Reading", "leaf", "noise_rows", "read", "read_hidden", "recover", "silent_reading", "tiled"]
 
 #: Residuals up to here are cross-entropy (label smoothing included) in half precision and better. Measured at 12 to
 #: 128,256 ids in float32, bfloat16 and float16 (tests/probes/margins.py): one target leaves 0.012 at most (0.004
@@ -120,17 +121,36 @@ def leaf(
     check_tensor(like, "logits", "(..., V)")
     if values == "real":
         return like.detach().to(dtype, copy=True).requires_grad_()
+    return tiled(noise_rows(like, values=values, dtype=dtype, seed=seed, rows=rows), like.shape).requires_grad_()
+
+
+def noise_rows(
+    like: Tensor,
+    *,
+    values: Values = "noise",
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    rows: int = NOISE_ROWS,
+) -> Tensor:
+    """(rows, V): the rows of noise that a :func:`leaf` of the same arguments repeats.
+
+    Raises:
+        InputError: ``values`` that are no noise.
+    """
     if values not in ("noise", "wide"):
         raise InputError(f"unknown values {values!r}: choose one of {', '.join(get_args(Values))}")
-    vocab, count = like.shape[-1], like.numel() // max(like.shape[-1], 1)
     generator = torch.Generator().manual_seed(check_integer(seed, "seed"))
     scale = NOISE_SCALE if values == "noise" else WIDE_SCALE
-    block = torch.randn(rows, vocab, generator=generator).mul_(scale).to(like.device, dtype)
-    out = torch.empty(like.shape, dtype=dtype, device=like.device)  # no view of another: FSDP2 warns of those
-    flat = out.view(count, vocab)
-    for first in range(0, count, rows):
-        flat[first : first + rows] = block[: min(rows, count - first)]
-    return out.requires_grad_()
+    return torch.randn(rows, like.shape[-1], generator=generator).mul_(scale).to(like.device, dtype)
+
+
+def tiled(block: Tensor, shape: Sequence[int]) -> Tensor:
+    """A tensor of ``shape`` (..., V) whose rows are those of ``block`` (p, V), again and again."""
+    out = torch.empty(tuple(shape), dtype=block.dtype, device=block.device)  # no view of another: FSDP2 warns of those
+    flat = out.view(math.prod(shape[:-1]), shape[-1])
+    for first in range(0, len(flat), len(block)):
+        flat[first : first + len(block)] = block[: len(flat) - first]
+    return out
 
 
 def read(grad: Tensor | None, logits: Tensor, *, period: int | None = None) -> Reading:
@@ -143,7 +163,8 @@ def read(grad: Tensor | None, logits: Tensor, *, period: int | None = None) -> R
 
     Args:
         grad: (..., V), or None if the loss does not reach the logits.
-        logits: (..., V), the values the gradient was taken at.
+        logits: (..., V), the values the gradient was taken at; of those that repeat the first ``period`` rows, (p, V),
+            are enough.
         period: after how many rows the logits repeat; None where they do not.
 
     Raises:
@@ -152,26 +173,28 @@ def read(grad: Tensor | None, logits: Tensor, *, period: int | None = None) -> R
     vocab = check_vocabulary(logits)
     if period is not None and check_integer(period, "period") < 1:
         raise InputError(f"period must be at least 1 row, got {period}")
-    rows = logits.numel() // vocab
-    reading = silent_reading(rows, logits.device)
     if grad is None:
-        return reading
-    if check_tensor(grad, "gradient", kind="floats", beside=logits).shape != logits.shape:
-        raise InputError(f"gradient has shape {tuple(grad.shape)}, logits {tuple(logits.shape)}: they must agree")
-    flat_grad, flat_logits = grad.detach().reshape(rows, vocab), logits.detach().reshape(rows, vocab)
-    step = max(1, min(CHUNK_ELEMENTS, max(logits.numel() // CHUNK_SHARE, FEW_ELEMENTS)) // vocab)
-    seen = None if period is None else glance(flat_grad, flat_logits, period)
+        return silent_reading(logits.numel() // vocab, logits.device)
+    shape = check_tensor(grad, "gradient", kind="floats", beside=logits).shape
+    if shape != logits.shape and (shape[-1:] != (vocab,) or logits.shape != (period, vocab)):
+        raise InputError(f"gradient has shape {tuple(shape)}, logits {tuple(logits.shape)}: they must agree")
+    flat, known = grad.detach().reshape(-1, vocab), logits.detach().reshape(-1, vocab)[:period]
+    rows = len(flat)
+    reading = silent_reading(rows, logits.device)
+    step = max(1, min(CHUNK_ELEMENTS, max(grad.numel() // CHUNK_SHARE, FEW_ELEMENTS)) // vocab)
+    seen = None if period is None else glance(flat, known)
     if seen is None:
         for first in range(0, rows, step):
-            part = slice(first, first + step)
-            _read_chunk(reading, torch.arange(rows, device=logits.device)[part], flat_grad[part], flat_logits[part])
+            part = torch.arange(first, min(first + step, rows), device=logits.device)
+            values = known[first : first + step] if period is None else known[part % len(known)]
+            _read_chunk(reading, part, flat[first : first + step], values)
         return reading
     clear = seen.residual <= PLAIN_RESIDUAL
     sure = torch.nonzero(clear).reshape(-1)
     form = torch.full_like(sure, int(Form.PLAIN))
     _write(reading, sure, seen.target[sure], seen.weight[sure], seen.residual[sure], form)
     for part in torch.nonzero(seen.active & ~clear).reshape(-1).split(step):
-        _read_chunk(reading, part, flat_grad[part], flat_logits[part])
+        _read_chunk(reading, part, flat[part], known[part % len(known)])
     return reading
 
 

@@ -102,8 +102,7 @@ def graph_of(
                 noted.followed.begin(given, rows=False)
                 inside.enter_context(noted.followed)
             loss = called(loss_fn, model, batch)
-            nodes = tuple(one.grad_fn for one in noted.outputs)
-            shapes = tuple(tuple(one.shape) for one in noted.outputs)
+            nodes, shapes = tuple(one.node for one in noted.outputs), tuple(one.shape for one in noted.outputs)
             return Graph(loss.grad_fn, nodes, shapes, frozenset(noted.called), tuple(noted.others), noted.placed)
     finally:
         noted.remove()
@@ -114,7 +113,7 @@ class _Noted:
 
     def __init__(self, heads: Sequence[Head], followed: Followed, others: Collection[nn.Module]) -> None:
         self.heads, self.followed = heads, followed
-        self.outputs: list[Tensor] = []
+        self.outputs: list[Output] = []
         self.others: list[Output] = []
         self.called: set[int] = set()
         self.placed = True
@@ -145,16 +144,21 @@ class _Noted:
             self._note(module, inputs, output)
 
     def _leave_other(self, module: nn.Module, args: Any, output: Any) -> None:
-        made = [one for one in tensors_in(output, 1) if one.requires_grad]
-        self.others.extend(Output(module, tuple(one.shape), one.grad_fn) for one in made)
+        self.others += _made(module, output)
 
     def _note(self, module: nn.Module, inputs: Tensor | None, output: Any) -> None:
-        found = [one for one in tensors_in(output, 1) if one.grad_fn is not None]
-        self.outputs.extend(found)
+        found = _made(module, output)
+        self.outputs += found
         self.called.update(id(one) for one in module.parameters())
         places = None if inputs is None else self.followed.places_of(inputs)
         if found and (places is None or bool((places < 0).any())):
             self.placed = False
+
+
+def _made(module: nn.Module, output: Any) -> list[Output]:
+    """What a module gave that has a gradient, without holding on to it: a loss in chunks never holds it all."""
+    made = [one for one in tensors_in(output, 1) if one.grad_fn is not None]
+    return [Output(module, tuple(one.shape), one.grad_fn) for one in made]
 
 
 def trained_rows(

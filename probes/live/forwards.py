@@ -22,7 +22,7 @@ from ..models.causal_lm import CausalLMAdapter
 from ..models.declared import DeclaredAdapter
 from ..models.reading import is_encoder_decoder
 from ..models.rows import head_rows, match_rows, rows_behind
-from ..witness.placement import merged
+from ..witness.placement import merge
 from .declared_rows import Origin, Trail, laid_over, taught
 from .rows_of_own import OwnRows
 from .standing_still import attributes_kept, device_of, moved
@@ -71,10 +71,11 @@ class Call:
     def reading(self) -> Reading | None:
         """All backwards together, as close to the loss as they were seen; None before the first."""
         found = self.readings.get("later") or self.readings.get("head") or []
-        total = found[0] if found else None
-        for one in found[1:]:
-            assert total is not None
-            total = merged(total, one, torch.arange(len(one.target)))
+        if len(found) < 2:
+            return found[0] if found else None
+        total = silent_reading(len(found[0].target))
+        for one in found:
+            merge(total, one, torch.arange(len(one.target)))
         return total
 
 
@@ -368,7 +369,7 @@ class Forward:
                 ahead = view.ahead[number] if view.ahead else 1
                 rows = self.placed(call, number, len(part.target), len(view.streams[number]))
                 rows = laid_rows(rows, view.streams[number], ahead)
-                readings[number] = merged(readings[number], part, rows)
+                merge(readings[number], part, rows)
         for reading in readings if self.fused else ():
             if not bool((reading.form != int(Form.NONE)).any()):
                 reading.form[:] = int(Form.SOFT)  # it may be what could not be read

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from alignment import InputError
-from alignment.recovery import NOISE_ROWS, Values, leaf
+from alignment.recovery import NOISE_ROWS, Reading, Values, noise_rows, tiled
 
 from ..errors import UsageError
 from ..host.forward_patch import ForwardPatch, bound_arguments
@@ -42,6 +43,10 @@ from .stand_in import handed, is_untouched
 from .turned import Turned
 
 __all__ = ["Capture", "Forward", "HeadCall", "told_dropped"]
+
+#: Logits of this size are kept until the loss has returned, in case that it writes to them: it is that of many short
+#: chunks. Beyond it a loss that holds on to no logits needs no more memory for being watched.
+HELD_BYTES = 1 << 28
 
 
 @dataclass
@@ -76,6 +81,10 @@ class Capture:
     _handles: list[RemovableHandle | ForwardPatch | SkippedProduct] = field(default_factory=list)
     _lent: ExitStack = field(default_factory=ExitStack)
     _stand_in: Tensor | None = None
+    _anchor: Tensor = field(default_factory=lambda: torch.zeros((), requires_grad=True))
+    _noise: dict[Any, Tensor] = field(default_factory=dict)
+    _held: list[HeadCall] = field(default_factory=list)
+    _again: bool = False
     _numbered: list[Numbered] = field(default_factory=list)
     _bodies: list[tuple[nn.Module, Tensor, int]] = field(default_factory=list)
     _counts: Counter[Any] = field(default_factory=Counter)
@@ -170,12 +179,12 @@ class Capture:
         self._inside = True
         self._suspend()
         try:
-            seen.outputs = self._replace_fields(forward(*args, **changed))
-            self._note_later(seen.outputs)
+            outputs = self._replace_fields(forward(*args, **changed))
+            self._note_later(outputs)
         finally:
             self._inside = False
             self._resume()
-        return seen.outputs
+        return outputs
 
     def _enter_body(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self._inside:  # the trainer calls the body itself, below every hooked forward
@@ -217,7 +226,7 @@ class Capture:
         self._bodies[-1] = (module, stand_in.detach(), nth)
         if self.alone.books == 1:
             every = torch.arange(first.numel() // first.shape[-1], device=first.device)
-            self.calls.append(HeadCall(self.alone, stand_in, first.detach(), len(self.forwards) - 1, rows=every))
+            self._note_at_input(self.alone, first.detach(), every)
         torch.set_grad_enabled(True)
         self._suspended = False
         return _replace_first(output, stand_in)
@@ -331,33 +340,53 @@ class Capture:
 
     def _stand_in_of(self, head: Head, output: Tensor, *, finite: bool) -> Tensor:
         """A leaf in place of what a head gave, noted as a call of it."""
-        rows = 1 if self.alike else NOISE_ROWS
-        stand_in = leaf(output, values=self.values, dtype=self.dtype or output.dtype, rows=rows)
+        noise, made = self._values_of(output)
         if self.turned is not None and head.is_plain:
-            self.turned.turn(len(self.calls), stand_in, head.vocabulary(stand_in.shape[-1]))
-        period = NOISE_ROWS if self.values == "noise" else None
+            self.turned.turn(len(self.calls), made, head.vocabulary(made.shape[-1]))
         if not finite and can_be_learnt(output):  # ids that the head masks out: the loss must not miss that
-            finite, period = True, None
-            with torch.no_grad():
-                stand_in.masked_fill_(output == -torch.inf, -torch.inf)
+            finite, noise = True, None
+            made.masked_fill_(output == -torch.inf, -torch.inf)
         inputs, number = self._fed.get(head.name, self._read), len(self.forwards) - 1
-        real = self.values == "real"
-        call = HeadCall(head, stand_in, inputs, number, finite=finite, real=real, period=period)
+        call = HeadCall(head, made.shape, made.device, inputs, number, finite=finite, real=self.values == "real")
+        call.noise = noise if head.is_plain and self.values == "noise" else None
         self._note_body(call)
         with torch.enable_grad():
-            call.handed = handed(stand_in)
-        call.version = call.handed._version  # noqa: SLF001 - its only name
+            logits = handed(made, self._anchor, call)
+        if self._again:  # what a checkpoint computes again was seen before
+            return logits
+        call.handed, call.version = logits, logits._version  # noqa: SLF001 - its only name
+        self._hold(call)
         behind = self._behind(self._places)
         if self._from_ids:
             call.batch_rows = self._places
         elif behind is not None and head.fed is None:
             call.forward, call.body_rows = behind[:2]
         self.calls.append(call)
-        return call.handed
+        return logits
+
+    def _values_of(self, output: Tensor) -> tuple[Tensor | None, Tensor]:
+        """What stands in for a head's output, without gradients, and the rows of noise that it repeats."""
+        dtype = self.dtype or output.dtype
+        if self.values == "real":
+            return None, output.detach().to(dtype, copy=True)
+        key = (output.shape[-1], dtype, output.device)
+        if key not in self._noise:  # once: a head may be called chunk by chunk
+            rows = 1 if self.alike else NOISE_ROWS
+            self._noise[key] = noise_rows(output, values=self.values, dtype=dtype, rows=rows)
+        return self._noise[key], tiled(self._noise[key], output.shape)
+
+    def _hold(self, call: HeadCall) -> None:
+        """Keep no more logits than a loss might still write to: one in chunks never holds all of them at once."""
+        if sum(one.held for one in self._held) > HELD_BYTES:
+            for one in self._held:
+                one.let_go()
+            self._held = [one for one in self._held if one.held]
+        self._held.append(call)
 
     def _note_body(self, call: HeadCall) -> None:
         """Which rows a declared head was cut out of; without a body its own calls are counted."""
-        call.nth = sum(one.head is call.head for one in self.calls)
+        call.nth = self._counts[id(call.head)]
+        self._counts[id(call.head)] += 1
         for module, hidden, nth in reversed(self._bodies):
             if module is call.head.body:
                 call.hidden, call.nth = hidden, nth
@@ -370,7 +399,12 @@ class Capture:
             return
         with suppress(InputError):  # a head behind layers of its own
             rows = match_rows(args[0].detach(), stand_in.detach())
-            self.calls.append(HeadCall(head, stand_in, args[0].detach(), len(self.forwards) - 1, rows=rows))
+            self._note_at_input(head, args[0].detach(), rows)
+
+    def _note_at_input(self, head: Head, inputs: Tensor, rows: Tensor) -> None:
+        leaf, number = self._stand_in, len(self.forwards) - 1
+        assert leaf is not None
+        self.calls.append(HeadCall(head, leaf.shape, leaf.device, inputs, number, leaf=leaf, rows=rows))
 
     # -- what they saw ---------------------------------------------------------------------------
 
@@ -381,21 +415,43 @@ class Capture:
             if not isinstance(logits, Tensor) or not logits.requires_grad or is_untouched(logits):
                 continue
             for call in self.calls:
-                if call.forward == len(self.forwards) - 1 and call.leaf.shape == logits.shape:
+                if call.forward == len(self.forwards) - 1 and call.shape == logits.shape:
                     call.later = logits
 
     def _given(self, kwargs: Mapping[str, Any], keys: Sequence[str]) -> set[str]:
         return {key for key in keys if kwargs.get(key) is not None}
 
-    def gradients(self, loss: Tensor) -> dict[int, Tensor | None]:
-        """D loss / d every leaf, by the leaf's identity; nothing reaches a parameter."""
-        wanted: list[Tensor] = []
-        for call in self.calls:
+    def read(self, loss: Tensor, look: Callable[[int, HeadCall], Reading]) -> bool:
+        """Run the backward of a loss, and have every call of a head that it reaches read; nothing reaches a parameter.
+
+        Args:
+            loss: one value.
+            look: how a call is read, and which it is.
+
+        Returns:
+            Whether the loss reaches any.
+        """
+        calls = list(self.calls)
+        if not calls:
+            return False
+        for nth, call in enumerate(calls):
+            call.let_go()
+            call.look = partial(look, nth)
+        wanted: list[Tensor] = [self._anchor]
+        for call in calls:
             wanted += [t for t in (call.leaf, call.later) if t is not None and all(t is not w for w in wanted)]
-        seen = len(self.calls)
-        grads = gradients_at(wanted, loss, self.model)
-        del self.calls[seen:]  # what a checkpoint computes again was seen before
-        return {id(tensor): grad for tensor, grad in zip(wanted, grads, strict=True)}
+        self._again = True
+        try:
+            grads = gradients_at(wanted, loss, self.model)
+        finally:
+            self._again = False
+        del self.calls[len(calls) :]
+        found = {id(tensor): grad for tensor, grad in zip(wanted, grads, strict=True)}
+        for call in calls:
+            call.grad = call.grad if call.leaf is None else found[id(call.leaf)]
+            call.later_grad = None if call.later is None else found[id(call.later)]
+            call.end()
+        return any(call.reading is not None for call in calls)
 
 
 def _kept(value: Any) -> Any:

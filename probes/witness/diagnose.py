@@ -110,7 +110,7 @@ class _Follow(TorchFunctionMode):
         kwargs = kwargs or {}
         for call in self._calls[self._known :]:
             audio = call.head.books > 1 or (call.head.name.startswith("audio") and not self._declared)
-            axis = 0 if call.leaf.dim() == 2 or audio else 1
+            axis = 0 if len(call.shape) == 2 or audio else 1
             self.know(call.handed, "audio_logits" if audio else "logits", axis=axis, head=call.head.name)
         self._known = len(self._calls)
         if func in LOSSES:

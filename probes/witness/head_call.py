@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from alignment.recovery import Form, Reading, read, silent_reading
 from alignment.sketch import read_sketched, sketch
 
 from ..models.adapter import Head
+from ..models.forward import all_finite
 from .hidden import read_books
 
 __all__ = ["Forward", "HeadCall"]
@@ -25,35 +26,45 @@ class Forward:
 
     received: dict[str, Any]
     hidden: Tensor | None = None
-    outputs: Any = None
 
 
 @dataclass
 class HeadCall:
-    """One call of a head: the leaf in its place, the hidden rows it read, and where the loss saw it last.
+    """One call of a head: what the loss was handed in its place, the rows it read, and where the loss saw it last.
 
-    ``rows`` are those of the leaf that the head reads, where it stands at the head's input. ``real`` leaves hold the
-    model's own logits. ``hidden`` are the rows that its input was cut out of, and ``nth`` counts the calls of what
-    gave them. ``batch_rows`` are those of the batch that the rows of the leaf stand for, where they were followed from
-    its ids, and ``body_rows`` those of the forward, where they were followed from its body. ``period`` is after how
-    many rows the leaf repeats, as long as what is ``handed`` to the loss keeps its ``version``: it may be written to.
+    ``shape`` is that of the logits, or of the ``leaf`` at the head's input, of which the head reads ``rows``. What was
+    ``handed`` is kept until its rows are known to be those of ``noise``, again and again: a loss may write to it, which
+    changes its ``version``. ``real`` are the model's own logits. ``hidden`` are the rows that its input was cut out of,
+    and ``nth`` counts the calls of what gave them. ``batch_rows`` are those of the batch that the rows of logits stand
+    for, where they were followed from its ids, and ``body_rows`` those of the forward, where they were followed from
+    its body.
+
+    A backward brings ``grad`` and ``later_grad``. ``look`` reads them at once where the loss saw the logits here last,
+    so that the gradients of no two calls have to be held. ``broken`` says that one of them was not finite.
     """
 
     head: Head
-    leaf: Tensor
+    shape: torch.Size
+    device: torch.device
     inputs: Tensor | None
     forward: int
+    leaf: Tensor | None = None
+    rows: Tensor | None = None
+    handed: Tensor | None = None
+    noise: Tensor | None = None
+    version: int = 0
     later: Tensor | None = None
     finite: bool = True
-    rows: Tensor | None = None
     real: bool = False
-    period: int | None = None
-    handed: Tensor | None = None
-    version: int = 0
     hidden: Tensor | None = None
     nth: int = 0
     batch_rows: Tensor | None = None
     body_rows: Tensor | None = None
+    grad: Tensor | None = None
+    later_grad: Tensor | None = None
+    look: Callable[[HeadCall], Reading] | None = None
+    reading: Reading | None = None
+    broken: bool = False
 
     @property
     def count(self) -> int:
@@ -61,61 +72,90 @@ class HeadCall:
         if self.rows is not None:
             return len(self.rows)
         if not self.head.is_plain:
-            return len(self.head.rows(self.leaf)) // self.head.books
-        return self.leaf.numel() // (self.head.books * self.head.vocabulary(self.leaf.shape[-1]))
+            return len(self._places) // self.head.books
+        return self.shape.numel() // (self.head.books * self.head.vocabulary(self.shape[-1]))
 
     @property
     def width(self) -> int:
         """How many ids a row scores."""
-        if not self.head.is_plain:
-            return self.head.rows(self.leaf).shape[-1]
-        return self.head.vocabulary(self.leaf.shape[-1])
+        return self.head.vocabulary(self.shape[-1]) if self.head.is_plain else self._places.shape[-1]
 
-    def read(self, grads: Mapping[int, Tensor | None]) -> Reading:
+    @property
+    def _places(self) -> Tensor:
+        """(r * books, V): the shape of what the head gave, a row for each stream in turn."""
+        return self.head.rows(torch.empty(self.shape, device="meta"))
+
+    @property
+    def held(self) -> int:
+        """How many bytes of logits are kept for this call."""
+        return 0 if self.handed is None else self.handed.nbytes
+
+    @property
+    def logits(self) -> Tensor | None:
+        """What was handed, as the loss left it; None where that is noise, or the head is read at its input."""
+        return None if self.handed is None else self.handed.detach()
+
+    def let_go(self) -> None:
+        """Keep what was handed no longer, where nobody has written to it: of noise its first rows say all."""
+        if self.handed is not None and self.noise is not None and self.handed._version == self.version:  # noqa: SLF001
+            self.handed = None
+
+    def take(self, grad: Tensor | None) -> None:
+        """What the backward brings to the logits."""
+        if grad is None or self.look is None:
+            return
+        self.grad = grad
+        if self.later is None:
+            self.end()
+
+    def end(self) -> None:
+        """Read what the backward brought, if that was not done yet, and let go of it."""
+        if self.look is not None and self.reading is None and (self.grad is not None or self.later_grad is not None):
+            if self.later is not None or self.leaf is not None:  # read elsewhere, or in part
+                self.broken = self.grad is not None and not all_finite(self.grad)
+            self.reading = self.look(self)
+        self.grad = self.later_grad = self.look = None
+
+    def read(self) -> Reading:
         """Rows of this call, codebooks interleaved as in the head's last dimension."""
         if self.rows is not None:
-            return self._read_hidden(grads.get(id(self.leaf)), self.rows)
-        seen = self.leaf
-        if self.later is not None and grads.get(id(self.later)) is not None:
-            seen = self.later
-        grad = grads.get(id(seen))
-        if not self.head.is_plain:
-            return self._read_places(grad, seen)
-        width, vocab = seen.shape[-1], self.head.vocabulary(seen.shape[-1])
-        shape = (seen.numel() // max(vocab, 1), vocab)
-        if grad is not None and self.real:  # rows may be sure of their token
-            return read_sketched(grad.reshape(shape), sketch(seen.detach().reshape(shape)))
-        written = self.handed is not None and self.handed._version != self.version  # noqa: SLF001 - its only name
-        period = None
-        if self.period is not None and seen is self.leaf and not written:
-            period = self.period * (width // max(vocab, 1))
-        return read(None if grad is None else grad.reshape(shape), seen.detach().reshape(shape), period=period)
+            return self._read_hidden(self.rows)
+        grad, logits = self.seen
+        if grad is None:
+            return silent_reading(self.count * self.head.books, self.device)
+        if self.real:  # rows may be sure of their token
+            return read_sketched(self.laid(grad), sketch(self.laid(logits)))
+        repeats = self.handed is None and logits is self.noise
+        rows = self.laid(logits)
+        return read(self.laid(grad), rows, period=len(rows) if repeats else None)
 
-    def penalties(self, grads: Mapping[int, Tensor | None]) -> Reading:
+    def penalties(self) -> Reading:
         """The same rows, with the penalty that each of them has in the place of a target."""
-        seen = self.leaf
-        if self.later is not None and grads.get(id(self.later)) is not None:
-            seen = self.later
-        grad = grads.get(id(seen))
+        grad, logits = self.seen
         if self.rows is not None or grad is None:
-            return silent_reading(self.count * self.head.books, self.leaf.device)
-        if self.head.is_plain:
-            vocab = self.head.vocabulary(seen.shape[-1])
-            kinds = penalties(grad.reshape(-1, vocab), seen.detach().reshape(-1, vocab))
-        else:
-            kinds = penalties(self.head.rows(grad), self.head.rows(seen.detach()))
+            return silent_reading(self.count * self.head.books, self.device)
+        kinds = penalties(self.laid(grad), self.laid(logits))
         reading = silent_reading(len(kinds), kinds.device)
         form = torch.where(kinds != int(Penalty.NONE), int(Form.PLAIN), int(Form.NONE))
         return replace(reading, target=kinds, form=form)
 
-    def _read_places(self, grad: Tensor | None, seen: Tensor) -> Reading:
-        rows = self.head.rows(seen.detach())
-        if grad is not None and self.real:
-            return read_sketched(self.head.rows(grad), sketch(rows))
-        return read(None if grad is None else self.head.rows(grad), rows)
+    @property
+    def seen(self) -> tuple[Tensor | None, Tensor]:
+        """The gradient where the loss saw the logits last, and what they were there: of noise its rows alone."""
+        if self.later is not None and self.later_grad is not None:
+            return self.later_grad, self.later.detach()
+        logits = self.noise if self.handed is None else self.handed.detach()
+        assert logits is not None
+        return self.grad, logits
 
-    def _read_hidden(self, grad: Tensor | None, at: Tensor) -> Reading:
-        width = self.leaf.shape[-1]
-        if grad is None:
-            return silent_reading(len(at) * self.head.books, self.leaf.device)
-        return read_books(grad.reshape(-1, width)[at], self.leaf.detach().reshape(-1, width)[at], self.head)
+    def laid(self, values: Tensor) -> Tensor:
+        """(r * books, V): logits or their gradient, a row for each stream in turn."""
+        if not self.head.is_plain:
+            return self.head.rows(values)
+        return values.reshape(-1, max(self.head.vocabulary(values.shape[-1]), 1))
+
+    def _read_hidden(self, at: Tensor) -> Reading:
+        if self.grad is None or self.leaf is None:
+            return silent_reading(len(at) * self.head.books, self.device)
+        width = self.shape[-1]
+        return read_books(self.grad.reshape(-1, width)[at], self.leaf.detach().reshape(-1, width)[at], self.head)

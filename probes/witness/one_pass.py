@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -24,7 +24,6 @@ from ..host.preserve import copy_of, cuda_devices, same_random_state
 from ..models.adapter import Adapter, Batch, Head, View
 from ..models.causal_lm import CausalLMAdapter
 from ..models.declared_heads import Logits
-from ..models.forward import all_finite
 from .backward import gradients_at, rounding, trains
 from .capture import Capture, told_dropped
 from .head_call import HeadCall
@@ -45,8 +44,8 @@ __all__ = [
 ]
 
 LossFunction = Callable[[nn.Module, Batch], Tensor]
-#: What a call of a head, counted in order, says by the gradients of its leaves.
-ReadCall = Callable[[int, HeadCall, Mapping[int, Tensor | None]], Reading]
+#: What a call of a head, counted in order, says by the gradients that a backward has brought to it.
+ReadCall = Callable[[int, HeadCall], Reading]
 
 
 @dataclass(frozen=True)
@@ -195,7 +194,7 @@ def run_penalties(watched: Watched, batch: Batch, view: View) -> list[Tensor]:
         LossError: the loss raises.
     """
     wide, heads = _at_wide(watched), watched.adapter.heads(watched.model, view)
-    seen = _run_at(wide, batch, view, heads, read_call=lambda _, call, grads: call.penalties(grads))
+    seen = _run_at(wide, batch, view, heads, read_call=lambda _, call: call.penalties())
     return [reading.target.clamp(min=0) for reading in seen.readings]
 
 
@@ -227,7 +226,7 @@ def _run_at(
     alone: Head | None = None,
     *,
     turned: Turned | None = None,
-    read_call: ReadCall = lambda _, call, grads: call.read(grads),
+    read_call: ReadCall = lambda _, call: call.read(),
 ) -> Pass:
     model, adapter, options = watched.model, watched.adapter, watched.options
     watched.pace.step(LOSS if alone is None else LOSS + 1 + heads.index(alone))
@@ -264,13 +263,13 @@ def _run_at(
         if problems:
             return Pass(nothing, capture, number, finite=True, problems=problems)
         assert isinstance(loss, Tensor)
-        grads = capture.gradients(loss)
-    if not any(grad is not None for grad in grads.values()):
+        reached = capture.read(loss, read_call)
+    if not reached:
         detached = finding("LA605", "all", "the loss has a gradient, but none reaches the logits of any head")
         weights = [one for head in heads if head.is_plain for one in head.module.parameters()]
         return Pass(nothing, capture, number, finite=True, problems=[detached], past=trains(loss, weights))
-    read = [read_call(nth, call, grads) for nth, call in enumerate(capture.calls)]
-    problems = _not_finite(number, grads, capture, read, view)
+    read = [call.reading or silent_reading(call.count * call.head.books, call.device) for call in capture.calls]
+    problems = _not_finite(number, capture, read, view)
     readings, unplaced, placed = place_readings(capture, read, model, adapter, view)
     calls = _repeated(capture, placed)
     coarse = rounding(loss)
@@ -341,9 +340,9 @@ def _as_scalar(value: Any, capture: Capture) -> tuple[Tensor | float, list[Findi
 def _masked_targets(call: HeadCall, reading: Reading) -> str:
     """Which targets of a head call the head itself masks out, in words; empty where there are none."""
     rows = torch.nonzero(reading.target >= 0).reshape(-1)
-    if call.rows is not None or not len(rows):
+    if call.logits is None or not len(rows):
         return ""
-    logits = call.leaf.detach().reshape(len(reading.target), -1)
+    logits = call.laid(call.logits)
     masked = rows[logits[rows, reading.target[rows]] == -torch.inf]
     if not len(masked):
         return ""
@@ -351,9 +350,7 @@ def _masked_targets(call: HeadCall, reading: Reading) -> str:
     return f": the {call.head.name} head masks the targets of {len(masked)} rows with a logit of -inf ({shown})"
 
 
-def _not_finite(
-    loss: float, grads: dict[int, Tensor | None], capture: Capture, read: Sequence[Reading], view: View
-) -> list[Finding]:
+def _not_finite(loss: float, capture: Capture, read: Sequence[Reading], view: View) -> list[Finding]:
     labelled = any(labels is not None and bool((labels >= 0).any()) for labels in view.labels)
     if not math.isfinite(loss):
         why = "" if labelled else ": the batch has no labelled token, and a mean over nothing is NaN"
@@ -362,10 +359,6 @@ def _not_finite(
     for call, reading in zip(capture.calls, read, strict=True):
         if not call.finite:
             return [finding("LA501", call.head.name, f"the logits of the {call.head.name} head are not finite")]
-        grad = grads.get(id(call.leaf))
-        broken = bool((reading.form == int(Form.NOT_FINITE)).any())
-        if grad is not None and (call.later is not None or call.rows is not None):  # read elsewhere, or in part
-            broken |= not all_finite(grad)
-        if broken:
+        if call.broken or bool((reading.form == int(Form.NOT_FINITE)).any()):
             return [finding("LA501", call.head.name, f"the gradient at the {call.head.name} head is not finite")]
     return []

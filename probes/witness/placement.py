@@ -16,7 +16,7 @@ from ..models.adapter import Adapter, View
 from ..models.placed import Places
 from .capture import Capture
 
-__all__ = ["merged", "place_readings"]
+__all__ = ["merge", "place_readings"]
 
 
 def place_readings(
@@ -46,14 +46,14 @@ def place_readings(
             part = reading.select(torch.arange(offset, len(reading.target), books, device=reading.target.device))
             rows = places.rows_of_call(call, call.count, number)
             unplaced[view.streams[number].name] += int(((rows < 0) & (part.form != int(Form.NONE))).sum())
-            readings[number] = merged(readings[number], part, rows)
+            merge(readings[number], part, rows)
             if not offset:
                 placed[nth] = rows[(part.form != int(Form.NONE)) & (rows >= 0)]
     return readings, unplaced, placed
 
 
-def merged(into: Reading, part: Reading, rows: Tensor) -> Reading:
-    """Write the active rows of ``part`` to ``rows``.
+def merge(into: Reading, part: Reading, rows: Tensor) -> None:
+    """Write the active rows of ``part`` to ``rows`` of a reading, in place: a loss may call its head chunk by chunk.
 
     A row trained twice on one token adds up; one trained on two different tokens has no hard target.
     """
@@ -62,9 +62,6 @@ def merged(into: Reading, part: Reading, rows: Tensor) -> Reading:
     before = into.form[at] != int(Form.NONE)
     same = before & (into.target[at] == new.target)
     torn = before & ~same
-    weight = into.weight.clone()
-    weight[at] = torch.where(same, weight[at] + new.weight, new.weight)
-    target, residual, form = into.target.clone(), into.residual.clone(), into.form.clone()
-    target[at], residual[at], form[at] = new.target, new.residual, new.form
-    target[at[torn]], weight[at[torn]], form[at[torn]] = IGNORE_INDEX, 0.0, int(Form.SOFT)
-    return Reading(target, weight, residual, form)
+    into.weight[at] = torch.where(same, into.weight[at] + new.weight, new.weight)
+    into.target[at], into.residual[at], into.form[at] = new.target, new.residual, new.form
+    into.target[at[torn]], into.weight[at[torn]], into.form[at[torn]] = IGNORE_INDEX, 0.0, int(Form.SOFT)

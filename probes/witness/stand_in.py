@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -10,21 +11,36 @@ from torch import Tensor
 __all__ = ["handed", "is_untouched"]
 
 
+class Taker(Protocol):
+    """Who asked for the gradient of what was handed."""
+
+    def take(self, grad: Tensor | None) -> None:
+        """The gradient, as soon as the backward brings it; it is gone afterwards."""
+
+
 class _Handed(torch.autograd.Function):
-    """The same values, in the same memory; to autograd neither a leaf nor a view, which may not be written to."""
+    """Logits out of nothing; to autograd neither a leaf nor a view, which may not be written to.
+
+    Nobody but the loss has to keep them: their gradient is handed over by the backward, and goes no further.
+    """
 
     @staticmethod
-    def forward(_: Any, leaf: Tensor) -> Tensor:
-        return leaf.new_empty(0).set_(leaf.untyped_storage(), leaf.storage_offset(), leaf.shape, leaf.stride())
+    def forward(ctx: Any, _: Tensor, made: list[Tensor], taker: ref[Taker]) -> Tensor:
+        ctx.taker = taker
+        ctx.set_materialize_grads(False)
+        return made.pop()  # in a list: autograd gives no view of what it does not see
 
     @staticmethod
-    def backward(_: Any, grad: Tensor) -> Tensor:
-        return grad
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        taker = ctx.taker()
+        if taker is not None:
+            taker.take(grads[0])
+        return None, None, None
 
 
-def handed(leaf: Tensor) -> Tensor:
-    """``leaf`` as logits: what is written there is read with the gradient, which stops at the leaf."""
-    return _Handed.apply(leaf)
+def handed(made: Tensor, anchor: Tensor, taker: Taker) -> Tensor:
+    """``made`` as logits, whose gradient ``taker`` is given in a backward to ``anchor``."""
+    return _Handed.apply(anchor, [made], ref(taker))  # no circle: the graph of the loss holds on to nobody
 
 
 def is_untouched(logits: Tensor) -> bool:

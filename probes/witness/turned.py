@@ -7,8 +7,6 @@ names its tokens. So the loss runs twice at wide logits, the second time with th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
@@ -34,31 +32,30 @@ class Turned:
 
     def __init__(self, rounding: float) -> None:
         self._close = min(ROUNDINGS * rounding, PLAIN_RESIDUAL)
-        self._live: list[Tensor] = []
-        self._seen: list[Tensor] = []
+        self._live: dict[int, Tensor] = {}
+        self._seen: dict[int, Tensor] = {}
         self._again = False
 
     def turn(self, nth: int, stand_in: Tensor, vocab: int) -> None:
         """In the second run, the columns of the ``nth`` call that had a gradient, in the other order in each row."""
-        if not self._again or nth >= len(self._live):
+        if not self._again or nth not in self._live:
             return
         with torch.no_grad():
             rows = stand_in.view(-1, vocab)
             if rows.shape == self._live[nth].shape:
                 rows.copy_(_reversed(rows, self._live[nth]))
 
-    def look(self, nth: int, call: HeadCall, grads: Mapping[int, Tensor | None]) -> Reading:
+    def look(self, nth: int, call: HeadCall) -> Reading:
         """Note the gradient of a call of the first run."""
-        rows = self._rows(call, grads)
-        self._live.append(rows != 0)
-        self._seen.append(_sketch(rows))
-        return silent_reading(call.count * call.head.books, call.leaf.device)
+        rows = self._rows(call)
+        self._live[nth], self._seen[nth] = rows != 0, _sketch(rows)
+        return silent_reading(call.count * call.head.books, call.device)
 
-    def look_again(self, nth: int, call: HeadCall, grads: Mapping[int, Tensor | None]) -> Reading:
+    def look_again(self, nth: int, call: HeadCall) -> Reading:
         """The rows of a call of the second run: ``TREATS_ALIKE`` in the place of a target, or ``NAMES_TOKENS``."""
-        rows = self._rows(call, grads)
-        reading = silent_reading(call.count * call.head.books, call.leaf.device)
-        if nth >= len(self._live) or not len(rows) or len(rows) != len(self._seen[nth]):
+        rows = self._rows(call)
+        reading = silent_reading(call.count * call.head.books, call.device)
+        if nth not in self._live or not len(rows) or len(rows) != len(self._seen[nth]):
             return reading
         now, before = _sketch(_reversed(rows, self._live[nth])), self._seen[nth]
         size = torch.linalg.vector_norm(before, dim=-1)
@@ -72,11 +69,10 @@ class Turned:
         self._again = True
 
     @staticmethod
-    def _rows(call: HeadCall, grads: Mapping[int, Tensor | None]) -> Tensor:
-        grad = grads.get(id(call.leaf))
-        if grad is None or not call.head.is_plain or call.rows is not None:
-            return call.leaf.new_zeros(0, call.width)
-        return grad.reshape(-1, call.width).float()
+    def _rows(call: HeadCall) -> Tensor:
+        if call.grad is None or not call.head.is_plain or call.rows is not None:
+            return torch.zeros(0, call.width, device=call.device)
+        return call.grad.reshape(-1, call.width).float()
 
 
 def _reversed(rows: Tensor, live: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
+from chunks import chunks
 from configurations import configurations
 from finding import finding
 from fuzzing import fuzzing
@@ -33,6 +34,7 @@ __all__ = ["FAMILIES", "main"]
 FAMILIES: dict[str, Callable[[Size], Iterator[Figure]]] = {
     "verification": verification,
     "decoding": decoding,
+    "chunks": chunks,
     "replay": replaying,
     "finder": finding,
     "hidden": from_hidden_states,

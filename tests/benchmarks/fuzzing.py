@@ -54,7 +54,7 @@ def fuzzing(size: Size) -> Iterator[Figure]:
     fuzz(contract, examples=2, seed=0)
     spent.update(dict.fromkeys(spent, 0.0))
     with (
-        patch.object(capture, "leaf", timed("leaves", capture.leaf)),
+        patch.object(capture, "tiled", timed("leaves", capture.tiled)),
         patch.object(head_call, "read", timed("reading", head_call.read)),
         patch.object(torch.autograd, "grad", timed("backward", torch.autograd.grad)),
     ):

@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from chunks import CHUNK, LOSSES, Chunks
 from figures import FAMILIES, main
 from measure import Figure, Size, compared, peak_bytes, slope
 from startup import LIGHT
 from verification import Setting, decoding
+
+from alignment import recovery
+from probes.witness import capture
 
 ROOT = Path(__file__).parents[2]
 TINY = Size("tiny", torch.device("cpu"), 1)
@@ -41,12 +45,21 @@ def test_light_commands_load_no_torch(words):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_pass_needs_no_more_memory_than_its_floor():
-    setting = Setting(1 << 15, 64, 256, torch.float32, TINY.device)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_pass_needs_no_more_memory_than_its_floor(dtype):
+    setting = Setting(1 << 15, 64, 128, dtype, TINY.device)
     ours, floor = (peak_bytes(run, TINY.device) for run in (setting.ours, setting.floor))
-    logits = 4 * 256 << 15
+    logits = 4 * 128 << 15
     assert floor > 2 * logits  # the logits themselves, and what their loss keeps
     assert ours <= 1.05 * floor
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_that_never_holds_all_logits_is_watched_without_holding_them(name, monkeypatch):
+    monkeypatch.setattr(capture, "HELD_BYTES", 0)
+    monkeypatch.setattr(recovery, "CHUNK_ELEMENTS", CHUNK << 14)
+    few, many = (Chunks(1 << 14, rows, name, TINY.device).extra() for rows in (2 * CHUNK, 8 * CHUNK))
+    assert many - few <= 0.1 * 4 * (6 * CHUNK << 14)
 
 
 def test_reading_adds_no_second_buffer():
