@@ -63,11 +63,16 @@ def narrow_batch(*given: Any, **named: Any) -> Batch:
     return narrowed(barcoded_batch(*given, **named))
 
 
-def narrow_default(monkeypatch: Any, family: str = "higgs") -> None:
-    """The model that a command has where it is given none, and the batches that it makes for it, narrow from now on."""
-    from probes.batches import batch_source, chatml, chatml_rules
-    from probes.models import loading
+def narrow_default(monkeypatch: Any) -> None:
+    """The model that a command has where it is given none, and the batches that it makes for it, narrow from now on.
 
+    Data through the processor of transformers is not.
+    """
+    from probes.batches import batch_source, chatml, chatml_rules
+    from probes.fuzzing import fuzz
+    from probes.models import higgs, loading
+
+    family = "higgs" if higgs.why_unavailable() is None else "higgs_v2"
     published = importlib.import_module(f"probes.models.{family}").small_config(64, 2)
     collate, through, rules = batch_source.collate_for, chatml.chatml_batch, chatml_rules.label_rule_findings
 
@@ -76,7 +81,8 @@ def narrow_default(monkeypatch: Any, family: str = "higgs") -> None:
         return narrowed(batch), notes
 
     monkeypatch.setattr(loading, "_small_model", lambda seed: narrow_model(family, seed=seed))
-    monkeypatch.setattr(batch_source, "collate_for", lambda *given: narrowed(collate(*given)))
+    for maker in (batch_source, fuzz):
+        monkeypatch.setattr(maker, "collate_for", lambda *given: narrowed(collate(*given)))
     monkeypatch.setattr(chatml, "chatml_batch", read)
     monkeypatch.setattr(
         chatml_rules, "label_rule_findings", lambda batch, own, _, **how: rules(widened(batch), own, published, **how)

@@ -25,19 +25,15 @@ OWN_WAYS = ("correct:loss", "prepare", "class_weights", "linear_cross_entropy", 
 def quick(case, size, dtype, source):
     """Every case at batch 2 in float32; those that stand for others at every size, dtype and source, two at a time.
 
-    The first of each class: alone, three ChatML samples in bfloat16, three fuzzed ones. Where there is one source, and
-    of correct code: at every size, and in bfloat16.
+    The first of each class: alone, and three samples: of ChatML in bfloat16, or fuzzed ones, one class as this and the
+    next as that. Where there is one source, and of correct code: at every size, and in bfloat16.
     """
     half = dtype is torch.bfloat16
     if (size, half, source) == (2, False, "barcoded"):
         return True
     if case.fault and set(case.sources) >= {"chatml", "fuzzed"}:
-        of_chatml = ("chatml", case.half)
-        return id(case) in FIRST and (size, source, half) in {
-            (1, "barcoded", False),
-            (3, "fuzzed", False),
-            (3, *of_chatml),
-        }
+        more = ("fuzzed", False) if case.fault % 2 else ("chatml", case.half)
+        return id(case) in FIRST and (size, source, half) in {(1, "barcoded", False), (3, *more)}
     own_way = not case.fault and case.loss.endswith(OWN_WAYS)
     return source == "barcoded" and (id(case) in FIRST or own_way)
 
@@ -59,8 +55,8 @@ def told(outcome):
 
 @pytest.mark.parametrize(("case", "size", "dtype", "source"), params(deep=False))
 def test_a_fault_is_named_and_correct_code_is_silent(case, size, dtype, source):
-    """Alone, and correct code in bfloat16, on the published vocabulary; else on a narrow one."""
-    wide = size == 1 or (dtype is torch.bfloat16 and not case.fault)
+    """Correct code alone and in bfloat16, and a third of the classes alone, on the published vocabulary."""
+    wide = (size == 1 and case.fault % 3 == 0) or (dtype is torch.bfloat16 and not case.fault)
     outcome = run(case, size, dtype, source, narrow=not wide)
     assert outcome.verdict == ("named" if case.fault else "silent"), told(outcome)
 

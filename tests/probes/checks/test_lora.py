@@ -8,6 +8,7 @@ import torch
 from families import FAMILIES, higgs_batch, higgs_model
 from lm_batches import text_batch
 from lm_tiny import tiny_model
+from narrow import narrow_batch, narrow_default, narrow_model
 
 from loss_align import main
 from probes import check_loss
@@ -238,7 +239,7 @@ def default_of(model):
 
 @pytest.mark.higgs
 def test_task_types_that_break_the_released_model():
-    model, batch = small_model(), barcoded_batch(2, length=96)
+    model, batch = narrow_model(), narrow_batch(2, length=96)
     flags = [param.requires_grad for param in model.parameters()]
     names = [name for name, _ in model.named_parameters()]
     broken = broken_task_types(model, HiggsAdapter(), batch)
@@ -349,7 +350,8 @@ def test_parameters_that_serve_one_stream_first_are_judged_by_each_alone(sign, s
     assert ("audio alone" in check.detail) is (sign > 0)
 
 
-def test_preflight_runs_on_the_wrapped_model(tmp_path):
+def test_preflight_runs_on_the_wrapped_model(tmp_path, monkeypatch):
+    narrow_default(monkeypatch)
     path = tmp_path / "report.json"
     options = ("--length", "96", "--lora-r", "16", "--lora-alpha", "32", "--lora-dropout", "0.05")
     assert main(["preflight", *options, "--json", str(path)]) == 0

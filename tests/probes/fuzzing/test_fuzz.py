@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from lm_tiny import tiny_model
+from narrow import narrow_default
 
 from loss_align import main
 from probes.errors import UsageError
@@ -42,6 +43,11 @@ def test_a_case_is_the_batch_it_says():
 def test_what_is_no_case_is_refused(text, message):
     with pytest.raises(UsageError, match=message):
         parse_case(text)
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch):
+    narrow_default(monkeypatch)
 
 
 def fuzz(tmp_path, *options):

@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 from live_runs import llama
+from narrow import narrow_default
 from torch import nn
 
 from loss_align import main
@@ -83,7 +84,8 @@ def test_preflight_names_the_copy_beside_the_loss(family, tmp_path, capsys, monk
     copy = tmp_path / "boson_multimodal"
     copy.mkdir()
     (copy / "__init__.py").touch()
-    assert main(["preflight"]) == 0
+    narrow_default(monkeypatch)
+    assert main(["preflight", "--length", "96"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "boson_multimodal from site-packages/boson_multimodal" in said
     assert f"PYTHONPATH={tmp_path} loss-align" in said

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from families import higgs_batch, higgs_model
+from narrow import narrow_default
 
 from alignment import InputError
 from loss_align import main
@@ -76,7 +77,8 @@ def test_the_default_run_passes_every_check(tmp_path, monkeypatch):
     ("loss", "options", "finding"),
     [("as_trainer_calls", STEP, ["LA302", "audio"]), ("shift_labels_given", (), ["LA107", "audio"])],
 )
-def test_its_defects_by_one_command(tmp_path, loss, options, finding):
+def test_its_defects_by_one_command(tmp_path, loss, options, finding, monkeypatch):
+    narrow_default(monkeypatch)
     code, report = through("preflight", tmp_path, "--length", "96", "--loss", f"{TRAINER}:{loss}", *options)
     assert (code, [[f["code"], f["stream"]] for f in report["findings"]]) == (1, [finding])
 
@@ -88,7 +90,8 @@ def test_a_record_is_compared_with_itself(tmp_path):
     assert (code, report["findings"]) == (0, [])
 
 
-def test_explain_shows_frames_where_they_stand(tmp_path):
+def test_explain_shows_frames_where_they_stand(tmp_path, monkeypatch):
+    narrow_default(monkeypatch)
     code, report = through("explain", tmp_path, "--length", "96", "--stream", "audio[0]")
     rows = report["rows"]["audio[0]"]
     assert (code, len(rows)) == (0, 96)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from junit_suite import suite_of
+from narrow import narrow_default
 
 from loss_align import main
 from probes.records.record import VARYING
@@ -18,6 +19,21 @@ SMALL = ["--length", "96", "--batch-size", "1", "--loss"]
 SHIFTED = [*SMALL, f"{TRAINERS / 'correct.py'}:loss"]
 DIRECT = [*SMALL, f"{TRAINERS / 'seed_after_fix.py'}:loss"]
 CHANGE = "text: offsets {+1: 30} -> {0: 30} (LA102 copy-objective added)"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def narrow():
+    with pytest.MonkeyPatch.context() as patched:
+        narrow_default(patched)
+        yield patched
+
+
+@pytest.fixture
+def published(narrow):
+    """The batches of the grid name the ids of the published vocabulary."""
+    narrow.undo()
+    yield
+    narrow_default(narrow)
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +195,7 @@ def probe(monkeypatch, folder, cases, *options):
     return main(["probe", "--out", str(folder / "probe.json"), *options])
 
 
-def test_a_probe_is_held_against_its_baseline(monkeypatch, folder, capsys):
+def test_a_probe_is_held_against_its_baseline(published, monkeypatch, folder, capsys):
     from probes.fuzzing import grid
 
     cases = list(grid.default_grid())[:8]
