@@ -87,7 +87,8 @@ def test_a_right_loss_passes_and_a_copy_fails_with_the_report(project):
     project(CHECKED.format("shifted")).assert_outcomes(passed=1)
     result = project(CHECKED.format("copied"))
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*LA102 copy-objective error on text*", "*FAIL: 1 error*"])
+    named = ["*conftest.py:*: pairs each logit with the label at its own place*", "*^^^^*"]
+    result.stdout.fnmatch_lines(["*LA102 copy-objective error on text*", *named, "*FAIL: 1 error*"])
     result.stdout.no_fnmatch_line("*Traceback*")
     result.stdout.no_fnmatch_line("*probes/*.py:*")
 

@@ -79,7 +79,7 @@ def show(report: Report, console: Console, *, verbose: bool = False) -> None:
 def _headline(report: Report) -> Text:
     env = report.environment
     parts = [str(env[key]) for key in ("model",) if key in env]
-    parts += [f"{env['device']} {env.get('dtype')}"] if "device" in env else []
+    parts += [f"{env['device']} {env.get('dtype')}".strip()] if "device" in env else []
     parts += [f"{package} {env[package]}" for package in ("torch", "transformers", "peft") if env.get(package)]
     if _is_telling(env):
         parts.append(f"{env['package']} from {env['package_from']}")

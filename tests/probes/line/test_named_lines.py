@@ -1,6 +1,9 @@
 """The lines that a report names: those that made the finding, no other, and none where that cannot be known."""
 
 import inspect
+import re
+import sys
+from html import unescape
 
 import pytest
 import torch
@@ -13,6 +16,8 @@ from random_programs import Program
 from probes import check_loss
 from probes.line import add
 from probes.line.tape import Tape
+from probes.report import html, junit, markdown
+from probes.report.terminal import as_text
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +198,21 @@ def test_the_mark_is_the_part_that_moves(model):
     first, last = line.mark
     if last:  # Python knows it from 3.11 on
         assert line.code[first:last] == 'F.pad(batch["labels"], (0, 1), value=-100)[:, 1:]'
+
+
+def test_the_line_stands_in_every_form_of_the_report(model):
+    report = check_loss(model, batch_of(), copied, replay=False)
+    code = 'return mean(logits_of(model, batch), batch["labels"])  # planted'
+    terminal = as_text(report, 160).splitlines()
+    at = next(number for number, text in enumerate(terminal) if text.strip() == code)
+    first = terminal[at].index("mean(") if sys.version_info >= (3, 11) else 0
+    assert terminal[at + 1][first:].startswith("^^^^") or not first
+    line = next(line for line in report.as_dict()["findings"][0]["lines"] if line["code"] == code)
+    assert line["file"].endswith("test_named_lines.py")
+    for text in (str(report), report.in_short(), markdown.render(report), junit.render(report), html.render(report)):
+        plain = re.sub(r"<mark>|</mark>|\\", "", unescape(text))
+        assert code.partition("  #")[0] in plain
+        assert f"test_named_lines.py:{line['line']}" in plain
 
 
 # -- where no line made it --------------------------------------------------------------------------------

@@ -146,6 +146,14 @@ def test_a_faulty_trainer_fails_before_any_weight_has_moved(trained, loss, accum
     assert weights(model) == before
 
 
+def test_the_line_of_a_trainers_loss_is_named(trained):
+    callback = AlignmentCallback(on_findings="report")
+    trained(copy, callback)
+    (found,) = callback.report.findings
+    line = next(line for line in found.lines if "F.cross_entropy(logits.flatten(0, 1), labels.flatten())" in line.code)
+    assert (line.own, line.file.rpartition("/")[2]) == (True, "test_trainer_callback.py")
+
+
 def test_micro_batches_that_are_means_are_told_although_somebody_divides_by_their_number(trained):
     callback = AlignmentCallback()
     with pytest.raises(LossAlignmentError, match="so that a target weighs up to"):
