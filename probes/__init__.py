@@ -52,9 +52,20 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _check_engine()
     value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
     globals()[name] = value
     return value
+
+
+def _check_engine() -> None:
+    """Raise where another distribution's package is called as ours, before its code is asked for our names."""
+    engine = importlib.import_module("alignment")
+    if getattr(engine, "__distribution__", None) != __distribution__:
+        raise ImportError(
+            f"package 'alignment' was imported from {getattr(engine, '__file__', None)}, which does not belong to "
+            f"{__distribution__}: loss-align env says what to do"
+        )
 
 
 def __dir__() -> list[str]:

@@ -128,6 +128,8 @@ def test_another_package_of_our_name_is_told_whichever_came_last(wheel, clean, t
     (clean.packages / "alignment" / "__init__.py").write_text("theirs = 1\n")
     said = ran(clean.python, "-m", "loss_align", "rules", "LA102", cwd=tmp_path, code=3)
     assert "which does not belong to loss-alignment: aligner has written over it" in said
+    said = ran(clean.python, "-c", "from probes import check_loss", cwd=tmp_path, code=1)
+    assert "ImportError: package 'alignment' was imported from" in said
 
 
 @pytest.mark.deep

@@ -71,5 +71,6 @@ def on_post_build(config: Any) -> None:
 def _setting() -> str:
     """The page that shows what every example begins with."""
     said, code = re.fullmatch(r'"""(.*?)"""\n(.*)', SETTING.read_text(encoding="utf-8"), re.DOTALL).groups()
+    code = re.sub(r"  # noqa.*", "", code)
     title, _, rest = said.partition("\n\n")
     return f"# {title.rstrip('.')}\n\n{rest.strip()}\n\n```python\n{code.strip()}\n```\n"
