@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 from alignment.rules import RULES
 
-from .defaults import takes_path
+from .defaults import shown, takes_path
 
 NAME = "completion"
 HELP = "the completion of bash, zsh or fish, to be sourced"
@@ -53,14 +53,14 @@ def bash(parsers: Mapping[str, argparse.ArgumentParser]) -> str:
     """A function that bash calls: words where the option before it, or the command, knows them; files otherwise."""
     values, options = [], []
     for name, parser in parsers.items():
-        for action in _actions(parser):
+        for action in shown(parser):
             known = values_of(action)
             if known and action.option_strings:
                 before = "|".join(f'"{name} {option}"' for option in action.option_strings)
                 values.append(f"    {before}) words={_told(known)} ;;")
             elif known:
                 options.append(f'      "{name} "[!-]*|"{name} ") words={_told(known)} ;;')
-        every = [option for action in _actions(parser) for option in action.option_strings]
+        every = [option for action in shown(parser) for option in action.option_strings]
         options.append(f'      "{name} -"*) words={_quoted(every)} ;;')
     told = {"values": "\n".join(values), "options": "\n".join(options)}
     return BASH.format(commands=_quoted(parsers), codes=_quoted(RULES), **told)
@@ -75,7 +75,7 @@ def fish(parsers: Mapping[str, argparse.ArgumentParser]) -> str:
     """One line an option, with what its help says first."""
     lines = [f"complete -c loss-align -f -n __fish_use_subcommand -a {_quoted(parsers)}"]
     for name, parser in parsers.items():
-        for action in _actions(parser):
+        for action in shown(parser):
             words = ["complete", "-c", "loss-align", "-n", f"__fish_seen_subcommand_from {name}"]
             for option in action.option_strings:
                 words += ["-l" if option.startswith("--") else "-s", option.lstrip("-")]
@@ -84,7 +84,7 @@ def fish(parsers: Mapping[str, argparse.ArgumentParser]) -> str:
                 words += ["-x", "-a", " ".join(known)]
             elif action.option_strings and action.nargs != 0:
                 words.append("-r" if takes_path(action) else "-x")
-            if action.option_strings and action.help and action.help != argparse.SUPPRESS:
+            if action.option_strings and action.help:
                 words += ["-d", action.help.partition(";")[0].replace("%%", "%")]
             if known or action.option_strings:
                 lines.append(shlex.join(words))
@@ -96,10 +96,6 @@ def values_of(action: argparse.Action) -> list[str]:
     if action.choices is not None:
         return [str(choice) for choice in action.choices]
     return list(RULES) if str(action.metavar).startswith("CODE") else []
-
-
-def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    return (action for action in parser._actions if action.help != argparse.SUPPRESS)  # noqa: SLF001 - nothing else lists them
 
 
 def _told(words: list[str]) -> str:

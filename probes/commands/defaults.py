@@ -20,7 +20,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["NO_DEFAULTS", "default_words", "options_of", "takes_path"]
+__all__ = ["default_words", "shown", "takes_path"]
 
 #: Commands that take none: they work whatever the file says.
 NO_DEFAULTS = frozenset(("rules", "env", "completion"))
@@ -40,7 +40,10 @@ def default_words(argv: Sequence[str], parsers: Mapping[str, argparse.ArgumentPa
     command = argv[0] if argv else ""
     if command not in parsers or command in NO_DEFAULTS:
         return [], ""
-    path, table = _nearest(Path.cwd())
+    try:
+        path, table = _nearest(Path.cwd())
+    except FileNotFoundError:  # the working directory is gone: whatever needs it will say so
+        return [], ""
     if path is None:
         return [], ""
     told = os.path.relpath(path)
@@ -54,11 +57,16 @@ def default_words(argv: Sequence[str], parsers: Mapping[str, argparse.ArgumentPa
     return words, told if words else ""
 
 
-def options_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
-    """The options of a command that its help names, by their long names, with underscores for dashes."""
+def shown(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """What a command takes, as its help names it."""
     every = parser._actions  # noqa: SLF001 - argparse has no other way to ask
-    shown = [action for action in every if action.help != argparse.SUPPRESS and action.dest != "help"]
-    return {_name(word[2:]): action for action in shown for word in action.option_strings if word.startswith("--")}
+    return [action for action in every if action.help != argparse.SUPPRESS]
+
+
+def options_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    """The options of a command, but for ``--help``, by their long names with underscores for dashes."""
+    words = ((word, action) for action in shown(parser) for word in action.option_strings if action.dest != "help")
+    return {_name(word[2:]): action for word, action in words if word.startswith("--")}
 
 
 def takes_path(action: argparse.Action) -> bool:

@@ -95,3 +95,11 @@ def test_a_command_says_what_it_took_and_an_error_ends_it(tmp_path, monkeypatch,
     assert main(["data", "train.json"]) == 2
     assert "loss-align: pyproject.toml: [tool.loss-align]: 'jsn' is no option" in capsys.readouterr().err
     assert main(["rules", "LA102"]) == 0
+
+
+def test_a_working_directory_that_is_gone_adds_nothing(added, tmp_path):
+    (tmp_path / "gone").mkdir()
+    parsers = build_parser().get_default("parsers")
+    added(EVERY_KIND, below="gone")
+    (tmp_path / "gone").rmdir()
+    assert default_words(["preflight"], parsers) == ([], "")
