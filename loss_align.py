@@ -12,8 +12,9 @@ import signal
 import sys
 import threading
 import time
+from typing import Any
 
-__all__ = ["command", "foreign_package", "main", "other_owners"]
+__all__ = ["command", "foreign_package", "load_ipython_extension", "main", "other_owners"]
 
 DISTRIBUTION = "loss-alignment"
 PACKAGES = ("alignment", "probes")
@@ -71,6 +72,19 @@ def main(argv: list[str] | None = None) -> int:
     from probes.commands.cli import run
 
     return run(sys.argv[1:] if argv is None else argv)
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """``%load_ext loss_align`` in a notebook: the magics ``%loss_align`` and ``%%loss_align``.
+
+    Raises:
+        ImportError: a package of another project stands where ours should.
+    """
+    if problem := foreign_package():
+        raise ImportError(f"loss-align: {problem}")
+    from probes.commands.magics import add_magics
+
+    add_magics(shell)
 
 
 def command() -> int:

@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any, NoReturn
+from typing import Any
 
 from alignment import __version__
 
@@ -23,6 +23,7 @@ from ..host.stopping import stoppable_by_signals
 from ..report.outputs import asked_for, write_error
 from . import COMMANDS
 from .defaults import default_words
+from .parser import Parser
 from .run import own_words
 
 __all__ = ["build_parser", "fail", "run"]
@@ -31,16 +32,9 @@ __all__ = ["build_parser", "fail", "run"]
 RANKED = frozenset(("preflight", "run", "rules", "env", "completion"))
 
 
-class _Parser(argparse.ArgumentParser):
-    """Bad arguments are a UsageError like any other, so that a file asked for can say so."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see {self.prog} --help")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The parser with all commands."""
-    parser = _Parser(
+    parser = Parser(
         prog="loss-align",
         description="Which token is each logit trained to predict, and with what weight?",
         allow_abbrev=False,

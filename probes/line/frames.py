@@ -89,6 +89,8 @@ class Frame:
         installed = next((folder for folder in INSTALLED if folder in self.file), "")
         if installed:
             return self.file.rpartition(installed)[2]
+        if cell := _cell(self.file):
+            return cell
         here = os.getcwd()  # noqa: PTH109 - a path that is compared as text
         return os.path.relpath(self.file, here) if self.file.startswith(here + os.sep) else self.file
 
@@ -119,6 +121,13 @@ class Place:
     def innermost(self) -> Frame | None:
         """The line in which the operation is written."""
         return self.library or self.own
+
+
+def _cell(file: str) -> str:
+    """``Cell In[3]`` where a file is a cell of a notebook; empty elsewhere."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython and ipython.get_ipython()
+    return " ".join(shell.compile.format_code_name(file) or ()) if shell else ""
 
 
 def where(outermost: FrameType | None) -> Place:

@@ -34,13 +34,19 @@ class FirstStep:
         streams: declared of the model.
         keep: which findings count.
         template: what else is known of the text; None if nothing is.
+        steps: how many to watch, where nobody calls ``about_to_step``.
     """
 
     def __init__(
-        self, heads: Sequence[str], streams: Sequence[Declaration], keep: Choice, template: Any = None
+        self,
+        heads: Sequence[str],
+        streams: Sequence[Declaration],
+        keep: Choice,
+        template: Any = None,
+        steps: int = 1,
     ) -> None:
         self.keep, self.template = keep, template
-        self._watcher = Watcher(1, heads, self._judge, streams)
+        self._watcher = Watcher(steps, heads, self._judge, streams)
         self._report: Report | None = None
 
     def begin(self) -> None:

@@ -115,11 +115,16 @@ class Report:
 
     #: How a report is written out; ``probes.report``, which knows of pages, puts the terminal's form here.
     written: ClassVar[Callable[[Report], str]] = lambda report: report.in_short()
+    #: How a notebook shows it; put there as well.
+    framed: ClassVar[Callable[[Report], str | None]] = lambda report: None  # noqa: ARG005
 
     def __str__(self) -> str:
         return type(self).written(self).rstrip()
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str | None:
+        return type(self).framed(self)
 
     @property
     def verdict(self) -> str:

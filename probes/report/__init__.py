@@ -13,4 +13,11 @@ def _on_a_terminal(report: Report) -> str:
     return as_text(report)
 
 
+def _in_a_notebook(report: Report) -> str:
+    from .frame import framed
+
+    return framed(report)
+
+
 Report.written = _on_a_terminal
+Report.framed = _in_a_notebook

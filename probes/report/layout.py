@@ -28,7 +28,13 @@ def width_of(stream: IO[str]) -> int | None:
 
 
 class SafeConsole(Console):
-    """A console that shows the control characters of data as what they are, and obeys none of them."""
+    """A console that shows the control characters of data as what they are, and obeys none of them.
+
+    It writes to its file in a notebook too, where rich would display every line by itself.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(force_jupyter=False, **options)
 
     def render(self, renderable: Any, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         """Every piece of text that is about to be shown, made safe; rich's own control codes are no text."""

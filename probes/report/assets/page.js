@@ -340,8 +340,8 @@
   }
 
   /** The links of a finding: #row/STREAM/SAMPLE/ROW, and #rows-N to all rows of finding N. */
-  function follow() {
-    const all = /^#rows-(\d+)$/.exec(location.hash);
+  function follow(hash = location.hash) {
+    const all = /^#rows-(\d+)$/.exec(hash);
     if (all) {
       clear();
       $("finding").value = all[1];
@@ -349,7 +349,7 @@
       $("rows").scrollIntoView();
       return;
     }
-    const [what, stream, sample, row] = decodeURIComponent(location.hash.slice(1)).split("/");
+    const [what, stream, sample, row] = decodeURIComponent(hash.slice(1)).split("/");
     if (what !== "row") return;
     const part = parts.find((p) => p.stream === stream && p.sample === Number(sample));
     const i = part ? part.at.get(Number(row)) : undefined;
@@ -404,10 +404,22 @@
       if (event.key === "p") jump(-1);
       if (event.key === "s") nextSegment();
     });
-    window.addEventListener("hashchange", follow);
+    window.addEventListener("hashchange", () => follow());
     let width = window.innerWidth;
     window.addEventListener("resize", () => {
       if (window.innerWidth !== width) { width = window.innerWidth; cards().forEach((c) => c.draw()); }
+    });
+  }
+
+  // ---------------------------------------------------------------- in a notebook's frame a link would lead to the notebook
+
+  if (location.protocol === "about:") {
+    document.addEventListener("click", (event) => {
+      const hash = event.target.closest('a[href^="#"]')?.getAttribute("href");
+      if (!hash) return;
+      event.preventDefault();
+      document.getElementById(hash.slice(1))?.scrollIntoView();
+      if (parts.length) follow(hash);
     });
   }
 

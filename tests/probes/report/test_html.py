@@ -2,6 +2,7 @@
 
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -123,6 +124,19 @@ def test_every_verdict_has_a_kind_and_every_kind_a_colour():
     assert {kind for kinds in KINDS_OF.values() for kind in kinds} <= {kind.id for kind in KINDS}
     assert kind_of(story(0, "astray", offset=2)) == "double"
     assert kind_of(story(0, "astray", offset=3)) == "astray"
+
+
+def test_a_notebook_gets_the_page_in_a_frame_of_bounded_size():
+    rows = [story(n, stream=f"audio[{k}]", weight=n / 7) for k in range(8) for n in range(2_000)]
+    shown = report(rows, notes=[EVIL])._repr_html_()
+    assert len(shown.encode()) < 500_000
+    (frame,) = re.findall("<[^>]*>", shown.partition("srcdoc=")[0] + ">")
+    assert frame.startswith('<iframe sandbox="allow-scripts allow-downloads"'), "and not the origin of the notebook"
+    inside = shown.partition("srcdoc='")[2].rpartition("'>")[0]
+    assert "'" not in inside
+    assert "<" not in inside
+    assert unescape(inside) == render(report(rows, notes=[EVIL]), 300_000)
+    assert shown.endswith("'>loss-align: FAIL: 1 error</iframe>"), "what is left where frames are not shown"
 
 
 def test_causality_is_drawn_where_the_report_has_it():

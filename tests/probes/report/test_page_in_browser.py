@@ -216,6 +216,21 @@ def test_everything_is_reached_with_the_tab_key(opened):
     assert page.evaluate(outline) == "solid", "where one is can be seen"
 
 
+# ---------------------------------------------------------------- in a notebook
+
+
+def test_in_a_frame_that_may_touch_nothing_the_page_works(opened, monkeypatch):
+    monkeypatch.setitem(globals(), "render", lambda one: f"<!doctype html><p>In [1]:</p>{one._repr_html_()}")
+    page = opened(mixed(), 1000)
+    frame = page.frame_locator("iframe")
+    assert frame.locator("h1").inner_text() == "10 text rows learn to repeat what they have just read"
+    frame.get_by_role("link", name="text, sample 0, row 55").click()
+    assert "row 55" in frame.locator(".part .detail").inner_text(), "a link leads to its row, and not to the notebook"
+    frame.get_by_role("link", name="All its rows").click()
+    assert "row 50" in frame.locator(".part .detail").inner_text()
+    assert page.url.endswith("page.html")
+
+
 # ---------------------------------------------------------------- on any screen
 
 
