@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from alignment.rules import RULES  # noqa: E402 - the packages of this checkout
-from probes.commands.rules import page as page_of_rule  # noqa: E402
+from alignment.rules.page import page as page_of_rule  # noqa: E402
 
 #: What lies outside docs/, and is a page all the same.
 OUTSIDE = {"README.md": "index.md", "ARCHITECTURE.md": "architecture.md", "CHANGELOG.md": "changelog.md"}

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from alignment.findings import Finding, Line
 from alignment.rules import RULES
+from alignment.rules.page import page
 
 from ..host.files import as_json
 from ..records.report import Report
@@ -39,7 +40,7 @@ def _rule(code: str) -> dict[str, Any]:
         "name": "".join(part.capitalize() for part in rule.name.split("-")),
         "shortDescription": {"text": rule.summary},
         "fullDescription": {"text": f"{rule.summary} {rule.silent}"},
-        "help": {"text": rule.fix},
+        "help": {"text": rule.fix, "markdown": page(rule, alone=True)},
         "defaultConfiguration": {"level": LEVELS[rule.severity]},
     }
 
