@@ -22,6 +22,8 @@ __all__ = ["Sketch", "read_sketched", "sketch"]
 
 #: How many of the likeliest tokens of a row are kept.
 KEPT = 16
+#: Entries that are looked at together for their largest one.
+BLOCK = 256
 #: How many of the last ids are kept with them: a vocabulary is padded to a multiple of that at most, by ids that many
 #: losses slice off.
 LAST = 128
@@ -74,16 +76,61 @@ def sketch(logits: Tensor) -> Sketch:
     flat = logits.detach().reshape(-1, vocab)
     tokens, log_probs, lasts = [], [], []
     masked = torch.full((vocab,), len(flat) > 0, dtype=torch.bool, device=flat.device)
-    for part in flat.split(max(1, CHUNK_ELEMENTS // vocab)):
-        exact = part.float()
-        value, token = exact.topk(min(KEPT, vocab), -1)
+    step = max(1, CHUNK_ELEMENTS // vocab)
+    room = _room(flat, step)
+    for part in flat.split(step):
+        exact = room[: len(part)].copy_(part)
+        value, token = _likeliest(exact, min(KEPT, vocab))
         tokens.append(token)
-        total = torch.logsumexp(exact, -1, keepdim=True)
-        log_probs.append(value - total)
-        lasts.append(exact[:, -LAST:] - total)
-        if len(part):
+        last = exact[:, -LAST:].clone()
+        if len(part) and bool(masked.any()):
             masked &= exact.amax(0) == -torch.inf
+        total = _log_sum(exact, value[:, :1])
+        log_probs.append(value - total)
+        lasts.append(last - total)
     return Sketch(torch.cat(tokens), torch.cat(log_probs), vocab, masked, torch.cat(lasts))
+
+
+def _room(like: Tensor, rows: int) -> Tensor:
+    """Room that one chunk after the other uses: fresh memory is cleared first, which takes longer than filling it."""
+    return torch.empty(min(rows, len(like)), like.shape[1], device=like.device)
+
+
+def _likeliest(exact: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """``exact.topk(count, -1)``: the ``count`` blocks with the largest entries hold them all, and are sorted alone."""
+    rows, vocab = exact.shape
+    whole = vocab // BLOCK * BLOCK
+    if whole < 2 * count * BLOCK:
+        return exact.topk(count, -1)
+    largest = exact[:, :whole].view(rows, -1, BLOCK).amax(-1)
+    first = largest.topk(count, -1).indices * BLOCK
+    places = (first[:, :, None] + torch.arange(BLOCK, device=exact.device)).reshape(rows, -1)
+    rest = torch.arange(whole, vocab, device=exact.device).expand(rows, -1)
+    places = torch.cat([places, rest], 1)
+    value, at = exact.gather(1, places).topk(count, -1)
+    return value, places.gather(1, at)
+
+
+def _place_of_least(rows: Tensor) -> Tensor:
+    """``rows.argmin(-1)``: of blocks first, since torch reads a row four times as fast where no place is asked for."""
+    count, width = rows.shape
+    whole = width // BLOCK * BLOCK
+    if whole < 2 * BLOCK:
+        return rows.argmin(-1)
+    blocks = rows[:, :whole].view(count, -1, BLOCK)
+    block = blocks.amin(-1).argmin(-1, keepdim=True)
+    within = blocks.gather(1, block[:, :, None].expand(-1, 1, BLOCK))[:, 0].argmin(-1, keepdim=True)
+    place = (block * BLOCK + within)[:, 0]
+    if whole == width:
+        return place
+    ends = torch.stack([place, rows[:, whole:].argmin(-1) + whole], 1)
+    return ends.gather(1, rows.gather(1, ends).argmin(-1, keepdim=True))[:, 0]
+
+
+def _log_sum(exact: Tensor, largest: Tensor) -> Tensor:
+    """``exact.logsumexp(-1, keepdim=True)``, which is written over."""
+    top = largest.masked_fill(largest.isinf(), 0)
+    return exact.sub_(top).exp_().sum(-1, keepdim=True).log_().add_(top)
 
 
 def read_sketched(grad: Tensor, kept: Sketch) -> Reading:
@@ -106,7 +153,8 @@ def read_sketched(grad: Tensor, kept: Sketch) -> Reading:
     kept = _without_sliced(grad, kept)
     step = max(1, CHUNK_ELEMENTS // kept.vocab)
     parts = zip(grad.detach().split(step), kept.token.split(step), kept.log_prob.split(step), strict=True)
-    chunks = [_read_chunk(*part) for part in parts]
+    room = _room(grad, step)
+    chunks = [_read_chunk(*part, room) for part in parts]
     if not chunks:
         return silent_reading(0, grad.device)
     reading = Reading(*(torch.cat([getattr(chunk, name) for chunk in chunks]) for name in Reading.__dataclass_fields__))
@@ -173,13 +221,16 @@ def _underflown(reading: Reading, kept: Sketch, dtype: torch.dtype, stretch: flo
     return silent & (second.exp() * weight * stretch < smallest(dtype))
 
 
-def _read_chunk(grad: Tensor, token: Tensor, log_prob: Tensor) -> Reading:
+def _read_chunk(grad: Tensor, token: Tensor, log_prob: Tensor, room: Tensor) -> Reading:
     reading = silent_reading(len(grad), grad.device)
     low, high = grad.amin(-1), grad.amax(-1)
     active = torch.nonzero((low != 0) | (high != 0) | low.isnan() | high.isnan()).reshape(-1)
     if active.numel() == 0:
         return reading
-    rows = _Rows.of(grad[active], token[active], log_prob[active])
+    if len(active) < len(grad):
+        grad, low, high = grad[active], low[active], high[active]
+    scale = torch.maximum(low.abs(), high.abs()).double()
+    rows = _Rows.of(grad, scale, token[active], log_prob[active], room)
     best = _best_fit(rows)
     form = torch.where(rows.scale.isfinite(), best.form, int(Form.NOT_FINITE))
     hard = (form == int(Form.PLAIN)) | (form == int(Form.NOT_PLAIN))
@@ -197,7 +248,7 @@ def _best_fit(rows: _Rows) -> _Fit:
     The likeliest token may be a target that has been learnt, whose own entry is zero or, with label smoothing,
     positive. It may also be one that is pushed away, which looks as if the second likeliest were pulled.
     """
-    pulled = _Fit.of(rows, rows.grad.argmin(-1), 1)
+    pulled = _Fit.of(rows, _place_of_least(rows.grad), 1)
     sure, likely = rows.token[:, 0], rows.prob[:, 0] > LIKELY
     left = torch.nonzero((pulled.form != int(Form.PLAIN)) | (likely & (pulled.token != sure))).reshape(-1)
     if left.numel():
@@ -226,7 +277,7 @@ def _second_look(rows: _Rows, pulled: _Fit) -> _Fit:
 class _Rows:
     """Active rows: the gradient over its largest entry, and what the sketch says of them."""
 
-    grad: Tensor  # (r, V) float32
+    grad: Tensor  # (r, V) float32; changed while a fit is made, and put back
     token: Tensor  # (r, k)
     prob: Tensor  # (r, k) float64
     known: Tensor  # (r, k) float64, the gradient at the sketched tokens
@@ -235,9 +286,10 @@ class _Rows:
     exact: Tensor  # (r,) bool, no half precision that lets small entries vanish
 
     @classmethod
-    def of(cls, grad: Tensor, token: Tensor, log_prob: Tensor) -> _Rows:
-        scale = grad.abs().amax(-1).double()
-        even = (grad.double() / scale[:, None]).float()
+    def of(cls, grad: Tensor, scale: Tensor, token: Tensor, log_prob: Tensor, room: Tensor) -> _Rows:
+        """Rows of a gradient, whose largest entries are ``scale``; what they are divided into is put into ``room``."""
+        by = scale if grad.dtype == torch.float64 else scale.float()
+        even = torch.div(grad, by[:, None], out=room[: len(grad)])
         known = even.gather(1, token).double()
         exact = torch.full_like(scale, grad.dtype != torch.float16, dtype=torch.bool)
         return cls(even, token, log_prob.double().exp(), known, scale, smallest(grad.dtype) / scale, exact)
@@ -270,13 +322,21 @@ class _Fit:
         # only the token's own entry is there, and the others would be too small to be written
         gone = (known == 0).all(-1) & (entry != 0) & (alone.abs() * size < 2 * rows.least)
         weight = torch.where(gone, alone, weight)
-        rest = (rows.grad * sign).scatter_(1, torch.cat([at, rows.token], 1), 0)
+        places = torch.cat([at, rows.token], 1)
+        kept = rows.grad.gather(1, places)
+        rest = rows.grad.scatter_(1, places, 0)
+        low, high = (sign * value for value in (rest.amin(-1), rest.amax(-1))[::sign])
         bound = (weight * sign * rows.prob[:, -1] * (1 + SLACK)).clamp(min=0).float()
-        rival = torch.maximum(-rest.amin(-1).double(), (-known * sign).amax(-1))
+        rival = torch.maximum(-low.double(), (-known * sign).amax(-1))
         others = torch.hypot(_norm(known), _norm(rest))
         whole = torch.hypot(others, entry)
-        astray = torch.maximum(rest - bound[:, None], rest.neg_()).clamp_(min=0)  # above what it may be, or below 0
-        wrong = torch.hypot(_norm((known - weight[:, None] * prob).masked_fill(gone[:, None], 0)), _norm(astray))
+        astray = torch.zeros_like(entry)
+        out = torch.nonzero(~((low >= 0) & (high <= bound))).reshape(-1)
+        if out.numel():  # above what it may be, or below 0
+            beyond = rest[out] * sign
+            astray[out] = _norm(torch.maximum(beyond - bound[out, None], -beyond).clamp_(min=0))
+        rest.scatter_(1, places, kept)
+        wrong = torch.hypot(_norm((known - weight[:, None] * prob).masked_fill(gone[:, None], 0)), astray)
         judged = torch.where((own > LIKELY) & ~gone, others, whole)
         residual = wrong / judged.clamp(min=TINY)
         pulled = (weight * own - entry) * sign
