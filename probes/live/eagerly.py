@@ -15,7 +15,7 @@ from torch import nn
 
 from ..errors import UsageError
 
-__all__ = ["Eagerly", "is_compiled", "something_is_compiled"]
+__all__ = ["Eagerly", "is_compiled"]
 
 
 def is_compiled(module: nn.Module) -> bool:
@@ -35,10 +35,10 @@ def _size(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def something_is_compiled() -> bool:
-    """Whether torch has compiled any code in this process."""
+def _graphs() -> int:
+    """How many pieces of code torch has compiled in this process."""
     counters = getattr(sys.modules.get("torch._dynamo.utils"), "counters", {})
-    return bool(counters.get("stats"))
+    return counters.get("stats", {}).get("unique_graphs", 0)
 
 
 def _compiles_nothing() -> bool:
@@ -59,6 +59,7 @@ class Eagerly:
 
     def __init__(self, *, asked: bool = False) -> None:
         self.asked, self.changed = asked, False
+        self._graphs = 0
         self._stance: Any = None
         self._wrapper: Any = None
 
@@ -68,6 +69,7 @@ class Eagerly:
         Raises:
             UsageError: torch is too old to be told so from inside.
         """
+        self._graphs = _graphs()
         if self.asked and not hasattr(torch.compiler, "set_stance"):
             raise UsageError(
                 f"--eager needs torch 2.6 or newer, and this is {torch.__version__}: set TORCH_COMPILE_DISABLE=1 in "
@@ -75,6 +77,11 @@ class Eagerly:
             )
         if self.asked:
             self._stance = torch.compiler.set_stance("force_eager")
+
+    @property
+    def passed_by(self) -> bool:
+        """Whether code was compiled since, in which nothing was seen."""
+        return not self.asked and _graphs() > self._graphs
 
     def covers(self, module: nn.Module) -> bool:
         """Whether a compiled module runs eagerly; its wrapper then does not warn of hooks, which it calls as others."""

@@ -14,7 +14,6 @@ from ..checks.check import Keep, report_of
 from ..checks.witness_checks import COVERAGE, concerning
 from ..records.report import Check, Report
 from ..witness.blind import unread_note
-from .eagerly import something_is_compiled
 from .expected import Expectation
 from .observed import Observed
 from .watcher import ENDED, Watcher
@@ -30,7 +29,7 @@ def nothing_seen(watcher: Watcher) -> str:
         reason = watcher.discovery.reason or (
             "no module was called in this process; processes that it forks are not followed"
         )
-        if something_is_compiled() and not watcher.eagerly.asked:
+        if watcher.eagerly.passed_by:
             reason += "; code was compiled, and what it calls is not seen: run it with --eager"
         return f"no model whose output head is known was trained ({reason})"
     name = type(watcher.found.adapter.inner(watcher.found.root)).__name__
