@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .streams import IGNORE_INDEX, Stream, audio_streams, text_stream
     from .supervision import Supervision, expect
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 #: Tells our package from any other that is called ``alignment``.
 __distribution__ = "loss-alignment"

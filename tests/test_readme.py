@@ -1,10 +1,11 @@
-"""README is one screen and what CI runs; ARCHITECTURE names every room."""
+"""README is one screen and what CI runs; ARCHITECTURE names every room; CHANGELOG begins with this version."""
 
 import re
 from pathlib import Path
 
 import pytest
 
+from alignment import __version__
 from probes.records.verdict import MEANING
 
 ROOT = Path(__file__).parents[1]
@@ -40,3 +41,9 @@ def test_architecture_names_every_module(package):
         if stem in ("__init__", "cli", "errors"):
             continue
         assert stem in words or any(word.endswith("*") and stem.startswith(word[:-1]) for word in words), stem
+
+
+def test_the_last_release_is_this_version():
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    released = re.findall(r"^## \[(.*)\]", changes, re.MULTILINE)
+    assert released[:2] == ["Unreleased", __version__]
