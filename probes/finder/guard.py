@@ -22,7 +22,7 @@ from ..models.adapter import Adapter, Batch, Head, View, bodies_of
 from ..models.causal_lm import CausalLMAdapter
 from ..models.declared import DeclaredAdapter
 from ..models.declared_heads import Logits
-from ..models.modules import unwrapped
+from ..models.modules import is_pretrained, unwrapped
 from ..models.products import multiplied, sought
 from .adapter import FoundAdapter
 from .discover import look_beside
@@ -169,7 +169,7 @@ def _holds_all(model: nn.Module, adapter: Adapter, heads: Sequence[Head]) -> boo
     body = adapter.body(model)
     if not isinstance(adapter, (CausalLMAdapter, DeclaredAdapter)):
         return adapter.inner(model) is unwrapped(model)  # a family of whole models: its heads are all known
-    if body is None:
-        return False
+    if body is None or (not is_pretrained(body) and heads_beside(unwrapped(model), heads, ())):
+        return False  # a body of people's own need not call all that lies in it
     held = {id(one) for part in (body, *(head.module for head in heads)) for one in part.parameters()}
     return all(id(one) in held for one in model.parameters() if one.requires_grad)

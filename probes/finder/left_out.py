@@ -32,9 +32,11 @@ LEAST_IDS = 3
 def heads_beside(inner: nn.Module, heads: Sequence[Head], bodies: Sequence[nn.Module]) -> dict[str, nn.Linear]:
     """Trainable linear layers by their paths that are as wide as a vocabulary of the model.
 
-    None of ``heads``, and none inside the bodies that feed them.
+    None of ``heads``, and none inside the bodies that feed them; a whole model that holds the heads is no such body.
     """
-    judged = {id(part) for module in (*bodies, *(head.module for head in heads)) for part in module.modules()}
+    own = {id(part) for head in heads for part in head.module.modules()}
+    inside = [{id(part) for part in body.modules()} for body in bodies]
+    judged = own.union(*(parts for parts in inside if not own & parts))
     sizes = {size for size in vocabularies(inner) if size >= LEAST_IDS}
     return {
         path: module
