@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-__all__ = ["kept_standard_output", "standard_output"]
+__all__ = ["kept_standard_output", "standard_error", "standard_output"]
 
 #: Where ``-`` writes while standard output is kept for it; the last one holds.
 _KEPT: list[TextIO] = []
@@ -38,6 +39,11 @@ def kept_standard_output() -> Iterator[None]:
             apart.flush()
             os.dup2(apart.fileno(), descriptor)
             apart.close()
+
+
+def standard_error() -> TextIO:
+    """Standard error; the process's own where a script has put nothing in its place."""
+    return sys.stderr or sys.__stderr__ or io.StringIO()
 
 
 def standard_output() -> TextIO:

@@ -1,27 +1,59 @@
 """What a Python process does first that a watched run has started: copied, as ``sitecustomize``, in front of its path.
 
-It runs the ``sitecustomize`` that it hides, and waits for torch; a process that never looks for torch pays for nothing
-else. Any Python that trains can run it: of ours it imports nothing before that, and then only what is truly ours.
+It runs the ``sitecustomize`` that it hides, and waits for an optimizer: a process that makes none trains nothing, and
+pays for nothing else. Any Python that trains can run it: of ours it imports nothing before that.
 """
 
 import os
 import sys
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - pathlib costs a start more than all else
+#: The module that holds the class of all optimizers.
+AWAITED = "torch.optim.optimizer"
 
 
 class Waiting:
-    """Finds nothing, and hands over to ``probes.live.child`` as soon as somebody looks for torch."""
+    """Finds one module as everyone else would, and has it tell of the first optimizer that is made."""
 
     def find_spec(self, name, path=None, target=None):  # noqa: ANN001, ANN201
-        """The module's spec as everyone else finds it, once the process is watched."""
-        if name != "torch":
+        """The module's own spec."""
+        if name != AWAITED:
             return None
         sys.meta_path.remove(self)
         import importlib.util
 
-        follow()
-        return importlib.util.find_spec(name)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            after_loading(spec.loader)
+        return spec
+
+
+def after_loading(loader):  # noqa: ANN001, ANN201
+    """Wait for the first optimizer as soon as a loader has made the module that is awaited."""
+    own = loader.exec_module
+
+    def exec_module(module):  # noqa: ANN001, ANN202
+        del loader.exec_module
+        own(module)
+        before_first(module.Optimizer)
+
+    loader.exec_module = exec_module
+
+
+def before_first(kind):  # noqa: ANN001, ANN201
+    """Have this process watched before it makes the first object of a class."""
+    import functools
+
+    own = kind.__init__
+
+    @functools.wraps(own)
+    def first(self, *args, **kwargs):  # noqa: ANN001, ANN002, ANN003, ANN202
+        if kind.__init__ is first:
+            kind.__init__ = own
+            follow()
+        own(self, *args, **kwargs)
+
+    kind.__init__ = first
 
 
 def follow():  # noqa: ANN201
@@ -35,14 +67,14 @@ def follow():  # noqa: ANN201
             from probes.live.child import follow as begin
 
             begin(FOLDER)
+            return
     except OSError:
         return  # the run that started it has ended
     except Exception as error:  # noqa: BLE001
         why = f"{type(error).__name__}: {error}"
-    if why:
-        told = {"name": os.path.basename(sys.argv[0]), "why": why}  # noqa: PTH119
-        with open(os.path.join(FOLDER, f"{os.getpid()}.unwatched"), "w", encoding="utf-8") as stream:  # noqa: PTH118, PTH123
-            json.dump(told, stream)
+    told = {"name": os.path.basename(sys.argv[0]), "why": why}  # noqa: PTH119
+    with open(os.path.join(FOLDER, f"{os.getpid()}.unwatched"), "w", encoding="utf-8") as stream:  # noqa: PTH118, PTH123
+        json.dump(told, stream)
 
 
 def hindrance(ours):  # noqa: ANN001, ANN201

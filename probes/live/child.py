@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from ..host.place import ALONE
 from ..records.portable import portable
 from ..records.report import Report
-from .arrival import when_imported
 from .children import Children
 from .leaving import before_leaving
 from .watched_process import WatchedProcess
@@ -24,22 +23,21 @@ __all__ = ["Child", "follow"]
 
 
 def follow(folder: str) -> None:
-    """Watch this process from torch's arrival to its end.
+    """Watch this process, whose first optimizer is about to be made, to its end.
 
     Raises:
         OSError: the run that started it has ended.
     """
-    children = Children(Path(folder))
-    child, watching = Child(children), ExitStack()
-    watching.enter_context(when_imported("torch", child.begin))
+    child, ending = Child(Children(Path(folder))), ExitStack()
 
     def end(code: int = 0) -> int:
-        watching.close()
+        ending.close()
         child.finish()
         return code
 
+    child.begin()
     atexit.register(end)
-    watching.enter_context(before_leaving(end))
+    ending.enter_context(before_leaving(end))
 
 
 class Child(WatchedProcess):
@@ -51,15 +49,15 @@ class Child(WatchedProcess):
         self._children = children
 
     def begin(self) -> None:
-        """Torch is there: watch."""
+        """Watch."""
         self._children.begun(_name())
         super().begin()
 
     def finish(self) -> None:
-        """The program has ended; one that has looked for torch and never imported it has nothing to say."""
-        if self._watcher is not None and os.getpid() == self._process:
+        """The program has ended; not one that it has forked."""
+        if os.getpid() == self._process:
             super().finish()
-            self._watcher.remove()
+            self.__exit__()
 
     def _hand_over(self, report: Report, watcher: Watcher | None = None, step: int = 0) -> None:
         self._children.hand_in(self._word(portable(report), watcher, _name(), step))

@@ -77,7 +77,7 @@ class Gathering:
             told.append(f"{', '.join(silent)} ended, or was killed, before it could tell")
         elif others:
             why = {one.why for one in self._family.idle if one.name}
-            told.append(f"{', '.join(others)} imported torch, and: {'; '.join(sorted(why))}")
+            told.append(f"{', '.join(others)} made an optimizer, and: {'; '.join(sorted(why))}")
         elif not own:
-            told.append(f"no Python process that it started has imported torch (not followed: {UNWATCHED})")
+            told.append(f"no Python process that it started has made an optimizer (not followed: {UNWATCHED})")
         return "; ".join(told)

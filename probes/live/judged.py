@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from alignment.findings import Finding, finding
+
 from ..errors import UsageError, ending
 from ..models.adapter import OtherCheckpointError
+from ..models.modules import unwrapped
 from ..records.choice import Choice
 from ..records.report import Report, error_report, unread_report
 from ..report.words import in_words
@@ -38,6 +41,7 @@ def report_of_watched(watcher: Watcher, template: Any, keep: Choice, tokenizer: 
         return error_report(*ending(error))
     watcher.step_weights = list(observed.weights)
     root, adapter = watcher.found.root, observed.adapter or watcher.found.adapter
+    observed.add([_unwatched(name, type(unwrapped(root)).__name__) for name in watcher.unwatched])
     if watcher.beside is not None:
         observed.add(watcher.beside.findings([head.module for head in adapter.heads(root, observed.witness.view)]))
     report = report_on(observed, root, adapter, keep)
@@ -51,3 +55,8 @@ def report_of_watched(watcher: Watcher, template: Any, keep: Choice, tokenizer: 
         tokenizer = tokenizer_of_script(text.vocab, int(text.ids.max()))
     in_words(report, tokenizer, adapter.special_ids)
     return report
+
+
+def _unwatched(name: str, watched: str) -> Finding:
+    message = f"{name} is trained by an optimizer as well, and of one run one model is watched: here {watched}"
+    return finding("LA801", name, message)

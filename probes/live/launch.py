@@ -15,6 +15,7 @@ from types import CodeType, ModuleType, TracebackType
 from typing import Any
 
 from ..errors import UsageError
+from ..host.standard_output import standard_error
 
 __all__ = ["Ended", "Program", "foreign_names", "module_program", "run_program", "script_program"]
 
@@ -181,5 +182,5 @@ def _exit_code(error: SystemExit) -> int:
         return 0
     if isinstance(error.code, int):
         return error.code & 0xFF if os.name == "posix" else error.code
-    print(error.code, file=sys.stderr)
+    print(error.code, file=standard_error())
     return 1

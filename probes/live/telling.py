@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
 from ..errors import UsageError
 from ..host.printable import capped, printable
+from ..host.standard_output import standard_error
 from ..records.report import EXIT, Check, Report
 from ..records.verdict import verdict_line
 from ..report.outputs import write_outputs
@@ -84,7 +84,7 @@ class Telling:
             if of:
                 _say(f"{name} trains as well:")
             show(report, console_for("-"), verbose=self._settings.verbose)  # standard output is the script's
-            annotate(report, sys.stderr)
+            annotate(report, standard_error())
 
     def write(self) -> None:
         """Write the files."""
@@ -115,7 +115,7 @@ class Telling:
 
 
 def _say(text: str) -> None:
-    print(f"loss-align: {printable(capped(text))}", file=sys.stderr, flush=True)
+    print(f"loss-align: {printable(capped(text))}", file=standard_error(), flush=True)
 
 
 def listed(steps: Sequence[str]) -> str:

@@ -24,14 +24,15 @@ __all__ = ["circumstances", "nothing_seen", "report_on"]
 def nothing_seen(watcher: Watcher) -> str:
     """Why nothing could be judged."""
     if watcher.cause != ENDED:
-        return watcher.cause
+        return "; ".join(told for told in (watcher.cause, watcher.learner) if told)
     if watcher.found is None:
         reason = watcher.discovery.reason or (
             "no module was called in this process; processes that it forks are not followed"
         )
         if watcher.eagerly.passed_by:
             reason += "; code was compiled, and what it calls is not seen: run it with --eager"
-        return f"no model whose output head is known was trained ({reason})"
+        known = f"no model whose output head is known was trained ({reason})"
+        return f"{watcher.learner}; {known}" if watcher.learner else known
     name = type(watcher.found.adapter.inner(watcher.found.root)).__name__
     if not watcher.open:
         return f"{name} was called, but no forward with gradients was seen from its beginning to an optimizer step"

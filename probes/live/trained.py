@@ -24,14 +24,14 @@ class Trained:
 
     def note_made(self, made: Tensor) -> None:
         """Logits, or what they are made of: a projector in front of the model need not be part of it."""
-        known = self._own()
+        known = self.parameters
         for leaf in _leaves([made]):
             if isinstance(leaf, nn.Parameter) and id(leaf) not in known:
                 self._beyond[id(leaf)] = weakref.ref(leaf)
 
     def by(self, optimizer: Optimizer) -> bool:
         """Whether an optimizer holds any of the parameters."""
-        own = self._own()
+        own = self.parameters
         return any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"])
 
     def ungraded(self, optimizer: Optimizer) -> dict[str, bool]:
@@ -42,7 +42,7 @@ class Trained:
 
     def alone_below(self, roots: Sequence[Tensor]) -> bool:
         """Whether what a backward begins at depends on no parameter of anything else; on none at all, if constant."""
-        own = self._own()
+        own = self.parameters
         return all(id(leaf) in own for leaf in _leaves(roots) if isinstance(leaf, nn.Parameter))
 
     def is_fresh(self) -> bool:
@@ -50,7 +50,9 @@ class Trained:
         grads = [parameter.grad for parameter in self._parameters() if parameter.grad is not None]
         return not any(grad.is_sparse or hasattr(grad, "full_tensor") or bool((grad != 0).any()) for grad in grads)
 
-    def _own(self) -> set[int]:
+    @property
+    def parameters(self) -> set[int]:
+        """Their identities."""
         return {id(parameter) for parameter in self._parameters()}
 
     def _parameters(self) -> list[nn.Parameter]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError, ending
 from ..host.place import ALONE, Place, environment_place
+from ..host.standard_output import standard_error
 from ..records.report import Report, error_report, unread_report
 from .handed import Handed
 from .settings import Settings
@@ -182,7 +183,7 @@ class WatchedProcess(ABC):
     def _broken(self, trace: str) -> Report:
         """An exception of ours: the watcher is off, the script goes on."""
         if self.settings.verbose:
-            print(trace, file=sys.stderr)
+            print(trace, file=standard_error())
         last = trace.strip().splitlines()[-1]
         return error_report(f"watching stopped by an error of its own ({last}): run again with -v", 3)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,7 @@ from .hooks import AfterModules, BeforeModules
 from .kept_back import kept_back
 from .lines import Lines, begun_after
 from .multiplied import Multiplied
+from .optimizers import learner, may_be_copy, unwatched_models
 from .search import Search
 from .trained import Trained
 from .whole_step import StepWeights, count_in_reach
@@ -90,6 +92,7 @@ class Watcher:
         step_weights: per step and kind of stream, what its targets weigh; told by who judges it, for other ranks.
         optimizer: whose step was the last to be watched; None before.
         lines: what the second step showed of the lines behind the findings of the first; None where it had none.
+        learner: what an optimizer trained before any model was found; empty if none did.
         failed: the traceback of an exception of ours; empty if there was none.
         cause: why it stopped before the steps were done; empty if it did not.
     """
@@ -118,11 +121,12 @@ class Watcher:
         self.boundaries = boundaries or Boundaries()
         self.optimizer: Optimizer | None = None
         self.gradients = Gradients(self._safely, self._tick, lambda: self.boundaries.scale)
-        self.failed = self.cause = ""
+        self.failed = self.cause = self.learner = ""
+        self._optimizers: WeakSet[Optimizer] = WeakSet()
         self.active = False
         self._clock = self._unseen = self._backward = 0
         self._inside: Forward | None = None
-        self._late = False
+        self._late = self._doubtful = False
         self._parts: Any = None
         self.beside: Beside | None = None
         self._trained: Trained | None = None
@@ -141,6 +145,11 @@ class Watcher:
     def answered(self) -> Step:
         """The open ones that a backward has reached, or should have."""
         return [forward for forward in self.open if forward.graded or forward.dropped]
+
+    @property
+    def unwatched(self) -> list[str]:
+        """Class names of models with an output head that optimizers of the watched steps train beside the watched."""
+        return [] if self._trained is None else unwatched_models(self._optimizers, self._trained.parameters)
 
     @property
     def several(self) -> bool:
@@ -235,7 +244,7 @@ class Watcher:
 
     def _look_at(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A module is about to be called, and no model that is trained has been found yet."""
-        if self._trained is not None or self._inside is not None:
+        if (self._trained is not None and not self._doubtful) or self._inside is not None:
             return
         with torch.enable_grad():
             found = self.discovery.consider(module, bound_arguments(unwrapped(module), args, kwargs))
@@ -245,7 +254,10 @@ class Watcher:
             self._begin_search(module)
         if found is None or not self.active or (self.found is not None and found.inner is self._parts.inner):
             return
-        self._watch(found)
+        doubtful = found.trained and may_be_copy(found.inner)
+        if self._trained is None or (found.trained and not doubtful):
+            self._doubtful = doubtful
+            self._watch(found)
 
     def _watch(self, found: Found) -> None:
         """Watch the forwards of a model from now on."""
@@ -290,7 +302,8 @@ class Watcher:
         if self._trained is None:
             assert self.found is not None
             self._trained = Trained(self.found.root)
-            self._looking.remove()
+            if not self._doubtful:
+                self._looking.remove()
             self._note_weights()
         return self._trained
 
@@ -310,7 +323,8 @@ class Watcher:
         if self.found is None:
             return
         self.discovery.give_up(self.found)
-        self.found, self.beside, self.open = None, None, []
+        self.found = self.beside = self._trained = None
+        self.steps, self.open, self.imprints = [], [], []
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -470,12 +484,18 @@ class Watcher:
     def _stepped(self, optimizer: Optimizer | None) -> None:
         """An optimizer has stepped, or a scaler has gone past it."""
         if self._trained is None:
-            self._unseen += optimizer is not None
+            if optimizer is not None:
+                self._unseen += 1
+                self.learner = self.learner or learner(optimizer)
             if self._unseen >= UNSEEN_STEPS:
                 self.finish(f"{UNSEEN_STEPS} optimizer steps without a model whose output head is known")
             return
-        if optimizer is not None and not self._trained.by(optimizer):
-            return
+        if optimizer is not None:
+            self._optimizers.add(optimizer)
+            if not self._trained.by(optimizer):
+                return
+            self._doubtful = False
+            self._looking.remove()
         step = [forward for forward in self.open if forward.training or forward.graded or forward.dropped]
         step = step or self.open
         self.open = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -27,6 +27,7 @@ __all__ = [
     "error_report",
     "told_example",
     "told_offset",
+    "told_offsets",
     "told_row",
     "unread_report",
 ]
@@ -47,6 +48,8 @@ CHECKLIST = (
 )
 #: Checks, of data too, that say of targets what the report's own numbers say: a verdict needs no name of theirs.
 BASIC = frozenset((*CHECKLIST, "samples", "data", "ends"))
+#: Offsets that a line tells one by one.
+OFFSETS = 4
 #: The exit code of each verdict.
 EXIT = {"pass": 0, "fail": 1, "error": 3, "incomplete": 4}
 
@@ -244,6 +247,14 @@ def told_offset(key: str, count: int) -> str:
     """An entry of ``offsets`` as people read it: ``+1: 240``, ``0: 4``, ``outside: 1``."""
     told = f"{int(key):+d}".replace("+0", "0") if re.fullmatch(r"-?[0-9]{1,9}", key) else key
     return f"{told}: {count}"
+
+
+def told_offsets(offsets: Mapping[str, int], shown: int = OFFSETS) -> str:
+    """The entries of ``offsets`` in a line, in their order; of many, those that hold the most rows."""
+    kept = sorted(offsets, key=lambda key: -offsets[key])[: len(offsets) if len(offsets) <= shown + 1 else shown]
+    rest = [count for key, count in offsets.items() if key not in kept]
+    told = [told_offset(key, count) for key, count in offsets.items() if key in kept]
+    return ", ".join([*told, *([f"{sum(rest)} at {len(rest)} others"] if rest else [])])
 
 
 def told_row(example: Example) -> str:

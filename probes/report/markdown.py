@@ -9,7 +9,7 @@ from typing import Any
 
 from alignment.findings import Finding, Line
 
-from ..records.report import Check, Report, told_offset
+from ..records.report import Check, Report, told_offsets
 from ..records.verdict import MEANING, summary
 from .data_set import data_rows
 from .ranks import rank_rows
@@ -79,7 +79,7 @@ def _line(line: Line) -> str:
 
 def _streams(streams: dict[str, dict[str, Any]]) -> Iterator[tuple[str, ...]]:
     for name, entry in grouped(streams):
-        offsets = ", ".join(told_offset(key, count) for key, count in entry.get("offsets", {}).items())
+        offsets = told_offsets(entry.get("offsets", {}))
         numbers = (str(entry.get(key, "?")) for key in COLUMNS)
         weights = f"{entry['weight_sum']:.4g}" if "weight_sum" in entry else "?"
         yield shown(name), *numbers, shown(offsets), weights

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..records.report import Report, told_example, told_offset
+from ..host.standard_output import standard_error
+from ..records.report import Report, told_example, told_offsets
 from ..records.verdict import MEANING, verdict_line
 from .data_set import show_data
 from .layout import SafeConsole, Unpadded, hanging, plain_console, width_of
@@ -28,7 +29,7 @@ VERDICTS = {"pass": "bold green", "fail": "bold red", "error": "bold red", "inco
 
 def console_for(json_path: str | None) -> Console:
     """Where the report is shown: on standard error if the JSON goes to standard output."""
-    stream = sys.stderr if json_path == "-" else sys.stdout
+    stream = standard_error() if json_path == "-" else sys.stdout
     return SafeConsole(file=stream, highlight=False, width=width_of(stream))
 
 
@@ -116,7 +117,8 @@ def _streams(report: Report, *, verbose: bool) -> Table:
     table.add_column("offsets")
     table.add_column("weights", justify="right")
     for names, entry in grouped(report.streams, verbose=verbose):
-        offsets = ", ".join(told_offset(key, count) for key, count in entry.get("offsets", {}).items())
+        told = entry.get("offsets", {})
+        offsets = told_offsets(told, len(told)) if verbose else told_offsets(told)
         numbers = [str(entry.get(key, "?")) for key in ("rows", "expected", "supervised", "missing", "unexpected")]
         weights = f"{entry['weight_sum']:.4g}" if "weight_sum" in entry else "?"
         if entry.get("weight_spread", 0) > 1e-2:

@@ -46,6 +46,19 @@ def python(children, *words, path=(), **more):
     return done.stdout.split() if done.returncode == 0 else done.stderr
 
 
+#: As a training has it, from a torch that holds nothing else.
+OPTIMIZER = "from torch.optim.optimizer import Optimizer"
+
+
+def planted(folder):
+    """A torch with a class of optimizers."""
+    (folder / "torch" / "optim").mkdir(parents=True)
+    for name in ("__init__", "optim/__init__"):
+        (folder / "torch" / f"{name}.py").touch()
+    made = "class Optimizer:\n    def __init__(self, there):\n        self.there = there\n"
+    (folder / "torch" / "optim" / "optimizer.py").write_text(made)
+
+
 def test_the_environment_is_as_before_and_so_is_a_variable_that_was_not_there(monkeypatch):
     for before in ({"PYTHONPATH": "mine"}, {}):
         environ = dict(before)
@@ -72,18 +85,18 @@ def test_the_hidden_sitecustomize_runs_in_its_place_and_a_process_without_torch_
 def test_a_process_that_would_be_given_other_packages_is_not_touched_and_told(tmp_path):
     (tmp_path / "own" / "probes").mkdir(parents=True)
     (tmp_path / "own" / "probes" / "__init__.py").write_text("raise AssertionError('imported')\n")
-    (tmp_path / "own" / "torch.py").write_text("there = 1\n")
+    planted(tmp_path / "own")
     with Children.followed(SETTINGS) as children:
-        mine = "import torch; print(torch.there)"
+        mine = f"{OPTIMIZER}; print(Optimizer(1).there)"
         assert python(children, "-c", mine, path=[tmp_path / "own"], cwd=tmp_path) == ["1"]
         ((name, why),) = children.unwatched().items()
         assert (name, "not that of the loss-align which was started" in why) == ("-c", True)
 
 
 def test_a_process_that_outlives_the_run_goes_on(tmp_path):
-    (tmp_path / "torch.py").write_text("there = 1\n")
+    planted(tmp_path)
     with Children.followed(SETTINGS) as children:
-        late = "import sys; sys.stdin.read(); import torch; print(torch.there)"
+        late = f"import sys; sys.stdin.read(); {OPTIMIZER}; print(Optimizer(1).there)"
         environ = children.environment(dict(os.environ, PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)])))
         process = subprocess.Popen(
             [sys.executable, "-c", late], env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -133,7 +146,7 @@ def test_settings_reach_a_process_as_they_are():
 @pytest.mark.parametrize(
     ("script", "code", "told"),
     [
-        ("exit 0", 0, "no Python process that it started has imported torch"),
+        ("exit 0", 0, "no Python process that it started has made an optimizer"),
         ("exit 3", 3, "sh ended with exit code 3 before any model was trained"),
         ("kill -TERM $$", 143, "sh ended with exit code 143"),
     ],
@@ -158,3 +171,11 @@ def test_a_command_without_the_two_dashes_and_one_that_is_not_there(capsys):
     assert "a command is run as loss-align run -- sh ..." in capsys.readouterr().err
     assert main(["run", "--", "no-such-command"]) == 2
     assert "cannot run no-such-command" in capsys.readouterr().err
+
+
+def test_a_process_that_makes_no_optimizer_imports_nothing_of_ours(tmp_path):
+    planted(tmp_path / "own")
+    told = f"{OPTIMIZER}; import sys; print({{'probes', 'alignment', 'json'}} & set(sys.modules))"
+    with Children.followed(SETTINGS) as children:
+        assert python(children, "-c", told, path=[tmp_path / "own"], cwd=tmp_path) == ["set()"]
+        assert (children.news(), children.silent(), children.unwatched()) == ([], [], {})

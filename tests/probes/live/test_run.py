@@ -131,3 +131,31 @@ def test_a_run_that_trains_nothing_says_so_and_keeps_its_exit_code(ending, code,
     assert capsys.readouterr().err.count("loss-align: nothing was read") == 1
     told = report_of(out)
     assert (told["verdict"], [found["code"] for found in told["findings"]]) == ("incomplete", ["LA804"])
+
+
+@pytest.mark.parametrize(
+    ("ending", "code"), [("import os; os._exit(0)", 1), ("import os; os._exit(5)", 5)], ids=["exit 0", "exit 5"]
+)
+def test_a_run_that_leaves_by_os_exit_has_told_before(ending, code, tmp_path, warm):
+    done = warm.python("-m", "loss_align", "run", "--steps", "3", script(tmp_path, ending), cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("FAIL: 1 error")) == (code, 1)
+
+
+@pytest.mark.parametrize("lost", ["sys.stdout = None\n", "sys.stdout = sys.stderr = None\n"], ids=["stdout", "both"])
+def test_a_script_without_standard_output_is_watched_as_any_other(lost, tmp_path, warm):
+    path, out = Path(script(tmp_path, "")), tmp_path / "r.json"
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("torch.manual", f"{lost}torch.manual", 1), encoding="utf-8"
+    )
+    done = warm.python("-m", "loss_align", "run", "--json", out, path, cwd=tmp_path)
+    assert (done.returncode, report_of(out)["verdict"]) == (1, "fail"), done.stderr
+    assert "LA102" in done.stderr
+
+
+def test_a_script_that_dies_before_any_model_runs_is_told_so(tmp_path, capsys):
+    path = tmp_path / "script.py"
+    path.write_text("import torch\nraise FileNotFoundError('data.json')\n")
+    assert main(["run", str(path)]) == 1
+    err = capsys.readouterr().err
+    assert "FileNotFoundError: data.json" in err
+    assert "nothing was read: the script ended with exit code 1 before any model was trained" in err

@@ -12,7 +12,7 @@ from alignment.findings import finding
 from loss_align import main
 from probes import UsageError
 from probes.records.choice import Choice
-from probes.records.report import Check, LossAlignmentError, Report, unread_report
+from probes.records.report import Check, LossAlignmentError, Report, told_offsets, unread_report
 from probes.records.verdict import MEANING, verdict_line
 from probes.report.html import render as html
 from probes.report.junit import render as junit
@@ -189,3 +189,16 @@ def test_a_record_older_than_the_verdict_compares_without_blind_spots(tmp_path, 
     del old["report"]["judged"]
     assert differs(tmp_path, old, blind()) == 0
     assert "no difference" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("offsets", "told"),
+    [
+        ({"1": 9}, "+1: 9"),
+        ({"outside": 2, "1": 9, "0": 1, "5": 1, "7": 1}, "outside: 2, +1: 9, 0: 1, +5: 1, +7: 1"),
+        ({"0": 3, "1": 9, "5": 1, "7": 1, "9": 2, "outside": 4}, "0: 3, +1: 9, +9: 2, outside: 4, 2 at 2 others"),
+        ({}, ""),
+    ],
+)
+def test_rare_offsets_are_told_together(offsets, told):
+    assert told_offsets(offsets) == told
