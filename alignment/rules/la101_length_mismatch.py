@@ -9,7 +9,7 @@ RULE = Rule(
     "length-mismatch",
     "error",
     summary="Logits and labels differ in length.",
-    headline="Logits and labels of {stream} differ in length",
+    headline="{message}",
     silent="Cross-entropy refuses the two lengths, but trainers catch the error, skip that loss or cut "
     "both to the shorter length. Making the lengths agree does not put the labels in the right place.",
     fix="Trim both sides or neither: `logits[:, :-1]` with `labels[:, 1:]` for position-aligned labels, "

@@ -24,8 +24,8 @@ class Rule:
         severity: what a finding of this code is, unless ``lesser`` says otherwise.
         summary: what it is, in one line.
         headline: what was found, as a page says it first: ``{trained}``, ``{wanted}`` and ``{rows}`` are its rows among
-            those that are trained or must be, and by themselves, ``{all}`` those that must be, ``{stream}`` is where;
-            ``[is|are]`` agrees with the rows.
+            those that are trained or must be, and by themselves, ``{all}`` those that must be, ``{stream}`` is where,
+            ``{message}`` its message as far as a semicolon; ``[is|are]`` agrees with the rows.
         silent: why nobody notices it.
         fix: what to do about it; shown under every finding.
         case: a real case with its public reference, or that none is on record.

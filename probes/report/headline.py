@@ -14,6 +14,8 @@ from ..records.report import Report
 
 __all__ = ["headline", "leading", "told_finding", "told_place"]
 
+#: Most characters of a message's beginning that stands as a headline.
+LONGEST = 100
 WORDS = {"text": "the text", "audio": "the codebooks", "all": "all streams"}
 CODEBOOK = re.compile(r"audio\[(\d+)\]")
 
@@ -55,9 +57,11 @@ def told_finding(found: Finding, streams: Mapping[str, Mapping[str, Any]]) -> st
         "rows": _rows(found.count, 0, "row", place),
         "all": _rows(wanted, 0, "target", place) if wanted and found.basis == LOSS else "",
         "stream": place,
+        "message": _clause(found.message),
     }
     said = {key for key in words if f"{{{key}}}" in rule.headline}
-    if said - {"stream"} and not (names and found.count and all(words[key] for key in said)):
+    counts = said - {"stream", "message"}
+    if (counts and not (names and found.count)) or not all(words[key] for key in said):
         return rule.summary.rstrip(".")
     return agreeing(found.count, rule.headline).format(**words)
 
@@ -77,6 +81,12 @@ def told_place(names: Sequence[str]) -> str:
 def _is_of(name: str, told: Sequence[str]) -> bool:
     """Whether a stream is one that a finding names, or of the kind that it names (``audio[0]`` of ``audio``)."""
     return name in told or name.partition("[")[0] in told
+
+
+def _clause(message: str) -> str:
+    """The beginning of a message, where it is short."""
+    first = message.partition(";")[0]
+    return first[:1].upper() + first[1:] if len(first) <= LONGEST else ""
 
 
 def _rows(count: int, whole: int, noun: str, place: str) -> str:

@@ -65,11 +65,11 @@ def _books(drawn: Mapping[str, Any]) -> str:
     books = drawn["books"]
     if len(books) < 2:
         return ""
-    wide, high = PLOT / len(books[0]), 9
+    wide, high = PLOT / len(books[0]), 12
     shapes = []
     for number, (name, line) in enumerate(zip(drawn["streams"], books, strict=True)):
         book, top = name.partition("[")[2].rstrip("]") or name, high * number
-        shapes.append(f'<text class="edge" x="{LEFT - 6}" y="{top + 8}">{escape(book)}</text>')
+        shapes.append(f'<text class="edge" x="{LEFT - 6}" y="{top + 10}">{escape(book)}</text>')
         for sign, start, count in _runs(line):
             x, width = LEFT + wide * start, wide * count
             place = f'x="{x:g}" y="{top}" width="{width:g}" height="{high - 1}"'

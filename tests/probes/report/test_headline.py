@@ -17,7 +17,7 @@ SILENT = ", ".join(f"audio[{k}]" for k in range(1, 8))
 
 
 def said(code, stream="text", count=56, **more):
-    return told_finding(finding(code, stream, "long", count=count, **more), STREAMS)
+    return told_finding(finding(code, stream, "lengths differ", count=count, **more), STREAMS)
 
 
 def test_the_sentence_counts_rows_among_those_that_are_trained_or_must_be():
@@ -44,6 +44,14 @@ def test_every_rule_has_a_sentence_for_any_stream_and_count():
         assert not sentence.endswith(".")
         assert not sentence.startswith("0 ")
         assert not set("{}|") & set(sentence.replace(stream, ""))
+
+
+def test_lengths_that_differ_are_in_the_headline():
+    long = "logits and labels of text differ in length: 255 vs 256 per sample; logits were cut"
+    assert told_finding(finding("LA101", "text", long, count=1), STREAMS) == (
+        "Logits and labels of text differ in length: 255 vs 256 per sample"
+    )
+    assert told_finding(finding("LA101", "text", "a" * 200), STREAMS) == "Logits and labels differ in length"
 
 
 def test_streams_in_words():
