@@ -67,6 +67,8 @@ def causality(
         return None
     if not any(bool(one.trained.any()) or bool(one.soft.any()) for one in told):
         return None
+    if seen.shared:
+        return Causality(problem="the processes share every sample, and each would put other inputs into its part")
     return replay(
         model,
         adapter,

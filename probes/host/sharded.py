@@ -1,29 +1,43 @@
-"""Models that FSDP2 spreads over processes: every one of them holds a part of each parameter."""
+"""Models spread over processes (FSDP2, tensor parallel): every one of them holds a part of each parameter."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["local", "must_finish", "reshard", "runs_together", "whole", "write"]
+__all__ = [
+    "all_ids",
+    "is_spread",
+    "local",
+    "loss_context",
+    "must_finish",
+    "processes",
+    "reshard",
+    "runs_together",
+    "spread_as",
+    "whole",
+    "write",
+]
 
 
 def whole(tensor: Tensor) -> Tensor:
     """A parameter as its forward sees it: a sharded one is gathered, which every process has to take part in."""
-    return tensor.full_tensor() if _is_sharded(tensor) else tensor
+    return tensor.full_tensor() if is_spread(tensor) else tensor
 
 
 def local(tensor: Tensor) -> Tensor:
     """The part of a parameter that this process holds; all of it where it is not sharded."""
-    return tensor.to_local() if _is_sharded(tensor) else tensor
+    return tensor.to_local() if is_spread(tensor) else tensor
 
 
 def write(tensor: Tensor, value: Tensor) -> None:
     """Copy a value, the same in every process, into a parameter that may be sharded."""
-    if _is_sharded(tensor) and not _is_sharded(value):
+    if is_spread(tensor) and not is_spread(value):
         from torch.distributed.tensor import distribute_tensor
 
         value = distribute_tensor(value, tensor.device_mesh, tensor.placements)
@@ -43,9 +57,13 @@ def must_finish(model: nn.Module) -> bool:
 
 def runs_together(model: nn.Module) -> bool:
     """Whether the forward of a model is one of several processes, each of which waits for all (DDP is stepped over)."""
-    if not must_finish(model):
-        return False
-    return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+    return processes() > 1 and must_finish(model)
+
+
+def processes() -> int:
+    """How many processes train together."""
+    there = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if there else 1
 
 
 def _fsdp_modules(model: nn.Module) -> Iterator[Any]:
@@ -55,6 +73,58 @@ def _fsdp_modules(model: nn.Module) -> Iterator[Any]:
             yield module
 
 
-def _is_sharded(tensor: Any) -> bool:
-    """Told by what it can do, for the same reason."""
+def is_spread(tensor: Any) -> bool:
+    """Whether a tensor is one of several processes. Told by what it can do: importing its class takes a second."""
     return hasattr(tensor, "full_tensor")
+
+
+def all_ids(output: Tensor, weight: Any) -> Tensor:
+    """What a head gave, scores for all ids: a tensor of all processes where each gives those of its own ids alone.
+
+    Args:
+        output: (.., V), or (.., v) from the part of ``weight`` that this process holds.
+        weight: of the head, if it has one.
+    """
+    if is_spread(output) or not is_spread(weight) or output.shape[-1] != len(local(weight)) != len(weight):
+        return output
+    from torch.distributed.tensor import DTensor, Replicate, Shard
+
+    shape = torch.Size((*output.shape[:-1], len(weight)))
+    stride = torch.empty(shape, device="meta").stride()
+    places = [Shard(output.dim() - 1) if place.is_shard(0) else Replicate() for place in weight.placements]
+    return DTensor.from_local(output, weight.device_mesh, places, run_check=False, shape=shape, stride=stride)
+
+
+def spread_as(value: Tensor, like: Tensor, output: Tensor) -> Tensor:
+    """A whole tensor, the same in every process, in place of a head's ``output``; its gradient comes back whole.
+
+    Args:
+        value: of the shape of ``like``.
+        like: ``output`` with the scores of all ids (see ``all_ids``).
+        output: what the head gave.
+    """
+    if not is_spread(like):
+        return value
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh = like.device_mesh
+    spread = DTensor.from_local(value, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    spread = spread.redistribute(mesh, like.placements)
+    return spread if is_spread(output) else spread.to_local()
+
+
+def loss_context(loss: Tensor) -> AbstractContextManager[Any]:
+    """What the backward of a loss must run in: ``loss_parallel`` where its log-softmax is of split ids, or nothing."""
+    nodes, known = [loss.grad_fn] if "torch.distributed.tensor" in sys.modules else [], set()
+    while nodes:
+        node: Any = nodes.pop()
+        if node is None or node in known:
+            continue
+        known.add(node)
+        nodes += [below for below, _ in node.next_functions]
+        made = getattr(node, "_saved_result", None) if node.name().startswith("LogSoftmax") else None
+        if is_spread(made) and any(place.is_shard(made.dim() - 1) for place in made.placements):
+            from torch.distributed.tensor.parallel import loss_parallel
+
+            return loss_parallel()
+    return nullcontext()

@@ -103,6 +103,16 @@ class Places:
             body_rows=call.body_rows,
         )
 
+    def given(self, number: int) -> Tensor | None:
+        """(R,) bool: which rows of a stream the model was given in any forward; None where none was placed."""
+        found = [rows for (_, stream), rows in self.found.items() if stream == number]
+        if not found:
+            return None
+        given = torch.zeros_like(self.view.streams[number].ids, dtype=torch.bool)
+        for rows in found:
+            given[rows[rows >= 0]] = True
+        return given
+
     def count(self, forward: int, head: Head) -> None:
         """Count a forward whose rows nobody asks for: of samples that are alike, another forward has another."""
         number = 0 if self.view.ahead else head.streams[0]

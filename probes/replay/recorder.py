@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..host.forward_patch import ForwardPatch, bound_arguments
+from ..host.sharded import all_ids, spread_as, whole
 from ..models.adapter import Batch, Head, bodies_of
 from ..models.causal_lm import CausalLMAdapter
 from ..models.declared_heads import Logits, field_of, with_field
@@ -169,8 +170,9 @@ class Recorder:
         """Keep a call, or compare it with the same call of the other run; what the loss is handed instead."""
         if not torch.is_grad_enabled():
             return None
-        read = inputs.detach() if isinstance(inputs, Tensor) else None
-        call = Call(head, head.rows(output.detach()), self._fed.get(head.name, read), len(self.run.forwards) - 1)
+        read = whole(inputs.detach()) if isinstance(inputs, Tensor) else None
+        given = all_ids(output.detach(), getattr(head.module, "weight", None))
+        call = Call(head, head.rows(whole(given)), self._fed.get(head.name, read), len(self.run.forwards) - 1)
         self._place(call, self._followed.places_of(inputs) if isinstance(inputs, Tensor) else None)
         call.nth = sum(one.head is head for one in self.run.calls)
         for module, hidden, nth in reversed(self._bodies):
@@ -181,7 +183,7 @@ class Recorder:
         if read is not None and id(head.module) in self._linear and head.is_plain:
             call.read = read.reshape(-1, read.shape[-1])
         if self.base is None:
-            kept = output.detach() if self.gradients else output.detach().clone()  # else the loss has it, and may write
+            kept = whole(given) if self.gradients else whole(given).clone()  # else the loss has it, and may write
             call.values, call.whole_output = head.rows(kept), kept
             call.read = None if call.read is None else call.read.clone()
         elif not self._compared(call):
@@ -191,7 +193,7 @@ class Recorder:
         assert call.whole_output is not None
         call.leaf = call.whole_output.detach().requires_grad_()
         call.handed = call.leaf.clone()  # no leaf may be written to
-        return call.handed
+        return spread_as(call.handed, given, output)
 
     def _place(self, call: Call, places: Tensor | None) -> None:
         """Note which rows a call stands for, as they were followed from the ids or from a body."""

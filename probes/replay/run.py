@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..host.preserve import copy_of, preserved, same_random_state
+from ..host.sharded import loss_context
 from ..models.adapter import Batch
 from .calls import BeyondError, Call, NotReplayedError, Run, Scene
 from .perturbation import row_changes
@@ -71,7 +72,8 @@ def _differentiate(run: Run, loss: Any) -> None:
         return
     called = [call for call in run.calls if call.leaf is not None]
     try:
-        found = torch.autograd.grad(loss.sum(), leaves, allow_unused=True)
+        with loss_context(loss):
+            found = torch.autograd.grad(loss.sum(), leaves, allow_unused=True)
     except RuntimeError:  # what cannot be differentiated a second way tells nothing of its gradient
         return
     for call, gradient in zip(called, found, strict=True):

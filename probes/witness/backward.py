@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
+from ..host.sharded import loss_context
 
 __all__ = ["gradients_at", "rounding", "trains"]
 
@@ -36,7 +37,8 @@ def gradients_at(
     try:
         if _is_checkpointed(loss):
             return _by_backward(wanted, loss, model, keep=keep)
-        return torch.autograd.grad(loss.reshape(()), wanted, allow_unused=True, retain_graph=keep)
+        with loss_context(loss):
+            return torch.autograd.grad(loss.reshape(()), wanted, allow_unused=True, retain_graph=keep)
     except RuntimeError as error:
         if "second time" not in str(error):
             raise

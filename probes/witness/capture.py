@@ -25,7 +25,7 @@ from alignment.recovery import NOISE_ROWS, Reading, Values, noise_rows, tiled
 
 from ..errors import UsageError
 from ..host.forward_patch import ForwardPatch, bound_arguments
-from ..host.sharded import reshard
+from ..host.sharded import all_ids, is_spread, reshard, spread_as, whole
 from ..host.stopping import uninterrupted
 from ..models.adapter import Adapter, Head, bodies_of
 from ..models.declared_heads import Logits, field_of, with_field
@@ -340,20 +340,24 @@ class Capture:
 
     def _stand_in_of(self, head: Head, output: Tensor, *, finite: bool) -> Tensor:
         """A leaf in place of what a head gave, noted as a call of it."""
-        noise, made = self._values_of(output)
+        given = all_ids(output, getattr(head.module, "weight", None))
+        noise, made = self._values_of(given)
         if self.turned is not None and head.is_plain:
             self.turned.turn(len(self.calls), made, head.vocabulary(made.shape[-1]))
-        if not finite and can_be_learnt(output):  # ids that the head masks out: the loss must not miss that
+        if not finite and can_be_learnt(
+            real := whole(given)
+        ):  # ids that the head masks out: the loss must not miss that
             finite, noise = True, None
-            made.masked_fill_(output == -torch.inf, -torch.inf)
+            made.masked_fill_(real == -torch.inf, -torch.inf)
         inputs, number = self._fed.get(head.name, self._read), len(self.forwards) - 1
         call = HeadCall(head, made.shape, made.device, inputs, number, finite=finite, real=self.values == "real")
         call.noise = noise if head.is_plain and self.values == "noise" else None
         self._note_body(call)
         with torch.enable_grad():
             logits = handed(made, self._anchor, call)
+            shown = spread_as(logits, given, output)
         if self._again:  # what a checkpoint computes again was seen before
-            return logits
+            return shown
         call.handed, call.version = logits, logits._version  # noqa: SLF001 - its only name
         self._hold(call)
         behind = self._behind(self._places)
@@ -362,13 +366,13 @@ class Capture:
         elif behind is not None and head.fed is None:
             call.forward, call.body_rows = behind[:2]
         self.calls.append(call)
-        return logits
+        return shown
 
     def _values_of(self, output: Tensor) -> tuple[Tensor | None, Tensor]:
         """What stands in for a head's output, without gradients, and the rows of noise that it repeats."""
         dtype = self.dtype or output.dtype
         if self.values == "real":
-            return None, output.detach().to(dtype, copy=True)
+            return None, whole(output.detach()).to(dtype, copy=True)
         key = (output.shape[-1], dtype, output.device)
         if key not in self._noise:  # once: a head may be called chunk by chunk
             rows = 1 if self.alike else NOISE_ROWS
@@ -412,7 +416,7 @@ class Capture:
         """Keep the logits as the loss sees them, where the model scales or caps them after its head."""
         given = output if isinstance(output, tuple) else (getattr(output, "logits", None),)
         for logits in given:
-            if not isinstance(logits, Tensor) or not logits.requires_grad or is_untouched(logits):
+            if not isinstance(logits, Tensor) or is_spread(logits) or not logits.requires_grad or is_untouched(logits):
                 continue
             for call in self.calls:
                 if call.forward == len(self.forwards) - 1 and call.shape == logits.shape:

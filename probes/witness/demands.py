@@ -11,9 +11,10 @@ from torch import Tensor
 from alignment import IGNORE_INDEX, Convention, Supervision, expect, infer_convention
 from alignment.targets import admissible
 
+from ..host.sharded import processes
 from ..models.adapter import View
 
-__all__ = ["demanded", "expected_of", "nothing", "within_range"]
+__all__ = ["demanded", "expected_of", "is_shared", "nothing", "of_this_process", "within_range"]
 
 
 def demanded(view: View, number: int, labels: Tensor, convention: Convention) -> Supervision:
@@ -41,6 +42,43 @@ def expected_of(view: View, declared: Convention) -> tuple[tuple[Supervision, ..
             convention = told
         expected.append(demanded(view, number, given, convention))
     return tuple(expected), notes
+
+
+def is_shared(view: View, given: Sequence[Tensor | None]) -> bool:
+    """Whether several processes share every labelled sample, each of them given a part (context parallel).
+
+    Samples that a process is not given at all are missing, whoever else there is.
+
+    Args:
+        view: of the whole batch.
+        given: per stream, (R,) bool, the rows that the model was given here, None if unknown; empty if none was read.
+    """
+    if processes() == 1 or not given:
+        return False
+    found = []
+    for stream, labels, rows in zip(view.streams, view.labels, given, strict=True):
+        if labels is not None and rows is not None:
+            samples, here = stream.sample[labels.reshape(-1) >= 0].unique(), rows.to(stream.ids.device)
+            parted = [torch.isin(samples, stream.sample[part].unique()).all() for part in (here, ~here)]
+            found.append(len(samples) > 0 and bool(torch.stack(parted).all()))
+    return bool(found) and all(found)
+
+
+def of_this_process(
+    expected: Sequence[Supervision], given: Sequence[Tensor | None]
+) -> tuple[tuple[Supervision, ...], list[str]]:
+    """What is demanded of the rows that the model was given here, and what a reader should know of the others."""
+    out, notes = [], []
+    for one, here in zip(expected, given, strict=True):
+        elsewhere = torch.zeros_like(one.trained) if here is None else one.trained & ~here.to(one.target.device)
+        target, weight = one.target.masked_fill(elsewhere, IGNORE_INDEX), one.weight.masked_fill(elsewhere, 0.0)
+        nowhere = {name: getattr(one, name).masked_fill(elsewhere, -1) for name in ("source", "origin")}
+        out.append(replace(one, target=target, weight=weight, lost=one.lost & ~elsewhere, **nowhere))
+        notes.append(
+            f"{one.stream.name}: {int(elsewhere.sum())} of {int(one.trained.sum())} targets are for other processes to "
+            "judge: the model was given a part of every sample here"
+        )
+    return tuple(out), notes
 
 
 def within_range(

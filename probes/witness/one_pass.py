@@ -26,6 +26,7 @@ from ..models.causal_lm import CausalLMAdapter
 from ..models.declared_heads import Logits
 from .backward import gradients_at, rounding, trains
 from .capture import Capture, told_dropped
+from .demands import is_shared
 from .head_call import HeadCall
 from .pace import LOSS, Pace
 from .placement import place_readings
@@ -85,6 +86,8 @@ class Pass:
     """One run of the loss: readings per stream, and what else was seen.
 
     ``calls`` are those that a forward trains of a head which it calls more than once over all of its rows.
+    ``given`` are the rows of each stream that the model was given, where that is known; ``shared`` says that each
+    process is given a part of every sample.
     """
 
     readings: list[Reading]
@@ -96,6 +99,8 @@ class Pass:
     calls: tuple[int, ...] = ()
     rounding: float = 0.0
     past: bool = False
+    given: Sequence[Tensor | None] = ()
+    shared: bool = False
 
     @property
     def reads(self) -> int:
@@ -124,6 +129,9 @@ def run_pass(watched: Watched, batch: Batch, view: View) -> Pass:
     """Run the loss once, and once more at its input for every head that its gradient went past."""
     heads = watched.adapter.heads(watched.model, view)
     seen = _run_at(watched, batch, view, heads)
+    seen.shared = is_shared(view, seen.given)
+    if seen.shared:
+        watched.pace.join(watched.model)
     if not seen.finite:
         return seen
     for head in (head for head in heads if head.is_plain and not isinstance(head.module, Logits)):
@@ -270,10 +278,10 @@ def _run_at(
         return Pass(nothing, capture, number, finite=True, problems=[detached], past=trains(loss, weights))
     read = [call.reading or silent_reading(call.count * call.head.books, call.device) for call in capture.calls]
     problems = _not_finite(number, capture, read, view)
-    readings, unplaced, placed = place_readings(capture, read, model, adapter, view)
+    readings, unplaced, placed, given = place_readings(capture, read, model, adapter, view)
     calls = _repeated(capture, placed)
     coarse = rounding(loss)
-    return Pass(readings, capture, number, not problems, unplaced, problems, calls=calls, rounding=coarse)
+    return Pass(readings, capture, number, not problems, unplaced, problems, calls, coarse, given=given)
 
 
 def _repeated(capture: Capture, placed: Sequence[Tensor]) -> tuple[int, ...]:

@@ -1,7 +1,8 @@
 """Keeping pace: processes that train one model together run the same passes, because a forward waits for all of them.
 
-How many passes a loss needs depends on what it trains, and on the batch. The forward of FSDP2 is one of all
-processes: one that needs no further pass runs another's along with it, until none needs any.
+How many passes a loss needs depends on what it trains, and on the batch. The forward of a model that is spread over
+processes (FSDP2, tensor parallel) is one of all of them: one that needs no further pass runs another's along with it,
+until none needs any.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from ..host.sharded import runs_together
+from ..host.sharded import is_spread, processes
 
 __all__ = ["IDS", "LOSS", "Pace"]
 
@@ -28,8 +29,13 @@ class Pace:
 
     def __init__(self, model: nn.Module, run_along: Callable[[int], None]) -> None:
         self.run_along = run_along
-        self._device = next(iter(model.parameters())).device if runs_together(model) else None
+        spread = processes() > 1 and any(is_spread(one) for one in model.parameters())
+        self._device = next(iter(model.parameters())).device if spread else None
         self._running = False
+
+    def join(self, model: nn.Module) -> None:
+        """Keep pace from here on: the loss itself waits for all processes, each of which has seen so."""
+        self._device = self._device or next(iter(model.parameters())).device
 
     def step(self, kind: int) -> None:
         """Come back once this process may run a pass of its own of a kind; the others then do as well."""

@@ -21,12 +21,12 @@ __all__ = ["merge", "place_readings"]
 
 def place_readings(
     capture: Capture, read: Sequence[Reading], model: nn.Module, adapter: Adapter, view: View
-) -> tuple[list[Reading], Counter[str], list[Tensor]]:
+) -> tuple[list[Reading], Counter[str], list[Tensor], list[Tensor | None]]:
     """Put the rows of every head call where they belong in the batch; ``read`` holds one reading per call.
 
     Returns:
-        A reading per stream, by stream how many trained rows belong to no position of the batch, and per call the rows
-        of its first stream that it trains.
+        A reading per stream, by stream how many trained rows belong to no position of the batch, per call the rows of
+        its first stream that it trains, and per stream (R,) bool, which rows the model was given; None if unknown.
     """
     readings = [silent_reading(len(stream), stream.ids.device) for stream in view.streams]
     places = Places(capture.forwards, model, adapter, view)
@@ -49,7 +49,7 @@ def place_readings(
             merge(readings[number], part, rows)
             if not offset:
                 placed[nth] = rows[(part.form != int(Form.NONE)) & (rows >= 0)]
-    return readings, unplaced, placed
+    return readings, unplaced, placed, [places.given(number) for number in range(len(view.streams))]
 
 
 def merge(into: Reading, part: Reading, rows: Tensor) -> None:

@@ -29,7 +29,7 @@ from .blind import SPARED, blind_spots, unread_note
 from .capture import Capture
 from .clipped import on_real_logits
 from .delayed import without_their_labels
-from .demands import expected_of, within_range
+from .demands import expected_of, of_this_process, within_range
 from .diagnose import explain_exception, explain_silence
 from .judgement import judge_loss, labels_dropped
 from .label_rules import label_findings
@@ -56,6 +56,7 @@ class Witness:
         notes: what a reader should know (declared conventions, unreadable rows).
         calls: which calls of its head a forward trains, where it calls it more than once over all of its rows.
         rounding: the relative spacing of the coarsest numbers that the gradient passed through.
+        shared: whether the processes share every sample, each of them given a part.
     """
 
     view: View
@@ -68,6 +69,7 @@ class Witness:
     notes: tuple[str, ...] = ()
     calls: tuple[int, ...] = ()
     rounding: float = 0.0
+    shared: bool = False
 
     def trained(self, number: int) -> Tensor:
         """(R,) bool: rows of a stream that are trained, or must be."""
@@ -109,6 +111,9 @@ def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
             actual = retry_in_range(watched, batch, view, error)
         findings = list(compare(*within_range(expected, actual))) if found is None else [found]
         return _told(view, expected, actual, (*of_labels, *findings), None, error.capture, notes)
+    if first.shared:
+        expected, others = of_this_process(expected, first.given)
+        notes = [*notes, *others]
     actual = infer_sources(first.readings, view.streams)
     penalised = Penalised.none(actual)
     if not first.problems:
@@ -125,7 +130,8 @@ def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
         told = judge_loss(view, expected, actual)
     expected, actual = told.expected, told.actual
     findings = list(first.problems or (*told.findings, *penalised.findings(expected, told.findings)))
-    findings = explain_silence(model, adapter, batch, view, loss_fn, options.withhold, findings)
+    if not first.shared:  # it runs the loss, which would wait for processes with nothing to explain
+        findings = explain_silence(model, adapter, batch, view, loss_fn, options.withhold, findings)
     own = unwrapped(model) is not adapter.inner(model)
     findings += labels_dropped(first.capture.dropped_labels, findings, own=own)
     notes += [*told.notes, *clipped, *penalised.notes()]
@@ -133,7 +139,7 @@ def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
         blind, unread = _blind(watched, view, expected, actual, first, (*of_labels, *findings))
         findings, notes = [*findings, *blind], [*notes, *unread]
     told = _told(view, expected, actual, (*of_labels, *findings), first.loss, first.capture, notes)
-    return replace(told, calls=first.calls, rounding=first.rounding)
+    return replace(told, calls=first.calls, rounding=first.rounding, shared=first.shared)
 
 
 def _told(

@@ -1,9 +1,10 @@
-"""Two ranks as torchrun starts them, with its agent and its store, but forked: run by ``warm``, of what it runs.
+"""Ranks as torchrun starts them (two, or ``RANKS``), with its agent and its store, but forked: run by ``warm``.
 
 They leave without Python's own way out, on which gloo's threads abort now and then. A rank that ends itself with
 ``os._exit(0)`` is waited for without end: the agent waits for what it returns.
 """
 
+import os
 import sys
 
 import warm
@@ -20,7 +21,7 @@ def launch(*words):
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
-        nproc_per_node=2,
+        nproc_per_node=int(os.environ.get("RANKS", "2")),
         run_id="tests",
         rdzv_backend="c10d",
         rdzv_endpoint="127.0.0.1:0",
