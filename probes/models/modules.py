@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..errors import UsageError
 
 __all__ = [
+    "HOOKS",
     "embedding_rows",
     "feeder",
     "head_by_size",

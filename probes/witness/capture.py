@@ -38,6 +38,7 @@ from .backward import gradients_at
 from .head_call import Forward, HeadCall
 from .hidden import hidden_leaf, lent_tables
 from .numbered import Numbered
+from .passed_by import PassedBy
 from .skipped_product import SkippedProduct
 from .stand_in import handed, is_untouched
 from .turned import Turned
@@ -63,6 +64,7 @@ class Capture:
         withhold: label keywords to take from the innermost forward (``--labels none``).
         alike: the same noise for every row of logits.
         turned: two runs of which the second has its columns in the other order.
+        whole: whether all layers run, or those that nobody reads are passed by.
     """
 
     model: nn.Module
@@ -74,11 +76,12 @@ class Capture:
     withhold: tuple[str, ...] = ()
     alike: bool = False
     turned: Turned | None = None
+    whole: bool = True
     forwards: list[Forward] = field(default_factory=list)
     calls: list[HeadCall] = field(default_factory=list)
     outer_labels: set[str] = field(default_factory=set)
     inner_labels: set[str] = field(default_factory=set)
-    _handles: list[RemovableHandle | ForwardPatch | SkippedProduct] = field(default_factory=list)
+    _handles: list[RemovableHandle | ForwardPatch | SkippedProduct | PassedBy] = field(default_factory=list)
     _lent: ExitStack = field(default_factory=ExitStack)
     _stand_in: Tensor | None = None
     _anchor: Tensor = field(default_factory=lambda: torch.zeros((), requires_grad=True))
@@ -95,6 +98,7 @@ class Capture:
     _spans: list[tuple[int, Tensor]] = field(default_factory=list)
     _fed: dict[str, Tensor] = field(default_factory=dict)
     _suspended: bool = False
+    _passed_by: PassedBy | None = None
     _inside: bool = False
     _in_head: bool = False
 
@@ -113,11 +117,15 @@ class Capture:
             reshard(self.model)  # what is lent must be what is gathered
             self._lent.enter_context(lent_tables(self.heads, self.alone))
         add = self._handles.append
+        bodies = bodies_of(self.adapter, self.model)
+        if not self.whole and self.values == "noise" and self.alone is None and len(bodies) == 1:
+            self._passed_by = PassedBy(inner, bodies[0])
+            add(self._passed_by)
         if inner is not self.model:
             add(self.model.register_forward_pre_hook(self._enter_outer, with_kwargs=True))
             add(self.model.register_forward_hook(self._resume, always_call=True))
         add(ForwardPatch(inner, self._around_inner))
-        for body in bodies_of(self.adapter, self.model):
+        for body in bodies:
             add(body.register_forward_pre_hook(self._enter_body, with_kwargs=True))
             add(body.register_forward_hook(self._leave_body, always_call=True))
         for head in self.heads:
@@ -127,6 +135,8 @@ class Capture:
                 add(head.module.register_forward_pre_hook(self._note_rows))
         self._stand_in_for([head for head in self.heads if head is not self.alone])
         self._lent.enter_context(self._followed)
+        if self._passed_by is not None:
+            self._passed_by.settle()
 
     def begin(self, ids: Tensor) -> None:
         """Follow the ids of the batch: in a module of the user's own nobody says what gives the rows."""
@@ -157,6 +167,16 @@ class Capture:
             self._handles.clear()
 
     @property
+    def passed(self) -> int:
+        """How many calls of layers were passed by."""
+        return 0 if self._passed_by is None else self._passed_by.passed
+
+    @property
+    def body_read(self) -> bool:
+        """Whether what was passed by was read after all."""
+        return self._passed_by is not None and self._passed_by.read
+
+    @property
     def dropped_labels(self) -> list[str]:
         """Label keywords that the outermost model was given and the innermost forward was not (LA601)."""
         return [] if self.withhold else sorted((self.outer_labels & set(self.adapter.label_keys)) - self.inner_labels)
@@ -179,10 +199,14 @@ class Capture:
         self._inside = True
         self._suspend()
         try:
+            if self._passed_by is not None:
+                self._passed_by.begin(given, unseen=self._suspended)
             outputs = self._replace_fields(forward(*args, **changed))
             self._note_later(outputs)
         finally:
             self._inside = False
+            if self._passed_by is not None:
+                self._passed_by.end()
             self._resume()
         return outputs
 

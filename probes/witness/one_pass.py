@@ -59,6 +59,7 @@ class Options:
         convention: the convention declared for text labels, where the ids cannot tell.
         withhold: take the labels from the innermost forward (``--labels none``).
         told: what else is known of the batch: its template.
+        whole: run every layer of the body, also where nobody reads what it gives.
         alike: the same noise for every row: weights that depend on it (focal, smoothing) can be compared.
     """
 
@@ -68,6 +69,7 @@ class Options:
     withhold: bool = False
     told: Callable[[View], View] | None = None
     alike: bool = False
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -236,8 +238,30 @@ def _run_at(
     turned: Turned | None = None,
     read_call: ReadCall = lambda _, call: call.read(),
 ) -> Pass:
-    model, adapter, options = watched.model, watched.adapter, watched.options
+    """One run; again with all layers where some were passed by and the loss raises, reads one, or has no gradient."""
     watched.pace.step(LOSS if alone is None else LOSS + 1 + heads.index(alone))
+    try:
+        seen = _run(watched, batch, view, heads, alone, turned, read_call)
+    except LossError as error:
+        if not error.capture.passed:
+            raise
+    else:
+        if not (seen.capture.passed and (seen.problems or seen.capture.body_read)):
+            return seen
+    whole = replace(watched, options=replace(watched.options, whole=True))
+    return _run(whole, batch, view, heads, alone, turned, read_call)
+
+
+def _run(
+    watched: Watched,
+    batch: Batch,
+    view: View,
+    heads: Sequence[Head],
+    alone: Head | None,
+    turned: Turned | None,
+    read_call: ReadCall,
+) -> Pass:
+    model, adapter, options = watched.model, watched.adapter, watched.options
     withhold = adapter.label_keys if options.withhold else ()
     ids = adapter.followed(model, batch) if isinstance(adapter, CausalLMAdapter) else ()
     capture = Capture(
@@ -250,6 +274,7 @@ def _run_at(
         withhold=withhold,
         alike=options.alike,
         turned=turned,
+        whole=options.whole,
     )
     for given in ids:
         capture.begin(given)

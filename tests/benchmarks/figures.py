@@ -19,6 +19,7 @@ from finding import finding
 from fuzzing import fuzzing
 from losses import from_hidden_states, from_logits
 from measure import Figure, Size
+from passing import passing
 from replaying import replaying
 from rich.console import Console
 from rich.table import Table
@@ -33,6 +34,7 @@ __all__ = ["FAMILIES", "main"]
 
 FAMILIES: dict[str, Callable[[Size], Iterator[Figure]]] = {
     "verification": verification,
+    "passing": passing,
     "decoding": decoding,
     "chunks": chunks,
     "replay": replaying,

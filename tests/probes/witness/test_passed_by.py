@@ -1,0 +1,279 @@
+"""Layers that nobody reads are passed by, and the reading is the same; where anybody reads one, all of them run."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lm_batches import text_batch
+from lm_tiny import VERSION
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+
+from probes.models import adapter_for
+from probes.witness import passed_by
+from probes.witness.witness import Options, witness
+
+LAYERS = 4
+SIZES = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": LAYERS}
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
+
+
+def llama(kind=LlamaForCausalLM, **given):
+    torch.manual_seed(0)
+    return kind(LlamaConfig(**SIZES, **HEADS, **given)).train()
+
+
+def own(model, batch):
+    return model(**batch).loss
+
+
+def logits(model, batch, **asked):
+    return model(**{**batch, "labels": None}, **asked)
+
+
+def mean(rows, labels, far=1):
+    return F.cross_entropy(rows[:, :-far].flatten(0, 1), labels[:, far:].flatten())
+
+
+@pytest.fixture
+def passed(monkeypatch):
+    """How many calls of layers were passed by, pass by pass."""
+    counts, end = [], passed_by.PassedBy.end
+
+    def noted(self):
+        counts.append(self.passed)
+        end(self)
+
+    monkeypatch.setattr(passed_by.PassedBy, "end", noted)
+    return counts
+
+
+def seen(model, loss, *, whole, batch=None):
+    batch = text_batch() if batch is None else batch
+    return witness(model, adapter_for(model), batch, loss, Options(whole=whole))
+
+
+def assert_equal(one, other):
+    assert one.findings == other.findings
+    assert one.notes == other.notes
+    assert one.loss == pytest.approx(other.loss, rel=1e-5, nan_ok=True)
+    for mine, theirs in zip(one.actual, other.actual, strict=True):
+        assert torch.equal(mine.target, theirs.target)
+        assert torch.equal(mine.source, theirs.source)
+        assert torch.allclose(mine.weight, theirs.weight, rtol=1e-4, equal_nan=True)
+
+
+def assert_same_reading(model, loss):
+    assert_equal(seen(model, loss, whole=False), seen(model, loss, whole=True))
+
+
+LOSSES = {
+    "own": own,
+    "double shift": lambda model, batch: mean(logits(model, batch).logits, batch["labels"], 2),
+    "copy": lambda model, batch: F.cross_entropy(logits(model, batch).logits.flatten(0, 1), batch["labels"].flatten()),
+    "detached": lambda model, batch: mean(logits(model, batch).logits.detach(), batch["labels"]),
+    "no loss": lambda model, batch: own(model, batch) * torch.tensor(float("nan")),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_one_layer_runs_for_all_and_what_is_read_is_the_same(passed, loss):
+    assert_same_reading(llama(), loss)
+    assert passed[0] == LAYERS - 1
+
+
+def test_all_is_put_back():
+    model = llama()
+    before = logits(model, text_batch()).logits
+    seen(model, own, whole=False)
+    assert torch.equal(logits(model, text_batch()).logits, before)
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+# -- somebody reads them --------------------------------------------------------------------------------
+
+
+class OwnClass(LlamaForCausalLM):
+    def forward(self, **kwargs):
+        return super().forward(**kwargs)
+
+
+class Gate(nn.Module):
+    def __init__(self, inside):
+        super().__init__()
+        self.inside, self.kept = inside, []
+
+    def forward(self, rows):
+        self.kept.append(rows.detach())
+        return self.inside(rows)
+
+
+def hooked(model):
+    model.model.layers[2].register_forward_hook(lambda *_: None)
+
+
+def hooked_inside(model):
+    model.model.layers[2].mlp.register_forward_pre_hook(lambda *_: None)
+
+
+def hooked_norm(model):
+    model.model.norm.register_forward_hook(lambda *_: None)
+
+
+def patched(model):
+    model.model.layers[1].forward = model.model.layers[1].forward
+
+
+def gated(model):
+    model.model.layers[1].mlp = Gate(model.model.layers[1].mlp)
+
+
+def half(model):
+    model.half()
+
+
+def not_a_number(model):
+    with torch.no_grad():
+        model.model.layers[2].mlp.down_proj.weight[0, 0] = float("nan")
+
+
+CHANGES = {one.__name__: one for one in (hooked, hooked_inside, hooked_norm, patched, gated, half, not_a_number)}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_all_layers_run_where_anybody_may_see_one(passed, change):
+    model = llama()
+    change(model)
+    assert_same_reading(model, own)
+    assert max(passed[:1]) == 0 or change is not_a_number
+
+
+def test_a_weight_that_is_no_number_is_told_from_a_layer_that_would_be_passed_by():
+    model = llama()
+    not_a_number(model)
+    assert "LA501" in {one.code for one in seen(model, own, whole=False).findings}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [lambda: llama(OwnClass), lambda: llama(attention_dropout=0.1), lambda: llama(output_hidden_states=True)],
+    ids=["a class of one's own", "dropout", "hidden states by configuration"],
+)
+def test_all_layers_run_in_a_model_that_is_not_known_draws_numbers_or_tells_its_rows(passed, model):
+    assert_same_reading(model(), own)
+    assert max(passed) == 0
+
+
+def hook_within(model, batch):
+    kept = []
+    handle = model.model.layers[3].register_forward_hook(lambda _m, _a, out: kept.append(out))
+    try:
+        return own(model, batch) + 0 * sum(float((one[0] if isinstance(one, tuple) else one).mean()) for one in kept)
+    finally:
+        handle.remove()
+
+
+def weighed_by_rows(model, batch):
+    """Weights of tokens that depend on what a layer gave."""
+    out = logits(model, batch, output_hidden_states=True)
+    weight = 1 + out.hidden_states[2].detach().norm(dim=-1)[:, :-1]
+    rows = F.cross_entropy(out.logits[:, :-1].transpose(1, 2), batch["labels"][:, 1:], reduction="none")
+    return (rows * weight).sum() / weight.sum()
+
+
+def goes_on_from_a_cache(model, batch):
+    first = model(input_ids=batch["input_ids"][:, :12], use_cache=False)
+    told = model(input_ids=batch["input_ids"][:, :12])
+    rest = model(input_ids=batch["input_ids"][:, 12:], past_key_values=told.past_key_values)
+    return mean(torch.cat([first.logits, rest.logits], 1), batch["labels"])
+
+
+def reads_the_cache(model, batch):
+    out = logits(model, batch)
+    cache = out.past_key_values
+    keys = cache.layers[3].keys if hasattr(cache, "layers") else cache[3][0]
+    return mean(out.logits, batch["labels"]) * (1 + keys.detach().abs().mean())
+
+
+def weighed_by_a_reference(model, batch):
+    """Weights of tokens by the model's own logits without gradients: those are seen."""
+    with torch.no_grad():
+        weight = logits(model, batch).logits.softmax(-1).amax(-1)[:, :-1] * 50
+    rows = F.cross_entropy(
+        logits(model, batch).logits[:, :-1].transpose(1, 2), batch["labels"][:, 1:], reduction="none"
+    )
+    return (rows * weight).sum() / weight.sum()
+
+
+def calls_the_body(model, batch):
+    hidden = model.model(input_ids=batch["input_ids"]).last_hidden_state
+    return mean(model.lm_head(hidden), batch["labels"])
+
+
+READERS = (
+    hook_within,
+    weighed_by_rows,
+    goes_on_from_a_cache,
+    reads_the_cache,
+    weighed_by_a_reference,
+    calls_the_body,
+)
+
+
+@pytest.mark.parametrize("loss", READERS, ids=lambda one: one.__name__)
+def test_a_loss_that_reads_what_layers_give_is_read_alike(loss):
+    assert_same_reading(llama(), loss)
+
+
+@pytest.mark.parametrize("told", [False, True], ids=["alone", "with its router's loss"])
+def test_experts_are_passed_by_and_run_for_a_loss_of_their_router(passed, told):
+    torch.manual_seed(0)
+    sizes = {**SIZES, **HEADS, "num_local_experts": 4, "num_experts_per_tok": 2, "output_router_logits": told}
+    assert_same_reading(MixtralForCausalLM(MixtralConfig(**sizes)).train(), own)
+    assert (max(passed) == 0) is told
+
+
+# -- every class ----------------------------------------------------------------------------------------
+
+QUICK = ("LlamaForCausalLM", "Gemma2ForCausalLM", "LlavaForConditionalGeneration", "MambaForCausalLM")
+
+
+def of_the_jury(name):
+    from jury import CODES, HEADS, LOSSES
+    from lm_batches import batch_for
+    from lm_tiny import tiny_model
+
+    model, batch = CODES[name]() if name in CODES else (tiny_model(name), batch_for(name))
+
+    def read(*, whole):
+        adapter = adapter_for(model, HEADS.get(name, ()))
+        return witness(model, adapter, batch, LOSSES.get(name, own), Options(whole=whole))
+
+    return read
+
+
+@pytest.mark.skipif(VERSION < (5,), reason="older classes are read by the deep test")
+@pytest.mark.parametrize("name", QUICK)
+def test_a_class_is_read_alike(passed, name):
+    read = of_the_jury(name)
+    assert_equal(read(whole=False), read(whole=True))
+    assert max(passed)
+
+
+@pytest.mark.deep
+@pytest.mark.filterwarnings("ignore")
+def test_every_class_of_the_jury_is_read_alike(passed):
+    from jury import NOT_RUN, every_class
+
+    differ, by = {}, 0
+    for name in every_class():
+        if name in NOT_RUN:
+            continue
+        passed.clear()
+        read = of_the_jury(name)
+        try:
+            assert_equal(read(whole=False), read(whole=True))
+        except AssertionError as error:
+            differ[name] = str(error)[:200]
+        by += max(passed, default=0) > 0
+    assert differ == {}
+    assert by > 100 or VERSION < (5,)
