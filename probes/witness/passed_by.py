@@ -32,6 +32,10 @@ ASKED = ("output_hidden_states", "output_attentions", "output_router_logits", "p
 NARROW = torch.float16
 
 
+#: What a layer gives of its rows and its keywords.
+Way = Callable[[Tensor, Mapping[str, Any]], Any]
+
+
 class BodyReadError(Exception):
     """What was passed by is read after all: the loss has to run again, with all layers."""
 
@@ -50,7 +54,7 @@ class PassedBy:
         self._watched = (inner, body, *owner.modules())
         self.layers = [] if any(self._counted()) else layers
         self.passed, self.read = 0, False
-        self._ways: dict[Any, Callable[[Tensor], Any] | None] = {}
+        self._ways: dict[Any, Way | None] = {}
         self._open = False
         self._marks: list[int] = []
         self._patches = [ForwardPatch(layer, self._around) for layer in self.layers]
@@ -103,13 +107,13 @@ class PassedBy:
             before = _random_states(rows.device)
             out = forward(*args, **kwargs)
             same = all(torch.equal(one, other) for one, other in zip(before, _random_states(rows.device), strict=True))
-            self._ways[make] = _way(rows, out) if same else None
+            self._ways[make] = _way(rows, out, kwargs) if same else None
             return out
         way = self._ways[make]
         if way is None or self._counted() != self._marks or not _is_sound(module):
             return forward(*args, **kwargs)
         self.passed += 1
-        return way(rows)
+        return way(rows, kwargs)
 
 
 def _is_known(inner: nn.Module, body: nn.Module) -> bool:
@@ -144,16 +148,19 @@ def _random_states(device: torch.device) -> list[Tensor]:
     return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
 
 
-def _way(rows: Tensor, out: Any) -> Callable[[Tensor], Any] | None:
-    """How a layer hands on rows: alone, or first of a tuple of nothing; None where it gives anything else."""
+def _way(rows: Tensor, out: Any, kwargs: Mapping[str, Any]) -> Way | None:
+    """How a layer hands on rows: alone, or first of a tuple; None where it gives what it was not given."""
     first = out[0] if isinstance(out, tuple) and out else out
     alike = isinstance(first, Tensor) and first.shape == rows.shape and first.dtype == rows.dtype
     if not alike or not all_finite(first):
         return None
     if isinstance(out, Tensor):
-        return lambda given: given
-    rest = out[1:]
-    return (lambda given: (given, *rest)) if type(out) is tuple and all(one is None for one in rest) else None
+        return lambda given, _: given
+    named = {id(value): name for name, value in kwargs.items() if value is not None}
+    names = ["" if one is None else named.get(id(one)) for one in out[1:]]
+    if type(out) is not tuple or any(name is None for name in names):
+        return None
+    return lambda given, told: (given, *(told.get(name) for name in names))
 
 
 def _is_sound(module: nn.Module) -> bool:
