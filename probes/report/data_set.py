@@ -62,7 +62,7 @@ def data_page(data: Mapping[str, Any]) -> str:
         for title, name, count, whole in data_rows(data)
     ]
     shown = "".join(_sample(one) for one in data.get("worst", ()))
-    return f"{section('data', 'Data set', table((), lines))}\n{section('worst', 'Samples to look at', shown)}"
+    return f"{section('data-set', 'Data set', table((), lines))}\n{section('worst', 'Samples to look at', shown)}"
 
 
 def _sample(one: Mapping[str, Any]) -> str:

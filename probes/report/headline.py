@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from alignment.findings import LOSS, Finding
 from alignment.rules import RULES
@@ -25,16 +24,16 @@ def headline(report: Report) -> str:
     if report.error:
         return "No report could be made"
     if found := leading(report.findings):
-        return told_finding(found, report.streams)
+        return told_finding(found, report)
     if ended := [check for check in report.checks if check.status in ("fail", "error")]:
-        how = "failed" if ended[0].status == "fail" else "could not run"
-        return f"The check {ended[0].id} {how}"
+        how = "does not hold" if ended[0].status == "fail" else "could not be checked"
+        return f"“{ended[0].title}” {how}"
     if report.data:
         return f"Nothing is wrong with {counted(int(report.data['samples']), 'sample')}"
     targets = report.judged["targets"]
     told = f"{targets:,} {agreeing(targets, '[target|targets]')}"
     if report.findings:
-        first = told_finding(report.findings[0], report.streams)
+        first = told_finding(report.findings[0], report)
         return f"No error among {told}, and a warning: {first[:1].lower()}{first[1:]}"
     return agreeing(targets, f"{told} [is|are] trained as [it|they] must be")
 
@@ -45,8 +44,11 @@ def leading(findings: Sequence[Finding]) -> Finding | None:
     return next(iter([*errors, *blind]), None)
 
 
-def told_finding(found: Finding, streams: Mapping[str, Mapping[str, Any]]) -> str:
+def told_finding(found: Finding, report: Report) -> str:
     """A finding in one sentence: how many rows of which stream, and what they do."""
+    streams, summary = report.streams, RULES[found.code].summary.rstrip(".")
+    if report.data:  # counts are of samples and answers
+        return _clause(found.message) or summary
     names = [name for name in streams if _is_of(name, found.stream.split(", "))]
     rule, entries = RULES[found.code], [streams[name] for name in names]
     trained, wanted = (sum(int(entry.get(key, 0)) for entry in entries) for key in ("supervised", "expected"))
@@ -62,7 +64,7 @@ def told_finding(found: Finding, streams: Mapping[str, Mapping[str, Any]]) -> st
     said = {key for key in words if f"{{{key}}}" in rule.headline}
     counts = said - {"stream", "message"}
     if (counts and not (names and found.count)) or not all(words[key] for key in said):
-        return rule.summary.rstrip(".")
+        return summary
     return agreeing(found.count, rule.headline).format(**words)
 
 

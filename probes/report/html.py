@@ -84,7 +84,7 @@ def _also(report: Report) -> str:
     """The findings that the headline does not tell, each as a link to what is said of it."""
     told = leading(report.findings) or next(iter(report.findings), None)
     links = [
-        f'<li><a href="#finding-{number}">{escape(told_finding(found, report.streams))}</a></li>'
+        f'<li><a href="#finding-{number}">{escape(told_finding(found, report))}</a></li>'
         for number, found in enumerate(report.findings)
         if found is not told
     ]

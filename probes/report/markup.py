@@ -43,7 +43,7 @@ def section(name: str, title: str, body: str, hint: str = "") -> str:
 
 
 def table(heads: Iterable[str], rows: Iterable[str]) -> str:
-    """A table on a card that scrolls sideways; a head that ends in ``#`` stands over numbers."""
+    """A table on a card that scrolls sideways, empty without rows; a head that ends in ``#`` stands over numbers."""
     cells = "".join(
         f'<th scope="col" class="number">{escape(head[:-1])}</th>'
         if head.endswith("#")
@@ -52,4 +52,4 @@ def table(heads: Iterable[str], rows: Iterable[str]) -> str:
     )
     lines = "\n".join(rows)
     head = f"<thead><tr>{cells}</tr></thead>\n" if cells else ""
-    return f'<div class="card scroll"><table>{head}<tbody>{lines}</tbody></table></div>'
+    return lines and f'<div class="card scroll"><table>{head}<tbody>{lines}</tbody></table></div>'

@@ -17,7 +17,7 @@ SILENT = ", ".join(f"audio[{k}]" for k in range(1, 8))
 
 
 def said(code, stream="text", count=56, **more):
-    return told_finding(finding(code, stream, "lengths differ", count=count, **more), STREAMS)
+    return told_finding(finding(code, stream, "lengths differ", count=count, **more), Report(streams=STREAMS))
 
 
 def test_the_sentence_counts_rows_among_those_that_are_trained_or_must_be():
@@ -48,10 +48,13 @@ def test_every_rule_has_a_sentence_for_any_stream_and_count():
 
 def test_lengths_that_differ_are_in_the_headline():
     long = "logits and labels of text differ in length: 255 vs 256 per sample; logits were cut"
-    assert told_finding(finding("LA101", "text", long, count=1), STREAMS) == (
+    assert told_finding(finding("LA101", "text", long, count=1), Report(streams=STREAMS)) == (
         "Logits and labels of text differ in length: 255 vs 256 per sample"
     )
-    assert told_finding(finding("LA101", "text", "a" * 200), STREAMS) == "Logits and labels differ in length"
+    assert (
+        told_finding(finding("LA101", "text", "a" * 200), Report(streams=STREAMS))
+        == "Logits and labels differ in length"
+    )
 
 
 def test_streams_in_words():
@@ -76,9 +79,11 @@ def test_every_verdict_has_a_headline():
     assert headline(Report(streams=entry, findings=[finding("LA802", "text", "m", count=2_000)])) == (
         "2,000 of 2,000 text targets could not be read"
     )
-    assert headline(Report(checks=[Check("decode", "t", "fail", "d")])) == "The check decode failed"
-    assert headline(Report(checks=[Check("decode", "t", "error", "d")])) == "The check decode could not run"
+    assert headline(Report(checks=[Check("decode", "t", "fail", "d")])) == "“t” does not hold"
+    assert headline(Report(checks=[Check("decode", "t", "error", "d")])) == "“t” could not be checked"
     assert headline(error_report("no such file", 2)) == "No report could be made"
+    found = finding("LA203", "text", "3 of 9 trained answers end in a token that no label names", count=3)
+    assert headline(Report(streams=entry, data={"samples": 9}, findings=[found])) == found.message
     assert headline(Report(data={"samples": 1})) == "Nothing is wrong with 1 sample"
 
 

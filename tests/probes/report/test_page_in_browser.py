@@ -8,6 +8,7 @@ import pytest
 from pages import EVIL, mixed, report, story
 
 from alignment.findings import Example, finding
+from probes.report import Report
 from probes.report.html import render
 
 pytestmark = pytest.mark.browser
@@ -109,6 +110,17 @@ def test_a_short_stream_is_drawn_too(opened):
     detail = page.locator(".part .detail").last.text_content()
     assert "codebook 1, sample 0, row 0" in detail
     assert "weight 0.1, 1.0 times the mean of its stream" in detail
+
+
+def test_a_data_set_has_its_page_too(opened):
+    counts = {"trained": 3, "tokens": 9}
+    data = {"samples": 2, "roles": {"answer": counts}, "shares": {}, "lengths": {}, "kinds": {"no-end": 1}}
+    page = opened(
+        Report(data=data | {"worst": [{"kind": "no-end", "where": "line 1", "text": [["so", "odd trained"]]}]})
+    )
+    assert page.locator("h1").inner_text() == "Nothing is wrong with 2 samples"
+    assert page.locator("tbody tr").count() == 2
+    assert page.locator(".w-odd").inner_text() == "so"
 
 
 def test_no_script_comes_in_with_the_data(opened):
