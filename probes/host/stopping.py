@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -14,7 +14,6 @@ __all__ = ["check_stopped", "stoppable_by_signals", "uninterrupted"]
 
 #: What an interrupt is told as.
 TOLD = {signal.SIGINT: "interrupted", signal.SIGTERM: "ended by SIGTERM"}
-Handler = Callable[[int, FrameType | None], Any]
 
 
 class _Stop:

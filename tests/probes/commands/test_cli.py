@@ -123,7 +123,7 @@ SWALLOWED = {
 }
 
 
-def fails_with(argv, files, capsys, message, code=2):
+def assert_fails(argv, files, capsys, message, code=2):
     report = files / "report.json"
     report.unlink(missing_ok=True)
     argv = [word.replace("{files}", str(files)) for word in argv]
@@ -142,18 +142,18 @@ def fails_with(argv, files, capsys, message, code=2):
 
 @pytest.mark.parametrize(("argv", "message"), BAD_USAGE.values(), ids=BAD_USAGE.keys())
 def test_bad_usage_is_one_sentence_and_exit_2(argv, message, files, capsys):
-    fails_with(argv, files, capsys, message)
+    assert_fails(argv, files, capsys, message)
 
 
 @pytest.mark.parametrize(("options", "message"), BAD_RUN.values(), ids=BAD_RUN.keys())
 def test_bad_losses_and_sizes(options, message, files, capsys):
     sized = [] if "--length" in options else ["--length", "96"]
-    fails_with(["preflight", *sized, *options], files, capsys, message)
+    assert_fails(["preflight", *sized, *options], files, capsys, message)
 
 
 @pytest.mark.parametrize(("options", "message"), BAD_ROWS.values(), ids=BAD_ROWS.keys())
 def test_rows_that_are_not_there(options, message, files, capsys):
-    fails_with(["explain", "--length", "96", *options], files, capsys, message)
+    assert_fails(["explain", "--length", "96", *options], files, capsys, message)
 
 
 def other_shape(path):
@@ -183,7 +183,7 @@ def test_labels_withheld_from_the_loss_that_needs_them(files, capsys, tmp_path):
     tiny_model("LlamaForCausalLM").save_pretrained(tmp_path / "model")
     capsys.readouterr()
     message = "the labels are withheld from the model (--labels none): compute the loss outside it (--loss)"
-    fails_with(["preflight", "--model", str(tmp_path / "model"), "--labels", "none"], files, capsys, message)
+    assert_fails(["preflight", "--model", str(tmp_path / "model"), "--labels", "none"], files, capsys, message)
 
 
 def test_a_checkpoint_that_lacks_weights_is_told_as_that(capsys, tmp_path):
@@ -199,11 +199,11 @@ def test_a_checkpoint_that_lacks_weights_is_told_as_that(capsys, tmp_path):
 
 @pytest.mark.parametrize(("options", "message"), BAD_DATA.values(), ids=BAD_DATA.keys())
 def test_bad_data(options, message, files, capsys):
-    fails_with(["preflight", *options], files, capsys, message)
+    assert_fails(["preflight", *options], files, capsys, message)
 
 
 def test_a_batch_that_cannot_fit_is_refused_before_it_is_allocated(files, capsys):
-    fails_with(["preflight", "--batch-size", "3000"], files, capsys, "GiB are free", code=3)
+    assert_fails(["preflight", "--batch-size", "3000"], files, capsys, "GiB are free", code=3)
 
 
 @pytest.mark.parametrize(("name", "code"), SWALLOWED.items(), ids=SWALLOWED.keys())
@@ -219,13 +219,13 @@ def test_a_loss_without_gradient_never_passes(name, code, files, capsys):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is an accelerator")
 def test_an_accelerator_that_is_not_there_is_exit_3(files, capsys):
-    fails_with(["preflight", "--device", "cuda"], files, capsys, "sees no CUDA device", code=3)
+    assert_fails(["preflight", "--device", "cuda"], files, capsys, "sees no CUDA device", code=3)
 
 
 def test_without_any_higgs_model_the_default_run_says_how_to_install_one(files, capsys, monkeypatch):
     monkeypatch.setattr(higgs, "why_unavailable", lambda: f"not here: {higgs.INSTALL}")
     monkeypatch.setattr(higgs_v2, "why_unavailable", lambda: f"nor that one: {higgs_v2.INSTALL}")
-    fails_with(["preflight"], files, capsys, "boson-multimodal==0.1.1; or nor that one: pip install", code=3)
+    assert_fails(["preflight"], files, capsys, "boson-multimodal==0.1.1; or nor that one: pip install", code=3)
 
 
 def test_verbose_shows_the_traceback(capsys):
