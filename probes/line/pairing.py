@@ -63,10 +63,20 @@ def _already(told: Traced, number: int) -> bool:
 
 def mixed(told: Traced, found: Finding) -> Blame:
     """LA105: all that is done to the labels on their way, and the loss call."""
+    return _handled(told, found, "pairs logits and labels that belong to different places")
+
+
+def foreign(told: Traced, found: Finding) -> Blame:
+    """LA107: the way of tokens that belong to another head."""
+    return _handled(told, found, "pairs logits with the tokens of another stream")
+
+
+def _handled(told: Traced, found: Finding, pairs: str) -> Blame:
+    """Each line of the user's own that does more with labels than to copy them, and what the loss call does."""
     spots = []
     for _, met, moves in all_moves(told, found):
         spots += [one.spot for one in moves if _is_handling(one)]
-        spots.append(the_call(met, "pairs logits and labels that belong to different places"))
+        spots.append(the_call(met, pairs))
     return Blame(tuple(spots))
 
 
@@ -110,15 +120,6 @@ def _mixes(node: Node) -> bool:
     return node.name in views and any(
         len(above.shape) == len(node.shape) and above.shape != node.shape for above in node.parents
     )
-
-
-def foreign(told: Traced, found: Finding) -> Blame:
-    """LA107: the way of tokens that belong to another head."""
-    spots = []
-    for _, met, moves in all_moves(told, found):
-        spots += [one.spot for one in moves if _is_handling(one)]
-        spots.append(the_call(met, "pairs logits with the tokens of another stream"))
-    return Blame(tuple(spots))
 
 
 def border(told: Traced, found: Finding) -> Blame:
