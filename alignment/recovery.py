@@ -9,11 +9,9 @@ saturated or peaked real logits let the gradient vanish.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -21,9 +19,10 @@ from torch import Tensor
 from .arguments import check_integer, check_tensor, check_vocabulary
 from .errors import InputError
 from .glance import glance
+from .noise import NOISE_ROWS, Values, leaf
 from .streams import IGNORE_INDEX
 
-__all__ = ["Form", "Reading", "leaf", "noise_rows", "read", "read_hidden", "recover", "silent_reading", "tiled"]
+__all__ = ["Form", "Reading", "read", "read_hidden", "recover", "silent_reading"]
 
 #: Residuals up to here are cross-entropy (label smoothing included) in half precision and better. Measured at 12 to
 #: 128,256 ids in float32, bfloat16 and float16 (tests/probes/margins.py): one target leaves 0.012 at most (0.004
@@ -36,18 +35,11 @@ SOFT_RESIDUAL = 0.5
 RIVAL_PULL = 0.1
 #: A row of a head that is shorter than this part of the others (a padded id's) pulls nowhere of its own.
 LEAST_NORM = 1e-6
-#: How many distinct noise rows a leaf is tiled from: a full randn of (T, 128256) costs a fifth of a forward.
-NOISE_ROWS = 16
-NOISE_SCALE = 0.01
-#: The same where regularisers are to be told apart, which all look alike on small noise.
-WIDE_SCALE = 2.0
 #: Rows are read in chunks of at most this many logits, and of this part of them all where they are more than a
 #: few, so that reading adds no second logits-sized buffer.
 CHUNK_ELEMENTS = 1 << 22
 CHUNK_SHARE = 160
 FEW_ELEMENTS = 1 << 16
-
-Values = Literal["noise", "real", "wide"]
 
 
 class Form(IntEnum):
@@ -96,61 +88,6 @@ def silent_reading(rows: int, device: torch.device | str = "cpu") -> Reading:
     zero = torch.zeros(rows, dtype=torch.float64, device=device)
     none = torch.zeros(rows, dtype=torch.long, device=device)
     return Reading(torch.full_like(none, IGNORE_INDEX), zero, zero.clone(), none)
-
-
-def leaf(
-    like: Tensor,
-    *,
-    values: Values = "noise",
-    dtype: torch.dtype = torch.float32,
-    seed: int = 0,
-    rows: int = NOISE_ROWS,
-) -> Tensor:
-    """A fresh leaf to stand in for logits: noise of the same shape, or the real values.
-
-    Args:
-        like: (..., V) the head's output.
-        values: ``noise`` (0.01 * randn, the same for every call with one seed), ``wide`` (2 * randn) or ``real``.
-        dtype: the leaf's dtype.
-        seed: of the noise; the global random state is not touched.
-        rows: how many rows of noise differ. With one, what a loss makes of a row depends on its target alone.
-
-    Raises:
-        InputError: unknown ``values``, or logits without a vocabulary.
-    """
-    check_tensor(like, "logits", "(..., V)")
-    if values == "real":
-        return like.detach().to(dtype, copy=True).requires_grad_()
-    return tiled(noise_rows(like, values=values, dtype=dtype, seed=seed, rows=rows), like.shape).requires_grad_()
-
-
-def noise_rows(
-    like: Tensor,
-    *,
-    values: Values = "noise",
-    dtype: torch.dtype = torch.float32,
-    seed: int = 0,
-    rows: int = NOISE_ROWS,
-) -> Tensor:
-    """(rows, V): the rows of noise that a :func:`leaf` of the same arguments repeats.
-
-    Raises:
-        InputError: ``values`` that are no noise.
-    """
-    if values not in ("noise", "wide"):
-        raise InputError(f"unknown values {values!r}: choose one of {', '.join(get_args(Values))}")
-    generator = torch.Generator().manual_seed(check_integer(seed, "seed"))
-    scale = NOISE_SCALE if values == "noise" else WIDE_SCALE
-    return torch.randn(rows, like.shape[-1], generator=generator).mul_(scale).to(like.device, dtype)
-
-
-def tiled(block: Tensor, shape: Sequence[int]) -> Tensor:
-    """A tensor of ``shape`` (..., V) whose rows are those of ``block`` (p, V), again and again."""
-    out = torch.empty(tuple(shape), dtype=block.dtype, device=block.device)  # no view of another: FSDP2 warns of those
-    flat = out.view(math.prod(shape[:-1]), shape[-1])
-    for first in range(0, len(flat), len(block)):
-        flat[first : first + len(block)] = block[: len(flat) - first]
-    return out
 
 
 def read(grad: Tensor | None, logits: Tensor, *, period: int | None = None) -> Reading:

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from alignment import InputError
-from alignment.recovery import NOISE_ROWS, Reading, Values, noise_rows, tiled
+from alignment.noise import NOISE_ROWS, Values, noise_rows, tiled
+from alignment.recovery import Reading
 
 from ..errors import UsageError
 from ..host.forward_patch import ForwardPatch, bound_arguments

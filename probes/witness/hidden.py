@@ -12,7 +12,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from alignment.recovery import Form, Reading, Values, leaf, read_hidden, silent_reading
+from alignment.noise import Values, leaf
+from alignment.recovery import Form, Reading, read_hidden, silent_reading
 
 from ..host.sharded import whole, write
 from ..models.adapter import Head

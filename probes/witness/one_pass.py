@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from alignment import Convention, Finding
 from alignment.findings import finding
-from alignment.recovery import Form, Reading, Values, silent_reading
+from alignment.noise import Values
+from alignment.recovery import Form, Reading, silent_reading
 from alignment.wording import tokens_named
 
 from ..errors import UsageError

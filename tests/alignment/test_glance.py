@@ -6,7 +6,8 @@ import torch.nn.functional as F
 
 from alignment import IGNORE_INDEX, read
 from alignment.glance import BLOCK, LEAST_VOCABULARY, glance
-from alignment.recovery import NOISE_ROWS, PLAIN_RESIDUAL, Form, leaf
+from alignment.noise import NOISE_ROWS, leaf
+from alignment.recovery import PLAIN_RESIDUAL, Form
 
 ROWS = NOISE_ROWS + 5
 EVEN, ODD = LEAST_VOCABULARY, LEAST_VOCABULARY + BLOCK + 3  # the last block is whole, or short

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignment import IGNORE_INDEX, read, recover
-from alignment.recovery import CHUNK_ELEMENTS, NOISE_ROWS, Form, leaf, silent_reading
+from alignment.noise import NOISE_ROWS, leaf
+from alignment.recovery import CHUNK_ELEMENTS, Form, silent_reading
 
 ROWS, VOCAB = 24, 32
 LABELS = torch.randint(VOCAB, (ROWS,), generator=torch.Generator().manual_seed(0))

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from alignment import IGNORE_INDEX
-from alignment.recovery import Form, leaf, read_hidden
+from alignment.noise import leaf
+from alignment.recovery import Form, read_hidden
 
 ROWS = 20
 

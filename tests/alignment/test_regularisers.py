@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from alignment.noise import leaf
 from alignment.penalties import Penalty, penalties
-from alignment.recovery import leaf
 
 LABELS = torch.tensor([3, 7, 0, 11])
 

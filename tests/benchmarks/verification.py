@@ -9,7 +9,8 @@ from measure import Figure, Size, compared, peak_bytes
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.loss.loss_utils import ForCausalLMLoss
 
-from alignment.recovery import NOISE_ROWS, leaf, read
+from alignment.noise import NOISE_ROWS, leaf
+from alignment.recovery import read
 from probes import check_loss
 
 __all__ = ["Setting", "decoding", "verification"]

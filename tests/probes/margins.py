@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alignment.recovery import NOISE_ROWS, _fit, leaf, recover
+from alignment.noise import NOISE_ROWS, leaf
+from alignment.recovery import _fit, recover
 
 __all__ = ["DTYPES", "HARD", "SOFT", "VOCABULARIES", "measured", "rivals"]
 
