@@ -6,9 +6,10 @@ from typing import Any
 
 from alignment.findings import Finding, finding
 
+from ..checks.adapter_step import frozen_adapters
 from ..errors import UsageError, ending
 from ..models.adapter import OtherCheckpointError
-from ..models.modules import unwrapped
+from ..models.modules import peft_model, unwrapped
 from ..records.choice import Choice
 from ..records.report import Report, error_report, unread_report
 from ..report.words import in_words
@@ -45,6 +46,8 @@ def report_of_watched(watcher: Watcher, template: Any, keep: Choice, tokenizer: 
     if watcher.beside is not None:
         observed.add(watcher.beside.findings([head.module for head in adapter.heads(root, observed.witness.view)]))
     report = report_on(observed, root, adapter, keep)
+    if peft_model(root) is not None:
+        report.add(frozen_adapters(root), keep)
     add_cut_off(report, observed.forwards, observed.parts, watcher.ungraded, keep)
     add_causality_of(report, observed.forwards, observed.parts, keep)
     if watcher.lines is not None:
