@@ -16,7 +16,7 @@ from alignment import Finding
 from alignment.verdicts import Verdicts, judge
 
 from .frames import Frame, Place
-from .nodes import Node
+from .nodes import BORN, Node
 from .path import Channel, Coordinates, Step, move, path_of, steps
 from .spots import NOT_AGAIN, UNSEEN, NotSeenError, Spot
 from .traced import Meeting, Traced
@@ -185,7 +185,10 @@ def all_moves(told: Traced, found: Finding) -> list[tuple[int, Meeting, list[Mov
     Raises:
         NotSeenError: a row whose token was not seen to meet it.
     """
-    each = [(number, met, moves_of(told, met)) for number, met in met_by(told, found)]
+    found_by = met_by(told, found)
+    for _, met in found_by:
+        _learn_stride(told, met)
+    each = [(number, met, moves_of(told, met)) for number, met in found_by]
     apart: dict[tuple[Place, Channel], set[int]] = {}
     for _, _, moves in each:
         for one in moves:
@@ -197,6 +200,17 @@ def all_moves(told: Traced, found: Finding) -> list[tuple[int, Meeting, list[Mov
         return one if one.apart is None or len(told_apart) == 1 else replace(one, apart=(one.apart[0], 0))
 
     return [(number, met, [settled(one) for one in moves]) for number, met, moves in each]
+
+
+def _learn_stride(told: Traced, met: Meeting) -> None:
+    """How far apart tokens that are written anew lie where they follow one another, as most of them met their rows."""
+    root, tokens = told.tape.root_of(met.token), met.node.thin.get("tokens")
+    if root is None or root.name != BORN or root.first in told.strides or tokens is None:
+        return
+    codes = tokens.flatten()
+    apart, count = codes.diff()[(codes[1:] >= 0) & (codes[:-1] >= 0)].abs().unique(return_counts=True)
+    if len(apart) and int(apart[count.argmax()]):
+        told.strides[root.first] = int(apart[count.argmax()])
 
 
 def _between(step: Step, channel: Channel) -> Iterator[tuple[Tensor, Tensor]]:

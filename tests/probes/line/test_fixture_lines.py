@@ -88,6 +88,8 @@ PLANTED = {
     "higgs_v2:shift_labels_given": 'F.pad(batch["labels"]',
     "higgs_v2:as_trainer_calls": "model(**batch, num_items_in_batch",
 }
+#: Lines of the wrapper that gives Higgs v2 its released form here: what it takes, or computes last, is named at them.
+RELEASED = ("released_of(", "audio_lm_head(")
 CASES = [case for case in (*FAULTS, *V2) if case.fault and case.model != "chatml" and not missing_model(case)]
 
 
@@ -104,8 +106,8 @@ def said_of(case: Case) -> str:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_planted_line_of_a_sample_trainer_is_named(case):
     logging.disable()
-    expected = PLANTED["correct:loss" if case.prepare == "prepare_audio" else case.loss]
-    assert expected in said_of(case) or (case.model == "higgs_v2" and UNKNOWN in said_of(case))
+    expected, said = PLANTED["correct:loss" if case.prepare == "prepare_audio" else case.loss], said_of(case)
+    assert expected in said or (case.model == "higgs_v2" and any(one in said for one in (UNKNOWN, *RELEASED)))
 
 
 @pytest.mark.deep

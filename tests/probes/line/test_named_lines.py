@@ -139,6 +139,12 @@ def ids_counted_from_one(model, batch):
     return mean(logits_of(model, batch)[:, :-1], labels[:, 1:])
 
 
+def written_apart(model, batch):
+    labels = torch.tensor([[[label, 0] for label in row] for row in batch["labels"].tolist()])[..., 0]
+    labels = F.pad(labels, (0, 1), value=-100)[:, 1:]  # planted
+    return mean(logits_of(model, batch)[:, :-1], labels[:, 1:])  # planted
+
+
 PLANTED = {
     copied: "LA102",
     cut_on_both_sides: "LA102",
@@ -150,6 +156,7 @@ PLANTED = {
     prompt_trained: "LA202",
     mask_not_moved: "LA201",
     columns_cut: "LA201",
+    written_apart: "LA103",
     ids_counted_from_one: "LA201",
     flattened_first: "LA204",
     mean_of_samples: "LA301",
