@@ -30,6 +30,7 @@ __all__ = ["render"]
 
 MARKS = {"pass": "✓", "fail": "✗", "skip": "-", "error": "!"}
 SEVERITIES = {"blind": "blind spot"}
+GRAVEST = ("error", "blind", "warning")
 
 
 def render(report: Report, room: int = ROOM) -> str:
@@ -81,11 +82,11 @@ def _meaning(report: Report) -> str:
 
 
 def _also(report: Report) -> str:
-    """The findings that the headline does not tell, each as a link to what is said of it."""
+    """The findings that the headline does not tell, the gravest first, each as a link to what is said of it."""
     told = leading(report.findings) or next(iter(report.findings), None)
     links = [
         f'<li><a href="#finding-{number}">{escape(told_finding(found, report))}</a></li>'
-        for number, found in enumerate(report.findings)
+        for number, found in sorted(enumerate(report.findings), key=lambda one: GRAVEST.index(one[1].severity))
         if found is not told
     ]
     return f'<p class="muted">Found beside it:</p><ul class="also">{"".join(links)}</ul>' if links else ""

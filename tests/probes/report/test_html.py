@@ -68,6 +68,16 @@ def test_the_page_says_what_the_report_says():
     assert "What it should train: the next token" in page
 
 
+def test_what_the_headline_leaves_out_is_linked_below_it_the_gravest_first():
+    one = report([story(row) for row in range(6)])
+    one.findings = [finding(code, "text", "m", count=2) for code in ("LA301", "LA102", "LA802", "LA401")]
+    page = render(one)
+    assert "<h1>2 text rows learn to repeat what they have just read</h1>" in page
+    links = re.search('<ul class="also">(.*?)</ul>', page)[1]
+    assert re.findall(r'href="#finding-(\d)"', links) == ["3", "2", "0"]
+    assert all(f'id="finding-{number}"' in page for number in range(4))
+
+
 def test_the_page_needs_no_network():
     page = render(report([story(row) for row in range(6)]))
     seen = Reader(page)
