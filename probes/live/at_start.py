@@ -73,8 +73,11 @@ def follow():  # noqa: ANN201
     except Exception as error:  # noqa: BLE001
         why = f"{type(error).__name__}: {error}"
     told = {"name": os.path.basename(sys.argv[0]), "why": why}  # noqa: PTH119
-    with open(os.path.join(FOLDER, f"{os.getpid()}.unwatched"), "w", encoding="utf-8") as stream:  # noqa: PTH118, PTH123
-        json.dump(told, stream)
+    try:
+        with open(os.path.join(FOLDER, f"{os.getpid()}.unwatched"), "w", encoding="utf-8") as stream:  # noqa: PTH118, PTH123
+            json.dump(told, stream)
+    except OSError:
+        return
 
 
 def hindrance(ours):  # noqa: ANN001, ANN201

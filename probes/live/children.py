@@ -105,7 +105,11 @@ class Children:
 
     def silent(self) -> list[str]:
         """Names of processes that began to watch and have not said a word."""
-        return sorted(path.read_text(encoding="utf-8") for path in self.folder.glob(f"*{BEGUN}"))
+        names = []
+        for path in self.folder.glob(f"*{BEGUN}"):
+            with suppress(FileNotFoundError):  # it has just told
+                names.append(path.read_text(encoding="utf-8"))
+        return sorted(names)
 
     def unwatched(self) -> dict[str, str]:
         """Why processes could not be watched, by the name of what they run."""
@@ -136,12 +140,12 @@ class Children:
 
     def hand_in(self, word: Handed) -> None:
         """This process has seen enough; nothing is done where the run has ended before it."""
-        with suppress(FileNotFoundError):
-            (self.folder / f"{os.getpid()}{BEGUN}").unlink(missing_ok=True)
-            path = self.folder / f"{time.time_ns():020d}-{os.getpid()}{WORD}"
+        path = self.folder / f"{time.time_ns():020d}-{os.getpid()}{WORD}"
+        with suppress(OSError):
             part = path.with_suffix(".part")
             part.write_bytes(pickle.dumps(word))
             part.replace(path)
+            (self.folder / f"{os.getpid()}{BEGUN}").unlink(missing_ok=True)
 
 
 def _lives(process: int) -> bool:
