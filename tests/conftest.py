@@ -36,12 +36,12 @@ def pytest_configure():
 #: What depends on no version of transformers: where two environments are run, one is enough.
 ONCE = (
     "probes/checks/test_rule_examples.py",
-    "probes/commands/test_completion.py",
-    "probes/commands/test_defaults.py",
-    "probes/commands/test_rules_pages.py",
+    "probes/commands",
     "probes/host",
+    "probes/line",
     "probes/live/test_eagerly.py",
     "probes/live/test_later.py",
+    "probes/live/test_launch.py",
     "probes/live/test_whole_step.py",
     "probes/ranks",
     "probes/records",

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from live_runs import batches, llama, loop, mean, watched
 from lm_batches import batch_for
 from lm_tiny import OLD, tiny_model
+from narrow import narrow_batch, narrow_model
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
@@ -179,20 +180,17 @@ def test_a_trained_projector_of_a_transformers_model(name):
 
 @pytest.mark.higgs
 def test_the_released_higgs_model_with_everything_frozen_but_what_is_put_before_it():
-    from probes import barcoded_batch
-    from probes.models.higgs import small_model
-
     def loss(model, batch, audio):
         out, labels = model(**batch), batch["label_audio_ids"]
         books = [F.cross_entropy(out.audio_logits[: len(labels[0]) - audio, k], labels[k, audio:]) for k in range(8)]
         return mean(out.logits, out.expanded_labels) + sum(books) / 8
 
-    data = [barcoded_batch(2, length=96, seed=seed) for seed in range(3)]
+    data = [narrow_batch(2, length=96, seed=seed) for seed in range(3)]
     for audio, found in ((1, []), (0, ["LA102 error"])):
-        model = frozen(small_model(), "audio_codebook_embeddings")
+        model = frozen(narrow_model(), "audio_codebook_embeddings")
         report, _ = watched(lambda: loop(model, lambda m, b: loss(m, b, audio), data))  # noqa: B023
         assert codes(report) == found
-        outside, delta = frozen(small_model()), nn.Parameter(torch.zeros(()))
+        outside, delta = frozen(narrow_model()), nn.Parameter(torch.zeros(()))
         outside.embed_tokens.register_forward_hook(lambda module, args, out, delta=delta: out + delta)
         optimizer = torch.optim.SGD([delta], 0.1)
         report, _ = watched(lambda: loop(outside, lambda m, b: loss(m, b, audio), data, optimizer=optimizer))  # noqa: B023
