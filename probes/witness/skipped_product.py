@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..host.forward_patch import ForwardPatch
 
-__all__ = ["SkippedProduct"]
+__all__ = ["SkippedProduct", "largest"]
 
 
 class SkippedProduct:
@@ -52,11 +52,12 @@ class SkippedProduct:
     def bound(self, module: nn.Linear, rows: Tensor) -> float:
         """What no logit can exceed: the longest row (L1) times the largest weight; NaN if anything is NaN."""
         if self._largest is None:  # once: a head may be called chunk by chunk
-            self._largest = _largest(module.weight.detach())
-        bias = 0.0 if module.bias is None else _largest(module.bias.detach())
+            self._largest = largest(module.weight.detach())
+        bias = 0.0 if module.bias is None else largest(module.bias.detach())
         return float(rows.float().abs().sum(-1).amax()) * self._largest + bias
 
 
-def _largest(values: Tensor) -> float:
+def largest(values: Tensor) -> float:
+    """The largest magnitude; NaN if anything is NaN."""
     low, high = torch.aminmax(values)
     return float(torch.maximum(-low, high))
