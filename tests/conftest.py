@@ -42,6 +42,7 @@ ONCE = (
     "probes/live/test_eagerly.py",
     "probes/live/test_later.py",
     "probes/live/test_launch.py",
+    "probes/live/test_own_loops.py",
     "probes/live/test_whole_step.py",
     "probes/ranks",
     "probes/records",

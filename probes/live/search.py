@@ -7,8 +7,8 @@ these stand in one sequence of integers that the model embeds, and in no other; 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -45,10 +45,10 @@ LEAST_ROWS, LEAST_TOKENS = 8, 4
 
 @dataclass(frozen=True)
 class _Given:
-    """What a module gave, and what came back to it: (B, T') targets by the rows that it has."""
+    """What a module gave in one call, in all if None, and what came back to it: (B, T') targets of its rows."""
 
     path: str
-    call: int
+    call: int | None
     node: Any
     shape: tuple[int, ...]
     target: Tensor
@@ -126,7 +126,7 @@ class Search:
 
         ``reason`` says what is not.
         """
-        logits = list(self._logits())
+        logits = list(self._joined(list(self._logits())))
         if not logits or self._received is None:
             return None
         found: list[Found] = []
@@ -159,13 +159,33 @@ class Search:
             if one.node not in nodes_above([other.node for other in others]):
                 yield one
 
+    def _joined(self, logits: Sequence[_Given]) -> Iterator[_Given]:
+        """The same, calls of one head on parts of the rows (chunks) as one."""
+        for path in dict.fromkeys(one.path for one in logits):
+            mine = [one for one in logits if one.path == path]
+            if len(mine) > 1 and self._are_chunks(mine):
+                target = torch.cat([one.target for one in mine], 1)
+                yield replace(mine[0], call=None, shape=(*target.shape, mine[0].shape[-1]), target=target)
+            else:
+                yield from mine
+
+    def _are_chunks(self, calls: Sequence[_Given]) -> bool:
+        """Whether calls have as many rows together as a sequence of integers that the model was given has."""
+        if any(one.target.dim() != 2 or len(one.target) != len(calls[0].target) for one in calls):
+            return False
+        together = (len(calls[0].target), sum(one.target.shape[1] for one in calls))
+        return any(ids.shape == together for _, ids in self._sequences())
+
     # -- which inputs its targets are --------------------------------------------------------------
 
     def _stream(self, one: _Given) -> Found | None:
         trained = one.target[one.target != IGNORE_INDEX]
         if len(trained) < LEAST_ROWS or len(torch.unique(trained)) < LEAST_TOKENS:
             return None
-        explained = [(place, match(one.target, ids), self._is_read(ids)) for place, ids in self._sequences()]
+        sequences = list(self._distinct())
+        as_it_is = any(self._is_given(ids) for _, ids in sequences)  # labels are its tokens too, one row on
+        reads = self._is_given if as_it_is else self._is_read
+        explained = [(place, match(one.target, ids), reads(ids)) for place, ids in sequences]
         read_ones = [(place, told) for place, told, is_read in explained if is_read and told.share >= EXPLAINED]
         doubtful = [place for place, told, is_read in explained if is_read and told.share >= DOUBT]
         if len(read_ones) != 1 or len(doubtful) != 1 or self._received is None:
@@ -195,6 +215,19 @@ class Search:
             axis = codebook_axis(value)
             for index in range(value.shape[axis]):
                 yield Place(key, f"[{':, ' * axis}{index}]"), value.select(axis, index)
+
+    def _distinct(self) -> Iterator[tuple[Place, Tensor]]:
+        """The same, of equal ones the first: labels that are the ids themselves are no second sequence."""
+        known: list[Tensor] = []
+        for place, ids in self._sequences():
+            if not any(torch.equal(ids.long(), one.long()) for one in known):
+                known.append(ids)
+                yield place, ids
+
+    def _is_given(self, ids: Tensor) -> bool:
+        """Whether an embedding was given these very integers."""
+        mine = ids.reshape(-1).long()
+        return any(torch.equal(one.reshape(-1).long(), mine) for one in self._embedded)
 
     def _is_read(self, ids: Tensor) -> bool:
         """Whether an embedding was given these integers, or all of them but a few at an end."""
