@@ -204,13 +204,14 @@ def all_moves(told: Traced, found: Finding) -> list[tuple[int, Meeting, list[Mov
 
 def _learn_stride(told: Traced, met: Meeting) -> None:
     """How far apart tokens that are written anew lie where they follow one another, as most of them met their rows."""
-    root, tokens = told.tape.root_of(met.token), met.node.thin.get("tokens")
-    if root is None or root.name != BORN or root.first in told.strides or tokens is None:
-        return
-    codes = tokens.flatten()
+    codes = met.node.thin["tokens"].flatten() if "tokens" in met.node.thin else torch.empty(0)
     apart, count = codes.diff()[(codes[1:] >= 0) & (codes[:-1] >= 0)].abs().unique(return_counts=True)
-    if len(apart) and int(apart[count.argmax()]):
-        told.strides[root.first] = int(apart[count.argmax()])
+    if not len(apart) or not int(apart[count.argmax()]):
+        return
+    for root in told.tape.roots:
+        inside = (codes >= root.first) & (codes < root.first + prod(root.shape))
+        if root.name == BORN and bool(inside.any()):
+            told.strides.setdefault(root.first, int(apart[count.argmax()]))
 
 
 def _between(step: Step, channel: Channel) -> Iterator[tuple[Tensor, Tensor]]:

@@ -97,11 +97,9 @@ def move(before: Tensor, after: Tensor, where: Coordinates) -> tuple[int, int] |
     apart = where(new) - where(old)
     if bool((apart == apart[:1]).all()):
         return int(apart[0, 0]), int(apart[0, 1])
-    flat = new - old  # rows of samples that lie behind one another
-    if bool((flat == flat[:1]).all()):
-        return 0, int(flat[0])
-    if before.dim() != after.dim():
-        return None
     most, count = torch.unique(apart, dim=0, return_counts=True)
-    first = most[count.argmax()]  # a roll: what comes round is no part of the move
-    return (int(first[0]), int(first[1])) if 2 * int(count.max()) > len(apart) and int(first.abs().sum()) else None
+    first = most[count.argmax()]  # a roll, or samples behind one another: what comes round is no part of the move
+    if before.dim() == after.dim() and 2 * int(count.max()) > len(apart) and int(first.abs().sum()):
+        return int(first[0]), int(first[1])
+    flat = new - old
+    return (0, int(flat[0])) if bool((flat == flat[:1]).all()) else None
