@@ -35,6 +35,7 @@ def pytest_configure():
 
 #: What depends on no version of transformers: where two environments are run, one is enough.
 ONCE = (
+    "probes/checks/test_looked_at.py",
     "probes/checks/test_rule_examples.py",
     "probes/commands",
     "probes/host",
@@ -43,6 +44,7 @@ ONCE = (
     "probes/live/test_later.py",
     "probes/live/test_launch.py",
     "probes/live/test_own_loops.py",
+    "probes/live/test_public_scripts.py",
     "probes/live/test_whole_step.py",
     "probes/ranks",
     "probes/records",
