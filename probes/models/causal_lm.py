@@ -136,9 +136,9 @@ class CausalLMAdapter(TextRuns):
         Raises:
             UsageError: no head is known, and none was named.
         """
-        candidates = pretrained_models(model)
+        candidates = (module for module in model.modules() if is_pretrained(module))  # most often the first of them
         if self._names:
-            return candidates[0] if candidates else unwrapped(model)
+            return next(candidates, None) or unwrapped(model)
         for candidate in candidates:
             if isinstance(output_embeddings(candidate), nn.Module):
                 return candidate

@@ -67,7 +67,7 @@ class Followed(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        if not self._begun:
+        if not self._begun or not isinstance(out, (Tensor, list, tuple, Mapping)) or type(out) is torch.Size:
             return out
         name = getattr(func, "__name__", "")
         known = [one for one in _tensors((args, kwargs or {})) if one in self._places]
