@@ -93,7 +93,8 @@ def steps(device: str, folder: Path) -> Iterator[Step]:
 
     def preflight(name: str, *words: str, **env: str) -> Step:
         out = str(folder / f"{name}.json")
-        return Step(f"preflight, {name}", [*align, "preflight", *where, *words, "--json", out], 90, env, report=True)
+        limit = 90 if device != "cpu" else 180  # cores are shared
+        return Step(f"preflight, {name}", [*align, "preflight", *where, *words, "--json", out], limit, env, report=True)
 
     yield preflight("default model")
     for size in SIZES:

@@ -17,7 +17,7 @@ __all__ = ["scaling"]
 
 HIDDEN = 16
 #: From these exponents on, growth is no longer linear.
-LIMIT = 1.15
+LIMIT = 1.1
 
 
 class Body(nn.Module):
