@@ -60,6 +60,14 @@ ONCE = (
 )
 
 
+@pytest.fixture(autouse=True)
+def _compiled_afresh():
+    """What a test has compiled counts towards torch's limit of compilations a function, for every test behind it."""
+    yield
+    if dynamo := sys.modules.get("torch._dynamo"):
+        dynamo.reset()
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items):
     """Mark what is enough to run once; skip what needs a Higgs model that is not here, and say how to install it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -113,9 +112,13 @@ def spread_as(value: Tensor, like: Tensor, output: Tensor) -> Tensor:
     return spread if is_spread(output) else spread.to_local()
 
 
-def loss_context(loss: Tensor) -> AbstractContextManager[Any]:
-    """What the backward of a loss must run in: ``loss_parallel`` where its log-softmax is of split ids, or nothing."""
-    nodes, known = [loss.grad_fn] if "torch.distributed.tensor" in sys.modules else [], set()
+def loss_context(loss: Tensor, model: nn.Module) -> AbstractContextManager[Any]:
+    """What the backward of a loss must run in: ``loss_parallel`` where its log-softmax is of split ids, or nothing.
+
+    The graph of a model that is not spread is not walked: what a checkpoint keeps for it would be computed to be looked
+    at, and held.
+    """
+    nodes, known = [loss.grad_fn] if any(is_spread(one) for one in model.parameters()) else [], set()
     while nodes:
         node: Any = nodes.pop()
         if node is None or node in known:

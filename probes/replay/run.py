@@ -11,7 +11,7 @@ import warnings
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..host.preserve import copy_of, preserved, same_random_state
 from ..host.sharded import loss_context
@@ -53,7 +53,7 @@ def run_loss(
             kind = BeyondError if beyond else NotReplayedError
             raise kind(f"run again, the loss raises {type(error).__name__}: {error}") from error
         if gradients:
-            _differentiate(recorder.run, loss)
+            _differentiate(recorder.run, loss, scene.model)
             for call in recorder.run.calls:  # a kernel of one's own on a GPU counts no versions
                 call.written = call.handed is None or call.handed.is_cuda or call.handed._version > 0  # noqa: SLF001
                 call.handed = None
@@ -66,13 +66,13 @@ def run_loss(
     return run
 
 
-def _differentiate(run: Run, loss: Any) -> None:
+def _differentiate(run: Run, loss: Any, model: nn.Module) -> None:
     leaves = [call.leaf for call in run.calls if call.leaf is not None]
     if not leaves or not isinstance(loss, Tensor) or not loss.requires_grad:
         return
     called = [call for call in run.calls if call.leaf is not None]
     try:
-        with loss_context(loss):
+        with loss_context(loss, model):
             found = torch.autograd.grad(loss.sum(), leaves, allow_unused=True)
     except RuntimeError:  # what cannot be differentiated a second way tells nothing of its gradient
         return

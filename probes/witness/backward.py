@@ -37,7 +37,7 @@ def gradients_at(
     try:
         if _is_checkpointed(loss):
             return _by_backward(wanted, loss, model, keep=keep)
-        with loss_context(loss):
+        with loss_context(loss, model):
             return torch.autograd.grad(loss.reshape(()), wanted, allow_unused=True, retain_graph=keep)
     except RuntimeError as error:
         if "second time" not in str(error):

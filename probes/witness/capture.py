@@ -369,10 +369,8 @@ class Capture:
         noise, made = self._values_of(given)
         if self.turned is not None and head.is_plain:
             self.turned.turn(len(self.calls), made, head.vocabulary(made.shape[-1]))
-        if not finite and can_be_learnt(
-            real := whole(given)
-        ):  # ids that the head masks out: the loss must not miss that
-            finite, noise = True, None
+        if not finite and can_be_learnt(real := whole(given)):
+            finite, noise = True, None  # ids that the head masks out: the loss must not miss that
             made.masked_fill_(real == -torch.inf, -torch.inf)
         inputs, number = self._fed.get(head.name, self._read), len(self.forwards) - 1
         call = HeadCall(head, made.shape, made.device, inputs, number, finite=finite, real=self.values == "real")
