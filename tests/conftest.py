@@ -40,6 +40,7 @@ ONCE = (
     "probes/commands",
     "probes/host",
     "probes/line",
+    "probes/live/test_declared_reduction.py",
     "probes/live/test_eagerly.py",
     "probes/live/test_later.py",
     "probes/live/test_launch.py",

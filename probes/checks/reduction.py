@@ -49,11 +49,15 @@ class Reduced:
         declared: the reduction.
         findings: LA302 of every stream that does not keep to it.
         unchecked: why that could not be looked at; empty if it was.
+        kept: how it was looked at, where nothing was found.
+        besides: LA302 that stands without a declaration as well.
     """
 
     declared: Reduction
     findings: tuple[Finding, ...]
     unchecked: str = ""
+    kept: str = "also when the batch is split into its samples"
+    besides: tuple[Finding, ...] = ()
 
     def settled(self, findings: Sequence[Finding]) -> list[Finding]:
         """All findings, less what the declaration explains or says more sharply."""
@@ -64,9 +68,9 @@ class Reduced:
         check_id, title = "reduction", f"The weights keep to the declared reduction, {self.declared}"
         if self.unchecked:
             return Check(check_id, title, "skip", self.unchecked)
-        told = "; ".join(f"{one.code} on {one.stream}" for one in self.findings)
+        told = "; ".join(f"{one.code} on {one.stream}" for one in (*self.findings, *self.besides))
         if not told:
-            return Check(check_id, title, "pass", "also when the batch is split into its samples")
+            return Check(check_id, title, "pass", self.kept)
         failed = any(one.code == "LA302" and one.is_error for one in kept)
         return Check(check_id, title, "fail" if failed else "skip", told if failed else f"ignored: {told}")
 

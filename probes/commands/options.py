@@ -156,12 +156,13 @@ def add_loss_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--head", action="append", default=[], metavar="NAME", help="an output head, by module name")
     add_streams(group)
-    group.add_argument(
-        "--reduction",
-        choices=("token-mean", "sequence-mean", "sum"),
-        help="what the weights are held to (LA302)",
-    )
+    add_reduction(group, "what the weights are held to (LA302)")
     group.add_argument("--grad-accum", type=positive, default=1, metavar="N", help="micro-batches of one step (LA302)")
+
+
+def add_reduction(parser: Any, told: str) -> None:
+    """--reduction: what the weights keep to, which is declared."""
+    parser.add_argument("--reduction", choices=("token-mean", "sequence-mean", "sum"), help=told)
 
 
 def add_replay(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 
 from ..errors import CannotRunError, UsageError
 from ..host.stopping import stoppable_by_signals
-from .options import add_report_options, add_roles, add_streams, codes, finding_filter, strict_findings
+from .options import (
+    add_reduction,
+    add_report_options,
+    add_roles,
+    add_streams,
+    codes,
+    finding_filter,
+    strict_findings,
+)
 from .values import positive
 
 if TYPE_CHECKING:
@@ -31,7 +39,7 @@ DESCRIPTION = (
 #: Options that take a value, so that it is not mistaken for the script.
 VALUED = frozenset(
     (
-        *("--steps", "--every", "--head", "--streams", "--tokenizer", "--train-on"),
+        *("--steps", "--every", "--head", "--streams", "--reduction", "--tokenizer", "--train-on"),
         *("--json", "--junit", "--markdown", "--html", "--sarif", "--select", "--ignore"),
     )
 )
@@ -45,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--head", action="append", default=[], metavar="NAME", help="an output head, by module name")
     parser.add_argument("--eager", action="store_true", help="run compiled modules eagerly in the watched steps")
     add_streams(parser)
+    add_reduction(parser, "what the weights of a whole step add up to (LA302)")
     add_roles(parser, "of the script's batches: its chat template says whose text is trained")
     parser.add_argument("-m", "--module", action="store_true", help="SCRIPT is a module, as after python -m")
     add_report_options(parser, "html", "sarif")
@@ -175,6 +184,7 @@ def _settings(args: argparse.Namespace, words: Sequence[str]) -> Settings:
         train_on=args.train_on,
         eager=args.eager,
         every=args.every,
+        reduction=args.reduction,
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from alignment.findings import Finding, finding
 
 from ..checks.check import Keep
+from ..checks.reduction import Reduction
 from ..errors import CannotRunError, UsageError
 from ..host.place import environment_place
 from ..ranks import MissingRanksError, RankExchange, told_ranks
@@ -18,7 +19,8 @@ from ..ranks.launcher import leave_reason, told_code
 from ..ranks.same_batch import BASIS
 from ..ranks.shards import join_shards, rank_payload
 from ..records.report import Report
-from .whole_step import of_ranks
+from .declared_reduction import held_to
+from .whole_step import of_all_ranks, of_ranks
 
 if TYPE_CHECKING:
     from .watcher import Watcher
@@ -39,10 +41,11 @@ class Company:
     Args:
         environ: the environment in which the run was started.
         keep: which findings count.
+        reduction: what the weights of a step are declared to keep to; None if nothing is.
     """
 
-    def __init__(self, environ: Mapping[str, str], keep: Keep) -> None:
-        self._environ, self._keep = environ, keep
+    def __init__(self, environ: Mapping[str, str], keep: Keep, reduction: Reduction | None = None) -> None:
+        self._environ, self._keep, self._reduction = environ, keep, reduction
         self._agreed: int | None = None
 
     @cached_property
@@ -75,7 +78,7 @@ class Company:
         if exchange is not None:
             missing = ""
             try:
-                said = exchange.gather(payload(report, watcher, exchange.rank))
+                said = exchange.gather(payload(report, watcher, exchange.rank, self._reduction))
             except MissingRanksError as error:
                 said, missing = [error.received[rank] for rank in sorted(error.received)], str(error)
             except CannotRunError as error:
@@ -98,9 +101,9 @@ class Company:
         return self._agreed
 
 
-def payload(report: Report, watcher: Watcher | None, rank: int) -> dict[str, Any]:
+def payload(report: Report, watcher: Watcher | None, rank: int, reduction: Reduction | None = None) -> dict[str, Any]:
     """What this rank hands in, as JSON values."""
-    told = {**rank_payload(report, rank), "error": report.error}
+    told = {**rank_payload(report, rank), "error": report.error, "reduction": reduction}
     if watcher is None:
         return {**told, "imprints": [], "step_weights": [], "averaged": False}
     weights = [{kind: one.as_dict() for kind, one in step.items()} for step in watcher.step_weights]
@@ -118,7 +121,20 @@ def join(report: Report, said: Sequence[dict[str, Any]], missing: str, keep: Kee
         odd = [*drift(ran), *_apart(read)]
         kept = [found for found in odd if keep(found)]
         join_shards(report, ran, kept, [found for found in odd if found not in kept], together=still_alike(ran))
-        report.add(of_ranks(ran, report.findings, averaged=all(one["averaged"] for one in ran)), keep)
+        averaged = all(one["averaged"] for one in ran)
+        found = of_ranks(ran, report.findings, averaged=averaged)
+        if ran[0]["reduction"] is not None:
+            found = _held(report, ran, found, averaged=averaged)
+        report.add(found, keep)
+
+
+def _held(report: Report, ran: Sequence[dict[str, Any]], found: Sequence[Finding], *, averaged: bool) -> list[Finding]:
+    """What was found of all ranks, held to the reduction that is declared, whose check the report is given."""
+    known, steps = list(report.findings), of_all_ranks(ran)
+    told, reduced = held_to(ran[0]["reduction"], steps, [*known, *found], averaged=averaged)
+    new = [one for one in told if one not in known]
+    report.checks = [*(one for one in report.checks if one.id != "reduction"), reduced.check([*known, *new])]
+    return new
 
 
 def _apart(said: Sequence[Mapping[str, Any]]) -> list[Finding]:

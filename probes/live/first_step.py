@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from torch.optim.optimizer import Optimizer
 
+from ..checks.reduction import Reduction
 from ..host.preserve import same_random_state
 from ..models.declaration import Declaration
 from ..records.choice import Choice
@@ -35,6 +36,7 @@ class FirstStep:
         keep: which findings count.
         template: what else is known of the text; None if nothing is.
         steps: how many to watch, where nobody calls ``about_to_step``.
+        reduction: what the weights of a step are declared to keep to; None if nothing is.
     """
 
     def __init__(
@@ -44,8 +46,9 @@ class FirstStep:
         keep: Choice,
         template: Any = None,
         steps: int = 1,
+        reduction: Reduction | None = None,
     ) -> None:
-        self.keep, self.template = keep, template
+        self.keep, self.template, self.reduction = keep, template, reduction
         self._watcher = Watcher(steps, heads, self._judge, streams)
         self._report: Report | None = None
 
@@ -77,8 +80,9 @@ class FirstStep:
     def _judge(self, watcher: Watcher) -> None:
         failed = watcher.failed
         try:
+            told = {"template": self.template, "keep": self.keep, "reduction": self.reduction}
             with same_random_state():
-                self._report = None if failed else report_of_watched(watcher, self.template, self.keep)
+                self._report = None if failed else report_of_watched(watcher, **told)
         except Exception:  # noqa: BLE001 - the loop must go on, whatever is wrong with us
             failed = traceback.format_exc()
         if failed:

@@ -7,6 +7,7 @@ from typing import Any
 from alignment.findings import Finding, finding
 
 from ..checks.adapter_step import frozen_adapters
+from ..checks.reduction import Reduction
 from ..errors import UsageError, ending
 from ..models.adapter import OtherCheckpointError
 from ..models.modules import peft_model, unwrapped
@@ -22,7 +23,9 @@ from .watcher import Watcher
 __all__ = ["report_of_watched"]
 
 
-def report_of_watched(watcher: Watcher, template: Any, keep: Choice, tokenizer: Any = None) -> Report:
+def report_of_watched(
+    watcher: Watcher, template: Any, keep: Choice, tokenizer: Any = None, reduction: Reduction | None = None
+) -> Report:
     """What the watched steps train.
 
     Args:
@@ -30,12 +33,14 @@ def report_of_watched(watcher: Watcher, template: Any, keep: Choice, tokenizer: 
         template: what else is known of the text; None if nothing is.
         keep: which findings count.
         tokenizer: to write tokens with; the one that the script has loaded if None.
+        reduction: what the weights of a step are declared to keep to; None if nothing is.
     """
     try:
         steps = watcher.steps or ([watcher.answered] if watcher.answered else [])
         if watcher.found is None or not steps:
             return unread_report(nothing_seen(watcher), keep)
-        observed = observe(steps, stepped=bool(watcher.steps), template=template, alone=not watcher.several)
+        alone, stepped = not watcher.several, bool(watcher.steps)
+        observed = observe(steps, stepped=stepped, template=template, alone=alone, reduction=reduction)
     except Nothing as reason:
         return unread_report(str(reason), keep)
     except (OtherCheckpointError, UsageError) as error:  # as every other door refuses it

@@ -11,12 +11,14 @@ from torch import Tensor
 from alignment import Finding, InputError
 from alignment.findings import finding
 
+from ..checks.reduction import Reduced, Reduction
 from ..models.adapter import Adapter, OtherCheckpointError, View
 from ..models.modules import unwrapped
 from ..witness.blind import SPARED, blind_spots
 from ..witness.judgement import judge_loss, labels_dropped
 from ..witness.label_rules import label_findings
 from ..witness.witness import Witness
+from .declared_reduction import held_to
 from .expected import Expectation, expectations
 from .forwards import Forward
 from .further import called_apart, lent_labels, settled_heads
@@ -51,6 +53,7 @@ class Observed:
         problems: why forwards could not be read.
         forwards: those that could, one for each part.
         weights: per step and kind of stream, what its targets weigh, where all of them were read.
+        reduced: what was found of a declared reduction; None where none is.
     """
 
     witness: Witness
@@ -62,6 +65,7 @@ class Observed:
     problems: Sequence[str] = ()
     forwards: Sequence[Forward] = ()
     weights: Sequence[dict[str, StepWeights]] = ()
+    reduced: Reduced | None = None
 
     @property
     def adapter(self) -> Adapter | None:
@@ -79,6 +83,7 @@ def observe(
     stepped: bool = True,
     template: Callable[[View], View] | None = None,
     alone: bool = True,
+    reduction: Reduction | None = None,
 ) -> Observed:
     """Judge what the steps trained.
 
@@ -87,6 +92,7 @@ def observe(
         stepped: whether an optimizer was seen to make them steps.
         template: what else is known of their text.
         alone: whether no other rank has a part in the steps.
+        reduction: what their weights are declared to keep to; None if nothing is.
 
     Raises:
         Nothing: no forward, no gradient, or none that can be placed.
@@ -110,16 +116,23 @@ def observe(
         findings += _not_finite(forwards) or [*_label_findings(joined, expected), *told.findings]
     books = sum(stream.is_audio for stream in joined.view.streams)
     unequal, even = accumulation(_micro_batches(read) if graded and stepped else [], books)
+    if reduction == "sequence-mean":  # which asks for targets that weigh differently
+        unequal, even = [], "a mean over samples is declared"
     findings += [*unequal, *_labels_dropped(forwards, findings)]
     weights = _weights(read, joined, expected) if graded and stepped else []
     findings += of_the_count(weights, findings) if alone else []
+    reduced = None
+    if reduction is not None and graded:
+        whole = [{kind: [one] for kind, one in step.items()} for step in weights] if alone else []
+        findings, reduced = held_to(reduction, whole, findings)
     if graded:
         findings += _blind(joined, expected, findings, problems)
     inner = frozenset(key for one in forwards for key in one.adapter.label_keys if one.received.get(key) is not None)
     outer = frozenset(key for one in forwards for key in one.outer or {})
     witness = Witness(joined.view, supervisions, actual, tuple(findings), None, outer, inner, notes)
     parts = [part for step in read for _, part in step]
-    return Observed(witness, expected, parts, len(steps), backward if graded else (), even, problems, forwards, weights)
+    told = (parts, len(steps), backward if graded else (), even, problems, forwards, weights, reduced)
+    return Observed(witness, expected, *told)
 
 
 def _joined(steps: Sequence[Sequence[Forward]], *, graded: bool) -> tuple[Read, Joined, list[str]]:
@@ -327,37 +340,44 @@ def _backwards(read: Read) -> list[int]:
 
 
 def _weights(read: Read, joined: Joined, expected: Sequence[Expectation]) -> list[dict[str, StepWeights]]:
-    """What the targets of each step weigh."""
+    """What the targets of each step weigh; a step whose gradients are zeroed in between is as many steps."""
     due = [
         one.supervision.trained if one.known else actual.trained
         for one, actual in zip(expected, joined.actual, strict=True)
     ]
-    steps, number = [], 0
-    for step in read:
+    forwards = [forward for step in read for forward, _ in step]
+    steps = []
+    for added in [added for step in _sums(read) for added in step]:
         rows = []
-        for forward, _ in step:
+        for number, _ in added:
             streams = zip(due, joined.actual, joined.view.labels, joined.part, strict=True)
-            rows.append([Rows.of(*told, part == number, half=forward.half) for *told, part in streams])
-            number += 1
-        counts = {forward.count for forward, _ in step}
+            rows.append([Rows.of(*told, part == number, half=forwards[number].half) for *told, part in streams])
+        counts = {forwards[number].count for number, _ in added}
         steps.append(step_weights(rows, counts.pop() if len(counts) == 1 else None))
     return steps
 
 
 def _micro_batches(read: Read) -> list[list[MicroBatch]]:
-    """The forwards whose gradients were added up, where each had a backward of its own; several in one are one loss.
+    """The forwards whose gradients were added up, where each had a backward of its own; several in one are one loss."""
+    every = [MicroBatch(part, forward.half) for step in read for forward, part in step]
+    steps: list[list[MicroBatch]] = []
+    for added in [added for step in _sums(read) for added in step]:
+        apart = len({backward for _, backward in added}) == len(added)
+        steps.append([every[number] for number, _ in added] if apart else [])
+    return steps
+
+
+def _sums(read: Read) -> list[list[list[tuple[int, int]]]]:
+    """Per step what was added up: the numbers of the forwards, and of the backward of each.
 
     A step whose gradients are zeroed in between (a closure that an optimizer calls again) adds up each part for itself.
     """
-    steps: list[list[MicroBatch]] = []
-    numbers = iter(_backwards(read))
+    steps, numbers = [], enumerate(_backwards(read))
     for step in read:
-        sums: list[list[tuple[int, MicroBatch]]] = []
-        for (forward, part), number in zip(step, numbers, strict=False):
-            if not sums or (forward.fresh and number != sums[-1][-1][0]):
+        sums: list[list[tuple[int, int]]] = []
+        for (forward, _), (number, backward) in zip(step, numbers, strict=False):
+            if not sums or (forward.fresh and backward != sums[-1][-1][1]):
                 sums.append([])
-            sums[-1].append((number, MicroBatch(part, forward.half)))
-        for added in sums:
-            apart = len({number for number, _ in added}) == len(added)
-            steps.append([one for _, one in added] if apart else [])
+            sums[-1].append((number, backward))
+        steps.append(sums)
     return steps

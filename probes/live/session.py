@@ -53,7 +53,7 @@ class Session(WatchedProcess):
         if watcher is not None and self._launched.world > 1:
             from .company import Company
 
-            self._company = self._company or Company(self._environ, self.settings.keep)
+            self._company = self._company or Company(self._environ, self.settings.keep, self.settings.reduction)
             joined = self._company.joined(report, watcher)
             if not step:
                 self._gathering.telling.tell(joined, silently=not self._company.speaks)

@@ -11,6 +11,8 @@ from ..records.choice import Choice
 if TYPE_CHECKING:
     from alignment.findings import Finding
 
+    from ..checks.reduction import Reduction
+
 __all__ = ["Settings"]
 
 
@@ -29,6 +31,7 @@ class Settings:
         streams: the file that declares the model's streams (``--streams``).
         tokenizer: where that of the batches lies (``--tokenizer``).
         train_on: whose text is to be trained (``--train-on``).
+        reduction: what the weights of a step keep to (``--reduction``).
         every: look again at every N-th step (``--every``); not at all if 0.
         eager: run compiled modules eagerly in the watched steps (``--eager``).
     """
@@ -45,3 +48,4 @@ class Settings:
     train_on: str | None = None
     eager: bool = False
     every: int = 0
+    reduction: Reduction | None = None

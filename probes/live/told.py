@@ -71,6 +71,7 @@ def report_on(observed: Observed, model: Any, adapter: Any, keep: Keep | None) -
             report.streams[stream].pop(key, None)
     report.checks = [_honest(check, unknown, seen.findings) for check in report.checks]
     report.checks.append(_accumulation_check(observed, seen.findings, report.findings))
+    report.checks += [] if observed.reduced is None else [observed.reduced.check(report.findings)]
     return report
 
 
@@ -107,9 +108,10 @@ def _why(unknown: Mapping[str, Expectation]) -> list[str]:
 
 def _accumulation_check(observed: Observed, findings: Sequence[Finding], kept: Sequence[Finding]) -> Check:
     check_id, title = "accumulation", "The micro-batches of a step weigh their targets alike"
-    wrong = [f.stream for f in findings if f.code == "LA302"]
+    declared = () if observed.reduced is None else observed.reduced.findings
+    wrong = [f.stream for f in findings if f.code == "LA302" and f not in declared]
     if wrong:
-        counting = [f for f in kept if f.code == "LA302"]
+        counting = [f for f in kept if f.code == "LA302" and f not in declared]
         status = "fail" if any(f.is_error for f in counting) else "skip"
         return Check(check_id, title, status, f"{'' if counting else 'ignored: '}LA302 on {', '.join(wrong)}")
     if observed.even:

@@ -138,7 +138,7 @@ class AlignmentCallback(TrainerCallback):
             if report is not None:
                 self._tell(trainer, report)
             else:
-                self._watched = FirstStep(self.heads, self.streams or (), self.keep, told)
+                self._watched = FirstStep(self.heads, self.streams or (), self.keep, told, reduction=self.reduction)
                 self._watched.begin()
             return trainer.training_step(model, inputs, *given, **named)
 

@@ -104,7 +104,7 @@ class WatchedProcess(ABC):
         if place.world > 1:
             from .company import payload
 
-            mine = payload(report, watcher, place.rank)
+            mine = payload(report, watcher, place.rank, self.settings.reduction)
         return Handed(name, report, idle, place.rank, place.world, group, step, mine)
 
     def _several(self) -> bool:
@@ -168,7 +168,7 @@ class WatchedProcess(ABC):
         except UsageError as error:
             return error_report(*ending(error))
         named = tokenizer_beside(self.settings.tokenizer)
-        report = report_of_watched(watcher, template, self.settings.keep, named)
+        report = report_of_watched(watcher, template, self.settings.keep, named, self.settings.reduction)
         report.findings = self.settings.strict(report.findings)
         return report
 

@@ -23,13 +23,24 @@ from alignment.weights import TOLERANCE, spread
 from .frames import MOST_FRAMES, let_go
 from .micro_batches import EXACT, HALF, MARGIN
 
-__all__ = ["Rows", "StepWeights", "count_in_reach", "handed_on", "of_ranks", "of_the_count", "step_weights"]
+__all__ = [
+    "Rows",
+    "StepWeights",
+    "count_in_reach",
+    "handed_on",
+    "of_all_ranks",
+    "of_ranks",
+    "of_the_count",
+    "step_weights",
+]
 
 #: What is wrong, in words; how much; and what to do.
 Wrong = tuple[str, Severity, str]
 
 #: What transformers' Trainer calls the targets of a whole step that it hands on.
 COUNT = "num_items_in_batch"
+#: What JSON makes lists of.
+TUPLES = ("sums", "means", "samples")
 #: How near to one the weights of a micro-batch must add up to count as a mean of its own.
 NEAR_ONE = 1e-3
 #: More ranks than these are told by their range.
@@ -77,6 +88,7 @@ class Rows:
         due: (r,) bool, what must be trained.
         trained: (r,) bool.
         weight: (r,) float64.
+        sample: (r,) int64, the sample that each row belongs to; none are told apart if None.
         labels: how many labels it has, those that pair with nothing included; 0 without.
         half: whether its weights were read in half precision.
     """
@@ -85,6 +97,7 @@ class Rows:
     due: Tensor
     trained: Tensor
     weight: Tensor
+    sample: Tensor | None = None
     labels: int = 0
     half: bool = False
 
@@ -94,7 +107,8 @@ class Rows:
         rows = torch.ones_like(actual.trained) if at is None else at
         count = 0 if labels is None else int((labels[rows] >= 0).sum())
         kind = actual.stream.name.partition("[")[0]
-        return cls(kind, due[rows], actual.trained[rows], actual.weight[rows], count, **more)
+        sample = actual.stream.sample[rows]
+        return cls(kind, due[rows], actual.trained[rows], actual.weight[rows], sample, count, **more)
 
 
 @dataclass(frozen=True)
@@ -108,6 +122,9 @@ class StepWeights:
         labels: how many labels they have, those that pair with nothing included.
         half: whether they were read in half precision.
         count: what the script says that they are; None if it says nothing.
+        means: what a target weighs per micro-batch that has any, where those of each weigh alike; empty otherwise.
+        samples: what the targets of each sample add up to, where those of each weigh alike; empty otherwise.
+        sole: whether no other stream is trained in the step.
     """
 
     targets: int
@@ -116,6 +133,9 @@ class StepWeights:
     labels: int
     half: bool = False
     count: float | None = None
+    means: tuple[float, ...] = ()
+    samples: tuple[float, ...] = ()
+    sole: bool = False
 
     @property
     def total(self) -> float:
@@ -134,7 +154,7 @@ class StepWeights:
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON values, from which it can be made again."""
-        return {**asdict(self), "sums": list(self.sums)}
+        return {**asdict(self), **{name: list(getattr(self, name)) for name in TUPLES}}
 
 
 def step_weights(micro_batches: Sequence[Sequence[Rows]], count: float | None) -> dict[str, StepWeights]:
@@ -146,6 +166,8 @@ def step_weights(micro_batches: Sequence[Sequence[Rows]], count: float | None) -
     """
     told = {}
     first = micro_batches[0][0].kind if micro_batches and micro_batches[0] else ""
+    trained = [[one.kind for one in rows if bool(one.trained.any())] for rows in micro_batches]
+    sole = all(len(kinds) < 2 for kinds in trained) and len({kind for kinds in trained for kind in kinds}) == 1
     for kind in dict.fromkeys(one.kind for rows in micro_batches for one in rows):
         mine = [[one for one in rows if one.kind == kind] for rows in micro_batches]
         every = [one for rows in mine for one in rows]
@@ -155,9 +177,35 @@ def step_weights(micro_batches: Sequence[Sequence[Rows]], count: float | None) -
             continue
         sums = tuple(sum(float(one.weight[one.trained].sum()) for one in rows) for rows in mine)
         labels, half = sum(one.labels for one in every), any(one.half for one in every)
-        plain = not spread(weight) > TOLERANCE
-        told[kind] = StepWeights(len(weight), sums, plain, labels, half, count if kind == first else None)
+        plain, counted = not spread(weight) > TOLERANCE, count if kind == first else None
+        told[kind] = StepWeights(
+            len(weight), sums, plain, labels, half, counted, _means(mine), _samples(mine), sole=sole
+        )
     return told
+
+
+def _means(micro_batches: Sequence[Sequence[Rows]]) -> tuple[float, ...]:
+    """What a target weighs in each micro-batch; empty where those of one do not weigh alike."""
+    weights = [torch.cat([one.weight[one.trained] for one in rows]) for rows in micro_batches if rows]
+    weights = [weight for weight in weights if len(weight)]
+    alike = not any(spread(weight) > TOLERANCE for weight in weights)
+    return tuple(float(weight.mean()) for weight in weights) if alike else ()
+
+
+def _samples(micro_batches: Sequence[Sequence[Rows]]) -> tuple[float, ...]:
+    """What the targets of each sample add up to; empty where those of one do not weigh alike."""
+    sums: list[float] = []
+    for rows in micro_batches:
+        told = [(one.weight[one.trained], one.sample[one.trained]) for one in rows if one.sample is not None]
+        if not told:
+            continue
+        weight, sample = (torch.cat(values) for values in zip(*told, strict=True))
+        for number in sample.unique().tolist():
+            mine = weight[sample == number]
+            if spread(mine) > TOLERANCE:
+                return ()
+            sums.append(float(mine.sum()))
+    return tuple(sums)
 
 
 # -- the count that was handed on ----------------------------------------------------------------------
@@ -252,19 +300,24 @@ def of_ranks(
         found: what is known.
         averaged: whether gradients are known to be averaged.
     """
-    told = [payload.get("step_weights") or [] for payload in payloads]
-    steps: list[dict[str, list[StepWeights]]] = []
-    for step in zip(*told, strict=False):
-        shared = set(step[0]).intersection(*step[1:])
-        made = {kind: [_made(one[kind]) for one in step] for kind in step[0] if kind in shared}
-        steps.append(made)
+    steps = of_all_ranks(payloads)
     wrong = _counted(steps, found, averaged=averaged)
     names = [payload["rank"] for payload in payloads]
     return [*wrong, *_means_of_ranks(steps, names, [*found, *wrong])]
 
 
+def of_all_ranks(payloads: Sequence[Mapping[str, Any]]) -> list[dict[str, list[StepWeights]]]:
+    """Per step and kind of stream, what its targets weigh on each rank; only of kinds that all have read."""
+    told = [payload.get("step_weights") or [] for payload in payloads]
+    steps: list[dict[str, list[StepWeights]]] = []
+    for step in zip(*told, strict=False):
+        shared = set(step[0]).intersection(*step[1:])
+        steps.append({kind: [_made(one[kind]) for one in step] for kind in step[0] if kind in shared})
+    return steps
+
+
 def _made(told: Mapping[str, Any]) -> StepWeights:
-    return StepWeights(**{**told, "sums": tuple(told["sums"])})
+    return StepWeights(**{**told, **{name: tuple(told[name]) for name in TUPLES}})
 
 
 def _means_of_ranks(

@@ -21,7 +21,7 @@ __all__ = ["join_ranks", "join_shards", "rank_payload"]
 
 TITLE = "The ranks agree"
 #: What ranks hand in that no report shows.
-UNSHOWN = ("findings", "failed", "same_batch", "imprints", "step_weights", "averaged")
+UNSHOWN = ("findings", "failed", "same_batch", "imprints", "step_weights", "averaged", "reduction")
 #: More ranks than these are told by their range.
 LISTED = 4
 #: Relative weights that are further apart than this are told.
