@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from live_runs import batches, llama, loop, watched
 from torch import nn
 
@@ -41,3 +42,40 @@ def test_training_goes_on_bit_for_bit():
     assert report.check("causality").status == "pass"
     assert all(torch.equal(one, other) for one, other in zip(alone, found[0][0], strict=True))
     assert torch.equal(drawn, found[0][1])
+
+
+class Drafting(nn.Module):
+    """A Llama whose body it calls itself, and a head that has read the next token too: it is to predict two ahead."""
+
+    def __init__(self):
+        super().__init__()
+        self.main = llama()
+        self.config = self.main.config
+        size = self.config.hidden_size
+        self.both = nn.Linear(2 * size, size, bias=False)
+        self.draft = nn.Linear(size, self.config.vocab_size, bias=False)
+
+    def get_output_embeddings(self):
+        return self.main.lm_head
+
+    def forward(self, input_ids, attention_mask=None):
+        rows = self.main.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        following = self.main.model.embed_tokens(F.pad(input_ids[:, 1:], (0, 1)))
+        return self.main.lm_head(rows), self.draft(self.both(torch.cat([rows, following], -1)))
+
+
+@pytest.mark.parametrize("ahead", [1, 2])
+def test_what_a_head_behind_layers_of_the_script_has_read_is_no_pass(ahead):
+    """One ahead it is trained on what it reads: the body alone is run again, and shows nothing of that."""
+
+    def loss(model, batch):
+        main, draft = model(batch["input_ids"], batch["attention_mask"])
+        labels = batch["labels"]
+        told = F.cross_entropy(main[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        return told + F.cross_entropy(draft[:, :-ahead].flatten(0, 1), labels[:, ahead:].flatten())
+
+    report, _ = watched(lambda: loop(Drafting(), loss, batches(3)))
+    assert report.verdict == "incomplete"
+    (found,) = report.findings
+    assert found.code == "LA805"
+    assert "which alone can be run again" in found.message
