@@ -85,12 +85,9 @@ def _again(forward: Forward, part: Part) -> Iterator[tuple[Scene, Batch, list[Su
     """
     adapter = forward.adapter
     module, batch = forward.made_again()
-    beyond = [call.head.name for call in forward.calls if call.reading is not None and call.hidden is None]
-    if beyond and not forward.inner_seen:
-        raise InputError(f"what {beyond[0]} has read is not made by the body, which alone can be run again")
     with attributes_kept(forward.model):
         told = _on(part.actual, device_of(module))
-        loss = partial(_called, module, forward.large.get("inputs_embeds"), batch.get("input_ids"))
+        loss = partial(_called, module, batch.get("inputs_embeds"), batch.get("input_ids"))
         view = adapter.view(forward.model, batch)
         if any(len(one.stream) != len(mine) for one, mine in zip(told, view.streams, strict=True)):
             raise InputError("the forward makes rows of its own, which no id stands for")

@@ -109,6 +109,8 @@ class Forward:
         whole: whether it was given nothing but tensors, numbers and words, and no keys and values of what came before.
         large: what the first forward was given beside ``received``: images, embeddings in place of ids.
         lacking: whether a later one was given such, too, which is not kept.
+        wrapper: the script's own module that called the first one, and what that was given; None where no wrapper
+            did, or one that was given other things than tensors, numbers and words.
     """
 
     model: nn.Module
@@ -136,6 +138,7 @@ class Forward:
     whole: bool = True
     large: Batch = field(default_factory=dict)
     lacking: bool = False
+    wrapper: tuple[nn.Module, Batch] | None = None
     _heads: tuple[Head, ...] | None = None
     _streams: View | None = None
 
@@ -375,6 +378,13 @@ class Forward:
                 reading.form[:] = int(Form.SOFT)  # it may be what could not be read
         return view, readings
 
+    def note_wrapper(self, module: nn.Module, given: Batch) -> None:
+        """A module of the script's own has called this one on the same ids, and was given this."""
+        ids = [key for key, value in given.items() if _same(value, self.received.get("input_ids"))]
+        told = {key: kept(value, whole=True) for key, value in given.items() if value is not None}
+        if ids == ["input_ids"] and None not in told.values():
+            self.wrapper = module, told
+
     @property
     def lends_labels(self) -> bool:
         """Whether what it must train is said by labels, or a mask, that the script has kept back."""
@@ -388,6 +398,8 @@ class Forward:
     def made_again(self) -> tuple[nn.Module, Batch]:
         """The module whose forward it was, and what that was given.
 
+        That is its wrapper, where layers of the wrapper's own stand between the body and a head.
+
         Raises:
             InputError: it cannot be run again.
         """
@@ -396,6 +408,12 @@ class Forward:
         module = self.adapter.inner(self.model) if self.inner_seen else self.adapter.body(self.model)
         if module is None:
             raise InputError("the watched forward is no call of the model")
+        beyond = [call.head.name for call in self.calls if call.reading is not None and call.hidden is None]
+        if beyond and not self.inner_seen:
+            if self.wrapper is None:
+                raise InputError(f"what {beyond[0]} has read is not made by the body, which alone can be run again")
+            module, given = self.wrapper
+            return module, moved(given, device_of(module))
         return module, moved({**self.received, **self.large}, device_of(module))
 
     def _learn(self) -> None:
@@ -449,6 +467,11 @@ def grade_hidden(grad: Tensor, hidden: Tensor, head: Head, scale: float) -> Read
     bias = getattr(head.module, "bias", None)
     reading = read_hidden(grad.reshape(-1, width), hidden.reshape(-1, width), head.module.weight, bias)
     return reading.scaled(1 / scale)
+
+
+def _same(value: Any, ids: Any) -> bool:
+    both = isinstance(value, Tensor) and isinstance(ids, Tensor) and not value.is_floating_point()
+    return both and torch.equal(value.cpu(), ids)
 
 
 def kept(value: Any, *, whole: bool = False) -> Any:

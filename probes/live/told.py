@@ -9,6 +9,7 @@ import torch
 
 from alignment import Finding
 from alignment.weights import spread
+from alignment.wording import counted
 
 from ..checks.check import Keep, report_of
 from ..checks.witness_checks import COVERAGE, concerning
@@ -36,7 +37,8 @@ def nothing_seen(watcher: Watcher) -> str:
     name = type(watcher.found.adapter.inner(watcher.found.root)).__name__
     if not watcher.open:
         return f"{name} was called, but no forward with gradients was seen from its beginning to an optimizer step"
-    return f"{name} ran {len(watcher.open)} forward passes, and no backward pass reached its logits"
+    ran = counted(len(watcher.open), "forward pass", "forward passes")
+    return f"{name} ran {ran}, and no backward pass reached its logits"
 
 
 def circumstances(watcher: Watcher) -> list[str]:
@@ -121,7 +123,8 @@ def _accumulation_check(observed: Observed, findings: Sequence[Finding], kept: S
 
 def _notes(observed: Observed) -> list[str]:
     steps, read = observed.steps, len(observed.parts)
-    notes = [f"watched {steps} optimizer steps, {read} forward passes; sources are inferred from the ids"]
+    seen = f"watched {counted(steps, 'optimizer step')}, {counted(read, 'forward pass', 'forward passes')}"
+    notes = [f"{seen}; sources are inferred from the ids"]
     notes += [*(one.note for one in observed.expected if one.note)]
     for one, actual in zip(observed.expected, observed.witness.actual, strict=False):  # none without gradients
         notes.append(unread_note(one.supervision, actual, observed.witness.findings))

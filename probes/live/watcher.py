@@ -7,6 +7,7 @@ the watcher then switches itself off and says so.
 from __future__ import annotations
 
 import functools
+import itertools
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -423,7 +424,7 @@ class Watcher:
         if module is parts.body:
             self._after_body(module, args, kwargs, output)
         elif module is self.found.root and module is not parts.inner:
-            self._after_root(args, kwargs)
+            self._after_root(module, args, kwargs)
         elif self.open and (self.open[-1].hidden is not None or parts.body is None):
             head = self.open[-1].head_of(module)
             if head is None or self.open[-1].is_candidate(head):
@@ -453,16 +454,18 @@ class Watcher:
                 self._settle().note_made(first)
                 self.gradients.read_hidden(forward, first)
 
-    def _after_root(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _after_root(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = dict(kwargs)
         for one in args:
             if isinstance(one, Mapping):
                 given.update(one)
         labels = label_entries(given)
-        for forward in reversed(self.open):
-            if forward.outer is not None:
-                break
+        mine = list(itertools.takewhile(lambda forward: forward.outer is None, reversed(self.open)))
+        for forward in mine:
             forward.outer = labels
+        if len(mine) == 1 and len(self.open) == 1 and not self.steps:  # the one that is run again
+            root = unwrapped(module)
+            mine[0].note_wrapper(root, bound_arguments(root, args, kwargs))
 
     # -- its steps -------------------------------------------------------------------------------
 

@@ -58,23 +58,52 @@ class Drafting(nn.Module):
     def get_output_embeddings(self):
         return self.main.lm_head
 
-    def forward(self, input_ids, attention_mask=None):
-        rows = self.main.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    def rows(self, input_ids, attention_mask):
+        return self.main.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+    def forward(self, input_ids, attention_mask=None, labels=None):
+        rows = self.rows(input_ids, attention_mask)
         following = self.main.model.embed_tokens(F.pad(input_ids[:, 1:], (0, 1)))
         return self.main.lm_head(rows), self.draft(self.both(torch.cat([rows, following], -1)))
 
 
-@pytest.mark.parametrize("ahead", [1, 2])
-def test_what_a_head_behind_layers_of_the_script_has_read_is_no_pass(ahead):
-    """One ahead it is trained on what it reads: the body alone is run again, and shows nothing of that."""
+class Embedding(Drafting):
+    """The same, whose body is given embeddings."""
 
+    def rows(self, input_ids, attention_mask):
+        embeds = self.main.model.embed_tokens(input_ids)
+        return self.main.model(inputs_embeds=embeds, attention_mask=attention_mask).last_hidden_state
+
+
+class Opaque(Drafting):
+    """The same, given something that cannot be kept."""
+
+    def forward(self, input_ids, attention_mask=None, labels=None, extra=None):
+        return super().forward(input_ids, attention_mask)
+
+
+def drafted(model, ahead, **more):
     def loss(model, batch):
-        main, draft = model(batch["input_ids"], batch["attention_mask"])
+        main, draft = model(**batch, **more)
         labels = batch["labels"]
         told = F.cross_entropy(main[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
         return told + F.cross_entropy(draft[:, :-ahead].flatten(0, 1), labels[:, ahead:].flatten())
 
-    report, _ = watched(lambda: loop(Drafting(), loss, batches(3)))
+    return watched(lambda: loop(model, loss, batches(3)))[0]
+
+
+@pytest.mark.parametrize(("ahead", "found"), [(1, ["LA401"]), (2, [])])
+@pytest.mark.parametrize("kind", [Drafting, Embedding])
+def test_a_wrapper_is_run_again_where_its_own_layers_stand_before_a_head(kind, ahead, found):
+    """One ahead the head is trained on what it reads; two ahead it may have read the next token."""
+    report = drafted(kind(), ahead)
+    assert [one.code for one in report.findings] == found
+    assert report.check("causality").status == ("fail" if found else "pass")
+
+
+@pytest.mark.parametrize("ahead", [1, 2])
+def test_what_such_a_head_has_read_is_no_pass_where_the_wrapper_cannot_be_run_again(ahead):
+    report = drafted(Opaque(), ahead, extra=object())
     assert report.verdict == "incomplete"
     (found,) = report.findings
     assert found.code == "LA805"
