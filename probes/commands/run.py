@@ -24,9 +24,9 @@ from .options import (
 from .values import positive
 
 if TYPE_CHECKING:
-    from ..live.children import Children
     from ..live.launch import Ended, Program
-    from ..live.settings import Settings
+    from ..processes.children import Children
+    from ..processes.settings import Settings
 
 NAME = "run"
 HELP = "watch an unchanged training script, or what a launcher starts: what its first steps train"
@@ -81,13 +81,13 @@ def run(args: argparse.Namespace) -> int:
     with stoppable_by_signals():  # until the script begins, which answers signals by itself
         from ..live.arrival import when_imported
         from ..live.launch import Ended, module_program, script_program
-        from ..live.leaving import before_leaving
-        from ..live.session import Session
+        from ..processes.leaving import before_leaving
+        from ..processes.session import Session
 
         words = args.script[1:] if args.script[:1] == ["--"] else args.script
         settings = _settings(args, words)
     if _is_command(args, words):
-        from ..live.command import run_command
+        from ..processes.command import run_command
 
         return run_command(words, settings)
     args.begun = True
@@ -118,7 +118,7 @@ def _is_command(args: argparse.Namespace, words: Sequence[str]) -> bool:
 def _followed(settings: Settings, stack: ExitStack) -> Children | None:
     """The processes that the script starts; None where there is no folder to follow them by."""
     from ..host.place import environment_place
-    from ..live.children import Children
+    from ..processes.children import Children
 
     try:
         taken = environment_place() is not None
@@ -160,7 +160,7 @@ def _settings(args: argparse.Namespace, words: Sequence[str]) -> Settings:
     Raises:
         UsageError: no script, or options that do not go together.
     """
-    from ..live.settings import Settings
+    from ..processes.settings import Settings
     from ..report.outputs import checked_outputs
 
     if args.strict is not None and args.strict != "all":

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from probes.live.launch import Ended
-from probes.live.session import Session, Settings
+from probes.processes.session import Session, Settings
 from probes.records.choice import Choice
 
 __all__ = ["VOCAB", "batches", "llama", "loop", "mean", "same_state", "watched"]

@@ -9,7 +9,7 @@ from speech_zoo import by_name
 from torch import nn
 
 from probes.live.launch import Ended
-from probes.live.session import Session, Settings
+from probes.processes.session import Session, Settings
 
 BOOKS = """
 [text]

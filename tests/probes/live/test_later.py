@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 
 from loss_align import main
-from probes.live.family import Family
-from probes.live.handed import Handed
-from probes.live.telling import listed
+from probes.processes.family import Family
+from probes.processes.handed import Handed
+from probes.processes.telling import listed
 from probes.records.choice import Choice
 from probes.records.report import Report
 

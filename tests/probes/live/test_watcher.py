@@ -16,8 +16,8 @@ from probes.live import watcher as watching
 from probes.live.arrival import when_imported
 from probes.live.gradients import Gradients
 from probes.live.launch import Ended
-from probes.live.session import Session, Settings
 from probes.live.watcher import Watcher
+from probes.processes.session import Session, Settings
 from probes.records.choice import Choice
 
 

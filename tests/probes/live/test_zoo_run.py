@@ -9,9 +9,9 @@ from speech_models import SPEECH
 from speech_zoo import ZOO, by_name
 
 from probes.live.launch import Ended
-from probes.live.session import Session, Settings
 from probes.models.declaration import read_streams
 from probes.models.streams_file import streams_toml
+from probes.processes.session import Session, Settings
 
 #: What a watched run cannot see: labels that the loop keeps to itself, heads that are called beside the forward.
 UNSEEN = {

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from alignment.findings import finding
-from probes.live.company import payload
-from probes.live.family import Family
-from probes.live.gathering import Gathering
-from probes.live.handed import Handed
-from probes.live.settings import Settings
-from probes.live.unfollowed import isolated, program
+from probes.processes.company import payload
+from probes.processes.family import Family
+from probes.processes.gathering import Gathering
+from probes.processes.handed import Handed
+from probes.processes.settings import Settings
+from probes.processes.unfollowed import isolated, program
 from probes.records.choice import Choice
 from probes.records.report import Check, Report, unread_report
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from ..live.launch import Ended
 from ..records.report import Report
 from .children import Children
 from .gathering import Gathering
-from .launch import Ended
 from .settings import Settings
 from .watched_process import WatchedProcess
 
 if TYPE_CHECKING:
+    from ..live.watcher import Watcher
     from .company import Company
-    from .watcher import Watcher
 
 __all__ = ["Session", "Settings"]
 

@@ -64,7 +64,7 @@ def follow():  # noqa: ANN201
         with open(os.path.join(FOLDER, "ours.json"), encoding="utf-8") as stream:  # noqa: PTH118, PTH123
             why = hindrance(json.load(stream))
         if not why:
-            from probes.live.child import follow as begin
+            from probes.processes.child import follow as begin
 
             begin(FOLDER)
             return

@@ -12,9 +12,9 @@ import pytest
 from live_runs import batches, llama, loop, mean, watched
 
 from loss_align import main
-from probes.live.children import PREFIX, Children
-from probes.live.handed import Handed
-from probes.live.settings import Settings
+from probes.processes.children import PREFIX, Children
+from probes.processes.handed import Handed
+from probes.processes.settings import Settings
 from probes.records.choice import Choice
 from probes.records.portable import portable
 from probes.report.html import render as html

@@ -17,7 +17,7 @@ from .leaving import before_leaving
 from .watched_process import WatchedProcess
 
 if TYPE_CHECKING:
-    from .watcher import Watcher
+    from ..live.watcher import Watcher
 
 __all__ = ["Child", "follow"]
 

@@ -13,17 +13,17 @@ from ..checks.check import Keep
 from ..checks.reduction import Reduction
 from ..errors import CannotRunError, UsageError
 from ..host.place import environment_place
+from ..live.declared_reduction import held_to
+from ..live.whole_step import of_all_ranks, of_ranks
 from ..ranks import MissingRanksError, RankExchange, told_ranks
 from ..ranks.drift import drift, still_alike
 from ..ranks.launcher import leave_reason, told_code
 from ..ranks.same_batch import BASIS
 from ..ranks.shards import join_shards, rank_payload
 from ..records.report import Report
-from .declared_reduction import held_to
-from .whole_step import of_all_ranks, of_ranks
 
 if TYPE_CHECKING:
-    from .watcher import Watcher
+    from ..live.watcher import Watcher
 
 __all__ = ["Company", "join", "payload"]
 

@@ -19,10 +19,10 @@ from .handed import Handed
 from .settings import Settings
 
 if TYPE_CHECKING:
+    from ..live.boundaries import Boundaries
+    from ..live.later import Later
+    from ..live.watcher import Watcher
     from ..models.declaration import Declaration
-    from .boundaries import Boundaries
-    from .later import Later
-    from .watcher import Watcher
 
 __all__ = ["WatchedProcess"]
 
@@ -48,7 +48,7 @@ class WatchedProcess(ABC):
     def begin(self) -> None:
         """Torch is there: watch."""
         try:
-            from .later import Later
+            from ..live.later import Later
 
             self._streams = self._declared()
             self._watcher = self._made(self.settings.steps, self._done)
@@ -61,8 +61,8 @@ class WatchedProcess(ABC):
             self._hand_over(self._broken(traceback.format_exc()))
 
     def _made(self, steps: int, done: Callable[[Watcher], None], boundaries: Boundaries | None = None) -> Watcher:
-        from .eagerly import Eagerly
-        from .watcher import Watcher
+        from ..live.eagerly import Eagerly
+        from ..live.watcher import Watcher
 
         how = {"several": self._several, "eagerly": Eagerly(asked=self.settings.eager), "boundaries": boundaries}
         return Watcher(steps, self.settings.heads, done, self._streams, **how)
@@ -83,7 +83,7 @@ class WatchedProcess(ABC):
         if self._watcher is None:
             self._hand_over(unread_report("the script never imported torch", self.settings.keep))
         else:
-            from .watcher import ENDED
+            from ..live.watcher import ENDED
 
             self._watcher.finish(ENDED)
 
@@ -159,7 +159,7 @@ class WatchedProcess(ABC):
 
     def _judged(self, watcher: Watcher) -> Report:
         from ..batches.batch_source import template_at, tokenizer_beside
-        from .judged import report_of_watched
+        from ..live.judged import report_of_watched
 
         if watcher.failed:
             return self._broken(watcher.failed)
