@@ -73,8 +73,9 @@ def _compiled_afresh():
 def pytest_collection_modifyitems(items):
     """Mark what is enough to run once; skip what needs a Higgs model that is not here, and say how to install it."""
     here = Path(__file__).parent
+    once = {path for path in {item.path for item in items} if any(path.is_relative_to(here / one) for one in ONCE)}
     for item in items:
-        if any(item.path.is_relative_to(here / once) for once in ONCE):
+        if item.path in once:
             item.add_marker("once")
     for family in ("higgs", "higgs_v2"):
         marked = [item for item in items if item.get_closest_marker(family)]

@@ -239,10 +239,10 @@ def _steps(plan: Plan, seen: Witness, loss_fn: LossFunction, engine: Engine) -> 
         # few parameters may serve one stream at the cost of another: each is then looked at alone
         apart = [kind for kind in taken.risen if kind not in silent and len(taken.risen) < len(taken.before)]
         return replace(taken, alone={kind: steps(kind).after[kind] for kind in apart})
-    except Exception as error:
+    except Exception as error:  # the user's loss may raise anything; the report goes on without it
         if out_of_memory(error):
             raise
-        return error  # the user's loss may raise anything; the report goes on without it
+        return error
 
 
 def _losses(report: Report, engine: Engine, steps: Steps | str | Exception, *, own: bool) -> None:

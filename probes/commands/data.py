@@ -139,7 +139,7 @@ def _source(spec: str, known: Known) -> Source:
         found = function(*([known.tokenizer] if takes else []))
     except UsageError:
         raise
-    except Exception as error:
+    except Exception as error:  # the user's function may raise anything
         raise raised_by(f"data {spec}", error) from error
     return as_source(found, f"data {spec} must return batches, rows or conversations, it returned")
 

@@ -94,5 +94,5 @@ def _called(spec: str, option: str, example: str, *arguments: Any) -> Any:
         return function(*arguments)
     except UsageError:
         raise
-    except Exception as error:
+    except Exception as error:  # the user's function may raise anything
         raise raised_by(f"{option} {spec}", error) from error

@@ -155,7 +155,7 @@ def called(loss_fn: Callable[[nn.Module, Any], Tensor], model: nn.Module, batch:
         raise
     except SystemExit as error:
         raise UsageError(f"the loss function ended the program (sys.exit({error.code!r}))") from error
-    except Exception as error:
+    except Exception as error:  # the user's loss may raise anything
         raise raised_by("the loss function", error) from error
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__

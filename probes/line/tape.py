@@ -409,7 +409,7 @@ class _Calls(TorchFunctionMode):
         tape = self.tape
         try:
             out = function(*args, **kwargs)
-        except Exception as error:
+        except Exception as error:  # noted, and raised again
             given = tuple(node for one in tensors_of(args, kwargs) if (node := tape.node(one)) is not None)
             if given and not tape.paused:
                 tape.failed.append(Failed(tape._place(), given, type(error).__name__))  # noqa: SLF001 - its own part

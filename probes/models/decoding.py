@@ -88,7 +88,7 @@ def _by_generate(inner: Any, name: str, ids: Tensor, start: int, context: Batch)
             out = GenerationMixin.generate(
                 inner, **given, generation_config=config, prefix_allowed_tokens_fn=next_token
             )
-    except Exception as error:
+    except Exception as error:  # whatever it raises, it cannot decode this
         raise CannotDecodeError(f"decoding raises {type(error).__name__}: {error}") from error
     finally:
         handle.remove()
@@ -161,5 +161,5 @@ def _check_cache(inner: Any) -> None:
 def _call(model: nn.Module, **kwargs: Any) -> Any:
     try:
         return model(**kwargs)
-    except Exception as error:
+    except Exception as error:  # whatever it raises, it cannot decode this
         raise CannotDecodeError(f"decoding raises {type(error).__name__}: {error}") from error

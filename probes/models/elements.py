@@ -55,7 +55,7 @@ def values_of(source: Source, batch: Mapping[str, Any], what: str) -> Tensor:
         found = source.of(batch) if isinstance(source, Place) else source(batch)
     except InputError as error:
         raise InputError(f"{what}: {error}") from error
-    except Exception as error:
+    except Exception as error:  # the user's function may raise anything
         raise InputError(f"{what}: the function raised {type(error).__name__}: {error}") from error
     if not isinstance(found, Tensor):
         raise InputError(f"{what}: the function returned a {type(found).__name__} and no tensor")

@@ -113,7 +113,7 @@ def _prefix(sample: Batch, columns: int, frames: int) -> Batch:
 def _call(model: nn.Module, **kwargs: Any) -> Any:
     try:
         return model(**kwargs)
-    except Exception as error:
+    except Exception as error:  # whatever it raises, it cannot decode this
         raise CannotDecodeError(f"decoding raises {type(error).__name__}: {error}") from error
 
 

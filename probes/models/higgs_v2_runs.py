@@ -65,7 +65,7 @@ class HiggsAudioV2Runs(TextRuns):
     def _call(self, model: nn.Module, **kwargs: Any) -> Any:
         try:
             return self.outputs(model, kwargs)
-        except Exception as error:
+        except Exception as error:  # whatever it raises, it cannot decode this
             raise CannotDecodeError(f"decoding raises {type(error).__name__}: {error}") from error
 
     def lora_targets(self, model: nn.Module) -> str:

@@ -72,7 +72,7 @@ def _installed(path: str) -> tuple[Declaration, ...]:
         where = f"entry point {point.value} ({GROUP})"
         try:
             given = point.load()
-        except Exception as error:
+        except Exception as error:  # a package of anybody's
             raise UsageError(f"{where} cannot be loaded: {type(error).__name__}: {error}") from error
         return read_streams(given, where)
     return ()

@@ -97,7 +97,7 @@ def smallest(config: Any, *, model_class: type[nn.Module] | None = None, seed: i
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 model = build(small).train()
-        except Exception as error:
+        except Exception as error:  # a class raises what it likes of a small configuration: the next is tried
             if out_of_memory(error):
                 raise
             first = first or (error, "made")

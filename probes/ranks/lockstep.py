@@ -41,7 +41,7 @@ class Lockstep:
         self._step()
         try:
             return self._loss(*args, **kwargs)
-        except Exception as error:
+        except Exception as error:  # whatever the user's loss raises, the other ranks hear of it
             self._session.raised(error, self._turn)
             raise
 

@@ -146,7 +146,7 @@ def _pool(workers: int, known: Known) -> Iterator[ProcessPoolExecutor]:
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context(kind), _begin, (known,))
     try:
         yield pool
-    except BaseException:
+    except BaseException:  # an interrupt too: no worker goes on alone
         for process in list((pool._processes or {}).values()):  # noqa: SLF001 - nothing else ends them in their work
             process.terminate()
         raise

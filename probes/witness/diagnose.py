@@ -117,7 +117,7 @@ class _Follow(TorchFunctionMode):
             self._note_loss(func, args, kwargs)
         try:
             out = func(*args, **kwargs)
-        except Exception:
+        except Exception:  # noted, and raised again
             self._note_refused(tuple(_tensors((args, kwargs))))
             raise
         if func in WHOLE:

@@ -186,7 +186,7 @@ def _is_elsewhere(watched: Watched, batch: Batch, view: View, heads: Sequence[He
 def run_along(watched: Watched, batch: Batch, view: View, kind: int) -> None:
     """Run a pass of a kind for its part in the forward of all processes; whatever it raises has been told."""
     heads = watched.adapter.heads(watched.model, view)
-    with suppress(Exception):
+    with suppress(Exception):  # as the docstring says
         if kind < LOSS:
             watched.adapter.view(watched.model, batch)
         else:
@@ -289,7 +289,7 @@ def _run(
             raise
         except SystemExit as error:
             raise UsageError(f"the loss function ended the program (sys.exit({error.code!r}))") from error
-        except Exception as error:
+        except Exception as error:  # the user's loss may raise anything
             raise LossError(error, capture) from error
         loss, problems = _as_scalar(value, capture)
         nothing = [silent_reading(len(stream), stream.ids.device) for stream in view.streams]

@@ -19,7 +19,7 @@ def case(vocab, width):
     return leaf(torch.zeros(ROWS, width)), table, labels
 
 
-def check(reading, labels, weight=None):
+def assert_read(reading, labels, weight=None):
     trained = labels != IGNORE_INDEX
     weight = 1 / int(trained.sum()) if weight is None else weight
     assert torch.equal(reading.target, labels)
@@ -37,7 +37,7 @@ def test_targets_and_weights(vocab, width, with_bias):
     hidden, table, labels = case(vocab, width)
     bias = torch.linspace(-1, 1, vocab) if with_bias else None
     F.cross_entropy(F.linear(hidden, table, bias), labels).backward()
-    check(read_hidden(hidden.grad, hidden, table, bias), labels)
+    assert_read(read_hidden(hidden.grad, hidden, table, bias), labels)
 
 
 @cells[0]
@@ -57,21 +57,21 @@ def test_another_target_reads_otherwise(vocab, width):
 def test_fused_linear_cross_entropy(vocab, width):
     hidden, table, labels = case(vocab, width)
     F.linear_cross_entropy(hidden, table, labels).backward()
-    check(read_hidden(hidden.grad, hidden, table), labels)
+    assert_read(read_hidden(hidden.grad, hidden, table), labels)
 
 
 @pytest.mark.parametrize("scale", [1e-7, 65536])
 def test_scaled_losses(scale):
     hidden, table, labels = case(512, 64)
     (F.cross_entropy(hidden @ table.T, labels, reduction="sum") * scale).backward()
-    check(read_hidden(hidden.grad, hidden, table), labels, weight=scale)
+    assert_read(read_hidden(hidden.grad, hidden, table), labels, weight=scale)
 
 
 def test_a_head_as_small_as_models_are_initialised():
     hidden, table, labels = case(512, 64)
     table = table * 0.02
     F.cross_entropy(hidden @ table.T, labels).backward()
-    check(read_hidden(hidden.grad, hidden, table), labels)
+    assert_read(read_hidden(hidden.grad, hidden, table), labels)
 
 
 def test_a_soft_teacher_has_no_target():

@@ -54,15 +54,16 @@ def test_a_batch_of_this_checkpoint_is_taken(model, delayed):
     mine = configured(model, use_delay_pattern=delayed)
     for size in (1, 3):
         given = barcoded_batch(size, length=96, use_delay_pattern=delayed)
-        adapter_for(mine).check_batch(mine, given)
+        assert adapter_for(mine).check_batch(mine, given) is None
 
 
 @pytest.mark.higgs
 def test_a_batch_without_audio_or_with_one_frame_says_nothing_of_the_delay(model):
     ids = torch.tensor([[128000, 5, 6, 128016, 128009]])
-    adapter_for(model).check_batch(model, {"input_ids": ids[:, :3], "audio_out_ids": torch.zeros(8, 0).long()})
+    without = {"audio_out_ids": torch.zeros(8, 0).long()}
+    assert adapter_for(model).check_batch(model, {"input_ids": ids[:, :3], **without}) is None
     lone = {"audio_out_ids": torch.full((8, 1), BOS), "audio_out_ids_start": torch.tensor([0])}
-    adapter_for(model).check_batch(model, {"input_ids": ids, **lone})
+    assert adapter_for(model).check_batch(model, {"input_ids": ids, **lone}) is None
 
 
 @pytest.mark.higgs
@@ -70,7 +71,7 @@ def test_cropped_codes_that_show_neither_pattern_are_taken(model):
     given = batch()
     starts, codes = given["audio_out_ids_start"], given["audio_out_ids"].clone()
     codes[:, starts] = 7  # the first frame of every audio is an ordinary one
-    adapter_for(model).check_batch(model, {**given, "audio_out_ids": codes})
+    assert adapter_for(model).check_batch(model, {**given, "audio_out_ids": codes}) is None
 
 
 PLANTED = {

@@ -38,7 +38,7 @@ def group(tmp_path_factory):
     distributed.destroy_process_group()
 
 
-def check(told, case, rank=0, *, apart=False):
+def assert_as_expected(told, case, rank=0, *, apart=False):
     """``apart``: each process holds a part of the model, and would wait for the other in every run of the loss."""
     failed, causality = told.pop("failed"), told.pop("causality")
     assert told == expected(case, rank)
@@ -51,7 +51,7 @@ def check(told, case, rank=0, *, apart=False):
 @pytest.mark.parametrize("name", CASES)
 def test_one_process(name):
     skip_unless_possible(name)
-    check(run_case(CASES[name]), CASES[name])
+    assert_as_expected(run_case(CASES[name]), CASES[name])
 
 
 @pytest.mark.higgs
@@ -60,10 +60,10 @@ def test_one_process(name):
 @pytest.mark.parametrize("name", HIGGS)
 def test_one_process_with_higgs(name):
     skip_unless_possible(name)
-    check(run_case(HIGGS[name]), HIGGS[name])
+    assert_as_expected(run_case(HIGGS[name]), HIGGS[name])
 
 
-def in_two_processes(warm, *names):
+def assert_in_two_processes(warm, *names):
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = warm.python(forked_ranks.__file__, spread_cases.__file__, *names, cwd=ROOT, env=env, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -72,26 +72,26 @@ def in_two_processes(warm, *names):
     assert sorted((one["name"], one["rank"]) for one in told) == sorted((n, r) for n in names for r in (0, 1))
     for one in told:
         name, rank = one.pop("name"), one.pop("rank")
-        check(one, every[name], rank, apart="fsdp2" in name)
+        assert_as_expected(one, every[name], rank, apart="fsdp2" in name)
 
 
 def test_two_processes(warm):
     for name in QUICK:
         skip_unless_possible(name)
-    in_two_processes(warm, *QUICK)
+    assert_in_two_processes(warm, *QUICK)
 
 
 @pytest.mark.deep
 def test_two_processes_of_every_case(warm):
     for name in CASES:
         skip_unless_possible(name)
-    in_two_processes(warm, *CASES, *APART)
+    assert_in_two_processes(warm, *CASES, *APART)
 
 
 @pytest.mark.deep
 @pytest.mark.higgs
 def test_two_processes_with_higgs(warm):
-    in_two_processes(warm, *HIGGS)
+    assert_in_two_processes(warm, *HIGGS)
 
 
 @pytest.mark.cuda
@@ -118,7 +118,7 @@ def test_accelerate_with_fsdp2(loss, codes, tmp_path, monkeypatch):
             return {key: value.cuda() for key, value in spread_cases.text_batch().items()}
 
         case = spread_cases.Case(prepared, loss, tuple(codes), batch)
-        check(run_case(case), case)
+        assert_as_expected(run_case(case), case)
     finally:
         distributed.destroy_process_group()
 

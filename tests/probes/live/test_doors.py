@@ -48,8 +48,8 @@ WHERE = {
 OTHERS = [name for name in DOORS if name != "check_loss"]
 
 
-def same(model, batch, loss, options=None, name=""):
-    """Check that every door says what check_loss says; what that is."""
+def assert_same(model, batch, loss, options=None, name=""):
+    """Every door says what check_loss says; what that is."""
     options = options or {}
     first = DOORS["check_loss"](model, batch, loss, options)
     for door in OTHERS:
@@ -111,7 +111,7 @@ LOSSES = {
 
 @pytest.mark.parametrize(("loss", "due"), LOSSES.values(), ids=LOSSES)
 def test_a_loss_of_a_text_model(loss, due):
-    said = same(llama(), batches(1, seed=3)[0], loss)
+    said = assert_same(llama(), batches(1, seed=3)[0], loss)
     assert due is None or said == due
 
 
@@ -124,14 +124,14 @@ def test_a_masked_language_model():
     batch["labels"] = batch["input_ids"].masked_fill(~masked, -100)
     batch["input_ids"] = batch["input_ids"].masked_fill(masked, 1)
     model = BertForMaskedLM(BertConfig(vocab_size=VOCAB, **sizes)).train()
-    assert same(model, batch, lambda model, batch: model(**batch).loss) == set()
+    assert assert_same(model, batch, lambda model, batch: model(**batch).loss) == set()
 
 
 def test_labels_that_are_shifted_beforehand():
     batch = batches(1)[0]
     batch["labels"] = torch.cat([batch["labels"][:, 1:], torch.full((2, 1), -100)], 1)
-    assert same(llama(), batch, lambda model, batch: mean(logits_of(model, batch), batch["labels"], 0)) == set()
-    assert same(llama(), batch, lambda model, batch: model(**batch).loss) == {"LA103 text error"}
+    assert assert_same(llama(), batch, lambda model, batch: mean(logits_of(model, batch), batch["labels"], 0)) == set()
+    assert assert_same(llama(), batch, lambda model, batch: model(**batch).loss) == {"LA103 text error"}
 
 
 def test_a_batch_of_another_checkpoint_is_refused_in_one_sentence():
@@ -160,21 +160,21 @@ def test_a_batch_without_the_delay_of_its_checkpoint_is_refused_in_one_sentence(
 CASES = [case for case in (*FAULTS, *CORRECT) if not fault_matrix.missing_model(case)]
 
 
-def through_every_door(case):
+def assert_same_of_case(case):
     narrow = fault_matrix.narrows(case)
     model, batch = fault_matrix.model_for(case.model, narrow=narrow), fault_matrix.batch_of(case, 2, narrow=narrow)
-    same(model, batch, fault_matrix.loss_of(case), case.options, case.loss)
+    assert_same(model, batch, fault_matrix.loss_of(case), case.options, case.loss)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.model == "llama"], ids=str)
 def test_the_fault_matrix_of_text_models(case):
-    through_every_door(case)
+    assert_same_of_case(case)
 
 
 @pytest.mark.deep
 @pytest.mark.parametrize("case", [case for case in CASES if case.model not in {"llama", "chatml"}], ids=str)
 def test_the_fault_matrix_of_speech_models(case):
-    through_every_door(case)
+    assert_same_of_case(case)
 
 
 def test_the_table_names_doors_codes_and_places_that_exist():

@@ -102,7 +102,7 @@ def surveyed(name):
     return {"causality": causality_check(told, causality_findings(told, seen.findings), padding), "decode": decoded}
 
 
-def check_class(name):
+def assert_surveyed(name):
     checks = surveyed(name)
     expected, reason = DEFECTS.get(name, (set(), ""))
     failed = {key for key, check in checks.items() if check.status == "fail"}
@@ -115,7 +115,7 @@ def check_class(name):
 @pytest.mark.filterwarnings("ignore:Version v4.12.0:FutureWarning")  # EncoderDecoderModel, of its own past
 @pytest.mark.parametrize("name", QUICK)
 def test_a_class_is_judged_and_fails_only_where_it_is_wrong(name):
-    checks = check_class(name)
+    checks = assert_surveyed(name)
     assert {check.status for check in checks.values()} <= {"pass", "fail"}, checks
 
 
@@ -125,7 +125,7 @@ def test_a_class_is_judged_and_fails_only_where_it_is_wrong(name):
 def test_every_class_fails_only_where_it_is_wrong(name):
     if name in NOT_RUN:
         pytest.skip(NOT_RUN[name])
-    check_class(name)
+    assert_surveyed(name)
 
 
 #: Saved and checked by the command: decoder, encoder and decoder, multimodal, experts, states.
@@ -143,7 +143,7 @@ PREFLIGHT = [
 ]
 
 
-def check_saved(name, folder):
+def assert_saved_passes(name, folder):
     tiny_model(name, use_cache=True).save_pretrained(folder / "model")
     code = main(["preflight", "--model", str(folder / "model"), "--json", str(folder / "report.json")])
     report = json.loads((folder / "report.json").read_text())
@@ -154,14 +154,14 @@ def check_saved(name, folder):
 
 @pytest.mark.parametrize("name", PREFLIGHT[:3])
 def test_a_saved_model_passes_preflight(name, tmp_path):
-    check_saved(name, tmp_path)
+    assert_saved_passes(name, tmp_path)
 
 
 @pytest.mark.deep
 @pytest.mark.filterwarnings("ignore")  # the same
 @pytest.mark.parametrize("name", PREFLIGHT[3:])
 def test_a_saved_model_of_every_kind_passes_preflight(name, tmp_path):
-    check_saved(name, tmp_path)
+    assert_saved_passes(name, tmp_path)
 
 
 def test_a_defect_is_one_of_a_class_that_exists_or_existed():

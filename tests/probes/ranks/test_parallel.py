@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 QUICK = ["own ids alone, copy", "split logits, loss_parallel", "shifted, then parted", "parted, then shifted"]
 
 
-def check(warm, names, count, **more):
+def assert_as_expected(warm, names, count, **more):
     pytest.importorskip("torch.distributed.tensor.parallel")
     env = {**os.environ, "PYTHONPATH": str(ROOT), "RANKS": str(count), **more}
     done = warm.python(forked_ranks.__file__, parallel_cases.__file__, *names, cwd=ROOT, env=env, timeout=400)
@@ -27,16 +27,16 @@ def check(warm, names, count, **more):
 
 
 def test_two_processes(warm):
-    check(warm, QUICK, 2)
+    assert_as_expected(warm, QUICK, 2)
 
 
 @pytest.mark.deep
 @pytest.mark.parametrize("count", [2, 4])
 def test_every_case(warm, count):
-    check(warm, list(CASES), count)
+    assert_as_expected(warm, list(CASES), count)
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two accelerators")
 def test_every_case_on_accelerators(warm):
-    check(warm, list(CASES), 2, DEVICE="cuda")
+    assert_as_expected(warm, list(CASES), 2, DEVICE="cuda")

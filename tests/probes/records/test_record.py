@@ -175,11 +175,11 @@ def test_any_mutated_record_is_read_or_refused_in_one_sentence(data, tmp_path_fa
     path.write_text(data.draw(st.sampled_from([text, text[: len(text) // 2]])), encoding="utf-8")
     original = tmp_path_factory.getbasetemp() / "original.json"
     original.write_text(json.dumps(BASES[name]), encoding="utf-8")
-    read_or_refused(path, original)
-    read_or_refused(original, path)
+    assert_read_or_refused(path, original)
+    assert_read_or_refused(original, path)
 
 
-def read_or_refused(old, new):
+def assert_read_or_refused(old, new):
     try:
         comparison = compare(*(read_record(str(path)) for path in (old, new)))
     except UsageError as error:

@@ -67,7 +67,7 @@ def shifted_by(offset):
     return loss
 
 
-def agree_on(case, offset):
+def assert_agreement(case, offset):
     """Any mixture of prompts and answers, of any lengths; ids repeat in the long ones."""
     batch = case.text_batch(torch.arange(3, 40))
     told = agreement(model_for("llama"), batch, shifted_by(offset))
@@ -77,14 +77,14 @@ def agree_on(case, offset):
 @given(case_strategy(audio=False), st.integers(0, 3))
 @settings(max_examples=12)
 def test_a_row_moves_with_the_token_that_the_reader_names_in_fuzzed_cases(case, offset):
-    agree_on(case, offset)
+    assert_agreement(case, offset)
 
 
 @pytest.mark.deep
 @given(case_strategy(audio=False), st.integers(0, 3))
 @settings(max_examples=400)
 def test_a_row_moves_with_the_token_that_the_reader_names_in_many_fuzzed_cases(case, offset):
-    agree_on(case, offset)
+    assert_agreement(case, offset)
 
 
 def test_a_reader_that_names_another_token_is_told_apart(monkeypatch):

@@ -66,7 +66,7 @@ def test_half_of_the_programs_are_right_and_the_others_are_wrong_where_their_tok
 
 
 def test_a_program_is_a_script():
-    compile(drawn(0, 1).script(), "program.py", "exec")
+    assert compile(drawn(0, 1).script(), "program.py", "exec")
 
 
 @pytest.mark.parametrize("first", JUDGED[::10])
