@@ -30,6 +30,7 @@ from .candidates import Candidate
 from .evidence import FOLLOWS, Evidence, Part
 from .found import Discovery, Found, Unclear, shaped
 from .names import Maker, alike, head_of, named
+from .own_books import of_their_own
 from .parts import parts_of
 from .places import Match, Reach, is_flags, match, reach
 from .renaming import Renaming, integers, singly, together
@@ -128,6 +129,7 @@ class _Finder:
         self.notes += [
             f"also trained: {shaped(path, program.outputs.get(path, ()))}" for path in program.past if path not in told
         ]
+        found = of_their_own(found, self.inner, self.batch)
         return Discovery(named(found), tuple(unclear), tuple(dict.fromkeys(self.notes)), program.loss)
 
     # -- one candidate ---------------------------------------------------------------------------

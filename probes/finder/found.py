@@ -29,6 +29,7 @@ class Found:
         moved: by each renaming, the share of its trained rows whose target changed.
         lag: how many rows later than it stands a token is read.
         computed: whether its inputs are made inside the model, out of what ``ids`` names.
+        taken: where its targets stand, if that is another codebook than its head is for.
     """
 
     declaration: Declaration
@@ -39,6 +40,7 @@ class Found:
     moved: Mapping[str, float]
     computed: bool = False
     lag: int = 0
+    taken: str = ""
 
     @property
     def name(self) -> str:
@@ -60,6 +62,8 @@ class Found:
             f"found: {self.rows} trained rows, {offset}, logits {list(self.shape)} over {self.vocab} ids",
             f"its targets follow {followed or 'nothing'}" + (f", and not {still}" if still else ""),
         ]
+        if self.taken:
+            lines.append(f"its targets are those of {self.taken}, another codebook than its head is for")
         if self.computed:
             lines.append(f"its inputs are made inside the model, out of {self.declaration.ids}")
         return tuple(lines)

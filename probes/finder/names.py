@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,13 +10,10 @@ from ..models.place import Place
 from ..witness.further import held_to
 from .candidates import Candidate
 from .found import Found, shaped
+from .own_books import NUMBER
 from .tape import Made
 
 __all__ = ["Maker", "alike", "head_of", "named"]
-
-#: The number of a codebook in a basic index (``[:, 2]``, ``[2::8]``), and any number in a path.
-BOOK = re.compile(r"(\d+)(?:::\d+)?\]$")
-NUMBER = re.compile(r"\d+")
 
 
 @dataclass(frozen=True)
@@ -56,10 +52,8 @@ def named(found: Sequence[Found]) -> tuple[Found, ...]:
     """Streams with names of their own: ``text``, ``audio[k]``, and ``mtp[k]`` for what predicts further ahead.
 
     The first that reads whole ids is the text; codebooks go by their slice. A call is written only where one head is
-    called for several streams. Numbered heads are held to what their numbers say: codebooks to their order, and those
-    that predict further ahead to their distance.
+    called for several streams. Numbered heads that predict further ahead are held to the distance of their numbers.
     """
-    found = _ordered(found)
     calls = {path: {one.declaration.call for one in found if _path(one) == path} for path in map(_path, found)}
     ahead = _ahead(found)
     taken: Counter[str] = Counter()
@@ -67,46 +61,16 @@ def named(found: Sequence[Found]) -> tuple[Found, ...]:
     for one, far in zip(found, ahead, strict=True):
         was = one.declaration
         assert isinstance(was.ids, Place)
-        book = BOOK.search(was.ids.index)
-        text = text or ("" if book else was.ids.key)
+        book = was.ids.book
+        text = text or ("" if book is not None else was.ids.key)
         whole = "text" if was.ids.key == text else was.ids.key
-        name = f"mtp[{far - 2}]" if far > 1 else f"audio[{book[1]}]" if book else whole
+        name = f"mtp[{far - 2}]" if far > 1 else f"audio[{book}]" if book is not None else whole
         taken[name] += 1
         if taken[name] > 1:
             name = f"head[{_head(one)}]" if taken[name] == 2 else f"head[{_head(one)}] {taken[name]}"
         changed = replace(was, name=name, ahead=far, call=was.call if len(calls[_path(one)]) > 1 else None)
         out.append(replace(one, declaration=changed))
     return tuple(out)
-
-
-def _ordered(found: Sequence[Found]) -> list[Found]:
-    """The same, siblings that differ in one number trained on codebooks in the order of their numbers.
-
-    A loss that turns the codebooks round pairs each head with another one's.
-    """
-    out = list(found)
-    groups: dict[tuple[str, str, str], list[int]] = {}
-    for number, one in enumerate(found):
-        place = one.declaration.ids
-        if isinstance(place, Place) and BOOK.search(place.index) and NUMBER.search(one.declaration.head[0].path):
-            pattern = NUMBER.sub("*", one.declaration.head[0].path)
-            groups.setdefault((pattern, place.key, BOOK.sub("*", place.index)), []).append(number)
-    for numbers in groups.values():
-        heads = [[int(part) for part in NUMBER.findall(found[n].declaration.head[0].path)] for n in numbers]
-        by_head = [n for _, n in sorted(zip(heads, numbers, strict=True))]
-        places = [found[n].declaration for n in sorted(numbers, key=lambda n: _book(found[n]))]
-        if len({_book(found[n]) for n in numbers}) < len(numbers):
-            continue  # two heads of one codebook
-        for number, place in zip(by_head, places, strict=True):
-            changed = replace(found[number].declaration, ids=place.ids, labels=place.labels, mask=place.mask)
-            out[number] = replace(found[number], declaration=changed)
-    return out
-
-
-def _book(one: Found) -> int:
-    place = one.declaration.ids
-    book = BOOK.search(place.index) if isinstance(place, Place) else None
-    return int(book[1]) if book else -1
 
 
 def _ahead(found: Sequence[Found]) -> list[int]:

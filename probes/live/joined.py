@@ -62,7 +62,8 @@ def join(parts: Sequence[Part]) -> Joined:
             labels = part.view.labels[index]
             carried = part.view.carried[index]
             moved = _followed(supervision, stream, torch.tensor(own), bases)
-            pieces[stream.name].append(_Piece(stream, labels, carried, moved, number))
+            aside = part.view.aside[index] if part.view.aside else {}
+            pieces[stream.name].append(_Piece(stream, labels, carried, moved, number, aside))
             base[stream.name] += len(stream)
         sample += max((int(stream.sample.max()) + 1 for stream in streams if len(stream)), default=0)
         segment += max((int(stream.segment.max()) + 1 for stream in streams if len(stream)), default=0)
@@ -95,6 +96,7 @@ class _Piece:
     carried: Tensor | None
     actual: Supervision
     part: int
+    aside: Mapping[str, Tensor]
 
 
 def _moved(stream: Stream, sample: int, segment: int) -> Stream:
@@ -137,8 +139,15 @@ def _together(
         frozenset(number for number, one in enumerate(masked) if one),
         kin if any(kin) else (),
         ahead if any(one > 1 for one in ahead) else (),
+        aside=tuple(_aside(pieces) for pieces in streams),
     )
     return Joined(view, tuple(actual), tuple(unlabelled), tuple(part))
+
+
+def _aside(pieces: Sequence[_Piece]) -> dict[str, Tensor]:
+    """The codebooks that lie beside a stream in each of its pieces."""
+    names = [name for name in pieces[0].aside if all(name in piece.aside for piece in pieces)]
+    return {name: torch.cat([piece.aside[name].cpu() for piece in pieces]) for name in names}
 
 
 def _labels(labels: Tensor | None, length: int) -> Tensor:

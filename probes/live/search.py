@@ -22,6 +22,7 @@ from ..finder.adapter import FoundAdapter
 from ..finder.candidates import has_form, nodes_above
 from ..finder.found import Discovery, Found, shaped
 from ..finder.names import named
+from ..finder.own_books import of_their_own
 from ..finder.places import match
 from ..finder.renaming import codebook_axis, integers
 from ..finder.tape import LEAST_WIDTH
@@ -146,7 +147,8 @@ class Search:
         if not found:
             return None
         try:
-            return FoundAdapter(self.root, Discovery(named(found), notes=tuple(notes)), self._received)
+            whose = named(of_their_own(found, self._inner, self._received))
+            return FoundAdapter(self.root, Discovery(whose, notes=tuple(notes)), self._received)
         except UsageError as error:
             self.reason = str(error)
             return None

@@ -123,6 +123,7 @@ class View:
         delays: per stream, by how many frames it comes later than the first; empty without a delay pattern.
         after: (R,) int64, the token after each row of the first stream, where a tensor of the batch names it that
             nobody calls labels; None where none does.
+        aside: per stream, (R,) int64 by their place: codebooks of the same tensor that are those of no stream.
     """
 
     streams: tuple[Stream, ...]
@@ -136,6 +137,7 @@ class View:
     findings: tuple[Finding, ...] = ()
     delays: tuple[int, ...] = ()
     after: Tensor | None = None
+    aside: tuple[Mapping[str, Tensor], ...] = ()
 
     def convention(self, number: int) -> Convention | None:
         """The declared convention of a stream's labels."""

@@ -145,6 +145,7 @@ class DeclaredAdapter:
             kin=kin,
             ahead=ahead,
             delays=delays_seen(streams),
+            aside=tuple(self._aside(number, batch) for number in range(len(self.declared))),
         )
 
     def _stream(self, number: int, batch: Mapping[str, Any]) -> tuple[Stream, Tensor | None]:
@@ -166,6 +167,16 @@ class DeclaredAdapter:
         labels = self._labels(number, batch, ids)
         flat = None if labels is None else _placed(labels, first, length, IGNORE_INDEX).reshape(-1)
         return laid(stream, flat, one.ahead)
+
+    def _aside(self, number: int, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """(R,) int64 each: the codebooks beside a stream's own that are those of no stream, by their place."""
+        own = self.declared[number].ids
+        if not isinstance(own, Place) or own.book is None:
+            return {}
+        shown = self.ids(number, batch)
+        extent, taken = self._extent(number, shown), [str(one.ids) for one in self.declared]
+        others = [(str(place), place.of(batch)) for place in own.books(batch) if str(place) not in taken]
+        return {name: _placed(book.reshape(shown.shape).long(), *extent, NO_TOKEN).reshape(-1) for name, book in others}
 
     def ids(self, number: int, batch: Mapping[str, Any]) -> Tensor:
         """(B, T) int64: the ids of one stream as the batch holds them.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,10 @@ __all__ = ["K", "Place", "holds", "read_place"]
 K = "{k}"
 
 NUMBER = re.compile(r"-?\d+")
+#: The number of a codebook, behind which an index ends: ``[:, 2]``, ``[2::8]``.
+BOOK = re.compile(r"(\d+)(?=(?:::(\d+))?\]$)")
+#: More codebooks than any model has, where nothing ends the count.
+MOST = 256
 Part = Any  # int, slice or Ellipsis
 
 
@@ -44,6 +49,30 @@ class Place:
     def bound(self, number: int) -> Place:
         """The place with ``{k}`` replaced."""
         return Place(self.key.replace(K, str(number)), self.index.replace(K, str(number)))
+
+    @property
+    def book(self) -> int | None:
+        """The number of the codebook that an index ends in: of ``codes[:, 2]``, of ``ids[2::8]``; None without one."""
+        found = BOOK.search(self.index)
+        return int(found[1]) if found else None
+
+    def of_book(self, number: int) -> Place:
+        """The place of another codebook of the same tensor."""
+        return Place(self.key, BOOK.sub(str(number), self.index, count=1))
+
+    def books(self, batch: Mapping[str, Any]) -> tuple[Place, ...]:
+        """The places of all codebooks of its tensor, in their order; none without a number of its own."""
+        found = BOOK.search(self.index)
+        if not found:
+            return ()
+        if found[2]:
+            return tuple(self.of_book(number) for number in range(int(found[2])))
+        out: list[Place] = []
+        with suppress(InputError):
+            for number in range(MOST):
+                self.of_book(number).of(batch)
+                out.append(self.of_book(number))
+        return tuple(out)
 
     def of(self, batch: Mapping[str, Any]) -> Tensor:
         """The tensor in a batch: a view of the batch's own.

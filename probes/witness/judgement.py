@@ -17,6 +17,7 @@ from alignment.findings import finding
 
 from ..models.adapter import View
 from .ahead import told_ahead
+from .aside import from_aside
 from .capture import told_dropped
 from .delayed import within_delay
 from .kin import among_kin
@@ -69,6 +70,7 @@ def judge_loss(
     # nobody said what must be trained there: only where its targets are taken from can be judged
     findings = [one for one in findings if one.code != "LA202" or not unlabelled(view, one.stream)]
     findings += _trained_padding(view, seen.actual, findings)
+    findings = from_aside(findings, seen.expected, seen.actual, view)
     findings = within_delay(findings, seen.actual, view)
     if unlabelled(view):
         findings = [_zero(one) if one.code == "LA206" else one for one in findings]
