@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .frames import Place, where
+from .frames import Place
+from .ledger import Ledger
 from .nodes import BORN, Failed, Node, Root
 from .operations import (
     LAID_OUT,
@@ -40,14 +41,12 @@ __all__ = ["Tape"]
 
 
 @dataclass(eq=False)
-class Tape(TorchDispatchMode):
+class Tape(Ledger, TorchDispatchMode):
     """Records, for the length of a ``with`` block, what happens to numbered tensors.
 
     Attributes:
-        nodes: in order.
         failed: calls that raised, whether the loss went on or not.
         looked: nodes whose sizes were looked at, in order.
-        roots: of all numbers, in order.
         paused: while operations are its own.
         bears: whether tokens that nobody has numbered begin where they are first moved, and what is looked up by them
             is nothing of theirs: in a whole script, whose model is run as it is.
@@ -57,24 +56,18 @@ class Tape(TorchDispatchMode):
         asleep: in how many bodies of the model the loss is: what happens there is no move of rows.
     """
 
-    nodes: list[Node] = field(default_factory=list)
     failed: list[Failed] = field(default_factory=list)
     looked: list[tuple[Node, Place]] = field(default_factory=list)
-    roots: list[Root] = field(default_factory=list)
     paused: bool = False
     asleep: int = 0
     bears: bool = False
     broken: str = ""
 
     def __post_init__(self) -> None:
-        super().__init__()
-        self._known: dict[int, tuple[Tensor, Node]] = {}
-        self._storages: dict[int, list[Tensor]] = {}
+        TorchDispatchMode.__init__(self)
+        super().__post_init__()
         self.tables: set[int] = set()
         self.products: list[tuple[Root, Tensor]] = []
-        self._written: dict[int, tuple[Tensor, Tensor, Node]] = {}
-        self._next = 0
-        self.outermost: Any = None
 
     @contextmanager
     def running(self) -> Iterator[Tape]:
@@ -85,81 +78,6 @@ class Tape(TorchDispatchMode):
                 yield self
         finally:
             self.outermost = None  # a frame holds the tape, and with it every tensor of the loss
-
-    # -- numbers --------------------------------------------------------------------------------
-
-    def number(self, tensor: Tensor, name: str) -> Root:
-        """Give every element of a tensor of the batch a number."""
-        root = Root(name, self._next, tuple(tensor.shape))
-        codes = torch.arange(self._next, self._next + tensor.numel(), device=tensor.device).reshape(tensor.shape)
-        self._begin(tensor, root, tokens=codes, values=kept_values(tensor), whole=may_be_tokens(tensor))
-        return root
-
-    def number_rows(self, tensor: Tensor, codes: Tensor, above: Tensor | None = None) -> Root:
-        """Give rows of logits or of hidden states numbers, the root's first and on.
-
-        Args:
-            tensor: that holds them.
-            codes: (.., 1) or of its shape, which row each element belongs to; -1 of none.
-            above: what a head has read.
-        """
-        root = Root("", self._next, tuple(tensor.shape))
-        rows = torch.where(codes >= 0, codes + self._next, NONE).expand(tensor.shape)
-        read = self.node(above)
-        self._begin(tensor, root, rows=rows, parents=() if read is None else (read,))
-        self.nodes[-1].place = self._place()
-        return root
-
-    def _begin(self, tensor: Tensor, root: Root, **more: Any) -> None:
-        self._next += max(tensor.numel(), 1)
-        self.roots.append(root)
-        more.setdefault("parents", ())
-        self._note(tensor, Node(len(self.nodes), "", Place(None, None), shape=tuple(tensor.shape), **more))
-
-    def root_of(self, code: int) -> Root | None:
-        """The root that a number belongs to."""
-        return next((one for one in reversed(self.roots) if 0 <= one.first <= code), None)
-
-    def node(self, tensor: Any) -> Node | None:
-        """The node that gave a tensor; None where nothing is known of it."""
-        known = self._known.get(id(tensor))
-        return None if known is None else known[1]
-
-    def _node_of(self, tensor: Tensor) -> Node | None:
-        """The same; also of a tensor that was only ever written into, through another of the same memory."""
-        node = self.node(tensor)
-        if node is not None or not self._written or tensor.layout != torch.strided:
-            return node
-        written = self._written.get(tensor.untyped_storage().data_ptr())
-        if written is None or written[0].dtype != tensor.dtype:
-            return None
-        tokens = written[1].as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).clone()
-        by = written[2]
-        node = Node(len(self.nodes), by.name, by.place, (by, *by.parents), tuple(tensor.shape), tokens=tokens)
-        node.values, node.whole = kept_values(tensor), by.whole
-        self._note(tensor, node)
-        return node
-
-    def _note(self, tensor: Tensor, node: Node) -> None:
-        self._number_new(node)
-        self.nodes.append(node)
-        self._known[id(tensor)] = (tensor, node)  # kept alive: an identity must not be given to another
-        if node.tokens is not None and tensor.numel() <= SMALL and tensor.layout == torch.strided:
-            mine = self._storages.setdefault(tensor.untyped_storage().data_ptr(), [])
-            if not any(one is tensor for one in mine):
-                mine.append(tensor)
-
-    def _number_new(self, node: Node) -> None:
-        """Tokens that come from nowhere, as an id that is filled in, begin here."""
-        tokens, values = node.tokens, node.values
-        if not node.whole or tokens is None or values is None or tokens.shape != values.shape:
-            return
-        new = (tokens < 0) & (values >= 0)
-        if bool(new.any()):
-            self.roots.append(Root(BORN, self._next, node.shape))
-            node.tokens = tokens.clone()
-            node.tokens[new] = torch.arange(self._next, self._next + int(new.sum()), device=tokens.device)
-            self._next += int(new.sum())
 
     # -- what is seen ------------------------------------------------------------------------------
 
@@ -234,13 +152,6 @@ class Tape(TorchDispatchMode):
     def _bear(self, tensor: Tensor) -> None:
         self.number(tensor, BORN)
         self.nodes[-1].place = self._place()
-
-    def _place(self) -> Place:
-        return where(self.outermost)
-
-    def _node(self, name: str, given: Sequence[Node], shape: Sequence[int], **more: Any) -> Node:
-        unique = tuple(dict.fromkeys(given))
-        return Node(len(self.nodes), name, self._place(), unique, tuple(shape), grad=torch.is_grad_enabled(), **more)
 
     def _record(self, function: Any, args: Any, kwargs: Any, given: Sequence[Node], out: Any) -> None:
         name = function.__name__.partition(".")[0]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +16,6 @@ from alignment import Convention, Finding
 from alignment.findings import finding
 from alignment.noise import Values
 from alignment.recovery import Form, Reading, silent_reading
-from alignment.wording import tokens_named
 
 from ..errors import UsageError
 from ..host.preserve import copy_of, cuda_devices, same_random_state
@@ -26,11 +23,12 @@ from ..models.adapter import Adapter, Batch, Head, View
 from ..models.causal_lm import CausalLMAdapter
 from ..models.declared_heads import Logits
 from .backward import gradients_at, rounding, trains
-from .capture import Capture, told_dropped
+from .capture import Capture
 from .demands import is_shared
 from .head_call import HeadCall
 from .pace import LOSS, Pace
 from .placement import place_readings
+from .problems import as_scalar, not_finite
 from .turned import TREATS_ALIKE, Turned
 
 __all__ = [
@@ -291,7 +289,7 @@ def _run(
             raise UsageError(f"the loss function ended the program (sys.exit({error.code!r}))") from error
         except Exception as error:  # the user's loss may raise anything
             raise LossError(error, capture) from error
-        loss, problems = _as_scalar(value, capture)
+        loss, problems = as_scalar(value, capture)
         nothing = [silent_reading(len(stream), stream.ids.device) for stream in view.streams]
         number = float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
         if problems:
@@ -303,7 +301,7 @@ def _run(
         weights = [one for head in heads if head.is_plain for one in head.module.parameters()]
         return Pass(nothing, capture, number, finite=True, problems=[detached], past=trains(loss, weights))
     read = [call.reading or silent_reading(call.count * call.head.books, call.device) for call in capture.calls]
-    problems = _not_finite(number, capture, read, view)
+    problems = not_finite(number, capture, read, view)
     readings, unplaced, placed, given = place_readings(capture, read, model, adapter, view)
     calls = _repeated(capture, placed)
     coarse = rounding(loss)
@@ -345,54 +343,3 @@ def _same_conditions(model: nn.Module) -> Iterator[None]:
     """Every random state as before, afterwards: those of the model's devices too."""
     with torch.random.fork_rng(devices=cuda_devices(model)), same_random_state():
         yield
-
-
-def _as_scalar(value: Any, capture: Capture) -> tuple[Tensor | float, list[Finding]]:
-    """The loss as a scalar tensor, or the finding that it is cut off from the logits.
-
-    Raises:
-        UsageError: None, or anything that is no scalar.
-    """
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return value, [finding("LA605", "all", f"the loss is the python number {value!r}: no gradient can flow")]
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        got = "None" if value is None else type(value).__name__
-        if isinstance(value, Tensor):
-            got = f"a tensor of shape {tuple(value.shape)}"
-        dropped = capture.dropped_labels
-        why = f"; {told_dropped(dropped)} (LA601)" if dropped else ""
-        if value is None and capture.withhold:
-            why = "; the labels are withheld from the model (--labels none): compute the loss outside it (--loss)"
-        raise UsageError(f"the loss function must return a scalar tensor, it returned {got}{why}")
-    if not value.is_floating_point():
-        raise UsageError(f"the loss function must return a floating point scalar, it returned {value.dtype}")
-    if not value.requires_grad:
-        return value, [finding("LA605", "all", "the loss is a constant or was detached: it has no gradient")]
-    return value, []
-
-
-def _masked_targets(call: HeadCall, reading: Reading) -> str:
-    """Which targets of a head call the head itself masks out, in words; empty where there are none."""
-    rows = torch.nonzero(reading.target >= 0).reshape(-1)
-    if call.logits is None or not len(rows):
-        return ""
-    logits = call.laid(call.logits)
-    masked = rows[logits[rows, reading.target[rows]] == -torch.inf]
-    if not len(masked):
-        return ""
-    shown = tokens_named(reading.target[masked].unique().tolist())
-    return f": the {call.head.name} head masks the targets of {len(masked)} rows with a logit of -inf ({shown})"
-
-
-def _not_finite(loss: float, capture: Capture, read: Sequence[Reading], view: View) -> list[Finding]:
-    labelled = any(labels is not None and bool((labels >= 0).any()) for labels in view.labels)
-    if not math.isfinite(loss):
-        why = "" if labelled else ": the batch has no labelled token, and a mean over nothing is NaN"
-        why = next((told for told in map(_masked_targets, capture.calls, read) if told), why)
-        return [finding("LA501", "all", f"the loss is {loss}{why}")]
-    for call, reading in zip(capture.calls, read, strict=True):
-        if not call.finite:
-            return [finding("LA501", call.head.name, f"the logits of the {call.head.name} head are not finite")]
-        if call.broken or bool((reading.form == int(Form.NOT_FINITE)).any()):
-            return [finding("LA501", call.head.name, f"the gradient at the {call.head.name} head is not finite")]
-    return []
