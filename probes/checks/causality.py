@@ -30,6 +30,7 @@ __all__ = [
     "causality_check",
     "causality_findings",
     "settle_soft",
+    "soft_offsets",
     "told_nothing",
 ]
 
@@ -91,16 +92,16 @@ def causality_findings(told: Causality, others: Sequence[Finding]) -> list[Findi
         return [
             finding("LA805", "all", f"causality was not judged: {told.problem}", basis="logits against later inputs")
         ]
-    soft = soft_offsets(told, others)
+    soft = soft_offsets(told.soft, others)
     absorbed = {one.stream.partition("[")[0] for one in (*others, *soft) if "LA401" in RULES[one.code].absorbs}
     leaks = [one for one in told.findings if one.stream not in absorbed and "all" not in absorbed]
     return [*leaks, *soft]
 
 
-def soft_offsets(told: Causality, others: Sequence[Finding]) -> list[Finding]:
+def soft_offsets(soft: Sequence[Finding], others: Sequence[Finding]) -> list[Finding]:
     """Offsets of soft targets, where no other finding names that of the stream's hard ones."""
     offset = {name for one in others if one.code in OFFSETS for name in one.stream.split(", ")}
-    return [one for one in told.soft if not offset & {one.stream, one.stream.partition("[")[0], "all"}]
+    return [one for one in soft if not offset & {one.stream, one.stream.partition("[")[0], "all"}]
 
 
 def settle_soft(report: Report, found: Sequence[Finding]) -> None:

@@ -39,7 +39,7 @@ def add_causality_of(report: Report, forwards: Sequence[Forward], parts: Sequenc
         report.checks.append(told_nothing())
         return
     pair = _first(forwards, parts)
-    if pair is None or not any(bool(one.trained.any()) for one in pair[1].actual):
+    if pair is None or not any(bool((one.trained | one.soft).any()) for one in pair[1].actual):
         report.checks.append(told_nothing())
         return
     try:

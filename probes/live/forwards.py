@@ -44,6 +44,7 @@ class Call:
         finite: whether its logits are.
         readings: what each backward said, at the head's output (``head``) or where the model handed it on
             (``later``); codebooks interleaved.
+        taught: how many of its rows have a soft target at which offset, in either place.
     """
 
     head: Head
@@ -54,10 +55,21 @@ class Call:
     nth: int = 0
     finite: bool = True
     readings: dict[str, list[Reading]] = field(default_factory=dict)
+    taught: dict[str, Counter[int]] = field(default_factory=dict)
 
     def take(self, place: str, reading: Reading) -> None:
         """What one backward said."""
         self.readings.setdefault(place, []).append(reading.to("cpu"))
+
+    def learn(self, place: str, offsets: Counter[int]) -> None:
+        """What one backward said of soft targets."""
+        self.taught.setdefault(place, Counter()).update(offsets)
+
+    @property
+    def soft(self) -> Counter[int]:
+        """Soft targets by the rows that the head gave, unless only what the model made of them tells."""
+        found = (self.taught.get(place, Counter()) for place in ("head", "later"))
+        return max(found, key=Counter.total)
 
     def explains(self, count: int) -> Tensor:
         """(count,) bool: rows of the body's output whose gradient comes, in part at least, from this call."""
@@ -195,6 +207,17 @@ class Forward:
         """The size of a head's vocabulary."""
         assert self._streams is not None
         return self._streams.streams[head.streams[0]].vocab
+
+    def ids_of(self, head: Head) -> Tensor:
+        """(R,): what a head's rows have received."""
+        assert self._streams is not None
+        return self._streams.streams[head.streams[0]].ids
+
+    def streams_of(self, call: Call) -> list[tuple[str, int]]:
+        """Names of the streams that a call predicts, and how far ahead of its row each stands."""
+        view = self.view
+        pairs = ((number, view.streams[number].name) for number in self.numbers(call, view))
+        return [(name, view.ahead[number] if view.ahead else 1) for number, name in pairs]
 
     def note_fed(self, module: nn.Module, given: Mapping[str, Any]) -> None:
         """Layers between the body and a head are about to be called."""

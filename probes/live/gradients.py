@@ -13,6 +13,7 @@ from alignment.sketch import sketch
 
 from ..models.adapter import Head
 from .forwards import Call, Forward, grade
+from .teachers import Teachers
 
 __all__ = ["Gradients"]
 
@@ -24,15 +25,20 @@ class Gradients:
         safely: what a hook is wrapped in, so that nothing it raises reaches the script.
         tick: the next number in the watcher's count of events.
         scale: what the loss is multiplied by before its backward.
+        teachers: logits that were made beside it.
 
     Attributes:
         scales: loss scales that were divided out.
     """
 
     def __init__(
-        self, safely: Callable[[Callable[..., None]], Any], tick: Callable[[], int], scale: Callable[[], float]
+        self,
+        safely: Callable[[Callable[..., None]], Any],
+        tick: Callable[[], int],
+        scale: Callable[[], float],
+        teachers: Teachers,
     ) -> None:
-        self._safely, self._tick, self._scale = safely, tick, scale
+        self._safely, self._tick, self._scale, self._teachers = safely, tick, scale, teachers
         self.scales: set[float] = set()
 
     def note_call(self, forward: Forward, head: Head, inputs: Any, output: Tensor) -> None:
@@ -68,11 +74,15 @@ class Gradients:
         shape = call.output[2]  # a model may give codebooks a dimension of their own afterwards
         rows = sketch(call.head.rows(logits.reshape(shape)))
         call.finite &= rows.finite
+        lesson = self._teachers.lesson(forward, call, logits, rows)
 
         def seen(grad: Tensor) -> None:
             self._grade(forward, grad)
+            mine = call.head.rows(grad.reshape(shape))
             if place == "later" or not call.readings.get("later"):  # nearer to the loss is more exact
-                call.take(place, grade(call.head.rows(grad.reshape(shape)), rows, self._scale()))
+                call.take(place, grade(mine, rows, self._scale()))
+            if lesson is not None:
+                call.learn(place, lesson.offsets(mine))
 
         logits.register_hook(self._safely(seen))
 

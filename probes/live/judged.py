@@ -16,6 +16,7 @@ from ..records.report import Report, error_report, unread_report
 from ..report.words import in_words
 from .again import add_causality_of, add_cut_off
 from .observed import Nothing, observe
+from .teachers import add_soft
 from .tokenizers import tokenizer_of_script
 from .told import circumstances, nothing_seen, report_on
 from .watcher import Watcher
@@ -54,6 +55,8 @@ def report_of_watched(
     if peft_model(root) is not None:
         report.add(frozen_adapters(root), keep)
     add_cut_off(report, observed.forwards, observed.parts, watcher.ungraded, keep)
+    trained = {one.stream.name: int((one.trained | one.soft).sum()) for one in observed.witness.actual}
+    add_soft(report, observed.forwards, trained, keep)
     add_causality_of(report, observed.forwards, observed.parts, keep)
     if watcher.lines is not None:
         watcher.lines.add_to(report, observed)

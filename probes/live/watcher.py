@@ -44,6 +44,7 @@ from .lines import Lines, begun_after
 from .multiplied import Multiplied
 from .optimizers import learner, may_be_copy, unwatched_models
 from .search import Search
+from .teachers import Teachers
 from .trained import Trained
 from .whole_step import StepWeights, count_in_reach
 
@@ -121,7 +122,8 @@ class Watcher:
         self.discovery = Discovery(heads, streams, self.eagerly)
         self.boundaries = boundaries or Boundaries()
         self.optimizer: Optimizer | None = None
-        self.gradients = Gradients(self._safely, self._tick, lambda: self.boundaries.scale)
+        self._teachers = Teachers()
+        self.gradients = Gradients(self._safely, self._tick, lambda: self.boundaries.scale, self._teachers)
         self.failed = self.cause = self.learner = ""
         self._optimizers: WeakSet[Optimizer] = WeakSet()
         self.active = False
@@ -270,6 +272,7 @@ class Watcher:
         self._parts = _Parts(inner, found.adapter.body(found.root), decoder)
         self.beside = Beside(found.root, found.adapter, self._safely)
         self._handles += [ForwardPatch(inner, self._around_inner), AfterModules(self._with_gradients(self._after))]
+        self._handles.append(AfterModules(self._safely(self._teachers.saw)))
         if isinstance(found.adapter, CodebookAdapter) and (fed := found.adapter.fed(found.root)) is not None:
             self._handles.append(ForwardPatch(fed[0], self._around_fed))
         if isinstance(found.adapter, DeclaredAdapter):

@@ -17,9 +17,9 @@ from alignment.findings import Finding, finding
 from .calls import Call
 from .cuts import Place, Places
 
-__all__ = ["SOFT", "drifts", "names_many", "soft_findings"]
+__all__ = ["SOFT", "drifts", "names_many", "soft_finding", "soft_findings"]
 
-SOFT = "soft targets against later inputs"
+SOFT = "soft targets against the rows of their teacher"
 #: Share of a change that two tokens (the old target and the new) and another weight must leave unexplained.
 UNEXPLAINED = 0.02
 #: The same of a gradient that one token and a weight must leave unexplained, of the few rows that are looked at.
@@ -29,6 +29,7 @@ LOOKED = 16
 ROUNDINGS = 8
 #: How many cuts must agree.
 AGREED = 2
+SHOWN = "at unchanged logits, a row's gradient moves with what that row of the teacher has read"
 FIXES = {
     "LA102": "Pair each student row with the teacher's row of the same position: cut both alike (`[:, :-1]`).",
     "LA103": "The teacher's logits are shifted once too often: cut them as the student's (`[:, :-1]`), not as labels.",
@@ -104,16 +105,16 @@ def soft_findings(
         if offset == 1:
             notes.append(f"{name}: soft targets stand at offset +1 ({offsets.total()} cuts, by replay)")
         else:
-            found.append(_finding(name, offset, int(places.trained[number].sum())))
+            found.append(soft_finding(name, offset, int(places.trained[number].sum()), SHOWN))
     return found, notes
 
 
-def _finding(name: str, offset: int, count: int) -> Finding:
+def soft_finding(name: str, offset: int, count: int, shown: str) -> Finding:
+    """Soft targets of ``count`` rows of a stream that stand at another offset than 1, as it was ``shown``."""
     code = {0: "LA102", 2: "LA103"}.get(offset, "LA104")
     pairing = "one row ahead" if offset == 2 else "one row behind" if offset == 0 else f"{offset - 1:+d} rows away"
     message = (
-        f"the soft targets of {name} are those of the teacher {pairing} (offset {offset:+d}): at unchanged logits, a "
-        "row's gradient moves with what that row of the teacher has read"
+        f"the soft targets of {name} are those of the teacher {pairing} (offset {offset:+d}): {shown}"
     )
     return finding(code, name, message, count=count, basis=SOFT, fix=FIXES.get(code))
 

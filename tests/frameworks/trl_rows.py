@@ -243,14 +243,6 @@ ROWS = (
     _unpaired("ORPO", ORPOTrainer, ORPOConfig, keys=[]),
     Row("trl", "GRPO", grpo, LABELS, AlignmentCallback),
     Row("trl", "GRPO, Dr. GRPO", functools.partial(grpo, loss_type="dr_grpo"), LABELS, AlignmentCallback),
-    Row(
-        "trl",
-        "GKD",
-        distilled,
-        frozenset({"LA103"}),
-        AlignmentCallback,
-        right=frozenset({"LA802"}),
-        blind={"run": "offsets of soft targets: the loss is not run again there"},
-    ),
+    Row("trl", "GKD", distilled, frozenset({"LA103"}), AlignmentCallback, right=frozenset({"LA802"})),
     Row("trl", "reward", reward, frozenset(), AlignmentCallback, right=frozenset({"LA804"})),
 )

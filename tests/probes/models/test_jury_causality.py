@@ -20,8 +20,8 @@ _ENCODERS = (
     "RobertaPreLayerNormForCausalLM RoCBertForCausalLM RoFormerForCausalLM XLMRobertaForCausalLM "
     "XLMRobertaXLForCausalLM XmodForCausalLM"
 )
-#: Defects of their time. Mamba2's chunks sum a decay over later ones (models/mamba2/modeling_mamba2.py:560); Doge's mask
-#: of its own turns the causal mode of SDPA off, which is given no causal mask.
+#: Defects of their time. Mamba2's chunks sum a decay over later ones (models/mamba2/modeling_mamba2.py:560); Doge's own
+#: mask turns the causal mode of SDPA off, which is given no causal mask.
 _DEFECTS = {"Mamba2ForCausalLM"} if OLD else {"DogeForCausalLM"}
 LEAKS = {*_ENCODERS.split(), *_DEFECTS} if VERSION < (5, 0) else set()
 #: Nothing to replay: its length is that of an image besides (LA101).
