@@ -113,9 +113,7 @@ def soft_finding(name: str, offset: int, count: int, shown: str) -> Finding:
     """Soft targets of ``count`` rows of a stream that stand at another offset than 1, as it was ``shown``."""
     code = {0: "LA102", 2: "LA103"}.get(offset, "LA104")
     pairing = "one row ahead" if offset == 2 else "one row behind" if offset == 0 else f"{offset - 1:+d} rows away"
-    message = (
-        f"the soft targets of {name} are those of the teacher {pairing} (offset {offset:+d}): {shown}"
-    )
+    message = f"the soft targets of {name} are those of the teacher {pairing} (offset {offset:+d}): {shown}"
     return finding(code, name, message, count=count, basis=SOFT, fix=FIXES.get(code))
 
 
