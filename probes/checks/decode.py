@@ -107,12 +107,12 @@ class _Teacher:
     def row(self, step: Step) -> Tensor:
         audio = step.kind == "audio"
         forced = self.forced.audio_logits[step.row] if audio else self.forced.logits[0, step.row]
-        mine = [one for one in self.given[1:] if len(one.rows)] if audio else self.given[:1]
-        if mine and all(step.row < len(one.rows) and bool(one.rows[step.row]) for one in mine):
-            rows = torch.stack([one.logits[step.row] for one in mine])
-            rows = rows if audio else rows[0]
-            return forced if _rounded(rows, forced) else rows
-        return forced
+        mine = [one for one in self.given[1:] if len(one.at)] if audio else self.given[:1]
+        given = [rows for one in mine if (rows := one.row(step.row)) is not None]
+        if not given or len(given) != len(mine):
+            return forced
+        rows = torch.stack(given) if audio else given[0]
+        return forced if _rounded(rows, forced) else rows
 
 
 def _rounded(rows: Tensor, exact: Tensor) -> bool:

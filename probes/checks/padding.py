@@ -17,7 +17,7 @@ from ..models import Adapter, Batch, View
 from ..models.forward import Outputs, forward, spelled_out
 from ..replay.calls import Loss, NotReplayedError, Scene
 from ..replay.given import Given, given_by
-from ..replay.perturbation import OTHER_ORDER, Movement, near_ties, row_changes, stream_logits
+from ..replay.perturbation import OTHER_ORDER, Movement, changes_at, near_ties, stream_logits
 
 __all__ = ["padding_matters"]
 
@@ -63,7 +63,7 @@ def padding_matters(
     return "padding matters (LA402)", [finding("LA402", "all", message, basis="logits against other padding")]
 
 
-#: Per stream, the logits of its rows that are no padding, in order, and which of them were given.
+#: Per stream, its rows that are no padding, in order.
 _Real = list[Given]
 
 
@@ -76,15 +76,15 @@ def _by_loss(scene: Scene, batches: Sequence[Batch]) -> list[_Real] | None:
 
 
 def _real_given(given: Sequence[Given], view: View) -> _Real:
-    pairs = [(one, (stream.segment >= 0).to(one.rows.device)) for one, stream in zip(given, view.streams, strict=True)]
-    return [Given(one.logits[real], one.rows[real]) for one, real in pairs]
+    pairs = zip(given, view.streams, strict=True)
+    return [Given(one.logits, one.at[(stream.segment >= 0).to(one.at.device)]) for one, stream in pairs]
 
 
 def _real_rows(outputs: Outputs, view: View) -> _Real:
     logits = stream_logits(outputs, len(view.streams))
-    given = [Given(rows, torch.ones(len(rows), dtype=torch.bool, device=rows.device)) for rows in logits]
+    given = [Given(rows, torch.arange(len(rows), device=rows.device)) for rows in logits]
     if len(logits[0]) != len(view.streams[0]):  # a model without a text head
-        given[0] = Given(logits[0].new_zeros(len(view.streams[0]), 1), torch.zeros(len(view.streams[0])).bool())
+        given[0] = Given(logits[0], torch.full((len(view.streams[0]),), -1))
     handed = view.streams[: len(given)]  # what further heads give is none of its outputs
     return _real_given(given, replace(view, streams=handed))
 
@@ -92,16 +92,20 @@ def _real_rows(outputs: Outputs, view: View) -> _Real:
 def _compare(real: _Real, parts: Sequence[_Real], view: View, movement: Movement) -> _Moved:
     """How far real rows move under other padding."""
     for number, (stream, mine) in enumerate(zip(view.streams, real, strict=False)):
-        theirs = [part[number] for part in parts if number < len(part)]
-        logits = torch.cat([one.logits for one in theirs])[: len(mine.logits)]
-        if len(logits) != len(mine.logits):
-            return _Moved(f"{len(logits)} rows of {stream.name} instead of {len(mine.logits)}")
-        both = mine.rows & torch.cat([one.rows for one in theirs])[: len(mine.rows)]
-        change = row_changes([mine.logits[both]], [logits[both]])[0]
+        found, first = [], 0
+        for part in (one[number] for one in parts if number < len(one)):
+            here = mine.at[first : first + len(part.at)]
+            there = part.at[: len(here)]
+            both = (here >= 0) & (there >= 0)
+            found.append(changes_at(mine.logits, here[both], part.logits, there[both]))
+            first += len(here)
+        if first != len(mine.at):
+            return _Moved(f"{first} rows of {stream.name} instead of {len(mine.at)}")
+        change = torch.cat(found) if found else mine.logits.new_zeros(0)
         allowed = movement.allowed(stream.name, OTHER_ORDER)
         moved = ~(change <= allowed)
         if bool(moved.any()):
             most = float(change.max())
-            told = f"{int(moved.sum())} of {int(both.sum())} rows of {stream.name} move by up to {most:.1e}"
+            told = f"{int(moved.sum())} of {len(change)} rows of {stream.name} move by up to {most:.1e}"
             return _Moved(f"{told} (rounding explains {allowed:.1e})", {stream.name: most})
     return _Moved()

@@ -20,10 +20,20 @@ __all__ = ["Given", "given_by", "rows_of", "streams_of"]
 
 @dataclass(frozen=True)
 class Given:
-    """Logits of one stream: (R, V), and which rows (R,) were given at all."""
+    """Logits of one stream, as they were made.
+
+    Attributes:
+        logits: (r, V).
+        at: (R,) int64, which of them each row of the stream was given; negative where none.
+    """
 
     logits: Tensor
-    rows: Tensor
+    at: Tensor
+
+    def row(self, number: int) -> Tensor | None:
+        """(V,): what a row was given, None if nothing."""
+        at = int(self.at[number]) if number < len(self.at) else -1
+        return self.logits[at] if at >= 0 else None
 
 
 def given_by(scene: Scene, batch: Batch) -> list[Given]:
@@ -35,22 +45,24 @@ def given_by(scene: Scene, batch: Batch) -> list[Given]:
     view = scene.adapter.view(scene.model, batch)
     run = run_loss(replace(scene, view=view), batch)  # a sample alone may lack streams that the batch has
     placing = Placing(run.forwards, scene.model, scene.adapter, view)
-    out: list[Given | None] = [None] * len(view.streams)
+    made: list[list[Tensor]] = [[] for _ in view.streams]
+    at = [torch.full_like(stream.ids, -1) for stream in view.streams]
     for call in run.calls:
         rows = None if call.whole else rows_of(call, placing)
         if rows is None:
             raise NotReplayedError("its logits are made nowhere, or stand for no rows of the batch")
         for offset, number in enumerate(streams_of(call)):
-            mine, at = call.values[offset :: call.books], rows[offset].to(call.values.device)
-            held = out[number] or _nothing(len(view.streams[number]), mine)
-            held.logits[at[at >= 0]] = mine[at >= 0]
-            held.rows[at[at >= 0]] = True
-            out[number] = held
-    return [one or _nothing(len(stream), torch.zeros(0, 1)) for one, stream in zip(out, view.streams, strict=True)]
+            known = torch.nonzero(rows[offset] >= 0).reshape(-1)
+            at[number][rows[offset][known]] = known + sum(map(len, made[number]))
+            made[number].append(call.values[offset :: call.books])
+    return [Given(_joined(parts), where) for parts, where in zip(made, at, strict=True)]
 
 
-def _nothing(rows: int, like: Tensor) -> Given:
-    return Given(like.new_zeros(rows, like.shape[-1]), torch.zeros(rows, dtype=torch.bool, device=like.device))
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """The rows of all calls; of one call as they are, for they are large."""
+    if not parts:
+        return torch.zeros(0, 1)
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def rows_of(call: Call, placing: Placing) -> list[Tensor] | None:

@@ -24,6 +24,7 @@ __all__ = [
     "OTHER_ORDER",
     "SAME_ORDER",
     "Movement",
+    "changes_at",
     "more_rounding",
     "moved_by",
     "near_ties",
@@ -119,6 +120,14 @@ def row_changes(one: Sequence[Tensor], other: Sequence[Tensor]) -> list[Tensor]:
     return [_distance(a, b) for a, b in zip(one, other, strict=True)]
 
 
+def changes_at(one: Tensor, at: Tensor, other: Tensor, there: Tensor) -> Tensor:
+    """(r,): the largest difference between rows ``at`` (r,) of one and rows ``there`` of another, both (.., V)."""
+    step = _rows_at_once(one.shape[-1])
+    pairs = zip(at.to(one.device).split(step), there.to(other.device).split(step), strict=True)
+    parts = [_difference(one[mine].float(), other[theirs].float()) for mine, theirs in pairs]
+    return torch.cat(parts) if parts else one.new_zeros(0)
+
+
 def repeats(logits: Sequence[Tensor], changes: Sequence[Tensor | None]) -> bool:
     """Whether two runs on one random state gave the same logits, up to far more than rounding can move."""
     pairs = [(a, change) for a, change in zip(logits, changes, strict=True) if change is not None and a.numel()]
@@ -128,10 +137,14 @@ def repeats(logits: Sequence[Tensor], changes: Sequence[Tensor | None]) -> bool:
 def _distance(one: Tensor, other: Tensor) -> Tensor:
     """Largest difference per row, a few rows at a time: the logits of a batch are large."""
     width = one.shape[-1]
-    step = max(1, CHUNK_ELEMENTS // max(width, 1))
+    step = _rows_at_once(width)
     pairs = zip(one.reshape(-1, width).split(step), other.reshape(-1, width).split(step), strict=True)
     parts = [_difference(a.float(), b.float()) for a, b in pairs]
     return torch.cat(parts) if parts else one.new_zeros(0)
+
+
+def _rows_at_once(width: int) -> int:
+    return max(1, CHUNK_ELEMENTS // max(width, 1))
 
 
 def _difference(one: Tensor, other: Tensor) -> Tensor:

@@ -36,6 +36,8 @@ __all__ = ["MOST", "replay"]
 
 #: Cells of the strip that shows one cut.
 CELLS = 64
+#: Rows of a gradient that are looked through at once: most that train show it in the first.
+ROWS = 16
 UNMOVED, MOVED, LEAK = "·", "█", "!"
 
 
@@ -294,9 +296,12 @@ class _Replay:
         scene = self.scene
         view = scene.adapter.view(scene.model, self._renamed([]))  # codes that a model makes are spelled out in it
         placing = Placing(self.base.forwards, scene.model, scene.adapter, view)
-        seen = {number for call in self.base.calls if _trains(call) for number in call.head.streams}
-        used = [call.whole or _trains(call) or seen.isdisjoint(call.head.streams) for call in self.base.calls]
-        return [rows_of(call, placing) if mine else None for call, mine in zip(self.base.calls, used, strict=True)]
+        calls = [(call, _trains(call)) for call in self.base.calls]
+        seen = {number for call, trains in calls if trains for number in call.head.streams}
+        return [
+            rows_of(call, placing) if call.whole or trains or seen.isdisjoint(call.head.streams) else None
+            for call, trains in calls
+        ]
 
     def _judged_rows(self, number: int) -> Tensor:
         """(r,) int64: the rows of a call whose causality is judged."""
@@ -360,7 +365,7 @@ def _trains(call: Call) -> bool:
 
     A fused loss trains a head without its logits: where none of a stream's have a gradient, all of them stand for it.
     """
-    return call.gradient is not None and bool((call.gradient != 0).any())
+    return call.gradient is not None and any(bool(rows.any()) for rows in call.gradient.split(ROWS))
 
 
 def _change(call: Call) -> Tensor:
