@@ -97,10 +97,14 @@ def run(args: argparse.Namespace) -> int:
 
         def leave(code: int) -> int:
             code = session.end(Ended(code))
-            if children is not None:
+            if children is not None and not session.forked:
                 children.remove()
             return code
 
+        if children is not None:
+            from ..processes.replaced import instead_of_exec
+
+            stack.enter_context(instead_of_exec(children, session.look))
         with when_imported("torch", session.begin), before_leaving(leave):
             ended = _ran(module_program if args.module else script_program, words)
         code = session.end(ended)

@@ -27,9 +27,7 @@ def nothing_seen(watcher: Watcher) -> str:
     if watcher.cause != ENDED:
         return "; ".join(told for told in (watcher.cause, watcher.learner) if told)
     if watcher.found is None:
-        reason = watcher.discovery.reason or (
-            "no module was called in this process; processes that it forks are not followed"
-        )
+        reason = watcher.discovery.reason or "no module was called in this process"
         if watcher.eagerly.passed_by:
             reason += "; code was compiled, and what it calls is not seen: run it with --eager"
         known = f"no model whose output head is known was trained ({reason})"

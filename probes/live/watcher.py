@@ -95,6 +95,7 @@ class Watcher:
         optimizer: whose step was the last to be watched; None before.
         lines: what the second step showed of the lines behind the findings of the first; None where it had none.
         learner: what an optimizer trained before any model was found; empty if none did.
+        trains: called once it is clear that a model is trained.
         failed: the traceback of an exception of ours; empty if there was none.
         cause: why it stopped before the steps were done; empty if it did not.
     """
@@ -124,6 +125,7 @@ class Watcher:
         self.optimizer: Optimizer | None = None
         self._teachers = Teachers()
         self.gradients = Gradients(self._safely, self._tick, lambda: self.boundaries.scale, self._teachers)
+        self.trains: Callable[[], None] = lambda: None
         self.failed = self.cause = self.learner = ""
         self._optimizers: WeakSet[Optimizer] = WeakSet()
         self.active = False
@@ -306,6 +308,7 @@ class Watcher:
         if self._trained is None:
             assert self.found is not None
             self._trained = Trained(self.found.root)
+            self.trains()
             if not self._doubtful:
                 self._looking.remove()
             self._note_weights()

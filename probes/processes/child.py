@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import atexit
-import os
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..host.place import ALONE
-from ..records.portable import portable
 from ..records.report import Report
 from .children import Children
 from .leaving import before_leaving
@@ -45,27 +42,16 @@ class Child(WatchedProcess):
 
     def __init__(self, children: Children) -> None:
         settings, taken = children.settings()
-        super().__init__(settings, ALONE if taken else None)
-        self._children = children
-
-    def begin(self) -> None:
-        """Watch."""
-        self._children.begun(_name())
-        super().begin()
+        super().__init__(settings, children, ALONE if taken else None)
+        children.begun(self._name)
 
     def finish(self) -> None:
-        """The program has ended; not one that it has forked."""
-        if os.getpid() == self._process:
-            super().finish()
-            self.__exit__()
+        """The program has ended."""
+        super().finish()
+        self.__exit__()
 
-    def _hand_over(self, report: Report, watcher: Watcher | None = None, step: int = 0) -> None:
-        self._children.hand_in(self._word(portable(report), watcher, _name(), step))
+    def _tell(self, report: Report, watcher: Watcher | None, step: int) -> None:
+        self._hand_in(report, watcher, step)
 
     def _code(self) -> int:
         return 0
-
-
-def _name() -> str:
-    """Of the program that this process runs."""
-    return Path(sys.argv[0]).name if sys.argv[0] not in {"", "-c"} else "python -c"

@@ -81,8 +81,9 @@ class Children:
 
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
         """An environment whose Python processes are followed."""
-        path = [str(self.folder), *([environ["PYTHONPATH"]] if environ.get("PYTHONPATH") else [])]
-        return {**environ, "PYTHONPATH": os.pathsep.join(path)}
+        path = environ["PYTHONPATH"].split(os.pathsep) if environ.get("PYTHONPATH") else []
+        ours = str(self.folder)
+        return {**environ, "PYTHONPATH": os.pathsep.join([ours, *(one for one in path if one != ours)])}
 
     @contextmanager
     def in_environment(self, environ: MutableMapping[str, str] = os.environ) -> Iterator[None]:
@@ -135,8 +136,9 @@ class Children:
         return pickle.loads((self.folder / "settings").read_bytes())  # noqa: S301 - as above
 
     def begun(self, name: str) -> None:
-        """This process begins to watch."""
-        (self.folder / f"{os.getpid()}{BEGUN}").write_text(name, encoding="utf-8")
+        """This process begins to watch; nothing is done where the run has ended before it."""
+        with suppress(OSError):
+            (self.folder / f"{os.getpid()}{BEGUN}").write_text(name, encoding="utf-8")
 
     def hand_in(self, word: Handed) -> None:
         """This process has seen enough; nothing is done where the run has ended before it."""

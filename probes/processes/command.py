@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from ..errors import CannotRunError, UsageError
 from .children import Children
@@ -16,7 +18,7 @@ from .gathering import Gathering
 from .settings import Settings
 from .unfollowed import Unfollowed
 
-__all__ = ["run_command"]
+__all__ = ["run_command", "waited_for"]
 
 #: Seconds between two looks at what the processes have to say.
 PAUSE = 0.5
@@ -45,20 +47,33 @@ def run_command(words: Sequence[str], settings: Settings) -> int:
             gathering.look()
             unfollowed.look(process)
 
-        code = _ran(words, children.environment(os.environ), look)
+        try:
+            code = waited_for(words, children.environment(os.environ), look)
+        except OSError as error:
+            raise UsageError(f"cannot run {words[0]}: {error.strerror or error}") from error
         gathering.look()
         gathering.rest(Path(words[0]).name, code, unfollowed.found)
     gathering.telling.ended_with(code)
     return code or gathering.telling.code
 
 
-def _ran(words: Sequence[str], environ: Mapping[str, str], look: Callable[[int], None]) -> int:
-    """Start the command and wait for its end; what would end this process meanwhile is for the command."""
+def waited_for(words: Sequence[str], environ: Mapping[str, str], look: Callable[[int], None], **how: Any) -> int:
+    """Start a command and wait for its end; what would end this process meanwhile is for the command.
+
+    Args:
+        words: of the command.
+        environ: its environment.
+        look: called with its number, again and again.
+        how: it is started, as for ``subprocess.Popen``.
+
+    Returns:
+        Its exit code; 128 and the number of the signal that ended it.
+
+    Raises:
+        OSError: it cannot be started.
+    """
     with _noted() as came:
-        try:
-            process = subprocess.Popen(words, env=environ)  # noqa: S603 - the user's own command
-        except OSError as error:
-            raise UsageError(f"cannot run {words[0]}: {error.strerror or error}") from error
+        process = subprocess.Popen(words, env=environ, **how)  # noqa: S603 - the user's own command
         while True:
             with suppress(subprocess.TimeoutExpired):
                 code = process.wait(PAUSE)
@@ -77,6 +92,9 @@ def _noted() -> Iterator[list[int]]:
         if number != signal.SIGINT or not _at_terminal():
             came.append(number)
 
+    if threading.current_thread() is not threading.main_thread():
+        yield came  # signals are the main thread's
+        return
     before = {number: signal.signal(number, note) for number in HANDED_ON}
     try:
         yield came

@@ -66,6 +66,11 @@ class Family:
         """Whether a training lacks some of its ranks."""
         return any(not (one.told or one.step) and len(one.ranks) < one.world for one in self._trainings)
 
+    @property
+    def lacks(self) -> bool:
+        """Whether a training was given that lacked some of its ranks, and says so."""
+        return any(one.told and len(one.ranks) < one.world for one in self._trainings)
+
     def complete(self, *, over: bool = False) -> Iterator[tuple[Report, str, int]]:
         """Trainings that all ranks have told of and that were not given before, with their program's name and step.
 

@@ -53,6 +53,8 @@ class Gathering:
             self._children.last_words(self._family)
             unseen |= self._children.unwatched()
         self._tell(over=True)
+        if self._children is not None and self.telling.report is not None and not self._family.lacks:
+            unseen |= dict.fromkeys(self._children.silent(), "it was killed, or still runs")
         if unseen:
             told = "; ".join(f"{name} was not watched: {why}" for name, why in unseen.items())
             self.telling.tell(unread_report(told, self._keep), "processes")

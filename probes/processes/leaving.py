@@ -12,14 +12,11 @@ __all__ = ["before_leaving"]
 
 @contextmanager
 def before_leaving(then: Callable[[int], int]) -> Iterator[None]:
-    """Call ``then`` with the code where this process leaves by ``os._exit``, and leave with what it returns.
-
-    Children that it forks leave as they would.
-    """
-    own, process = os._exit, os.getpid()
+    """Call ``then`` with the code where this process, or a fork of it, leaves by it, and leave with what it returns."""
+    own = os._exit
 
     def leave(status: int) -> NoReturn:
-        own(then(status) if os.getpid() == process else status)
+        own(then(status))
 
     os._exit = leave
     try:

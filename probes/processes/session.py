@@ -28,7 +28,7 @@ class Session(WatchedProcess):
     """
 
     def __init__(self, settings: Settings, children: Children | None = None) -> None:
-        super().__init__(settings)
+        super().__init__(settings, children)
         self._environ = dict(os.environ)
         self._gathering = Gathering(settings, children)
         self._company: Company | None = None
@@ -40,15 +40,19 @@ class Session(WatchedProcess):
 
     def end(self, ended: Ended) -> int:
         """The script has ended: tell what has not been told; the code to exit with."""
-        if os.getpid() != self._process:
-            return ended.code  # a child that the script has forked, and that came to the script's end
         self.finish()
-        self._gathering.look()
+        if self.forked:
+            return ended.code  # it came to the script's end, or left by os._exit
+        self.look()
         self._gathering.rest("the script", ended.code)
         self._gathering.telling.ended_with(ended.code)
         return ended.code or self._code()
 
-    def _hand_over(self, report: Report, watcher: Watcher | None = None, step: int = 0) -> None:
+    def look(self) -> None:
+        """Tell what others have handed in since."""
+        self._gathering.look()
+
+    def _tell(self, report: Report, watcher: Watcher | None, step: int) -> None:
         """Told at once; where a launcher has started several ranks by the first of them, for all."""
         if watcher is not None and self._launched.world > 1:
             from .company import Company
