@@ -238,7 +238,7 @@ def test_what_workers_use_is_kept_and_what_none_uses_is_trimmed(project):
     source = BASELINED.format("shifted")
     other, unused = (source.replace("test_loss", name) for name in ("test_other", "test_unused"))
     project(source + unused, "--align-update=create").assert_outcomes(passed=2)
-    done = project(source + other, "--align-update=create", "-n", "2")
+    done = project(source + other, "--align-update=create", "-n", "1")
     done.assert_outcomes(passed=2)
     done.stdout.fnmatch_lines(["written baseline: *test_other.json", "unused baseline: *test_unused.json"])
     assert all(baseline_of(project, name).exists() for name in ("test_loss", "test_other", "test_unused"))

@@ -20,7 +20,14 @@ ROOT = Path(__file__).parents[2]
 TINY = Size("tiny", torch.device("cpu"), 1)
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "startup"])
+#: Those that take seconds at any size.
+SLOW = {"scaling", "chunks", "logits", "small"}
+
+
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(name, marks=[pytest.mark.deep] * (name in SLOW)) for name in FAMILIES if name != "startup"],
+)
 def test_every_family_is_measured(family, tmp_path, capsys):
     path = tmp_path / "figures.json"
     assert main(["--tiny", "--runs", "1", "--only", family, "--json", str(path)]) == 0

@@ -48,7 +48,8 @@ def image_to_text():
     return tiny_model("VisionEncoderDecoderModel")
 
 
-MODELS = [t5, bart, whisper, speech_to_text, waveform_to_text, image_to_text]
+#: That of a waveform takes ten times as long as the others.
+MODELS = [t5, bart, whisper, speech_to_text, image_to_text, pytest.param(waveform_to_text, marks=pytest.mark.deep)]
 
 
 @pytest.fixture(scope="module", params=MODELS, ids=lambda make: make.__name__)

@@ -126,7 +126,9 @@ def test_a_rank_that_sums_instead_of_averaging(checkpoint, ranks):
     ("loss", "planted", "told", "code"),
     [
         ("dies", "", "rank 1 of 2 ended before handing in a report", 3),
-        ("hangs", "", "rank 1 did not come to call 2 of the loss within 4 s: {causes}", 3),
+        pytest.param(
+            *("hangs", "", "rank 1 did not come to call 2 of the loss within 4 s: {causes}", 3), marks=pytest.mark.deep
+        ),
         (
             "one_sided",
             "",
@@ -139,8 +141,11 @@ def test_a_rank_that_sums_instead_of_averaging(checkpoint, ranks):
             "{waited}, whose loss had ended; before that the loss of rank 1 raised ValueError: three sheep",
             2,
         ),
-        ("first_dies", "", "rank 0 of 2 ended before handing in a report", 3),
-        ("first_hangs", "", "rank 0 did not come to call 2 of the loss within 4 s: {causes}", 3),
+        pytest.param("first_dies", "", "rank 0 of 2 ended before handing in a report", 3, marks=pytest.mark.deep),
+        pytest.param(
+            *("first_hangs", "", "rank 0 did not come to call 2 of the loss within 4 s: {causes}", 3),
+            marks=pytest.mark.deep,
+        ),
         (
             "counted",
             "no file on one machine",

@@ -1,5 +1,7 @@
 """Cross-entropy beside a penalty on other tokens (unlikelihood, repetition): read where it shows, never accused."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -76,8 +78,14 @@ PENALTIES = [on_the_current_token, on_the_answer, on_all_before, on_other_tokens
 BLIND_BY_RIGHT = dict(zip(PENALTIES, ("LA802", "LA804", "LA804", "LA802"), strict=True))
 
 
-@pytest.mark.parametrize("strength", [0.1, 0.5, 1, 5])
-@pytest.mark.parametrize("scale", [0.1, 3, 10])
+#: How sure of itself a model is, and what the penalty weighs: the ends of both, and the rest of the grid.
+QUICK = [(0.1, 0.5), (3, 5), (10, 0.1)]
+DEEP = [pair for pair in itertools.product((0.1, 3, 10), (0.1, 0.5, 1, 5)) if pair not in QUICK]
+
+
+@pytest.mark.parametrize(
+    ("scale", "strength"), [*QUICK, *(pytest.param(*pair, marks=pytest.mark.deep) for pair in DEEP)]
+)
 @pytest.mark.parametrize("penalty", PENALTIES, ids=lambda penalty: penalty.__name__)
 def test_a_penalty_beside_the_cross_entropy_is_no_fault(penalty, scale, strength):
     loss = penalised(penalty, strength)
