@@ -84,6 +84,9 @@ def barcode(streams: Sequence[Stream], usable: Tensor) -> Barcode:
     for stream in streams:
         first.append(total)
         total += len(stream)
+    fresh = usable[~torch.isin(usable, torch.cat([stream.ids.cpu() for stream in streams]))] if streams else usable
+    if len(fresh) > total:  # no row keeps its own token then, and one that does is not renamed
+        usable = fresh
     if len(usable) // 2 > total:  # a token one beside is a code of none, where the ids suffice for it
         usable = usable[::2].contiguous()
     passes, reach = 1, len(usable)

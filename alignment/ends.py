@@ -65,8 +65,15 @@ def end_findings(stream: Stream, labels: Tensor, convention: Convention) -> Iter
     prompted = stream.answers or not bool(trained_whole(labels, stream)[[span.first for span in spans]].all())
     inside = [span for span in spans if span.stops == INSIDE and not _pads_on(stream, span.last + 1)]
     following = {int(stream.ids[span.last + 1]) for span in inside} - {*stream.pad_ids}
-    said = sum(span.last > span.first for span in inside)  # one token alone is a choice and no text
-    if prompted and len(following) == 1 and said > 1 and 2 * len(inside) >= len(spans) and not _among(following, named):
+    # one token alone is a choice and no text, and what is said twice was said once
+    said = {(*stream.ids[span.first : span.last + 1].tolist(),) for span in inside if span.last > span.first}
+    if (
+        prompted
+        and len(following) == 1
+        and len(said) > 1
+        and 2 * len(inside) >= len(spans)
+        and not _among(following, named)
+    ):
         message = (
             f"all {len(inside)} labelled spans that stop inside of a text stop before {tokens_named(following)}, which "
             "no label names, and they end in no common token themselves: the model never learns to stop"

@@ -40,6 +40,10 @@ LEAST_NORM = 1e-6
 CHUNK_ELEMENTS = 1 << 22
 CHUNK_SHARE = 160
 FEW_ELEMENTS = 1 << 16
+#: Rows whose largest entry is less than this many times what can be written are rounding.
+FAINT = 16
+#: How many of the last ids may be padding that a loss slices off: a vocabulary is padded to a multiple of that at most.
+LAST = 128
 
 
 class Form(IntEnum):
@@ -90,6 +94,21 @@ def silent_reading(rows: int, device: torch.device | str = "cpu") -> Reading:
     return Reading(torch.full_like(none, IGNORE_INDEX), zero, zero.clone(), none)
 
 
+def smallest(dtype: torch.dtype) -> float:
+    """The smallest number that a gradient of this dtype is sure to hold; subnormal numbers count in half precision."""
+    info = torch.finfo(dtype)
+    return info.smallest_normal * (info.eps if dtype == torch.float16 else 1)
+
+
+def without_faint(reading: Reading, least: float) -> Reading:
+    """The reading without targets whose weight is less than ``least``: rounding of what was too small to be written."""
+    faint = (reading.target != IGNORE_INDEX) & (reading.weight != 0) & (reading.weight.abs() < least)
+    form = reading.form.masked_fill(faint, int(Form.SOFT))
+    return Reading(
+        reading.target.masked_fill(faint, IGNORE_INDEX), reading.weight.masked_fill(faint, 0), reading.residual, form
+    )
+
+
 def read(grad: Tensor | None, logits: Tensor, *, period: int | None = None) -> Reading:
     """Decode ``grad = d loss / d logits`` row by row.
 
@@ -116,7 +135,8 @@ def read(grad: Tensor | None, logits: Tensor, *, period: int | None = None) -> R
     if shape != logits.shape and (shape[-1:] != (vocab,) or logits.shape != (period, vocab)):
         raise InputError(f"gradient has shape {tuple(shape)}, logits {tuple(logits.shape)}: they must agree")
     flat, known = grad.detach().reshape(-1, vocab), logits.detach().reshape(-1, vocab)[:period]
-    rows = len(flat)
+    flat, known = _without_sliced(flat, known)
+    rows, vocab = flat.shape
     reading = silent_reading(rows, logits.device)
     step = max(1, min(CHUNK_ELEMENTS, max(grad.numel() // CHUNK_SHARE, FEW_ELEMENTS)) // vocab)
     seen = None if period is None else glance(flat, known)
@@ -133,6 +153,20 @@ def read(grad: Tensor | None, logits: Tensor, *, period: int | None = None) -> R
     for part in torch.nonzero(seen.active & ~clear).reshape(-1).split(step):
         _read_chunk(reading, part, flat[part], known[part % len(known)])
     return reading
+
+
+def _without_sliced(grad: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Both without the last ids, where the loss has sliced those off: no row has a gradient there.
+
+    Whatever row has one at the first id then has one at all that are left: of a sampled softmax others have none
+    either, and small entries vanish anywhere.
+    """
+    live = grad[grad[:, 0] != 0, -LAST:] != 0
+    sliced = int((~live.any(0)).flip(0).long().cumprod(0).sum())
+    kept = live.shape[1] - sliced
+    if not sliced or not kept or not bool(live[:, :kept].all()):
+        return grad, logits
+    return grad[:, :-sliced], logits[:, :-sliced]
 
 
 def _read_chunk(reading: Reading, rows: Tensor, grad: Tensor, logits: Tensor) -> None:

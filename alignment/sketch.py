@@ -15,7 +15,18 @@ from torch import Tensor
 
 from .arguments import check_vocabulary
 from .errors import InputError
-from .recovery import CHUNK_ELEMENTS, PLAIN_RESIDUAL, RIVAL_PULL, SOFT_RESIDUAL, Form, Reading, silent_reading
+from .recovery import (
+    CHUNK_ELEMENTS,
+    FAINT,
+    LAST,
+    PLAIN_RESIDUAL,
+    RIVAL_PULL,
+    SOFT_RESIDUAL,
+    Form,
+    Reading,
+    silent_reading,
+    smallest,
+)
 from .streams import IGNORE_INDEX
 
 __all__ = ["Sketch", "read_sketched", "sketch"]
@@ -24,9 +35,6 @@ __all__ = ["Sketch", "read_sketched", "sketch"]
 KEPT = 16
 #: Entries that are looked at together for their largest one.
 BLOCK = 256
-#: How many of the last ids are kept with them: a vocabulary is padded to a multiple of that at most, by ids that many
-#: losses slice off.
-LAST = 128
 #: A token that is pulled by less than this much of what the others are pushed with is no hard target.
 LEAST_PULL = 0.5
 #: From this probability on, a fit is judged by the other tokens alone: the target's own entry hides them.
@@ -37,8 +45,6 @@ SLACK = 2e-2
 LEAST_SPREAD = 1e-3
 #: Most rows must tell the same power, up to this part of it: a soft teacher's tell one each.
 ALIKE = 0.1
-#: Rows whose largest entry is less than this many times what can be written are rounding.
-FAINT = 16
 TINY = torch.finfo(torch.float64).tiny
 
 
@@ -362,9 +368,3 @@ class _Fit:
 
 def _norm(rows: Tensor) -> Tensor:
     return torch.linalg.vector_norm(rows, dim=-1).double()
-
-
-def smallest(dtype: torch.dtype) -> float:
-    """The smallest number that a gradient of this dtype is sure to hold; subnormal numbers count in half precision."""
-    info = torch.finfo(dtype)
-    return info.smallest_normal * (info.eps if dtype == torch.float16 else 1)

@@ -36,6 +36,8 @@ TAUGHT = 0.1
 #: Offsets that code is seen to make, likeliest first; what they leave open is looked up one by one.
 USUAL_OFFSETS = (1, 0, 2, -1, 3, -2, 4, -3, 5, -4, 6, -5, 7, -6, 8, -7, -8)
 
+#: An offset explains rows if one in so many has its source in its sample: it is in windows of a few tokens.
+LEAST_INSIDE = 3
 #: Rows of a sample that lie in one run: at least so many, and this share of them.
 LEAST_RUN, RUN_SHARE = 8, 0.9
 #: Its offset is one of so many that most of some rows, evenly chosen, have in common.
@@ -63,7 +65,7 @@ def _infer(number: int, reading: Reading, streams: Sequence[Stream]) -> Supervis
             if rows.numel() == 0:
                 break
             found, unique = _find(reading.target[rows], rows, streams[other])
-            one = _inside(reading.target[rows], rows, own) if other == number else None
+            one = _inside(reading.target[rows], rows, own, alone=len(streams) == 1) if other == number else None
             found = found if one is None else one
             exact &= bool(unique[found >= 0].all())
             source[rows[found >= 0]] = found[found >= 0]
@@ -71,8 +73,9 @@ def _infer(number: int, reading: Reading, streams: Sequence[Stream]) -> Supervis
             rows = rows[found < 0] if one is None else rows[:0]
     lost = torch.zeros_like(source, dtype=torch.bool)
     soft = reading.form == int(Form.SOFT)
-    told = Supervision(own, reading.target, reading.weight, source, origin, lost, soft, exact=exact)
-    return unpenalised(_without_peaks(told, reading.form == int(Form.NOT_PLAIN)))
+    mixed = reading.form == int(Form.NOT_PLAIN)
+    told = Supervision(own, reading.target, reading.weight, source, origin, lost, soft, exact=exact, mixed=mixed)
+    return unpenalised(_without_peaks(told, mixed))
 
 
 def _without_peaks(one: Supervision, impure: Tensor) -> Supervision:
@@ -85,8 +88,8 @@ def _without_peaks(one: Supervision, impure: Tensor) -> Supervision:
     place = torch.where(one.source >= 0, _places(one), -1)
     shared, count = torch.unique(place[pulled], return_counts=True)
     most = shared[count.argmax()]
-    agrees = (place == most) & (most >= 0) & (2 * count.max() > max(rows, 2))
-    return _unread(one, pulled & ~agrees)
+    homes = pulled & (place == most) & (most >= 0) & (2 * count.max() > max(rows, 2))
+    return _unread(one, pulled & ~_at_home(one, homes, pulled))
 
 
 def unpenalised(one: Supervision) -> Supervision:
@@ -94,8 +97,22 @@ def unpenalised(one: Supervision) -> Supervision:
     pulled, pushed = one.trained & (one.weight > 0), one.trained & (one.weight < 0)
     if not bool((pulled | one.soft).any()) or not bool(pushed.any()):
         return one
+    return _unread(one, pushed & ~_at_home(one, pulled, pushed))
+
+
+def _at_home(one: Supervision, homes: Tensor, rows: Tensor) -> Tensor:
+    """(R,) bool: those of ``rows`` whose target comes from where that of a row of ``homes`` does.
+
+    Where most do, one that comes from nowhere is at home too if that place would lie outside of its sample: the last
+    of a window.
+    """
     place = _places(one)
-    return _unread(one, pushed & ~torch.isin(place, place[pulled]))
+    known, beyond = rows & torch.isin(place, place[homes]), torch.zeros_like(rows)
+    at = torch.arange(len(rows), device=rows.device)
+    for offset in torch.unique(one.offset[homes & (one.source >= 0)]).tolist():
+        beyond |= rows & (one.source < 0) & ~_same_sample(at, at + offset, one.stream)
+    most = 2 * int((known & ~beyond).sum()) > int((rows & ~beyond).sum())
+    return known | beyond if most else known
 
 
 def _places(one: Supervision) -> Tensor:
@@ -153,20 +170,22 @@ def _find(target: Tensor, rows: Tensor, stream: Stream) -> tuple[Tensor, Tensor]
     return found, once
 
 
-def _inside(target: Tensor, rows: Tensor, stream: Stream) -> Tensor | None:
+def _inside(target: Tensor, rows: Tensor, stream: Stream, *, alone: bool) -> Tensor | None:
     """(r,) sources by the one offset that explains all rows whose source is then in their sample; None if none does.
 
-    Rows that it puts outside have a source (-1: none) only if all of them do, at a place that a shift or a roll takes.
+    Those are most rows; in windows of a few tokens, of a batch that has this stream ``alone``, a part of them. Rows
+    that it puts outside have a source (-1: none) only if all of them do, at a place that a shift or a roll takes.
     """
     fitting = []
     for offset in USUAL_OFFSETS:
         inside = _same_sample(rows, rows + offset, stream)
-        if 2 * int(inside.sum()) >= len(rows) and bool(_matches(target, rows, stream, offset)[inside].all()):
+        if LEAST_INSIDE * int(inside.sum()) >= len(rows) and bool(_matches(target, rows, stream, offset)[inside].all()):
             fitting.append((offset, inside))
     most = [one for one in fitting if 2 * int(one[1].sum()) > len(rows)]
-    if not most:
+    # where anything fits, that of fewer rows may be the likeliest; where nothing else does, it is one that looks ahead
+    fitting = most if len(most) == 1 else [one for one in fitting if most or (alone and one[0] > 0)]
+    if not fitting:
         return None
-    fitting = fitting if len(most) > 1 else most  # where anything fits, that of half of the rows may be the likeliest
     offset, inside = fitting[0]  # the likeliest; that another explains as much is seen by ``is_ambiguous``
     found = torch.where(inside, rows + offset, -1)
     outer = ~inside

@@ -31,6 +31,8 @@ class Supervision:
         lost: (R,) bool, expected targets whose label the model's own merge drops.
         soft: (R,) bool, rows with a gradient but no hard target (a soft teacher, a regression): unreadable.
         exact: whether the sources were proven by a barcode rather than inferred.
+        mixed: (R,) bool, rows whose gradient is that of a target and of something else (a sampled softmax, a teacher):
+            their weights are rough; None where that is not known.
     """
 
     stream: Stream
@@ -41,6 +43,7 @@ class Supervision:
     lost: Tensor
     soft: Tensor
     exact: bool = True
+    mixed: Tensor | None = None
 
     @property
     def trained(self) -> Tensor:

@@ -22,10 +22,11 @@ def judge_all(streams: Sequence[Judged]) -> Iterator[Finding]:
 def uneven_codebooks(books: Sequence[Supervision]) -> Iterator[Finding]:
     """LA303 where trained codebooks weigh differently: by a factor of their own, the same in every frame.
 
-    Weights that differ from frame to frame as well, preferences and what a soft teacher leaves are a choice.
+    Weights that differ from frame to frame as well, preferences and what a soft teacher leaves are a choice; those of
+    a sampled softmax follow its draws.
     """
     trained = [book for book in books if bool(book.trained.any())]
-    if len(trained) < 2 or len({len(a.stream) for a in trained}) > 1 or any(bool(a.soft.any()) for a in trained):
+    if len(trained) < 2 or len({len(a.stream) for a in trained}) > 1 or any(_is_rough(a) for a in trained):
         return
     rows = trained[0].trained
     for a in trained[1:]:
@@ -41,6 +42,10 @@ def uneven_codebooks(books: Sequence[Supervision]) -> Iterator[Finding]:
         told = ", ".join(f"{a.stream.name} {float(f):.3g}" for a, f in zip(trained, factor, strict=True))
         message = f"codebooks weigh differently (share of the mean): {told}"
         yield finding("LA303", "audio", message, count=len(trained))
+
+
+def _is_rough(one: Supervision) -> bool:
+    return bool(one.soft.any()) or (one.mixed is not None and bool((one.mixed & one.trained).any()))
 
 
 RULE = Rule(

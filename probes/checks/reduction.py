@@ -122,7 +122,9 @@ def check_reduction(
     for number, stream in enumerate(whole.view.streams):
         parts = _weights(alone, stream.name), _weights(within, stream.name)
         counted = " and ".join(sorted(_asked_counts(loss_fn)))
-        weights = Weights(whole.actual[number], *parts, counted, grad_accum if len(whole.actual) == 1 else 0)
+        actual, expected = whole.actual[number], whole.expected[number]
+        complete = len(whole.actual) == 1 and not bool((expected.trained & ~actual.trained).any())
+        weights = Weights(actual, *parts, counted, grad_accum if complete else 0)
         wrong = _wrong(reduction, weights, exact)
         if wrong:
             message = f"{stream.name}: declared {reduction}, but {wrong}"

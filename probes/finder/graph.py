@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
@@ -21,6 +22,13 @@ from .runs import called, same_conditions
 from .tape import tensors_in
 
 __all__ = ["Graph", "Output", "graph_of", "past_heads", "trained_rows"]
+
+
+#: Nodes of a penalty on parameters, by their operation: no row of anything is made by them.
+ENTRY_BY_ENTRY = re.compile(
+    "(Abs|Add|Cat|Clone|Div|LinalgVectorNorm|Mean|Mul|Neg|Norm|Pow|Reshape|Sqrt|Square|Stack|Sub|Sum|ToCopy|"
+    r"UnsafeView|View)Backward\d+"
+)
 
 
 @dataclass(frozen=True)
@@ -53,9 +61,9 @@ class Graph:
     placed: bool = False
 
     def reaches(self) -> frozenset[int]:
-        """Identities of the parameters that the loss depends on."""
-        nodes = (self.loss, *nodes_above([self.loss]))
-        return frozenset(id(node.variable) for node in nodes if _is_leaf(node))
+        """Identities of the parameters that the loss depends on, but for penalties on parameters."""
+        nodes = {self.loss, *nodes_above([self.loss])}
+        return frozenset(_leaves_below(nodes - _of_parameters_alone(nodes)))
 
     def read_last(self) -> tuple[Output, ...]:
         """Of the other modules, those whose output the loss uses with no parameter in between: their logits, if any."""
@@ -194,6 +202,8 @@ def trained_rows(
 def past_heads(graph: Graph, inner: nn.Module, own: Collection[int]) -> tuple[str, ...]:
     """Parameters that the loss uses otherwise than through the heads, and not to feed them.
 
+    A penalty on parameters (weight decay in the loss) uses none of them on any row.
+
     Args:
         graph: of the loss.
         inner: whose parameters are named.
@@ -201,11 +211,36 @@ def past_heads(graph: Graph, inner: nn.Module, own: Collection[int]) -> tuple[st
     """
     feeding = {*graph.outputs, *nodes_above(graph.outputs)}
     reached = {graph.loss, *nodes_above([graph.loss], feeding.__contains__)} - feeding
+    used = _leaves_below(reached - _of_parameters_alone(reached))
     names = {id(one): name for name, one in inner.named_parameters()}
-    used = {id(below.variable): below for node in reached for below, _ in node.next_functions if _is_leaf(below)}
-    used |= {id(node.variable): node for node in reached if _is_leaf(node)}
     unread = frozenset(own) - graph.called  # read at their input
     return tuple(sorted(names[one] for one in used if one in names and one not in unread))
+
+
+def _leaves_below(nodes: Collection[Any]) -> set[int]:
+    """Identities of the parameters that nodes take."""
+    return {id(below.variable) for node in nodes for below, _ in node.next_functions if _is_leaf(below)}
+
+
+def _of_parameters_alone(nodes: Collection[Any]) -> set[Any]:
+    """Of the nodes of a graph, those that take parameters entry by entry, or sum them up, and nothing else."""
+    users: dict[Any, list[Any]] = {}
+    for node in nodes:
+        for below, _ in node.next_functions:
+            users.setdefault(below, []).append(node)
+    alone: set[Any] = set()
+    left = [below for below in users if below is not None and _is_leaf(below)]
+    while left:
+        for user in users.get(left.pop(), ()):
+            taken = [below for below, _ in user.next_functions if below is not None]
+            if user not in alone and _takes_entries(user) and all(_is_leaf(one) or one in alone for one in taken):
+                alone.add(user)
+                left.append(user)
+    return alone
+
+
+def _takes_entries(node: Any) -> bool:
+    return ENTRY_BY_ENTRY.fullmatch(type(node).__name__) is not None
 
 
 def _is_leaf(node: Any) -> bool:

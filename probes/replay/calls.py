@@ -20,7 +20,7 @@ class NotReplayedError(Exception):
 
 
 class BeyondError(NotReplayedError):
-    """An id that the batch was given in place of its own is more than the loss knows."""
+    """The loss raises: an id that the batch was given in place of its own may be more than it knows."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from ..host.sharded import loss_context
 
-__all__ = ["gradients_at", "rounding", "trains"]
+__all__ = ["dtypes_of", "gradients_at", "trains"]
 
 
 #: Functions that are no product of matrices: a penalty on weights has these.
@@ -83,15 +83,14 @@ def _leads_to(node: Any, wanted: set[int]) -> bool:
     return id(getattr(node, "variable", None)) in wanted
 
 
-def rounding(loss: Tensor) -> float:
-    """The relative spacing of the coarsest numbers that a gradient of the loss passes through."""
-    kinds = {
+def dtypes_of(loss: Tensor) -> set[torch.dtype]:
+    """The floating-point types that a gradient of the loss passes through."""
+    return {
         one.dtype
         for node in _nodes(loss)
         for one in getattr(node, "_input_metadata", ())
         if isinstance(one.dtype, torch.dtype) and one.dtype.is_floating_point
     }
-    return max((torch.finfo(kind).eps for kind in kinds), default=0.0)
 
 
 def _nodes(loss: Tensor) -> Iterator[Any]:

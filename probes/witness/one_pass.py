@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from alignment import Convention, Finding
 from alignment.findings import finding
 from alignment.noise import Values
-from alignment.recovery import Form, Reading, silent_reading
+from alignment.recovery import FAINT, Form, Reading, silent_reading, smallest, without_faint
 
 from ..errors import UsageError
 from ..host.preserve import copy_of, cuda_devices, same_random_state
 from ..models.adapter import Adapter, Batch, Head, View
 from ..models.causal_lm import CausalLMAdapter
 from ..models.declared_heads import Logits
-from .backward import gradients_at, rounding, trains
+from .backward import dtypes_of, gradients_at, trains
 from .capture import Capture
 from .demands import is_shared
 from .head_call import HeadCall
@@ -300,11 +300,16 @@ def _run(
         detached = finding("LA605", "all", "the loss has a gradient, but none reaches the logits of any head")
         weights = [one for head in heads if head.is_plain for one in head.module.parameters()]
         return Pass(nothing, capture, number, finite=True, problems=[detached], past=trains(loss, weights))
-    read = [call.reading or silent_reading(call.count * call.head.books, call.device) for call in capture.calls]
+    dtypes = dtypes_of(loss)
+    least = FAINT * max(map(smallest, dtypes), default=0.0)
+    read = [
+        without_faint(call.reading or silent_reading(call.count * call.head.books, call.device), least)
+        for call in capture.calls
+    ]
     problems = not_finite(number, capture, read, view)
     readings, unplaced, placed, given = place_readings(capture, read, model, adapter, view)
     calls = _repeated(capture, placed)
-    coarse = rounding(loss)
+    coarse = max((torch.finfo(one).eps for one in dtypes), default=0.0)
     return Pass(readings, capture, number, not problems, unplaced, problems, calls, coarse, given=given)
 
 

@@ -25,10 +25,13 @@ __all__ = ["prove", "retry_in_range"]
 HELD = 0.5
 
 
-def _passes(watched: Watched, batch: Batch, view: View) -> tuple[Barcode, list[list[Reading]]]:
-    """The readings of the batch under every digit of a barcode."""
+def _passes(
+    watched: Watched, batch: Batch, view: View, *, up_to: int | None = None
+) -> tuple[Barcode, list[list[Reading]]]:
+    """The readings of the batch under every digit of a barcode, whose ids are none above ``up_to``."""
     model, adapter = watched.model, watched.adapter
-    code = barcode(view.streams, adapter.usable_ids(model, view))
+    usable = adapter.usable_ids(model, view)
+    code = barcode(view.streams, usable if up_to is None else usable[usable <= up_to])
     passes = []
     for digit in range(code.passes):
         ids = [code.codes(n, len(stream), digit).to(stream.ids.device) for n, stream in enumerate(view.streams)]
@@ -39,9 +42,17 @@ def _passes(watched: Watched, batch: Batch, view: View) -> tuple[Barcode, list[l
 
 
 def prove(watched: Watched, batch: Batch, view: View, inferred: Sequence[Supervision]) -> tuple[Supervision, ...]:
-    """The same supervision with sources proven by a barcode, where the loss runs under one."""
+    """The same supervision with sources proven by a barcode, where the loss runs under one.
+
+    A head may score ids that the loss slices off: where it raises, once more with ids that are no larger than the
+    batch's own.
+    """
     try:
-        code, passes = _passes(watched, batch, view)
+        try:
+            code, passes = _passes(watched, batch, view)
+        except LossError:
+            largest = max((int(stream.ids.max()) for stream in view.streams if len(stream)), default=0)
+            code, passes = _passes(watched, batch, view, up_to=largest)
     except (LossError, InputError):
         return tuple(inferred)  # the loss holds on to its own labels: sources stay inferred
     proven = resolve_sources(inferred, code, passes)

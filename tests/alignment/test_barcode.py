@@ -43,8 +43,8 @@ def test_any_mapping_is_recovered(mapping):
 
 
 def test_a_foreign_id_names_no_input():
-    code = barcode(streams_of([5]), torch.arange(10))
-    origin, source = code.decode([torch.tensor([2, 40, -7, code.foreign(0), __])])
+    code = barcode(streams_of([5]), torch.arange(1, 11))
+    origin, source = code.decode([torch.tensor([3, 40, -7, code.foreign(0), __])])
     assert (origin.tolist(), source.tolist()) == ([0, -1, -1, -1, -1], [2, -1, -1, -1, -1])
 
 
@@ -61,6 +61,13 @@ def test_a_target_that_one_pass_cannot_read_names_no_input(unread):
 @pytest.mark.parametrize(("rows", "base", "passes"), [(9, 10, 1), (10, 10, 2), (99, 10, 2), (100, 10, 3), (3, 2, 2)])
 def test_as_many_passes_as_the_numbers_have_digits(rows, base, passes):
     assert barcode(streams_of([rows]), torch.arange(base)).passes == passes
+
+
+def test_no_row_keeps_its_own_token_where_the_ids_suffice():
+    stream = plain_stream([0, 2, 4, 6], vocab=16)
+    code = barcode([stream], torch.arange(16))
+    assert not torch.isin(stream.ids, code.usable).any()
+    assert barcode([plain_stream(list(range(12)), vocab=16)], torch.arange(16)).usable.tolist() == list(range(16))
 
 
 def test_neighbours_differ_in_every_pass():
@@ -138,10 +145,10 @@ def test_the_literal_pass_alone_says_what_is_trained():
 def test_a_row_that_a_pass_does_not_train_keeps_its_inferred_source():
     stream = plain_stream([7, 8, 9, 5], vocab=10)
 
-    def skips_four(z, ids):
-        return F.cross_entropy(z[:-1], torch.where(ids[1:] == 4, __, ids[1:]))
+    def skips_three(z, ids):
+        return F.cross_entropy(z[:-1], torch.where(ids[1:] == 3, __, ids[1:]))
 
-    inferred, proven = supervise(stream, torch.arange(10), skips_four)
+    inferred, proven = supervise(stream, torch.arange(10), skips_three)
     assert proven.source.tolist() == inferred.source.tolist() == [1, 2, 3, -1]
     assert inferred.exact
     assert not proven.exact

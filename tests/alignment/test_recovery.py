@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from alignment import IGNORE_INDEX, read, recover
 from alignment.noise import NOISE_ROWS, leaf
-from alignment.recovery import CHUNK_ELEMENTS, Form, silent_reading
+from alignment.recovery import CHUNK_ELEMENTS, Form, silent_reading, smallest, without_faint
 
 ROWS, VOCAB = 24, 32
 LABELS = torch.randint(VOCAB, (ROWS,), generator=torch.Generator().manual_seed(0))
@@ -342,3 +342,34 @@ def test_a_soft_teacher_is_no_penalty(vocab):
     teacher = torch.randn(5, vocab, generator=torch.Generator().manual_seed(0)).softmax(-1)
     reading = recover(lambda z: -(teacher * z.log_softmax(-1)).sum(), torch.zeros(5, vocab))
     assert int(Form.REGULARISER) not in reading.form.tolist()
+
+
+# -- columns that are cut off, and what is too small to be written ------------------------------------
+
+
+@pytest.mark.parametrize("sign", [1, -1], ids=["pulled", "pushed"])
+@pytest.mark.parametrize("cut", [1, 4, 8])
+def test_rows_are_read_exactly_under_columns_that_are_cut_off(cut, sign):
+    labels = LABELS % (VOCAB - cut)
+    reading = recover(lambda z: sign * F.cross_entropy(z[:, :-cut], labels), LOGITS)
+    assert reading.target.tolist() == labels.tolist()
+    assert reading.weight.tolist() == pytest.approx([sign / ROWS] * ROWS, rel=1e-5)
+
+
+def test_the_last_columns_of_a_sampled_softmax_are_not_cut_off():
+    kept = torch.arange(1, 25, 2)  # whatever else there is was not drawn for the first row alone
+
+    def loss(z):
+        return F.cross_entropy(z[:1, kept], torch.tensor([0])) + F.cross_entropy(z[1:, :-2], torch.full((ROWS - 1,), 3))
+
+    assert recover(loss, LOGITS).target.tolist() == [1, *[3] * (ROWS - 1)]
+
+
+def test_a_target_of_a_weight_that_half_precision_cannot_write_is_none():
+    reading = recover(lambda z: F.cross_entropy(z[:4], LABELS[:4].clamp(min=0)), LOGITS)
+    least = 16 * smallest(torch.float16)
+    assert without_faint(reading, least).target.tolist() == reading.target.tolist()
+    faint = without_faint(reading.scaled(least), least)
+    assert set(faint.target.tolist()) == {IGNORE_INDEX}
+    assert faint.form.tolist() == [int(Form.SOFT)] * 4 + [int(Form.NONE)] * (ROWS - 4)
+    assert not faint.weight.any()

@@ -213,6 +213,17 @@ def test_rows_that_are_all_pushed_away_are_trained():
     assert one.trained.tolist() == [True, True, True, False]
 
 
+def test_the_last_row_of_a_window_is_pushed_away_like_those_before_it():
+    one = signed([11, 12, 13, 99], [1.0, 1.0, -1.0, -1.0], ids=[10, 11, 12, 13])
+    assert one.source.tolist() == [1, 2, 3, -1]
+    assert not one.soft.any()
+
+
+def test_inside_of_a_window_a_row_pushed_away_from_no_input_is_a_penalty():
+    one = signed([11, 99, 13, __], [1.0, -1.0, 1.0, 0], ids=[10, 11, 12, 13])
+    assert one.soft.tolist() == [False, True, False, False]
+
+
 # -- beside soft rows ---------------------------------------------------------------------------------
 
 
@@ -298,6 +309,12 @@ def test_a_shift_of_the_flattened_batch_takes_every_border(last):
 def test_a_roll_of_each_sample_takes_its_own_first_token():
     one = windows([11, 12, 13, 10, 21, 22, 23, 20], [10, 11, 12, 13, 20, 21, 22, 23], samples=2)
     assert one.source.tolist() == [1, 2, 3, 0, 5, 6, 7, 4]
+
+
+def test_windows_of_a_few_tokens_are_explained_by_what_lies_inside():
+    ids = [10, 11, 12, 13, 11, 10, 13, 13]
+    one = windows([__, __, 13, 11, __, __, 13, 12], ids, samples=2)  # the token after each row; 11 was read before
+    assert one.source.tolist() == [-1, -1, 3, -1, -1, -1, 7, -1]
 
 
 def test_one_row_inside_its_sample_that_disagrees_is_looked_up():

@@ -122,7 +122,7 @@ EXTRAS = {
 #: A further call of the head, on rows that went through one more layer, for the token after the next.
 TWO_AHEAD = (
     "h = body(model, x); z = head(h); "
-    "w, v = head(torch.tanh(h)).flatten(0, 1), F.pad(y, (0, 2), value=-100)[:, 2:].flatten()"
+    "w, v = head(torch.tanh(h)).flatten(0, 1), F.pad(y, (0, 2), value=-100)[:, 2:].masked_fill(~real, -100).flatten()"
 )
 #: Faults of how rows meet labels: lines before the pairing, or another shift.
 FAULTS = {

@@ -349,8 +349,9 @@ class Program:
         """Codes of rows that are trained and must not be, and of those that must be and are not."""
         met, wanted = self.met, self.wanted
         own = {r: s for r, s in met.items() if s < OUTSIDE and r // self.length == s // self.length}
+        joined = {r for r, s in own.items() if self.packed and r % self.length < self._border <= s % self.length}
         codes = set()
-        if any(s - r == 1 and r not in own for r, s in met.items()):
+        if any(s - r == 1 and (r not in own or r in joined) for r, s in met.items()):
             codes.add("LA204")
         if met.keys() - wanted.keys() - {r for r, s in met.items() if r not in own}:
             codes.add("LA202")
@@ -363,7 +364,11 @@ class Program:
         """Whether the tokens show what is wrong: another target than wanted at some row."""
         token = self._token
         if self.key == "wanted":  # nobody says what must be trained: only what it is trained on can be wrong
-            return any(token[s] != token[self.wanted[r]] for r, s in self.met.items() if r in self.wanted)
+            return any(
+                token[s] != token[self.wanted[r]]
+                for r, s in self.met.items()
+                if r in self.wanted and (r + 1) % self.length  # what comes after a window does not show
+            )
         return {r: token[s] for r, s in self.met.items()} != {r: token[s] for r, s in self.wanted.items()}
 
     @property

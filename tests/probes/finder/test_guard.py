@@ -8,6 +8,7 @@ from speech_zoo import by_name, ce
 
 from probes import check_loss
 from probes.finder import guard as guards
+from probes.finder.graph import Graph
 
 BOOKS = by_name("text and K codebooks")
 TEXT_ALONE = {"text": BOOKS.streams["text"]}
@@ -129,3 +130,24 @@ def test_no_trace_is_left():
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
     assert torch.equal(torch.get_rng_state(), state)
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def decayed(model, batch):
+    """A loss that decays all weights by itself, those of a head that is not trained among them."""
+    return next_token(model, batch) + 1e-3 * sum(one.pow(2).sum() for one in model.parameters())
+
+
+def test_a_penalty_on_the_weights_is_no_use_of_a_head():
+    report = check_loss(Beside(), BESIDE, decayed, streams=HEAD)
+    plain = check_loss(Beside(), BESIDE, next_token, streams=HEAD)
+    assert [(one.code, one.stream) for one in report.findings] == [(one.code, one.stream) for one in plain.findings]
+    assert report.verdict == plain.verdict
+
+
+@pytest.mark.parametrize("penalty", [torch.norm, lambda w: w.abs().mean(), lambda w: (w - w.detach()).square().sum()])
+def test_penalties_of_any_form_are_told_from_rows(penalty):
+    module = torch.nn.Linear(4, 4)
+    loss = module(torch.ones(2, 4)).sum() + sum(penalty(one) for one in module.parameters())
+    assert Graph(loss.grad_fn, (), (), frozenset()).reaches() == {id(one) for one in module.parameters()}
+    alone = sum(penalty(one) for one in module.parameters())
+    assert Graph(alone.grad_fn, (), (), frozenset()).reaches() == frozenset()

@@ -75,6 +75,86 @@ def test_programs_of_a_fixed_seed_are_judged_rightly(first):
     assert {number: one for number, one in told.items() if one.kind not in RIGHT} == {}
 
 
+#: Programs that the jury has judged wrongly once, by what was wrong.
+MENDED = {
+    "books of a sampled softmax weigh as they are drawn": Program(model="books", criterion="sampled", seed=640010),
+    "two samples that say the same end once": Program(length=7, ids="alike", mask="scattered", seed=663764),
+    "a window of four tokens has few of its sources inside": Program(
+        samples=3,
+        length=4,
+        ids="frequent",
+        mask="scattered",
+        labels="stream",
+        key="wanted",
+        pairing="labelled",
+        fault="double shift",
+        seed=927563,
+    ),
+    "what half of the rows have read does not explain the others": Program(
+        length=4, ids="repeated", mask="prompt", labels="shifted", key="wanted", pairing="labelled", seed=865466
+    ),
+    "an entropy bonus in half precision is written in a few digits": Program(
+        vocab=12,
+        samples=6,
+        length=11,
+        padding="right",
+        labels="shifted",
+        key="shift_labels",
+        after="float16",
+        pairing="direct",
+        extra="entropy",
+        seed=37482,
+    ),
+    "the last target of a window is no input, and beside a bonus": Program(
+        model="t5",
+        mask="prompt",
+        labels="shifted",
+        after="padded columns",
+        pairing="direct",
+        extra="entropy",
+        seed=308411,
+    ),
+    "rows are pushed away under columns that are cut off": Program(
+        vocab=12, after="padded columns", criterion="preference", seed=386365
+    ),
+    "the last row of a window is pushed away": Program(
+        model="t5", labels="shifted", pairing="labelled", criterion="preference", loop=True, seed=685447
+    ),
+    "a penalty on the weights is no second head": Program(
+        model="plain", logits="layer and rows", pairing="flatten", extra="weights", seed=486045
+    ),
+    "nor does it hide which rows are trained": Program(
+        model="plain", mask="prompt", logits="chunks", extra="weights", fault="mask of the row", seed=154473
+    ),
+    "a barcode of ids that the loss cuts off": Program(
+        vocab=12, samples=1, ids="frequent", mask="prompt", after="padded columns", fault="three ahead", seed=229117
+    ),
+    "a barcode that happens to leave a token as it is": Program(
+        model="plain", length=4, ids="repeated", mask="sample", fault="three ahead", seed=563378
+    ),
+    "a step of which half is trained is not divided twice": Program(
+        model="t5",
+        labels="shifted",
+        pairing="backwards",
+        reduction="token-mean",
+        accumulated=True,
+        fault="half trained",
+        seed=856157,
+    ),
+}
+
+
+@pytest.mark.parametrize("program", MENDED.values(), ids=MENDED)
+def test_what_was_judged_wrongly_once_is_judged_rightly(program):
+    assert is_meant(program)
+    assert judged(program).kind in RIGHT
+
+
+def test_a_replay_goes_on_with_ids_that_the_loss_knows():
+    program = Program(vocab=40, samples=3, after="padded columns", criterion="categorical", kind="int32", seed=836211)
+    assert judged(program, replay=True).kind == "silent"
+
+
 def test_a_reader_that_is_wrong_is_seen_and_shrunk(monkeypatch):
     def blind(grad, logits, token):
         return token * 0 + int(Form.SOFT), grad[:, 0], grad[:, 0]
