@@ -126,8 +126,8 @@ def barcoded(adapter: Adapter, model: nn.Module, args: argparse.Namespace, seed:
         return to_device(hand_labels(batch, args.labels, key=adapter.label_keys[0]), device)
     length = args.length or PLAIN_LENGTH
     if isinstance(adapter, CodebookAdapter):
-        inner = adapter.inner(model)
-        check_memory(size * length, size * length * adapter.vocabulary(inner) * adapter.count(inner), device)
+        scored = sum(adapter.vocabulary(number) for number in range(len(adapter.declared)))
+        check_memory(size * length, size * length * scored, device)
         return to_device(barcoded_codes(adapter, model, size, length, seed), device)
     check_memory(size * length, size * length * vocabulary_size(adapter, model), device)
     return to_device(barcoded_text(adapter, model, size, length, seed, args.labels), device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import nn
 
@@ -18,16 +17,6 @@ __all__ = ["Adapter", "Batch", "Head", "HiggsAdapter", "HiggsAudioV2Adapter", "V
 def is_higgs(adapter: Adapter) -> bool:
     """Whether a model reads conversations of text and audio: one of the two Higgs models."""
     return isinstance(adapter, (HiggsAdapter, HiggsAudioV2Adapter))
-
-
-def codebook_families() -> tuple[Any, ...]:
-    """Adapters of audio models with several codebooks, of which a loss is watched and no more."""
-    from .csm import CsmAdapter
-    from .dia import DiaAdapter
-    from .moshi import MoshiAdapter
-    from .musicgen import MusicgenAdapter
-
-    return (CsmAdapter, DiaAdapter, MoshiAdapter, MusicgenAdapter)
 
 
 def adapter_for(model: nn.Module, heads: Sequence[str] = ()) -> Adapter:
@@ -48,9 +37,11 @@ def adapter_for(model: nn.Module, heads: Sequence[str] = ()) -> Adapter:
     from .causal_lm import CausalLMAdapter
 
     if not heads:
-        for family in codebook_families():
-            if family.fits(model):
-                return family()
+        from .codebooks import CodebookAdapter, family_of
+
+        codebooks = family_of(model)
+        if codebooks is not None:
+            return CodebookAdapter(model, codebooks)
         from .prophetnet import ProphetNetAdapter
 
         if ProphetNetAdapter.fits(model):

@@ -58,14 +58,16 @@ def load_causal_lm(
 
 
 def class_of(transformers: Any, config: Any) -> Any:
-    """The class that a configuration names; causal language modelling for none, or one without a head."""
-    base = transformers.MODEL_MAPPING.get(type(config), None)
+    """The class that a configuration names; causal language modelling for none, or one without a head that has such."""
+    bare = transformers.MODEL_MAPPING.get(type(config), None)
+    if transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None) is None:
+        bare = None  # what stands for all of a kind may have heads of its own (CSM)
     for architecture in getattr(config, "architectures", None) or ():
         found = getattr(transformers, architecture, None)
         if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
             version = transformers.__version__
             raise UsageError(f"{architecture} is not in transformers {version}: install a version that has it")
-        if found is not base:
+        if found is not bare:
             return found
     return transformers.AutoModelForCausalLM
 

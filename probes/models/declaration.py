@@ -7,12 +7,14 @@ One reader for a mapping in Python and for a TOML file, with the same keys in bo
     ids = "codes[:, {k}]"
     ends = [61]
 
-``{k}`` is the only placeholder: one stream for each head that matches.
+``{k}`` is the only placeholder: one stream for each head that matches. ``{k+1}`` is one more than it: where the heads
+of further codebooks are counted from 0.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
@@ -22,15 +24,16 @@ from torch import Tensor
 from alignment import Convention, InputError
 
 from ..errors import UsageError
-from .place import K, Place, read_place
+from .place import K, Place, counts, filled, read_place
 
-__all__ = ["Declaration", "HeadPlace", "Objective", "Source", "read_streams"]
+__all__ = ["Asked", "Declaration", "HeadPlace", "Nth", "Objective", "Source", "read_streams"]
 
 #: What a stream is trained to do: predict what comes next, or what stands where its input was masked.
 Objective = Literal["next", "masked"]
 
-#: Where ids, labels or a mask lie in a batch: a key with a basic index, or (in Python) a function of the batch.
-Source = Place | Callable[[Mapping[str, Any]], Tensor]
+#: Where ids, labels or a mask lie in a batch: a key with a basic index, or (in Python) a function of the batch, which
+#: gives None where there are none, and (B, T, K) where streams called ``audio[0]``, ``audio[1]`` and on share it.
+Source = Place | Callable[[Mapping[str, Any]], Tensor | None]
 
 #: Marks a head that is a tensor of the model's outputs.
 OUTPUT = "output:"
@@ -56,11 +59,38 @@ class HeadPlace:
     @property
     def is_pattern(self) -> bool:
         """Whether its path has the placeholder."""
-        return K in self.path or self.index.is_pattern
+        return counts(self.path) or self.index.is_pattern
 
     def bound(self, number: int) -> HeadPlace:
         """The place with ``{k}`` replaced."""
-        return replace(self, path=self.path.replace(K, str(number)), index=self.index.bound(number))
+        return replace(self, path=filled(self.path, number), index=self.index.bound(number))
+
+
+class Asked(dict[str, Any]):
+    """A batch whose functions are asked once: all codebooks share them."""
+
+    def __init__(self, batch: Mapping[str, Any]) -> None:
+        super().__init__(batch)
+        self._answers: dict[Any, Any] = {}
+
+    def answer(self, function: Callable[[Mapping[str, Any]], Any]) -> Any:
+        """What a function gives for the batch."""
+        if function not in self._answers:
+            self._answers[function] = function(self)
+        return self._answers[function]
+
+
+@dataclass(frozen=True)
+class Nth:
+    """A stream's own part of what a function of the batch gives."""
+
+    function: Callable[[Mapping[str, Any]], Tensor | None]
+    number: int
+
+    def __call__(self, batch: Mapping[str, Any]) -> Tensor | None:
+        """(B, T): of one that gives (B, T, K) the stream's own, else what all share."""
+        found = batch.answer(self.function) if isinstance(batch, Asked) else self.function(batch)
+        return found[..., self.number] if isinstance(found, Tensor) and found.dim() == 3 else found
 
 
 @dataclass(frozen=True)
@@ -76,6 +106,11 @@ class Declaration:
         ends: ids that end a turn or a stream.
         fillers: ids that are never a target: placeholders, filling of the delay pattern, the masked token.
         padding: the id of padding, or where the padding mask of the batch lies.
+        documents: the number of the piece that each position belongs to, where a sample holds several: no position
+            predicts one of another piece.
+        vocabulary: how many ids the head scores, where its weight does not show it.
+        delay: by how many frames a codebook comes later than the first: one number, or with ``{k}`` one for each.
+        count: how many ``{k}`` there are, where neither the head nor the ids tell.
         ahead: how far ahead of its row the head predicts.
         ahead_step: by how much more each further ``{k}`` does.
         call: which call of the head in a forward gives these logits, from 0; None for all of them.
@@ -92,6 +127,10 @@ class Declaration:
     ends: tuple[int, ...] = ()
     fillers: tuple[int, ...] = ()
     padding: int | Source | None = None
+    documents: Source | None = None
+    vocabulary: int | None = None
+    delay: tuple[int, ...] = ()
+    count: int | None = None
     ahead: int = 1
     ahead_step: int = 0
     call: int | None = None
@@ -102,21 +141,35 @@ class Declaration:
     @property
     def is_pattern(self) -> bool:
         """Whether it stands for one stream per ``{k}``."""
-        return K in self.name
+        return counts(self.name)
+
+    def numbered(self) -> Declaration:
+        """The same, of functions that give several streams the one that its name counts: the third of ``audio[2]``."""
+        number = re.search(r"\[(\d+)\]$", self.name)
+        held = {key: getattr(self, key) for key in ("ids", "labels", "mask", "padding", "documents")}
+        functions = {key: one for key, one in held.items() if callable(one) and not isinstance(one, Nth)}
+        return (
+            self
+            if number is None
+            else replace(self, **{key: Nth(one, int(number[1])) for key, one in functions.items()})
+        )
 
     def bound(self, number: int) -> Declaration:
         """The stream of one ``{k}``."""
         return replace(
             self,
-            name=self.name.replace(K, str(number)),
+            name=filled(self.name, number),
             head=tuple(place.bound(number) for place in self.head),
             ids=_bound(self.ids, number),
             labels=_bound(self.labels, number),
             mask=_bound(self.mask, number),
             padding=_bound(self.padding, number),
+            documents=_bound(self.documents, number),
+            delay=self.delay[number : number + 1],
+            count=None,
             ahead=self.ahead + number * self.ahead_step,
             ahead_step=0,
-            body=None if self.body is None else self.body.replace(K, str(number)),
+            body=None if self.body is None else filled(self.body, number),
         )
 
 
@@ -170,6 +223,7 @@ def _check_placeholder(here: str, declared: Declaration) -> None:
     used = any(place.is_pattern for place in declared.head) or any(
         isinstance(source, Place) and source.is_pattern for source in (declared.ids, declared.labels, declared.mask)
     )
+    used = used or (declared.is_pattern and callable(declared.ids))  # one function gives them all
     if used and not declared.is_pattern:
         raise UsageError(f"{here} uses {K}, which its name lacks: call it {declared.name}[{K}]")
     if declared.is_pattern and not used:
@@ -264,6 +318,10 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "ends": _integers,
     "fillers": _integers,
     "padding": _padding,
+    "documents": _source,
+    "vocabulary": _count(1),
+    "delay": _integers,
+    "count": _count(1),
     "ahead": _count(1),
     "ahead_step": _count(0),
     "call": _count(0),

@@ -14,7 +14,7 @@ from ..errors import UsageError
 from .adapter import Head
 from .declaration import Declaration, HeadPlace
 from .modules import unwrapped
-from .place import Place
+from .place import Place, counts
 
 __all__ = ["Logits", "declared_heads", "field_of", "unfolded", "with_field"]
 
@@ -43,34 +43,41 @@ def unfolded(model: nn.Module, declared: Sequence[Declaration], batch: Mapping[s
         UsageError: no head matches, or two streams have one name; names the nearest head.
     """
     inner = unwrapped(model)
+    parts = _parts(inner)
     out: list[Declaration] = []
     for one in declared:
-        out += _unfolded(inner, one, batch) if one.is_pattern else [one]
+        out += _unfolded(inner, parts, one, batch) if one.is_pattern else [one]
     names = [one.name for one in out]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UsageError(f"streams: two streams are called {twice}")
     for one in out:
         for place in one.head:
-            _check_head(inner, one, place)
+            _check_head(inner, parts, one, place)
     return out
 
 
-def _unfolded(inner: nn.Module, one: Declaration, batch: Mapping[str, Any] | None) -> list[Declaration]:
-    paths = [place for place in one.head if "{k}" in place.path and not place.is_output]
-    bound = [one.bound(number) for number in range(MOST)]
+def _unfolded(
+    inner: nn.Module, parts: Mapping[str, Any], one: Declaration, batch: Mapping[str, Any] | None
+) -> list[Declaration]:
+    paths = [place for place in one.head if counts(place.path) and not place.is_output]
+    bound = [one.bound(number) for number in range(one.count or MOST)]
+    if one.count:
+        return bound
     if paths:
-        known = set(_parts(inner))
-        there = [all(place.bound(n).path in known for place in paths) for n in range(MOST)]
+        there = [all(place.bound(n).path in parts for place in paths) for n in range(MOST)]
         first = there.index(True) if True in there else 0
         count = first + (there[first:].index(False) if False in there[first:] else 0)
         if count == first:
-            _check_head(inner, one, paths[0].bound(0))
+            _check_head(inner, parts, one, paths[0].bound(0))
         return bound[first:count]
-    if not isinstance(one.ids, Place) or batch is None:
+    if batch is None:
         raise UsageError(
             f"streams: [{one.name}]: neither its head nor its ids say how many streams there are: write one for each"
         )
+    if not isinstance(one.ids, Place):
+        found = one.ids(batch)
+        return bound[: found.shape[-1] if isinstance(found, Tensor) and found.dim() == 3 else 1]
     first = one.ids.bound(0).of(batch).shape
     count = 1
     while count < MOST and _shape(bound[count].ids, batch) == first:
@@ -92,10 +99,9 @@ def _parts(inner: nn.Module) -> dict[str, Any]:
     return {**dict(inner.named_parameters(remove_duplicate=False)), **modules}
 
 
-def _check_head(inner: nn.Module, one: Declaration, place: HeadPlace) -> None:
-    if place.is_output or place.path in _parts(inner):
+def _check_head(inner: nn.Module, parts: Mapping[str, Any], one: Declaration, place: HeadPlace) -> None:
+    if place.is_output or place.path in parts:
         return
-    parts = _parts(inner)
     near = difflib.get_close_matches(place.path, list(parts), n=1, cutoff=0)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise UsageError(

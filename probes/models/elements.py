@@ -45,8 +45,8 @@ class Elements:
         batch[self.key] = new.reshape(old.shape)
 
 
-def values_of(source: Source, batch: Mapping[str, Any], what: str) -> Tensor:
-    """What a place or a function of the batch names.
+def values_of(source: Source, batch: Mapping[str, Any], what: str) -> Tensor | None:
+    """What a place or a function of the batch names; None where a function says that there is none.
 
     Raises:
         InputError: it cannot be taken from the batch; says of which stream and key.
@@ -57,7 +57,7 @@ def values_of(source: Source, batch: Mapping[str, Any], what: str) -> Tensor:
         raise InputError(f"{what}: {error}") from error
     except Exception as error:  # the user's function may raise anything
         raise InputError(f"{what}: the function raised {type(error).__name__}: {error}") from error
-    if not isinstance(found, Tensor):
+    if found is not None and not isinstance(found, Tensor):
         raise InputError(f"{what}: the function returned a {type(found).__name__} and no tensor")
     return found
 
@@ -81,6 +81,8 @@ def _by_key(source: Source, batch: Mapping[str, Any], keys: list[str]) -> list[E
         try:
             named = source.of(numbered) if isinstance(source, Place) else source(numbered)
         except Exception:  # noqa: BLE001, S112 - a function that looks up what it is given: not by this key
+            continue
+        if named is None:
             continue
         flat = named.reshape(-1).long()
         inside = (flat >= FIRST) & (flat < FIRST + tensor.numel())

@@ -25,7 +25,7 @@ from alignment.streams import NO_TOKEN
 from ..errors import CannotRunError
 from .adapter import Batch, Head, View, find_instance
 from .checkpoint import from_folder
-from .codebooks import audio_segments, filling
+from .frames import audio_segments, filling
 from .higgs import SPECIAL_IDS, ends_of, ordinary_ids
 from .higgs_batch import check_v2_batch
 from .higgs_v2_runs import HiggsAudioV2Runs

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from alignment import InputError
 
-__all__ = ["K", "Place", "holds", "read_place"]
+__all__ = ["K", "Place", "counts", "filled", "holds", "read_place"]
 
-#: The only placeholder: the number of a stream among those of one declaration.
+#: The only placeholder: the number of a stream among those of one declaration, or with ``{k+1}`` one more than it.
 K = "{k}"
+PLACEHOLDER = re.compile(r"\{k([+-]\d+)?\}")
 
 NUMBER = re.compile(r"-?\d+")
 #: The number of a codebook, behind which an index ends: ``[:, 2]``, ``[2::8]``.
@@ -24,6 +25,16 @@ BOOK = re.compile(r"(\d+)(?=(?:::(\d+))?\]$)")
 #: More codebooks than any model has, where nothing ends the count.
 MOST = 256
 Part = Any  # int, slice or Ellipsis
+
+
+def counts(text: str) -> bool:
+    """Whether a text has the placeholder."""
+    return PLACEHOLDER.search(text) is not None
+
+
+def filled(text: str, number: int) -> str:
+    """A text with its placeholders replaced."""
+    return PLACEHOLDER.sub(lambda found: str(number + int(found[1] or 0)), text)
 
 
 @dataclass(frozen=True)
@@ -44,11 +55,11 @@ class Place:
     @property
     def is_pattern(self) -> bool:
         """Whether it has the placeholder."""
-        return K in self.key or K in self.index
+        return counts(self.key + self.index)
 
     def bound(self, number: int) -> Place:
         """The place with ``{k}`` replaced."""
-        return Place(self.key.replace(K, str(number)), self.index.replace(K, str(number)))
+        return Place(filled(self.key, number), filled(self.index, number))
 
     @property
     def book(self) -> int | None:

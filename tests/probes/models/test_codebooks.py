@@ -12,6 +12,7 @@ from probes import check_loss
 from probes.batches.codebook_batch import barcoded_codes
 from probes.checks.preflight import Plan, preflight
 from probes.models import adapter_for
+from probes.models.checkpoint import load_causal_lm
 
 
 def own_loss(model, batch):
@@ -113,7 +114,7 @@ def test_dia_predicts_the_next_code(dia, speech):
 
 def test_dia_knows_its_special_codes_in_every_version(dia):
     adapter = adapter_for(dia)
-    assert (adapter.fillers(dia), adapter.ends(dia)) == ((1026, 1025), (1024,))
+    assert [(one.fillers, one.ends) for one in adapter.declared] == [((1026, 1025), (1024,))] * 9
 
 
 def test_dia_ids_may_be_flat(dia, speech):
@@ -264,6 +265,12 @@ def test_preflight_makes_a_batch_of_codes(family, code, streams):
     told = {check.id: check.status for check in report.checks}
     assert told["pairing-audio"] == ("fail" if code else "pass")
     assert (told["text-length"], told["decode"]) == ("skip", "skip")
+
+
+def test_a_checkpoint_of_a_kind_that_has_no_language_model_is_its_own_class(tmp_path, csm):
+    csm.save_pretrained(tmp_path / "csm")
+    model, missing = load_causal_lm(tmp_path / "csm")
+    assert (type(model).__name__, missing) == ("CsmForConditionalGeneration", ())
 
 
 @pytest.mark.filterwarnings("ignore:To copy construct from a tensor")  # codecs of older versions, as they are loaded
