@@ -1,13 +1,14 @@
 """Streams that are known by the class of a model: registered in Python, or by a package that is installed.
 
 A package of models declares them as entry points of the group ``loss_alignment.streams``: each is named after a class,
-by its dotted path, and points at a mapping of streams. Nothing is imported before a model of that class is met.
+by its dotted path, and points at a mapping of streams, or a function of the model that returns one: where its
+configuration says how many codebooks there are, and what ends them. Nothing is imported before such a model is met.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import EntryPoints, entry_points
 from typing import Any
@@ -23,20 +24,28 @@ __all__ = ["GROUP", "register", "registered"]
 #: The group of entry points.
 GROUP = "loss_alignment.streams"
 
-_REGISTERED: dict[str, tuple[Declaration, ...]] = {}
+#: Streams, or a function of the model that returns them; declarations once they were read.
+Given = Mapping[str, Any] | Callable[[Any], Mapping[str, Any]]
+Known = tuple[Declaration, ...] | Callable[[Any], Mapping[str, Any]]
+
+_REGISTERED: dict[str, Known] = {}
 
 
-def register(model_class: type[nn.Module], streams: Mapping[str, Any]) -> None:
+def register(model_class: type[nn.Module], streams: Given) -> None:
     """Make the streams of a class known: every door then reads its models as if they had been declared.
 
     What is registered again replaces what was; subclasses have the streams of their nearest class.
+
+    Args:
+        model_class: of the model below its wrappers.
+        streams: as ``streams=`` takes them, or a function of the model that returns them.
 
     Raises:
         UsageError: no class of modules, or streams that cannot be read.
     """
     if not (isinstance(model_class, type) and issubclass(model_class, nn.Module)):
         raise UsageError(f"a class of torch modules is registered, got {model_class!r}")
-    _REGISTERED[_path(model_class)] = read_streams(streams, f"streams of {model_class.__name__}")
+    _REGISTERED[_path(model_class)] = _read(streams, f"streams of {model_class.__name__}")
 
 
 def registered(model: nn.Module) -> tuple[Declaration, ...]:
@@ -45,15 +54,21 @@ def registered(model: nn.Module) -> tuple[Declaration, ...]:
     Raises:
         UsageError: an entry point that cannot be loaded, or names no streams.
     """
-    lines = [
-        _path(one) for one in type(unwrapped(model)).__mro__ if issubclass(one, nn.Module) and one is not nn.Module
-    ]
+    inner = unwrapped(model)
+    lines = [_path(one) for one in type(inner).__mro__ if issubclass(one, nn.Module) and one is not nn.Module]
     for path in lines:
         if path not in _REGISTERED:  # asked once: looking through what is installed takes longer than a small forward
             _REGISTERED[path] = _installed(path)
-        if _REGISTERED[path]:
-            return _REGISTERED[path]
+        known = _REGISTERED[path]
+        if known:
+            return (
+                known if isinstance(known, tuple) else read_streams(known(inner), f"streams of {type(inner).__name__}")
+            )
     return ()
+
+
+def _read(given: Given, where: str) -> Known:
+    return given if callable(given) else read_streams(given, where)
 
 
 def _path(model_class: type) -> str:
@@ -66,7 +81,7 @@ def _points(_: tuple[str, ...]) -> EntryPoints:
     return entry_points(group=GROUP)
 
 
-def _installed(path: str) -> tuple[Declaration, ...]:
+def _installed(path: str) -> Known:
     """The streams that an installed package declares for a class; none if empty."""
     for point in _points(tuple(sys.path)).select(name=path):
         where = f"entry point {point.value} ({GROUP})"
@@ -74,5 +89,5 @@ def _installed(path: str) -> tuple[Declaration, ...]:
             given = point.load()
         except Exception as error:  # a package of anybody's
             raise UsageError(f"{where} cannot be loaded: {type(error).__name__}: {error}") from error
-        return read_streams(given, where)
+        return _read(given, where)
     return ()

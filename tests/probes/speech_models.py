@@ -251,8 +251,7 @@ SPEECH = [
         },
         {
             "audio[0]": {"head": "codec_head", "ids": "codes[..., 0]", "labels": "codes[..., 0]"},
-            "audio[1]": {"head": "lm_head.0", "ids": "codes[..., 1]", "labels": "codes[..., 1]"},
-            "audio[2]": {"head": "lm_head.1", "ids": "codes[..., 2]", "labels": "codes[..., 2]"},
+            "audio[{k+1}]": {"head": "lm_head.{k}", "ids": "codes[..., {k+1}]", "labels": "codes[..., {k+1}]"},
         },
     ),
     Architecture(

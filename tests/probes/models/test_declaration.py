@@ -32,6 +32,14 @@ call = 1
 objective = "masked"
 body = "layers.{k}"
 convention = "pre-shifted"
+
+["audio[{k+1}]"]
+head = "predictor.{k}"
+ids = "more[..., {k+1}]"
+documents = "pieces"
+vocabulary = 64
+delay = [1, 2]
+count = 2
 """
 
 
@@ -62,6 +70,14 @@ def test_a_file_and_a_mapping_with_the_same_keys_declare_the_same_streams(file):
             "body": "layers.{k}",
             "convention": Convention.PRE_SHIFTED,
         },
+        "audio[{k+1}]": {
+            "head": "predictor.{k}",
+            "ids": "more[..., {k+1}]",
+            "documents": "pieces",
+            "vocabulary": 64,
+            "delay": (1, 2),
+            "count": 2,
+        },
     }
     assert load_streams(file) == read_streams(mapping)
 
@@ -69,7 +85,7 @@ def test_a_file_and_a_mapping_with_the_same_keys_declare_the_same_streams(file):
 def test_what_is_written_is_read_again_as_the_same(file, tmp_path):
     declared = load_streams(file)
     again = tmp_path / "again.toml"
-    again.write_text(streams_toml(declared, [["13 rows"], [], ["offset +1"]]))
+    again.write_text(streams_toml(declared, [["13 rows"], [], ["offset +1"], []]))
     assert load_streams(str(again)) == declared
     assert "# 13 rows" in again.read_text()
 
@@ -79,6 +95,9 @@ def test_the_placeholder_is_bound_in_every_key_and_counts_how_far_ahead(file):
     assert (audio.name, audio.head, audio.ids) == ("audio[3]", (HeadPlace("heads.3"),), Place("codes", "[:, 3]"))
     assert (mtp.name, mtp.ahead, mtp.body) == ("mtp[2]", 4, "layers.2")
     assert str(mtp.head[1]) == "output: extra[..., 2, :]"
+    further = load_streams(file)[3].bound(1)
+    assert (further.name, further.head[0].path, str(further.ids)) == ("audio[2]", "predictor.1", "more[..., 2]")
+    assert further.delay == (2,)
 
 
 def test_functions_of_the_batch_are_taken_in_python():

@@ -7,6 +7,8 @@ from speech_zoo import BEGIN, FILL, by_name, ce, delayed, delayed_batch, ids
 from torch import nn
 
 from probes import check_loss
+from probes.models.declaration import read_streams
+from probes.models.declared import DeclaredAdapter
 
 
 class Small(nn.Module):
@@ -99,3 +101,46 @@ def test_a_masked_loss_that_is_shifted_has_one_offset(shift):
     report = checked(batch, loss, **keys)
     assert errors(report) == {"LA104"}
     assert f"the row {shift:+d} from them" in report.findings[0].message
+
+
+class Blocks(nn.Module):
+    """One layer whose last dimension holds all codebooks."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.mix, self.head = nn.Embedding(64, 16), nn.GRU(16, 16, batch_first=True), nn.Linear(16, 3 * 64)
+
+    def forward(self, frames):
+        return self.head(self.mix(self.table(frames).sum(2))[0]).unflatten(-1, (3, 64))
+
+
+def of_blocks(turn=0):
+    def loss(model, batch):
+        logits, codes = model(batch["frames"]), batch["frames"].roll(turn, -1)
+        ended = batch["piece"][:, 1:] != batch["piece"][:, :-1]
+        return ce(logits[:, :-1], codes[:, 1:].masked_fill(ended[..., None], -100))
+
+    return loss
+
+
+def test_a_function_of_the_batch_gives_all_codebooks_of_a_layer():
+    batch = {"frames": ids(5, 60, 2, 12, 3), "piece": (torch.arange(12) >= 7).long().expand(2, 12)}
+    book = {"head": "head", "ids": lambda given: given["frames"], "count": 3, "documents": "piece"}
+    report = check_loss(Blocks(), batch, of_blocks(), streams={"audio[{k}]": book})
+    assert report.verdict == "pass"
+    assert [one["supervised"] for one in report.streams.values()] == [20] * 3
+    del book["count"]  # as many as the function gives
+    turned = check_loss(Blocks(), batch, of_blocks(1), streams={"audio[{k}]": book})
+    assert errors(turned) == {"LA106"}
+    del book["documents"]  # the last frame of a piece is then one without its target
+    assert check_loss(Blocks(), batch, of_blocks(), streams={"audio[{k}]": book}).verdict != "pass"
+
+
+def test_a_declared_delay_is_the_one_that_ends_are_held_to():
+    def view(**keys):
+        book = {"head": "head", "ids": "frames[..., {k}]", "count": 3, "ends": [61], **keys}
+        adapter = DeclaredAdapter(Blocks(), read_streams({"audio[{k}]": book}))
+        return adapter.view(Blocks(), {"frames": ids(5, 60, 2, 12, 3)})
+
+    assert view(delay=[0, 1, 2]).delays == (0, 1, 2)
+    assert view().delays == ()

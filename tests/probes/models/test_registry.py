@@ -39,6 +39,17 @@ def test_a_registered_class_is_read_by_its_streams():
     assert code in {f.code for f in check_loss(ZOO.model(), ZOO.batch(), wrong).findings}
 
 
+def test_streams_may_be_a_function_of_the_model():
+    class Sized(ZOO.model):
+        heads = ("text", "mtp[{k}]")
+
+    register(Sized, lambda model: {name: ZOO.streams[name] for name in model.heads})
+    model = Sized()
+    assert [one.name for one in registry.registered(model)] == ["text", "mtp[{k}]"]
+    model.heads = ("text",)
+    assert [one.name for one in registry.registered(nn.DataParallel(model))] == ["text"]
+
+
 def test_run_reads_them_too():
     register(ZOO.model, ZOO.streams)
     report, _ = watched(train)
