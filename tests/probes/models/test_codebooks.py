@@ -8,10 +8,10 @@ from codebook_models import B, T, drawn
 
 from alignment import InputError
 from loss_align import main
-from probes import check_loss
+from probes import check_loss, register
 from probes.batches.codebook_batch import barcoded_codes
 from probes.checks.preflight import Plan, preflight
-from probes.models import adapter_for
+from probes.models import adapter_for, registry
 from probes.models.checkpoint import load_causal_lm
 
 
@@ -146,6 +146,16 @@ def test_dia_labels_that_were_not_cut_are_named(dia, speech):
     longer = {**speech, "labels": F.pad(speech["labels"], (1, 0), value=1)}
     with pytest.raises(InputError, match="cut both alike"):
         check_loss(dia, longer, own_loss)
+
+
+def test_streams_that_a_user_registers_go_before_ours(dia, speech, monkeypatch):
+    monkeypatch.setattr(registry, "_REGISTERED", {})
+    book = {"head": "logits_dense", "ids": "decoder_input_ids[..., {k}]", "labels": "labels[{k}::9]", "fillers": 1026}
+    register(type(dia), lambda model: {"unit[{k}]": {**book, "count": model.config.decoder_config.num_channels}})
+    report = check_loss(dia, speech, own_loss)
+    assert (report.verdict, list(report.streams)) == ("pass", [f"unit[{k}]" for k in range(9)])
+    copied = {**speech, "labels": speech["decoder_input_ids"].transpose(1, 2).reshape(B * 9, T)}
+    assert "LA102" in {f.code for f in check_loss(dia, copied, own_loss).findings}
 
 
 # -- CSM --------------------------------------------------------------------------------------------
