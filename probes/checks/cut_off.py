@@ -21,6 +21,7 @@ from alignment.wording import counted
 from ..host.preserve import copy_of, preserved, same_random_state
 from ..host.sharded import must_finish
 from ..models.adapter import Adapter, Batch
+from ..models.codebooks import CodebookAdapter
 from ..models.modules import peft_model
 from ..models.placed import Places
 from ..replay.calls import Loss, NotReplayedError, Run, Scene
@@ -74,20 +75,33 @@ def cut_off(
         silent: names of the parameters that no backward reached.
         trainable: how many there are of them and of those that one reached.
     """
+    silent, notes = _without_codec(scene, silent)
     groups = _groups(scene.model, silent)
     if not groups or must_finish(scene.model):
-        return [], []
+        return [], notes
     many = counted(trainable, "trainable parameter")
     several = f"{len(silent)} of {many} {'has' if len(silent) == 1 else 'have'} no gradient"
     try:
         moves = _Moves(scene, batch, told)
         if not moves(list(groups.values())):
-            return [], [f"{several}, first {silent[0]}, and no trained row depends on them in this batch"]
+            return [], [*notes, f"{several}, first {silent[0]}, and no trained row depends on them in this batch"]
         first = _first(moves, list(groups.values()))
     except NotReplayedError as error:
-        return [], [f"{several}, first {silent[0]}: not judged ({error})"]
+        return [], [*notes, f"{several}, first {silent[0]}: not judged ({error})"]
     message = f"{several}, and the loss moves when they are moved, first {first[0]}: they are cut off and never trained"
-    return [finding("LA602", "all", message, fix=FIX, count=len(silent), basis=BASIS)], []
+    return [finding("LA602", "all", message, fix=FIX, count=len(silent), basis=BASIS)], notes
+
+
+def _without_codec(scene: Scene, silent: Sequence[str]) -> tuple[Sequence[str], list[str]]:
+    """Names without those of a codec, by whose codes alone rows move with it; and a note of these."""
+    codec = scene.adapter.codec(scene.model) if isinstance(scene.adapter, CodebookAdapter) else None
+    own = set() if codec is None else {id(one) for one in codec.parameters()}
+    made = {name for name, one in scene.model.named_parameters() if id(one) in own} & set(silent)
+    if not made:
+        return silent, []
+    which = f"{counted(len(made), 'parameter')} of {type(codec).__name__}, which makes the codes"
+    note = f"{which}, belong to no loss on them: leave them out of the optimizer, or freeze them"
+    return [name for name in silent if name not in made], [note]
 
 
 def _groups(model: nn.Module, names: Sequence[str]) -> dict[str, list[str]]:

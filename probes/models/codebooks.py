@@ -78,6 +78,10 @@ class CodebookAdapter(StreamsAdapter):
         fed = self.family.fed
         return None if fed is None else (getattr(self.inner(model), fed[0]), fed[1])
 
+    def codec(self, model: nn.Module) -> nn.Module | None:
+        """What makes codes in a forward, and is trained by no loss on them."""
+        return attrgetter(self.family.codec)(self.inner(model)) if self.family.codec else None
+
     def heads(self, model: nn.Module, view: View | None = None) -> tuple[Head, ...]:
         """The declared ones; those that lie in the layers between are fed by these."""
         heads, fed = declared_heads(self.inner(model), self.declared), self.fed(model)

@@ -37,7 +37,8 @@ class Family:
         labels: arguments that hold labels.
         fed: layers between the body and the heads inside them, and the argument by which its rows reach them.
         signals: arguments that are no ids and say what the codes are.
-        in_codes: the batch with codes in place of what the model makes them of.
+        codec: path of the module that makes codes in a forward: no loss on codes trains it.
+        in_codes: the batch with codes in place of what the codec makes them of.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Family:
     labels: tuple[str, ...] = ("labels",)
     fed: tuple[str, str] | None = None
     signals: tuple[str, ...] = ()
+    codec: str = ""
     in_codes: Callable[[Any, Batch], Batch] | None = None
 
 
@@ -248,6 +250,7 @@ CSM = Family(
     body="backbone_model",
     fed=("depth_decoder", "backbone_last_hidden_state"),
     signals=("input_values",),
+    codec="codec_model",
     in_codes=_in_codes,
 )
 

@@ -5,14 +5,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from codebook_models import B, T, drawn
+from live_runs import watched
 
 from alignment import InputError
 from loss_align import main
 from probes import check_loss, register
 from probes.batches.codebook_batch import barcoded_codes
+from probes.checks.cut_off import cut_off
 from probes.checks.preflight import Plan, preflight
 from probes.models import adapter_for, registry
 from probes.models.checkpoint import load_causal_lm
+from probes.replay.calls import Scene
 
 
 def own_loss(model, batch):
@@ -220,6 +223,28 @@ def test_csm_backbone_planted(csm, talk, pick, code):
     # the loss takes waveforms apart by itself, and a batch that is run again holds codes in their place
     blind = set() if code else {"LA805"}  # a stream-wide error says why
     assert found == blind | ({"LA205"} if code != "LA106" else set()) | ({code} if code else set())
+
+
+def test_a_codec_without_a_gradient_is_not_cut_off(csm):
+    names = [name for name, _ in csm.named_parameters() if name.startswith("codec_model.")]
+    found, notes = cut_off(Scene(csm, adapter_for(csm), None, own_loss), {}, (), names, len(names))
+    assert (found, len(notes)) == ([], 1)
+    assert notes[0].startswith(f"{len(names)} parameters of MimiModel, which makes the codes")
+
+
+@pytest.mark.deep
+def test_csm_trained_with_its_codec_in_the_optimizer_is_right_and_the_codec_a_note(csm, talk):
+    def train():
+        model = small.csm()
+        optimizer = torch.optim.SGD(model.parameters(), 0.01)
+        for _ in range(2):
+            own_loss(model, talk).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    report, _ = watched(train)
+    assert (report.verdict, errors(report)) == ("pass", set())
+    assert any("of MimiModel, which makes the codes, belong to no loss on them" in note for note in report.notes)
 
 
 # -- Moshi ------------------------------------------------------------------------------------------
