@@ -127,7 +127,9 @@ def _with_found(model: nn.Module, adapter: Adapter, seen: Witness, found: Sequen
     inside = dict(unwrapped(model).named_modules())
     ids = [Place(key) for key in adapter.id_keys]
     others = {
-        names[inside[_path(one)]]: one.offset for one in found if _path(one) in inside and one.declaration.ids in ids
+        names[inside[_path(one)]]: one.offset
+        for one in found
+        if _path(one) in inside and one.declaration.ids in ids and one.declaration.objective == "next"
     }
     own = [
         names[head.module]

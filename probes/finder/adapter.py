@@ -22,7 +22,7 @@ from ..witness.scout import scout
 from .discover import discover
 from .found import Discovery
 from .graph import graph_of, past_heads
-from .renaming import integers
+from .renaming import codebook_axis, integers
 
 __all__ = ["FoundAdapter", "fitting_adapter", "used"]
 
@@ -85,7 +85,10 @@ def fitting_adapter(model: nn.Module, batch: Batch, loss_fn: LossFunction, heads
     if not isinstance(adapter, CausalLMAdapter) or _knows(model, adapter, batch, loss_fn):
         return adapter
     found = _found(model, batch, loss_fn, heads)
-    if found is None or _agrees(found, adapter, batch, several=bool(heads)):
+    if found is None:
+        _raise_several(adapter, batch)
+        return adapter
+    if _agrees(found, adapter, batch, several=bool(heads)):
         return adapter
     if found.unclear and _can_read(model, adapter, batch):
         return adapter
@@ -101,7 +104,25 @@ def _raise_unclear(found: Discovery, cause: Exception | None = None) -> None:
     """
     if found.unclear and not found.found:
         listed = "; ".join(map(str, found.unclear))
-        raise UsageError(f"streams that are not clear: {listed}. Declare them (streams=, --streams FILE)") from cause
+        draft = "".join(f"\n{line}" for one in found.unclear for line in ("", *one.draft))
+        declare = f"Declare them (streams=, --streams FILE), with the ids and labels that are meant:{draft}"
+        raise UsageError(f"streams that are not clear: {listed}. {declare}") from cause
+
+
+def _raise_several(adapter: CausalLMAdapter, batch: Batch) -> None:
+    """Refuse ids of several streams side by side, in none of which the targets were found.
+
+    Raises:
+        UsageError: says how they are declared.
+    """
+    key = _id_key(adapter, batch)
+    if key and batch[key].dim() == 3:
+        index = "[:, {k}]" if codebook_axis(batch[key]) == 1 else "[..., {k}]"
+        draft = f'["audio[{{k}}]"]\nhead = "heads.{{k}}"  # where each stream has a head\nids = "{key}{index}"'
+        raise UsageError(
+            f"{key} {list(batch[key].shape)} holds several streams side by side, and the targets of the loss follow "
+            f"none of them. Declare them (streams=, --streams FILE):\n\n{draft}"
+        )
 
 
 # -- whether an adapter of plain text models is the one ----------------------------------------------

@@ -8,7 +8,7 @@ values, and (c) its targets follow when integers of the batch are renamed, and t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -29,33 +29,16 @@ from .also import also_trained
 from .candidates import Candidate
 from .evidence import FOLLOWS, Evidence, Part
 from .found import Discovery, Found, Unclear, shaped
+from .hidden import hidden
 from .names import Maker, alike, head_of, named
-from .own_books import of_their_own
+from .own_books import number_of, of_their_own
 from .parts import parts_of
-from .places import Match, Reach, is_flags, match, reach
+from .places import Reach, is_flags, match, reach
 from .renaming import Renaming, integers, singly, together
 from .runs import Echo, Program
+from .source import EXPLAINED, Source, by_sample, labels_said
 
 __all__ = ["discover", "look_beside"]
-
-#: This part of the targets must stand where a sequence of ids says.
-EXPLAINED = 0.9
-
-
-@dataclass(frozen=True)
-class Source:
-    """A sequence of the batch: a key, and the slice of it where it holds several side by side.
-
-    ``follows`` says whether targets follow it, ``read`` whether logits do, ``match`` where the targets stand in it.
-    """
-
-    place: Place
-    ids: Tensor
-    follows: bool
-    read: bool
-    match: Match
-    reach: Reach = field(default_factory=Reach)
-    masked: bool = False
 
 
 def discover(model: nn.Module, batch: Mapping[str, Any], loss_fn: Callable[[nn.Module, Any], Tensor]) -> Discovery:
@@ -143,29 +126,43 @@ class _Finder:
         targets = [one for one in sources if one.follows]
         best = self._input(part, sources)
         is_vocabulary = candidate.width in vocabularies(self.inner)
-        told = head.told(candidate.shape)
+        told, reads = head.told(candidate.shape), tuple(str(one.place) for one in sources if one.read)
+        unclear = partial(Unclear, head.path, candidate.shape, rows=int(trained.sum()), reads=reads)
         if not followed and not targets:
+            spared = candidate.width + 1 in vocabularies(self.inner)  # no score for the mask
+            masked = self._hidden(part, sources, head) if is_vocabulary or spared else None
+            if masked is not None:
+                return self._found(part, candidate, masked, targets, int(trained.sum()))
             values = torch.unique(part.target[trained])
             what = f"constants ({', '.join(map(str, values[:4].tolist()))})" if len(values) < 3 else "no input"
             if is_vocabulary:
                 reason = f"logits over {candidate.width} ids whose targets are {what}: none follows an integer of the "
-                return Unclear(head.path, candidate.shape, f"{reason}batch", int(trained.sum()))
+                return unclear(f"{reason}batch")
             return f"also trained: {told}: a choice among {candidate.width}, whose targets follow nothing in the batch"
         if best is None:
             keys = ", ".join(followed)
             if self._made_inside(followed, part.target[trained]):
                 reason = f"its targets follow {keys} and stand nowhere in the batch: the model makes them (codes?)"
-                return Unclear(head.path, candidate.shape, reason, int(trained.sum()))
+                return unclear(reason)
             if is_vocabulary:
                 reason = f"logits over {candidate.width} ids whose targets follow {keys}: no integers that the model "
-                return Unclear(head.path, candidate.shape, f"{reason}reads hold these tokens", int(trained.sum()))
+                return unclear(f"{reason}reads hold these tokens")
             return f"also trained: {told}: a classifier over {candidate.width} classes ({keys})"
         if candidate.width < LEAST_VOCABULARY_SHARE * (int(best.ids.max()) + 1) and not is_vocabulary:
             return f"also trained: {told}: a classifier over {candidate.width} classes ({', '.join(followed)})"
         if best.match.shift is not None and best.reach.everything and not best.masked:
             reason = f"each of its rows reads all of {best.place}, and none of it is masked: no offset can be told"
-            return Unclear(head.path, candidate.shape, reason, int(trained.sum()))
+            return unclear(reason)
         return self._found(part, candidate, best, targets, int(trained.sum()))
+
+    def _hidden(self, part: Part, sources: Sequence[Source], head: Maker) -> Source | None:
+        """The one sequence that is masked exactly where rows are trained; of several, that of the head's number."""
+        fits = hidden(part.target, sources)
+        if len(fits) > 1:
+            books = sum(one.place.key == fits[0].place.key for one in sources)
+            own = number_of(head.path, self.inner, books) if not head.is_parameter else None
+            fits = [one for one in fits if one.place.book is not None and one.place.book == own]
+        return fits[0] if len(fits) == 1 else None
 
     def _made_inside(self, followed: Sequence[str], targets: Tensor) -> bool:
         """Whether several targets a sample follow integers that are none of them."""
@@ -179,6 +176,9 @@ class _Finder:
         labels = next(
             (one.place for one in targets if one.place.key != best.place.key and one.ids.shape == best.ids.shape), None
         )
+        masked = best.masked and (best.reach.everything or best.is_blank)
+        if masked:
+            labels = labels_said(self.batch, best, by_sample(part.target, len(best.ids))) or labels
         own = best.place.key in [one.place.key for one in targets] and best.follows
         offset = None
         if best.match.shift is not None:
@@ -190,7 +190,7 @@ class _Finder:
             labels=None if own else labels,
             mask=self._mask(part, best) if own or labels is None else None,
             call=head.call if len(part.numbers) == 1 else None,
-            objective="masked" if best.masked and best.reach.everything else "next",
+            objective="masked" if masked else "next",
         )
         moved = {name: self.told.share(name, part) for name in self.told.echoes}
         return Found(
@@ -232,17 +232,17 @@ class _Finder:
             one = self._source(place, place.of({key: tensor}), follows, read, part)
             if follows:
                 echo = self.told.every(key, part.of)[index] if folded else self.told.sliced(key)[index]
-                one = _with(one, follows=self.told.moved(echo, part) >= FOLLOWS)
+                one = replace(one, follows=self.told.moved(echo, part) >= FOLLOWS)
             out.append(one)
         return out
 
     def _source(self, place: Place, ids: Tensor, follows: bool, read: bool, part: Part) -> Source:
-        target = _by_sample(part.target, len(ids))
+        target = by_sample(part.target, len(ids))
         return Source(place, ids, follows, read, match(target, ids), masked=is_masked(target, ids))
 
     def _mask(self, part: Part, source: Source) -> Place | None:
         """Flags of the batch, laid out as the ids, that are set exactly where the targets stand; None without such."""
-        target, shift = _by_sample(part.target, len(source.ids)), source.match.shift
+        target, shift = by_sample(part.target, len(source.ids)), source.match.shift
         if shift is None or target.dim() != 2:
             return None
         sample, row = torch.nonzero(target != IGNORE_INDEX, as_tuple=True)
@@ -268,12 +268,12 @@ class _Finder:
         elif not fits:
             labels = next((one for one in sources if one.follows and one.match.share >= EXPLAINED), None)
             fits = [
-                _with(one, match=labels.match)
+                replace(one, match=labels.match)
                 for one in sources
                 if labels is not None and one.read and one.masked and one.ids.shape == labels.ids.shape
                 if not one.place.index or one.place.index == labels.place.index or not labels.place.index
             ]
-        placed = [_with(one, reach=self._reach(part, one)) for one in fits]
+        placed = [replace(one, reach=self._reach(part, one)) for one in fits]
         order = sorted(placed, key=lambda one: (one.reach.everything, -one.match.share))
         if not order or (len(order) > 1 and order[0].place.key == order[1].place.key and _alike(order[0], order[1])):
             return None
@@ -281,11 +281,11 @@ class _Finder:
 
     def _reach(self, part: Part, source: Source) -> Reach:
         """Which rows read a token of the sequence."""
-        target = _by_sample(part.target, len(source.ids))
+        target = by_sample(part.target, len(source.ids))
         if target.dim() != 2 or target.shape[0] != len(source.ids):
             return Reach()
         begin, length = max(1, source.ids.shape[1] * 5 // 8), source.ids.shape[1]
-        later = self._moved_with(part, source, range(begin, length))
+        later = self._movedreplace(part, source, range(begin, length))
         if later is None:
             return Reach()
         changed = (source.ids >= 0) & (torch.arange(length) >= begin)
@@ -293,12 +293,12 @@ class _Finder:
         found = reach(later, at)
         if not found.everything or source.match.shift != 1 or later.shape != source.ids.shape:
             return found
-        earlier = self._moved_with(part, source, range(length - begin))
+        earlier = self._movedreplace(part, source, range(length - begin))
         if earlier is None or bool(earlier[:, begin:].any()):
             return found
         return Reach()  # they read what comes, and nothing of what was: a causal mask the wrong way round
 
-    def _moved_with(self, part: Part, source: Source, positions: range) -> Tensor | None:
+    def _movedreplace(self, part: Part, source: Source, positions: range) -> Tensor | None:
         """(B, T') bool: rows that move when the ids at these positions are others; None where that cannot be run."""
         key = source.place.key
         whole = torch.zeros(self.numbers[key].shape, dtype=torch.bool)
@@ -312,24 +312,12 @@ class _Finder:
         if echo is None:
             return None
         moved = self.told.laid(part, [echo[number].logits for number in part.numbers]).reshape(part.target.shape)
-        return _by_sample(moved, len(source.ids))
+        return by_sample(moved, len(source.ids))
 
 
 #: A head scores nearly all ids that its inputs hold; fillers and placeholders may lie beyond.
 LEAST_VOCABULARY_SHARE = 0.5
 
 
-def _with(source: Source, **changes: Any) -> Source:
-    return Source(**{**vars(source), **changes})
-
-
 def _alike(one: Source, other: Source) -> bool:
     return one.match.share == other.match.share and one.reach.everything == other.reach.everything
-
-
-def _by_sample(rows: Tensor, samples: int) -> Tensor:
-    """(B, T') what rows hold, where they can be laid out by sample, time first or last; else (R,)."""
-    if rows.dim() == 2 and samples in rows.shape:
-        return rows if rows.shape[0] == samples else rows.T
-    flat = rows.reshape(-1)
-    return flat.reshape(samples, -1) if len(flat) % samples == 0 else flat

@@ -62,6 +62,8 @@ class Found:
             f"found: {self.rows} trained rows, {offset}, logits {list(self.shape)} over {self.vocab} ids",
             f"its targets follow {followed or 'nothing'}" + (f", and not {still}" if still else ""),
         ]
+        if not followed and self.declaration.objective == "masked":
+            lines.append(f"its rows are those at which {self.declaration.ids} is masked, and no others")
         if self.taken:
             lines.append(f"its targets are those of {self.taken}, another codebook than its head is for")
         if self.computed:
@@ -78,15 +80,24 @@ class Unclear:
         shape: of the tensor.
         reason: what is not known.
         rows: how many of its rows are trained.
+        reads: places of the batch that it reads, one of which its ids may be.
     """
 
     head: str
     shape: tuple[int, ...]
     reason: str
     rows: int = 0
+    reads: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{shaped(self.head, self.shape)}: {self.reason}"
+
+    @property
+    def draft(self) -> tuple[str, ...]:
+        """Lines of a streams file that declare it, once it is known which of what it reads are its ids."""
+        others = f"  # or {', '.join(self.reads[1:])}" if len(self.reads) > 1 else ""
+        ids = f'ids = "{self.reads[0]}"{others}' if self.reads else 'ids = "..."  # a key of the batch'
+        return (f'["{self.head}"]  # or audio[0], audio[1] ... for codebooks', f'head = "{self.head}"', ids)
 
 
 @dataclass(frozen=True)
@@ -112,6 +123,8 @@ class Discovery:
     def toml(self) -> str:
         """The streams as a file for ``--streams``, the evidence and all else that was seen as comments."""
         streams = streams_toml(self.declarations, [one.evidence for one in self.found]) if self.found else ""
-        rest = [f"# not clear, so not written: {one}" for one in self.unclear]
+        rest = []
+        for one in self.unclear:
+            rest += [f"# not clear, so not written: {one}", *(f"#   {line}" for line in one.draft)]
         rest += [f"# {note}" for note in self.notes]
         return streams + "".join(f"{'' if not streams or n else chr(10)}{line}\n" for n, line in enumerate(rest))

@@ -12,7 +12,7 @@ from torch import nn
 from ..models.place import Place
 from .found import Found
 
-__all__ = ["NUMBER", "of_their_own"]
+__all__ = ["NUMBER", "number_of", "of_their_own"]
 
 #: Any number in a path.
 NUMBER = re.compile(r"\d+")
@@ -59,12 +59,12 @@ def _of_own(one: Found, inner: nn.Module, batch: Mapping[str, Any]) -> Place | N
     if place is None or one.offset != 0 or one.declaration.objective == "masked" or one.declaration.head[0].index.index:
         return None
     books = place.books(batch)
-    number = _number(_path(one), inner, len(books))
+    number = number_of(_path(one), inner, len(books))
     own = books[number] if number is not None and number < len(books) else None
     return own if own is not None and int(own.of(batch).max()) < one.vocab else None
 
 
-def _number(path: str, inner: nn.Module, books: int) -> int | None:
+def number_of(path: str, inner: nn.Module, books: int) -> int | None:
     """The codebook that a head's path names: one of as many heads as there are codebooks, or a head alone."""
     above, _, last = path.rpartition(".")
     if last.isdigit():
