@@ -56,6 +56,8 @@ __all__ = ["AlignmentCallback"]
 
 #: Micro-batches of the first step that are watched; more would tell no more.
 MOST = 8
+#: What hands a trainer all micro-batches of a step before it begins: since transformers 4.46.
+GATHERS = "get_batch_samples"
 #: What a trainer keeps beside its modules: its own counters and logs.
 PLAIN = (bool, int, float, str, type(None))
 
@@ -143,8 +145,8 @@ class AlignmentCallback(TrainerCallback):
             return trainer.training_step(model, inputs, *given, **named)
 
         stand = _Stand(trainer)
-        if hasattr(trainer, "get_batch_samples"):  # before 4.46 a step was not gathered before it began
-            stand.around("get_batch_samples", note)
+        if hasattr(trainer, GATHERS):
+            stand.around(GATHERS, note)
         stand.around("training_step", check_first)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -166,6 +168,8 @@ class AlignmentCallback(TrainerCallback):
         """The report of a step that is run beforehand; None where its batches cannot be read before it."""
         if not all(isinstance(part, Mapping) for part in parts):
             return None  # samples, from which the step makes its batch
+        if not hasattr(trainer, GATHERS) and trainer.args.gradient_accumulation_steps > 1:
+            return None  # the first of its micro-batches, which says nothing of the others
         try:
             with _counters_kept(trainer):
                 return self._watch(model, parts, loss)

@@ -161,6 +161,17 @@ def test_micro_batches_that_are_means_are_told_although_somebody_divides_by_thei
     assert codes(callback) == [("LA302", "text", "error")]
 
 
+def test_a_step_that_is_not_gathered_is_judged_whole_before_it_moves_a_weight(trained, monkeypatch):
+    """As before transformers 4.46, whose Trainer draws a micro-batch when it comes to it."""
+    monkeypatch.setattr("probes.live.trainer_callback.GATHERS", "of_another_version")
+    model, callback = small_llama(), AlignmentCallback()
+    before = weights(model)
+    with pytest.raises(LossAlignmentError, match="so that a target weighs up to"):
+        trained(lambda logits, labels, items: shifted(logits, labels) / 2, callback, accum=2, uneven=True, model=model)
+    assert codes(callback) == [("LA302", "text", "error")]
+    assert weights(model) == before
+
+
 def test_later_micro_batches_are_watched_too(trained):
     calls = []
 
