@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -129,6 +130,7 @@ class Watcher:
         self.failed = self.cause = self.learner = ""
         self._optimizers: WeakSet[Optimizer] = WeakSet()
         self.active = False
+        self._choosing = threading.RLock()  # each thread of a script may train a model of its own
         self._clock = self._unseen = self._backward = 0
         self._inside: Forward | None = None
         self._late = self._doubtful = False
@@ -176,7 +178,7 @@ class Watcher:
         """
         self.eagerly.begin()
         self.active = True
-        self._looking = BeforeModules(self._with_gradients(self._look_at))
+        self._looking = BeforeModules(self._with_gradients(self._alone(self._look_at)))
         # workers are not watched
         self.boundaries.watch(self._safely(self._stepped), self._safely(self._returned), self._leave)
 
@@ -244,6 +246,17 @@ class Watcher:
                 safe(*args)
 
         return asked
+
+    def _alone(self, hook: Callable[..., None]) -> Callable[..., None]:
+        """The hook, in one thread at a time."""
+
+        @functools.wraps(hook)
+        def locked(*args: Any) -> None:
+            with self._choosing:
+                if self.active:
+                    hook(*args)
+
+        return locked
 
     # -- the model -------------------------------------------------------------------------------
 
@@ -341,7 +354,7 @@ class Watcher:
     def _around_inner(
         self, forward: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if not self.active or not torch.is_grad_enabled():
+        if not (self.active and torch.is_grad_enabled() and module is self._parts.inner):
             return forward(*args, **kwargs)
         self._safely(self._begin)(module, bound_arguments(module, args, kwargs))
         begun = self._inside

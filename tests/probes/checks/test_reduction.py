@@ -94,6 +94,18 @@ def test_a_declared_reduction(loss, reduction, accumulated, wrong):
     assert all(wrong in finding.message for finding in report.findings)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("loss", "codes"), [(token_mean, []), (one_too_many, ["LA302"])])
+def test_a_hundredth_of_a_denominator_shows(loss, codes, dtype):
+    """A hundred targets, and one that is counted too much: a factor of 1.01."""
+    ids = torch.randint(3, 128, (2, 51), generator=torch.Generator().manual_seed(0))
+    labels = ids.clone()
+    labels[1, 41:] = IGNORE
+    batch = {"input_ids": ids, "labels": labels, "attention_mask": torch.ones_like(ids)}
+    report = check_loss(model_for("llama", dtype), batch, loss, reduction="token-mean", replay=False)
+    assert [finding.code for finding in report.findings] == codes
+
+
 @pytest.mark.parametrize("loss", [token_mean, over_a_constant, one_too_many, of_the_step, weighted_sum])
 def test_nothing_is_held_to_what_nobody_declared(loss):
     assert check_loss(model_for("llama"), text_batch(3), loss).findings == []
