@@ -30,7 +30,6 @@ from ..host.sharded import all_ids, is_spread, reshard, spread_as, whole
 from ..host.stopping import uninterrupted
 from ..models.adapter import Adapter, Head, bodies_of
 from ..models.declared_heads import Logits, field_of, with_field
-from ..models.followed import Followed
 from ..models.forward import all_finite, can_be_learnt
 from ..models.modules import is_linear_alone
 from ..models.products import Products, sought
@@ -38,8 +37,8 @@ from ..models.rows import match_rows
 from .backward import gradients_at
 from .head_call import Forward, HeadCall
 from .hidden import hidden_leaf, lent_tables
-from .numbered import Numbered
 from .passed_by import PassedBy
+from .rows_read import RowsRead
 from .skipped_product import SkippedProduct
 from .stand_in import handed, is_untouched
 from .turned import Turned
@@ -89,15 +88,9 @@ class Capture:
     _noise: dict[Any, Tensor] = field(default_factory=dict)
     _held: list[HeadCall] = field(default_factory=list)
     _again: bool = False
-    _numbered: list[Numbered] = field(default_factory=list)
+    _rows: RowsRead = field(default_factory=RowsRead)
     _bodies: list[tuple[nn.Module, Tensor, int]] = field(default_factory=list)
     _counts: Counter[Any] = field(default_factory=Counter)
-    _followed: Followed = field(default_factory=Followed)
-    _from_ids: bool = False
-    _read: Tensor | None = None
-    _places: Tensor | None = None
-    _spans: list[tuple[int, Tensor]] = field(default_factory=list)
-    _fed: dict[str, Tensor] = field(default_factory=dict)
     _suspended: bool = False
     _passed_by: PassedBy | None = None
     _inside: bool = False
@@ -131,18 +124,17 @@ class Capture:
             add(body.register_forward_hook(self._leave_body, always_call=True))
         for head in self.heads:
             if head.fed is not None:
-                add(head.fed[0].register_forward_pre_hook(self._note_fed(head), with_kwargs=True))
+                add(head.fed[0].register_forward_pre_hook(self._rows.note_fed(head), with_kwargs=True))
             if head is self.alone:  # its gradient belongs to the leaf before it
                 add(head.module.register_forward_pre_hook(self._note_rows))
         self._stand_in_for([head for head in self.heads if head is not self.alone])
-        self._lent.enter_context(self._followed)
+        self._lent.enter_context(self._rows.followed)
         if self._passed_by is not None:
             self._passed_by.settle()
 
     def begin(self, ids: Tensor) -> None:
         """Follow the ids of the batch: in a module of the user's own nobody says what gives the rows."""
-        self._from_ids = True
-        self._followed.begin(ids, rows=False)
+        self._rows.begin(ids)
 
     def _stand_in_for(self, heads: Sequence[Head]) -> None:
         """Hook every module that gives logits, once, and look for the logits that none gives."""
@@ -236,11 +228,10 @@ class Capture:
         first = output[0] if isinstance(output, (tuple, list)) else getattr(output, "last_hidden_state", output)
         nth = sum(one is module for one, _, _ in self._bodies)
         if wanted and self.alone is None and self.values == "noise":
-            self._numbered.append(Numbered(first.detach()))
-            first = self._numbered[-1].rows
+            first = self._rows.number(first)
             output = _replace_first(output, first)
-        if wanted and self.alone is None and not self._from_ids:
-            self._follow(first)
+        if wanted and self.alone is None:
+            self._rows.follow(first, len(self.forwards) - 1)
         self.forwards[-1].hidden = first.detach()
         self._bodies.append((module, first.detach(), nth))
         if self.alone is None or not wanted:
@@ -256,60 +247,12 @@ class Capture:
         self._suspended = False
         return _replace_first(output, stand_in)
 
-    def _follow(self, rows: Tensor) -> None:
-        """Follow the rows of a body, through whatever the loss does before its head."""
-        begun = sum(len(one) for _, one in self._spans)
-        self._spans.append((len(self.forwards) - 1, rows.detach().reshape(-1, rows.shape[-1])))
-        self._followed.begin(rows, rows=True, first=begun)
-
-    def _behind(self, places: Tensor | None) -> tuple[int, Tensor, Tensor] | None:
-        """The forward whose rows stand behind what is read, their numbers in it and they themselves; None if unknown.
-
-        Args:
-            places: of the rows, counted over those of all bodies.
-        """
-        begun = 0
-        for forward, rows in self._spans if places is not None and len(places) else ():
-            own = places - begun
-            if bool(((own >= 0) & (own < len(rows))).all()):
-                return forward, own, rows
-            begun += len(rows)
-        return None
-
-    def _note_fed(self, head: Head) -> Any:
-        """Keep the rows of the body that reach a head through layers of its own."""
-
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            assert head.fed is not None
-            given = bound_arguments(module, args, kwargs).get(head.fed[1])
-            if isinstance(given, Tensor):
-                among = next((rows for one in reversed(self._numbered) if (rows := one.among(given)) is not None), None)
-                self._fed[head.name] = given.detach() if among is None else among
-
-        return hook
-
     def _enter_head(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Give the head the model's own rows, where it is called on numbered ones."""
         self._suspend()
         self._in_head = True
-        self._read = args[0] if args and isinstance(args[0], Tensor) else None
-        own = self._recognised()
+        own = self._rows.read(args[0] if args else None)
         return None if own is None else (own, *args[1:])
-
-    def _recognised(self) -> Tensor | None:
-        """The model's own rows, where those that are read are numbered ones; None where they are not."""
-        self._places = None
-        if self._read is not None:
-            self._places, self._read = self._followed.places_of(self._read), self._read.detach()
-        for numbered in reversed(self._numbered) if self._read is not None else ():
-            known = numbered.known(self._read)
-            if known is not None:
-                self._read, own = known
-                return own
-        behind = self._behind(self._places)
-        if behind is not None:  # rows of a body that went through layers of the loss's own
-            self._read = behind[2][behind[1]]
-        return None
 
     def _replaces(self) -> bool:
         """Whether a leaf will stand in for what the head gives in this call."""
@@ -347,8 +290,7 @@ class Capture:
         called = head if declared else self._called([one for one in self.heads if one.module is head.module])
         if called is None:
             return None
-        self._read = inputs
-        self._recognised()
+        self._rows.read(inputs)
         made = self._stand_in_of(called, output, finite=declared or all_finite(output))
         self._resume()
         return made
@@ -359,7 +301,7 @@ class Capture:
             name = head.module.output if isinstance(head.module, Logits) else ""
             logits = field_of(outputs, name) if name else None
             if isinstance(logits, Tensor) and (self._suspended or torch.is_grad_enabled()):
-                self._read = self._places = None
+                self._rows.read(None)
                 outputs = with_field(outputs, name, self._stand_in_of(head, logits, finite=all_finite(logits)))
         return outputs
 
@@ -372,7 +314,7 @@ class Capture:
         if not finite and can_be_learnt(real := whole(given)):
             finite, noise = True, None  # ids that the head masks out: the loss must not miss that
             made.masked_fill_(real == -torch.inf, -torch.inf)
-        inputs, number = self._fed.get(head.name, self._read), len(self.forwards) - 1
+        inputs, number = self._rows.of(head), len(self.forwards) - 1
         call = HeadCall(head, made.shape, made.device, inputs, number, finite=finite, real=self.values == "real")
         call.noise = noise if head.is_plain and self.values == "noise" else None
         self._note_body(call)
@@ -383,11 +325,7 @@ class Capture:
             return shown
         call.handed, call.version = logits, logits._version  # noqa: SLF001 - its only name
         self._hold(call)
-        behind = self._behind(self._places)
-        if self._from_ids:
-            call.batch_rows = self._places
-        elif behind is not None and head.fed is None:
-            call.forward, call.body_rows = behind[:2]
+        self._rows.place(call)
         self.calls.append(call)
         return shown
 
