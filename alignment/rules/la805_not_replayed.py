@@ -11,7 +11,8 @@ RULE = Rule(
     summary="Causality applies and could not be judged.",
     headline="Whether a logit sees its own target was not judged",
     silent="An offset is right only where the row could not see its target.",
-    fix="Run `loss-align preflight` on the same model and loss; to do without, say `--replay none`.",
+    fix="Run `loss-align preflight` on the same model and loss; to do without, say `--replay none`, or `--ignore "
+    "LA805:all` where a run is watched.",
     note="A skip that the caller asked for is accepted and named.",
     bad="""\
 known = batch["input_ids"].clone()

@@ -1,8 +1,11 @@
 """Compiled models under ``run``: eager while they are watched and compiled afterwards, or said to be unwatchable."""
 
+import functools
 import os
+import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -141,6 +144,45 @@ def test_a_compiled_function_that_calls_the_model_passes_our_hooks_by(eager):
     assert code == 0
     assert report.verdict == ("pass" if eager else "incomplete")
     assert eager or "run it with --eager" in report.findings[0].message
+
+
+def has_compiler():
+    """Whether what torch's default backend writes can be compiled here."""
+    return any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize(
+    "backend",
+    [
+        pytest.param("inductor", marks=pytest.mark.skipif(not has_compiler(), reason="there is no C++ compiler")),
+        "aot_eager",
+    ],
+)
+@pytest.mark.parametrize(
+    ("shift", "eager", "verdict", "found"),
+    [
+        (1, True, "pass", []),
+        (0, True, "fail", ["LA102"]),
+        (1, False, "incomplete", ["LA804"]),
+        (0, False, "incomplete", ["LA804"]),
+    ],
+)
+def test_backends_that_compile_operations(backend, shift, eager, verdict, found):
+    """Eager while watched, compiled afterwards; without the option the run is as without us, and says what helps."""
+    import torch._dynamo
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    mine = functools.partial(loss, shift=shift)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what inductor imports
+        report, _ = run(torch.compile(llama(), backend=backend), mine, steps=4, eager=eager)
+    assert (report.verdict, [one.code for one in report.findings]) == (verdict, found)
+    assert eager or "--eager" in report.findings[0].message
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
 
 
 @pytest.mark.deep
