@@ -16,6 +16,7 @@ except ImportError:  # the package under its other name
     except ImportError as error:
         raise ImportError("LightningAlignmentCallback is for Lightning, which is not installed here") from error
 
+from ..checks.reduction import Reduction
 from ..errors import UsageError
 from ..models.declaration import read_streams
 from ..records.choice import Choice
@@ -41,13 +42,15 @@ class LightningAlignmentCallback(Callback):
         on_findings: ``fail`` raises :class:`probes.report.LossAlignmentError` where the report fails, and warns where
             it is incomplete; ``warn`` warns, ``report`` only shows it.
         heads: names of head modules, where neither an adapter nor ``get_output_embeddings()`` tells.
+        reduction: ``token-mean``, ``sequence-mean`` or ``sum``: declares what the weights of the step keep to, over all
+            its micro-batches (LA302).
         ignore: codes that do not count. A blind spot is accepted by name: ``LA801:codec_head``, ``LA802:text``.
         streams: what the heads of a model of your own predict, declared as for ``check_loss``.
         train_on: ``assistant``, ``last`` or ``all``: declares whose text is trained (LA208).
         tokenizer: of the batches, with its chat template.
 
     Raises:
-        UsageError: an unknown ``on_findings``, ``train_on`` or code, or ``train_on`` without a tokenizer.
+        UsageError: an unknown ``on_findings``, ``reduction``, ``train_on`` or code; ``train_on`` without a tokenizer.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class LightningAlignmentCallback(Callback):
         on_findings: OnFindings = "fail",
         *,
         heads: Sequence[str] = (),
+        reduction: Reduction | None = None,
         ignore: Sequence[str] = (),
         streams: Mapping[str, Any] | None = None,
         train_on: str | None = None,
@@ -63,7 +67,9 @@ class LightningAlignmentCallback(Callback):
         super().__init__()
         if on_findings not in get_args(OnFindings):
             raise UsageError(f"unknown on_findings {on_findings!r}: choose one of {', '.join(get_args(OnFindings))}")
-        self.on_findings, self.heads = on_findings, tuple(heads)
+        if reduction not in (None, *get_args(Reduction)):
+            raise UsageError(f"unknown reduction {reduction!r}: choose one of {', '.join(get_args(Reduction))}")
+        self.on_findings, self.heads, self.reduction = on_findings, tuple(heads), reduction
         self.keep = Choice.of(ignore)
         self.streams = () if streams is None else read_streams(streams)
         self.template = template(tokenizer, train_on)
@@ -73,7 +79,7 @@ class LightningAlignmentCallback(Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Watch from the first batch on; a fit that is resumed is checked again."""
         self.report = None
-        self._first = FirstStep(self.heads, self.streams, self.keep, self.template)
+        self._first = FirstStep(self.heads, self.streams, self.keep, self.template, reduction=self.reduction)
         self._first.begin()
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:

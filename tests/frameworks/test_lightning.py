@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning_rows import Manual, Module, fit, llama
 from rows import digest
@@ -56,8 +57,36 @@ def test_a_regression_is_trained_and_said_not_to_be_judged():
     assert (callback.report.verdict, [one.code for one in callback.report.findings]) == ("incomplete", ["LA804"])
 
 
+class AddedUp(Module):
+    """The sum over all targets, which Lightning divides by the number of micro-batches."""
+
+    def loss(self, batch):
+        logits = self.model(batch["input_ids"]).logits
+        return F.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), reduction="sum")
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "declared", "status"),
+    [
+        (Module, {}, "token-mean", "pass"),
+        (Manual, {}, "token-mean", "pass"),
+        (AddedUp, {}, "sum", "pass"),
+        (AddedUp, {"accumulate_grad_batches": 2}, "sum", "fail"),
+        (AddedUp, {}, "token-mean", "fail"),
+        (Module, {}, "sum", "fail"),
+    ],
+)
+def test_the_weights_of_a_step_are_held_to_a_declared_reduction(kind, settings, declared, status):
+    callback = LightningAlignmentCallback("report", reduction=declared)
+    fit(kind, llama, settings, False, [callback])
+    assert callback.report.check("reduction").status == status
+    assert {one.code for one in callback.report.findings} == ({"LA302"} if status == "fail" else set())
+
+
 def test_bad_arguments_are_named():
     with pytest.raises(UsageError, match="unknown on_findings 'stop'"):
         LightningAlignmentCallback("stop")
+    with pytest.raises(UsageError, match="unknown reduction 'mean'"):
+        LightningAlignmentCallback(reduction="mean")
     with pytest.raises(UsageError, match="train_on must be one of"):
         LightningAlignmentCallback(train_on="everything")
