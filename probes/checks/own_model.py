@@ -11,7 +11,7 @@ from alignment import Finding
 
 from ..errors import out_of_memory
 from ..host.preserve import copy_of, preserved
-from ..models import Adapter, Batch
+from ..models import Adapter, Batch, View
 from ..models.codebooks import CodebookAdapter
 from ..models.declared import DeclaredAdapter
 from ..models.forward import forward
@@ -27,12 +27,14 @@ __all__ = ["checks_of_loss", "why_no_outputs"]
 SMALL = 50_000_000
 
 
-def why_no_outputs(model: nn.Module, adapter: Adapter, batch: Batch) -> str:
-    """Why the logits of a forward of the model's own cannot be asked for; empty where they can."""
+def why_no_outputs(model: nn.Module, adapter: Adapter, batch: Batch, view: View) -> str:
+    """Why the logits of a forward of the model's own cannot be asked for, or compared; empty where they can."""
     if isinstance(adapter, DeclaredAdapter):
         return "streams are declared: what the model hands back of its own is not"
     if isinstance(adapter, CodebookAdapter):
         return "what a model of several codebooks hands back is not laid out as its labels are"
+    if view.masked:
+        return "the objective is masked: a row is trained on what stands in its own place, and paired with no label"
     inner = adapter.inner(model)
     if is_pretrained(inner) and is_pretrained(unwrapped(model)):
         return ""
@@ -41,7 +43,10 @@ def why_no_outputs(model: nn.Module, adapter: Adapter, batch: Batch) -> str:
         given = forward(model, adapter, batch)
     except Exception as error:  # noqa: BLE001 - a module of the user's own may raise anything
         return f"{name} cannot be called with the batch alone: {type(error).__name__}: {error}"
-    return "" if given.logits is not None else f"{name} hands back no logits"
+    if given.logits is None:
+        return f"{name} hands back no logits"
+    rows, ids = given.logits.shape[:-1].numel(), len(view.streams[0])
+    return "" if rows == ids else f"{name} hands back {rows} rows of logits for {ids} ids"
 
 
 def checks_of_loss(

@@ -133,7 +133,7 @@ def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> R
     report.checks += [] if reduced is None else [reduced.check(report.findings)]
     report.notes += [*watched.notes, *plan.notes]
     in_words(report, plan.tokenizer, adapter.special_ids)
-    why = why_no_outputs(model, adapter, batch)
+    why = why_no_outputs(model, adapter, batch, seen.view)
     if why:
         progress("training steps")
         report.checks += checks_of_loss(why, model, adapter, batch, loss_fn, seen, kinds_of(seen))
