@@ -1,5 +1,6 @@
 """Settings that hold for every test."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -120,6 +121,11 @@ def pytest_collection_modifyitems(items):
         if reason is not None:
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_collection_finish():
+    """What collecting has made stays for good: no sweep of the garbage collector goes through it again."""
+    gc.freeze()
 
 
 def why_unavailable(family):

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from alignment import DualLoss, InputError
 from alignment.pairing import Policy
 
-from ..errors import UsageError
 from .adapter import Batch, CannotDecodeError, Head, Layout, Repadded, Step, View
 from .declaration import Declaration
 from .declared_heads import Logits, declared_heads, unfolded
@@ -192,16 +191,6 @@ class DeclaredAdapter(StreamsAdapter):
         """
         raise InputError(
             "the engine's own loss needs logits of one text stream: declared streams have a loss of theirs"
-        )
-
-    def refuse(self) -> NoReturn:
-        """No batch is made for these models.
-
-        Raises:
-            UsageError: always.
-        """
-        raise UsageError(
-            f"no batch is made for declared streams: give one of {self.name}'s own with --batch FILE.py:FUNC"
         )
 
 
