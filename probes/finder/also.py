@@ -9,7 +9,7 @@ from torch import nn
 from ..witness.backward import gradients_at
 from .candidates import Candidate, Run, nodes_above
 
-__all__ = ["also_trained"]
+__all__ = ["also_trained", "outermost"]
 
 
 def also_trained(inner: nn.Module, run: Run, candidates: Sequence[Candidate]) -> tuple[str, ...]:
@@ -26,8 +26,12 @@ def also_trained(inner: nn.Module, run: Run, candidates: Sequence[Candidate]) ->
     variables = {name: node.variable for node in reached if (name := names.get(id(getattr(node, "variable", None))))}
     grads = gradients_at(list(variables.values()), run.loss, inner)
     past = {name for name, grad in zip(variables, grads, strict=True) if grad is not None and bool((grad != 0).any())}
-    owners = {_outermost(name, past, names.values()) for name in past}
-    return tuple(sorted(owners))
+    return outermost(past, names.values())
+
+
+def outermost(past: set[str], every: Collection[str]) -> tuple[str, ...]:
+    """Parameters by the outermost modules that hold no others than these, of ``every`` one of the model's."""
+    return tuple(sorted({_outermost(name, past, every) for name in past}))
 
 
 def _outermost(name: str, among: set[str], every: Collection[str]) -> str:

@@ -1,6 +1,7 @@
-"""Logits over a vocabulary of the model that a run trains beside the watched heads, seen by their live gradients.
+"""What a run trains beside the watched heads: logits over a vocabulary of the model, by their live gradients; the rest.
 
-Only modules whose output is as wide as an embedding of the model has rows are looked at; nothing is changed.
+Only modules whose output is as wide as an embedding of the model has rows may give logits. What else is trained shows
+in the graph of the first backward: parameters that it reaches past the watched heads. Nothing is changed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from alignment import Finding
 from alignment.findings import finding
 
+from ..finder.also import outermost
 from ..finder.candidates import has_form, nodes_above
 from ..finder.found import shaped
 from ..models.adapter import Adapter
@@ -46,12 +48,19 @@ class Beside:
         self._safely = safely
         self._names = {module: path for path, module in inner.named_modules() if path}
         self._sizes = {size for size in vocabularies(inner) if size > 2}
+        self._parameters = {id(part): name for name, part in inner.named_parameters()}
         self._watched: list[Any] = []
+        self._others: list[Any] = []
+        self._past: set[str] | None = None
         self._found: dict[str, _Seen] = {}
 
     def watched(self, output: Tensor) -> None:
         """A watched head gave this."""
         self._watched.append(output.grad_fn)
+
+    def may_be_watched(self, output: Tensor) -> None:
+        """A module that may turn out to be a head gave this."""
+        self._others.append(output.grad_fn)
 
     def saw(self, module: nn.Module, output: Any) -> None:
         """A module that is no watched head gave this."""
@@ -68,9 +77,23 @@ class Beside:
 
         output.register_hook(self._safely(seen))
 
-    def passed(self) -> None:
-        """A backward has ended: nothing of its graph is held."""
+    def passed(self, roots: Sequence[Tensor] = ()) -> None:
+        """A backward from ``roots`` has ended: nothing of its graph is held."""
+        if self._past is None and self._watched:
+            feeding = {*self._watched, *self._others}
+            feeding |= nodes_above(feeding)
+            reached = nodes_above([one.grad_fn for one in roots], feeding.__contains__) - feeding
+            variables = [node.variable for node in reached if hasattr(node, "variable")]
+            names = [(self._parameters.get(id(one)), one.grad) for one in variables]
+            self._past = {name for name, grad in names if name and grad is not None and bool((grad != 0).any())}
         self._watched.clear()
+        self._others.clear()
+
+    def notes(self, judged: Sequence[nn.Module] = ()) -> list[str]:
+        """What else is trained, outermost modules for their parts: no judged head, and none that LA801 names."""
+        told = [*self._found, *(self._names.get(module) for module in judged)]
+        rest = outermost(self._past or set(), self._parameters.values())
+        return [f"also trained: {name}" for name in rest if not any(_lies_in(name, path) for path in told if path)]
 
     def findings(self, judged: Sequence[nn.Module] = ()) -> list[Finding]:
         """LA801 of each head that is trained and not among those that were judged."""
@@ -98,3 +121,7 @@ class Beside:
             return False
         mine = {node, *nodes_above([node])}
         return not mine.intersection(self._watched) and node not in nodes_above(self._watched)
+
+
+def _lies_in(name: str, path: str) -> bool:
+    return name == path or name.startswith(f"{path}.")

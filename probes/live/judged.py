@@ -49,9 +49,13 @@ def report_of_watched(
     watcher.step_weights = list(observed.weights)
     root, adapter = watcher.found.root, observed.adapter or watcher.found.adapter
     observed.add([_unwatched(name, type(unwrapped(root)).__name__) for name in watcher.unwatched])
+    heads = [head.module for head in adapter.heads(root, observed.witness.view)]
     if watcher.beside is not None:
-        observed.add(watcher.beside.findings([head.module for head in adapter.heads(root, observed.witness.view)]))
+        observed.add(watcher.beside.findings(heads))
     report = report_on(observed, root, adapter, keep)
+    if watcher.beside is not None:
+        known = " ".join(report.notes)
+        report.notes += [note for note in watcher.beside.notes(heads) if note not in known]
     if peft_model(root) is not None:
         report.add(frozen_adapters(root), keep)
     add_cut_off(report, observed.forwards, observed.parts, watcher.ungraded, keep)

@@ -456,7 +456,9 @@ class Watcher:
     def _after_head(self, head: Head, inputs: Any, output: Tensor) -> None:
         assert self.beside is not None
         self._settle().note_made(output)
-        if not self.open[-1].is_candidate(head):
+        if self.open[-1].is_candidate(head):
+            self.beside.may_be_watched(output)
+        else:
             self.beside.watched(output)
         self.gradients.note_call(self.open[-1], head, inputs, output)
         if self.lines is not None:
@@ -496,7 +498,7 @@ class Watcher:
         if self._search is not None:
             self._take_found()
         if self.beside is not None:
-            self.beside.passed()
+            self.beside.passed(roots)
         before = [forward for forward in self.open if forward.begun > since]
         reached = any(forward.graded > since for forward in self.open)
         if before and not reached and self._trained is not None and self._trained.alone_below(roots):

@@ -7,6 +7,7 @@ import torch
 from live_runs import batches, llama, loop, mean, same_state, watched
 from speech_zoo import by_name
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from probes.records.choice import Choice
 
@@ -71,3 +72,43 @@ def test_a_layer_of_that_width_that_is_no_head_is_none():
     report, _ = watched(lambda: loop(Wide(), loss, batches(2)))
     assert not unwatched(report)
     assert report.verdict == "pass"
+
+
+class WithMore(nn.Module):
+    """A language model, a value of each state and a choice among five."""
+
+    def __init__(self):
+        super().__init__()
+        self.llm, self.value, self.classes = llama(), nn.Linear(32, 1), nn.Linear(32, 5)
+
+    def forward(self, input_ids, attention_mask, labels):
+        out = self.llm(input_ids, attention_mask, output_hidden_states=True)
+        state = out.hidden_states[-1]
+        return out.logits, self.value(state).square().mean(), self.classes(state[:, -1])
+
+
+def more(*, value):
+    def loss(model, batch):
+        logits, values, classes = model(**batch)
+        chosen = nn.functional.cross_entropy(classes, torch.arange(len(classes)))
+        return mean(logits, batch["labels"]) + (values + chosen if value else 0)
+
+    return loss
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_what_else_is_trained_is_said_as_check_loss_says_it(value):
+    report, _ = watched(lambda: loop(WithMore(), more(value=value), batches(2)))
+    assert report.verdict == "pass"
+    told = [note for note in report.notes if note.startswith("also trained")]
+    assert told == (["also trained: classes", "also trained: value"] if value else [])
+
+
+def test_what_feeds_a_head_through_a_checkpoint_is_not_said_to_be_trained_beside_it():
+    model = llama()
+    layer = model.model.layers[0]
+    whole = layer.forward
+    layer.forward = lambda x, *args, **given: checkpoint(lambda x: whole(x, *args, **given), x, use_reentrant=True)
+    report, _ = watched(lambda: loop(model, lambda m, b: mean(m(**b, use_cache=False).logits, b["labels"]), batches(2)))
+    assert report.verdict == "pass"
+    assert not [note for note in report.notes if note.startswith("also trained")]
