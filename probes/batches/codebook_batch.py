@@ -12,7 +12,7 @@ from alignment import IGNORE_INDEX
 from ..errors import UsageError
 from ..models import Batch
 from ..models.codebooks import CodebookAdapter
-from ..models.families import CSM, DIA, MOSHI, MUSICGEN, Family
+from ..models.families import CSM, DIA, KYUTAI, MOSHI, MUSICGEN, Family
 
 __all__ = ["barcoded_codes", "codes_under"]
 
@@ -39,7 +39,7 @@ def codes_under(adapter: CodebookAdapter, model: nn.Module, wanted: Tensor, seed
     rounds = -(-wanted.numel() // len(usable))
     books = [
         torch.cat([usable[torch.randperm(len(usable), generator=generator)] for _ in range(rounds)])
-        for _ in range(adapter.books)
+        for _ in adapter.books
     ]
     codes = torch.stack([book[: wanted.numel()].reshape(wanted.shape) for book in books], dim=-1)  # (B, T, K)
     return WRITTEN[adapter.family](adapter, model, codes, codes.masked_fill(~wanted[..., None], IGNORE_INDEX))
@@ -67,6 +67,13 @@ def _dia(adapter: CodebookAdapter, model: nn.Module, codes: Tensor, labels: Tens
     flat = labels.transpose(1, 2).reshape(-1, labels.shape[1]).contiguous()
     ids = torch.cat([begin, codes[:, :-1]], 1)
     return {"input_ids": PROMPT.repeat(len(codes), 1), "decoder_input_ids": ids, "labels": flat}
+
+
+def _kyutai(adapter: CodebookAdapter, model: nn.Module, codes: Tensor, labels: Tensor) -> Batch:
+    """Text beside frames that are all the begin."""
+    config = adapter.inner(model).config
+    heard = codes.new_full((*codes.shape[:2], config.num_codebooks), config.audio_bos_token_id)
+    return {"input_ids": torch.cat([codes, heard], -1), "labels": labels[..., 0]}
 
 
 def _moshi(adapter: CodebookAdapter, model: nn.Module, codes: Tensor, labels: Tensor) -> Batch:
@@ -97,6 +104,7 @@ def _musicgen(adapter: CodebookAdapter, model: nn.Module, codes: Tensor, labels:
 WRITTEN: dict[Family, Callable[[CodebookAdapter, nn.Module, Tensor, Tensor], Batch]] = {
     CSM: _csm,
     DIA: _dia,
+    KYUTAI: _kyutai,
     MOSHI: _moshi,
     MUSICGEN: _musicgen,
 }

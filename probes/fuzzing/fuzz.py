@@ -61,7 +61,8 @@ class Contract:
         text = any(bool((e.trained & ~e.lost).any()) for e in expected if not e.stream.is_audio)
         audio = any(bool(e.trained.any()) for e in expected if e.stream.is_audio)
         if isinstance(self.adapter, CodebookAdapter):
-            return audio or "empty" in self.allow
+            spoken = any(e.stream.is_audio for e in expected)
+            return (audio if spoken else text) or "empty" in self.allow
         if not is_higgs(self.adapter):
             return text or "empty" in self.allow
         if text and audio:

@@ -57,9 +57,10 @@ class CodebookAdapter(StreamsAdapter):
         self._vocabularies = _vocabularies(self.heads(model))
 
     @property
-    def books(self) -> int:
-        """How many codebooks there are."""
-        return sum(one.name.startswith("audio") for one in self.declared)
+    def books(self) -> tuple[int, ...]:
+        """The numbers of the streams that are codebooks; of the text, where codes are only heard."""
+        found = tuple(number for number, one in enumerate(self.declared) if one.name.startswith("audio"))
+        return found or (0,)
 
     def inner(self, model: nn.Module) -> Any:
         """The outermost model of the classes, below any wrapper."""
@@ -106,8 +107,7 @@ class CodebookAdapter(StreamsAdapter):
 
     def codes(self) -> Tensor:
         """(n,) int64: the ordinary codes of all codebooks."""
-        books = [number for number, one in enumerate(self.declared) if one.name.startswith("audio")]
-        return self.ordinary(min(self.vocabulary(number) for number in books))
+        return self.ordinary(min(self.vocabulary(number) for number in self.books))
 
     def relabel(self, model: nn.Module, batch: Batch, view: View, ids: Sequence[Tensor], foreign: int) -> Batch:
         """The same batch with other codes, labels following; in codes, where a codec made them."""

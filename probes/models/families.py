@@ -21,7 +21,7 @@ from .adapter import Batch
 from .frames import audio_segments
 from .reading import padding_mask
 
-__all__ = ["CSM", "DIA", "FAMILIES", "MOSHI", "MUSICGEN", "Family"]
+__all__ = ["CSM", "DIA", "FAMILIES", "KYUTAI", "MOSHI", "MUSICGEN", "Family"]
 
 
 @dataclass(frozen=True)
@@ -300,7 +300,24 @@ MOSHI = Family(
     fed=("depth_decoder", "last_hidden_state"),
 )
 
-FAMILIES = (CSM, DIA, MOSHI, MUSICGEN)
+
+# -- Kyutai's speech to text -------------------------------------------------------------------------
+
+
+def _kyutai(model: Any) -> Mapping[str, Any]:
+    """Ids (B, T, 1 + K): text that is written while the codes beside it are heard."""
+    text = {"head": "lm_head", "ids": "input_ids[..., 0]", "labels": "labels", "padding": "attention_mask"}
+    return {"text": text}
+
+
+KYUTAI = Family(
+    "transformers.KyutaiSpeechToTextForConditionalGeneration",
+    ("KyutaiSpeechToTextForConditionalGeneration",),
+    _kyutai,
+    body="model",
+)
+
+FAMILIES = (CSM, DIA, KYUTAI, MOSHI, MUSICGEN)
 
 
 # -- what they share ---------------------------------------------------------------------------------

@@ -161,3 +161,22 @@ def moshi():
         depth_decoder_config=depth,
     )
     return made(model_class, config)
+
+
+# -- Kyutai's speech to text ------------------------------------------------------------------------
+
+
+def kyutai():
+    model_class = needs("KyutaiSpeechToTextForConditionalGeneration")
+    config = transformers.KyutaiSpeechToTextConfig(
+        **SMALL,
+        vocab_size=100,
+        codebook_vocab_size=65,
+        num_codebooks=4,
+        ffn_dim=64,
+        audio_bos_token_id=64,
+        audio_pad_token_id=100 + 4 * 65,
+        max_position_embeddings=64,
+        codec_config={**MIMI, "codebook_size": 64},
+    )
+    return made(model_class, config)

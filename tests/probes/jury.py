@@ -27,7 +27,7 @@ import transformers
 from jury_codes import CODES
 from lm_batches import batch_for
 from lm_tiny import OLD, tiny_model
-from lm_zoo import DEVIATES, HEADS, LOSSES, all_classes
+from lm_zoo import DEVIATES, HEADS, LOSSES, OF_DEFAULTS, all_classes
 from lm_zoo import NOT_RUN as NO_TEXT
 from rich.console import Console
 from rich.progress import track
@@ -38,6 +38,7 @@ from alignment import Supervision
 from probes.errors import UsageError
 from probes.host.files import check_writable
 from probes.models import Batch, adapter_for
+from probes.models.small import small_model
 from probes.witness.witness import Witness, witness
 
 #: A step of four times the batch's targets: as with four micro-batches of one size.
@@ -94,7 +95,7 @@ def every_class() -> list[str]:
 def judge(name: str) -> Verdict:
     """Run one class; whatever is not expected makes it ``wrong``."""
     try:
-        model, batch = CODES[name]() if name in CODES else (tiny_model(name), batch_for(name))
+        model, batch = CODES[name]() if name in CODES else (_small(name), batch_for(name))
         loss = LOSSES.get(name, own_loss)
         seen = _watch(name, model, batch, loss)
         offset = one_offset(seen)
@@ -118,6 +119,14 @@ def judge(name: str) -> Verdict:
     if unexpected:
         return made("wrong", reason=unexpected)
     return made("deviates" if name in DEVIATES else "right", reason=reason)
+
+
+def _small(name: str) -> nn.Module:
+    """Small by the names of its sizes; where these depend on each other, by its own default configuration."""
+    if name not in OF_DEFAULTS:
+        return tiny_model(name)
+    model_class = getattr(transformers, name)
+    return small_model(model_class.config_class(), model_class=model_class)
 
 
 def _watch(name: str, model: nn.Module, batch: Batch, loss: Loss) -> Witness:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codebook_models as small
+import torch
+import transformers
 from codebook_models import B, T, drawn
 from families import higgs_batch, higgs_model
 
@@ -27,6 +29,11 @@ def _higgs():
     return model, higgs_batch(model)
 
 
+def _kyutai():
+    text, heard = drawn(B, T, high=90), drawn(B, T, 4, high=63)
+    return small.kyutai(), {"input_ids": torch.cat([text[..., None], heard], -1), "labels": text}
+
+
 def _moshi():
     text, codes = drawn(B, T, high=90), drawn(B, 4, T, high=63)
     heard = {"moshi_audio_codes": codes, "user_audio_codes": drawn(B, 4, T, high=63, seed=1)}
@@ -45,3 +52,5 @@ CODES = {
     "MoshiForConditionalGeneration": _moshi,
     "MusicgenForConditionalGeneration": _musicgen,
 }
+if transformers.__version__ >= "5":
+    CODES["KyutaiSpeechToTextForConditionalGeneration"] = _kyutai

@@ -10,7 +10,7 @@ import transformers
 from lm_tiny import OLD, VERSION
 from transformers.models.auto import modeling_auto
 
-__all__ = ["DEVIATES", "HEADS", "LOSSES", "NOT_RUN", "QUICK", "all_classes"]
+__all__ = ["DEVIATES", "HEADS", "LOSSES", "NOT_RUN", "OF_DEFAULTS", "QUICK", "all_classes"]
 
 
 def _each(names, value):
@@ -81,16 +81,20 @@ _NEEDS_PARTS = _each(
     "Qwen2AudioForConditionalGeneration Qwen2VLForConditionalGeneration",
     value=True,
 )
+#: Classes whose sizes depend on each other, and whose default configuration can be made small.
+OF_DEFAULTS = _each(
+    "Dots3NoteForConditionalGeneration MuseSparkForConditionalGeneration NemotronH_Omni_Reasoning_V3 "
+    "Nemotron3_5TranscribeForConditionalGeneration",
+    value=True,
+)
 #: Classes of ``all_classes`` that are not run, and why.
 NOT_RUN = {
     **_each(
         "BltForCausalLM ChameleonForConditionalGeneration DeepseekOcr2ForConditionalGeneration "
-        "DiffusionGemmaForBlockDiffusion Dots3NoteForConditionalGeneration Emu3ForConditionalGeneration "
+        "DiffusionGemmaForBlockDiffusion Emu3ForConditionalGeneration "
         "Gemma4AssistantForCausalLM Gemma4UnifiedAssistantForCausalLM "
         "Granite4VisionForConditionalGeneration HunYuanVLForConditionalGeneration "
-        "Molmo2ForConditionalGeneration MuseSparkForConditionalGeneration NemotronH_Omni_Reasoning_V3 "
-        "Nemotron3_5TranscribeForConditionalGeneration PPFormulaNetForConditionalGeneration "
-        "ZambaForCausalLM",
+        "Molmo2ForConditionalGeneration PPFormulaNetForConditionalGeneration ZambaForCausalLM",
         _BY_HAND,
     ),
     **_each(

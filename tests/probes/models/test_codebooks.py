@@ -284,6 +284,22 @@ def test_moshi_with_codes_delayed_and_moved_by_the_caller_is_right(moshi, dialog
     assert report.streams["audio[3]"]["expected"] == 12
 
 
+# -- Kyutai's speech to text ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("shift", "code"), [(1, None), (0, "LA102"), (2, "LA103")])
+def test_text_beside_codes_that_are_heard_predicts_the_next_token(shift, code):
+    model = small.kyutai()
+    batch = barcoded_codes(adapter_for(model), model, 2, 12, seed=0)
+
+    def loss(model, batch):
+        logits = model(batch["input_ids"]).logits
+        return F.cross_entropy(logits[:, : 12 - shift].mT, batch["labels"][:, shift:])
+
+    report = check_loss(model, batch, loss)
+    assert ({f.code for f in report.findings}, list(report.streams)) == ({code} - {None}, ["text"])
+
+
 # -- the commands -----------------------------------------------------------------------------------
 
 
