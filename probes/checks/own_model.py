@@ -87,7 +87,7 @@ def _steps(
 
     whole = sum(parameter.numel() for parameter in model.parameters()) <= SMALL
     try:
-        return take_steps(model, adapter, batch, seen.view, loss_fn, judge, everything=whole)
+        return take_steps(model, adapter, batch, seen.view, loss_fn, judge(), judge, everything=whole)
     except Exception as error:  # the user's loss may raise anything; the report goes on without it
         if out_of_memory(error):
             raise

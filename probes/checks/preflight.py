@@ -12,7 +12,6 @@ from alignment import Convention, Finding
 from alignment.pairing import Policy
 
 from ..errors import out_of_memory
-from ..host.preserve import preserved
 from ..line import with_lines
 from ..models import Adapter, Batch
 from ..models.adapter import LabelsAs, labels_as
@@ -215,30 +214,30 @@ def _steps(plan: Plan, seen: Witness, loss_fn: LossFunction, engine: Engine) -> 
         return f"the engine cannot judge it: {engine.problem}"
 
     def judge() -> dict[str, float]:
-        with preserved(plan.model):
-            plan.model.eval()  # three steps move a loss by less than dropout does
-            out = forward(plan.model, plan.adapter, plan.batch)
+        out = forward(plan.model, plan.adapter, plan.batch)
         return Engine.run(plan.model, plan.adapter, out, plan.batch, seen.view, seen.expected).losses()
 
-    def steps(only: str = "") -> Steps:
+    def steps(before: dict[str, float], only: str = "") -> Steps:
         return take_steps(
             plan.model,
             plan.adapter,
             plan.batch,
             seen.view,
             loss_fn,
+            before,
             judge,
             everything=plan.random_init,
             withhold=plan.adapter.label_keys if plan.labels == "none" else (),
             only=only,
         )
 
+    judged = plan.policy == "evidence" and plan.labels != "none"  # the engine has seen what the steps start from
     try:
-        taken = steps()
+        taken = steps(engine.losses() if judged else judge())
         silent = {f.stream.partition("[")[0] for f in seen.findings if f.code == "LA205"}
         # few parameters may serve one stream at the cost of another: each is then looked at alone
         apart = [kind for kind in taken.risen if kind not in silent and len(taken.risen) < len(taken.before)]
-        return replace(taken, alone={kind: steps(kind).after[kind] for kind in apart})
+        return replace(taken, alone={kind: steps(taken.before, kind).after[kind] for kind in apart})
     except Exception as error:  # the user's loss may raise anything; the report goes on without it
         if out_of_memory(error):
             raise

@@ -20,7 +20,8 @@ from ..witness.witness import LossFunction
 
 __all__ = ["MasterAdam", "NotTrainedError", "Steps", "borrowed_weights", "take_steps", "trainable_parameters"]
 
-STEPS = 3
+#: The fewest by which all of a LoRA has moved: at the first its B is zero, and hands A no gradient.
+STEPS = 2
 LEARNING_RATE = 1e-3
 
 
@@ -148,6 +149,7 @@ def take_steps(
     batch: Batch,
     view: View,
     loss_fn: LossFunction,
+    before: dict[str, float],
     judge: Callable[[], dict[str, float]],
     *,
     everything: bool,
@@ -157,9 +159,9 @@ def take_steps(
 ) -> Steps:
     """Train for ``steps`` steps and undo it.
 
-    ``judge`` gives our own loss per stream at the model's present weights; ``everything`` trains all parameters
-    rather than adapters or heads; ``withhold`` names label keywords to keep from the innermost forward; ``only`` the
-    one modality whose logits hand a gradient on.
+    ``judge`` gives our own loss per stream at the model's present weights, which ``before`` is at those that it has;
+    ``everything`` trains all parameters rather than adapters or heads; ``withhold`` names label keywords to keep from
+    the innermost forward; ``only`` the one modality whose logits hand a gradient on.
     """
     muted = [
         head.module
@@ -169,7 +171,6 @@ def take_steps(
     chosen = trainable_parameters(model, adapter, view, everything=everything)
     first = [local(param.detach()).sum(dtype=torch.float64) for param in chosen]
     with borrowed_weights(model, adapter, chosen, withhold):
-        before = judge()
         optimizer = MasterAdam(chosen, LEARNING_RATE)
         with _without_gradient(muted):
             losses = [optimizer.step(loss_fn(model, copy_of(batch))) for _ in range(steps)]

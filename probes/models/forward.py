@@ -27,9 +27,10 @@ class Outputs:
 
 
 def forward(model: nn.Module, adapter: Adapter, batch: Batch, *, labels: bool = True) -> Outputs:
-    """Run the model on a batch without gradients, with or without its labels."""
+    """Run the model on a batch without gradients or dropout, with or without its labels."""
     kwargs = dict(batch) if labels else adapter.without_labels(model, batch)
     with preserved(model), torch.no_grad():
+        model.eval()  # what two forwards are compared for is less than dropout does
         out = adapter.outputs(model, kwargs)
     return Outputs(**{name: getattr(out, name, None) for name in Outputs.__dataclass_fields__})
 
