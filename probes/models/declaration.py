@@ -26,7 +26,7 @@ from alignment import Convention, InputError
 from ..errors import UsageError
 from .place import K, Place, counts, filled, read_place
 
-__all__ = ["Asked", "Declaration", "HeadPlace", "Nth", "Objective", "Source", "read_streams"]
+__all__ = ["KEYS", "Asked", "Declaration", "HeadPlace", "Nth", "Objective", "Source", "read_streams"]
 
 #: What a stream is trained to do: predict what comes next, or what stands where its input was masked.
 Objective = Literal["next", "masked"]
@@ -177,6 +177,7 @@ def _bound(source: Any, number: int) -> Any:
     return source.bound(number) if isinstance(source, Place) else source
 
 
+#: What is said of a stream, in the order in which it is written.
 KEYS = tuple(one.name for one in fields(Declaration) if one.name != "name")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..host.files import check_regular
-from .declaration import Declaration, read_streams
+from .declaration import KEYS, Declaration, read_streams
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -56,32 +56,10 @@ def streams_toml(declared: Sequence[Declaration], notes: Sequence[Sequence[str]]
         heads = [str(place) for place in one.head]
         values: dict[str, Any] = {"head": heads[0] if len(heads) == 1 else heads}
         plain = Declaration(one.name, one.head, one.ids)
-        values |= {
-            key: getattr(one, key) for key in _WRITTEN if key == "ids" or getattr(one, key) != getattr(plain, key)
-        }
+        values |= {key: getattr(one, key) for key in KEYS if key == "ids" or getattr(one, key) != getattr(plain, key)}
         lines += [f"{key} = {_value(one.name, key, value)}" for key, value in values.items()]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
-
-
-_WRITTEN = (
-    "ids",
-    "labels",
-    "mask",
-    "ends",
-    "fillers",
-    "padding",
-    "documents",
-    "vocabulary",
-    "delay",
-    "count",
-    "ahead",
-    "ahead_step",
-    "call",
-    "objective",
-    "body",
-    "convention",
-)
 
 
 def _key(name: str) -> str:
