@@ -302,7 +302,7 @@ class _StepLoss:
     def _with(self, model: nn.Module, batch: Batch, *given: Any, **named: Any) -> Any:
         accelerator, taken = self.trainer.accelerator, []
 
-        def backward(_: Any, loss: Tensor, **kwargs: Any) -> None:
+        def backward(_: Any, loss: Any, **kwargs: Any) -> None:
             # the accelerator divides by the steps that it accumulates itself; DeepSpeed does unless told not to
             divisor = accelerator.gradient_accumulation_steps if kwargs.get("scale_wrt_gas", True) else 1
             taken.append(loss / divisor)
@@ -311,6 +311,10 @@ class _StepLoss:
         stand.around("backward", backward)
         try:
             returned = self.trainer.training_step(model, batch, *given, **named)
+        except AttributeError:  # the step goes on to a method of tensors
+            if not taken or isinstance(taken[0], Tensor):
+                raise
+            return taken[0]
         finally:
             stand.close()
         return torch.stack([one.reshape(()) for one in taken]).sum() if taken else returned

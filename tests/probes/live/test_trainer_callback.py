@@ -69,6 +69,10 @@ def swallowed(logits, labels, items):
     return torch.zeros((), requires_grad=True)
 
 
+def number(logits, labels, items):
+    return shifted(logits, labels).item()
+
+
 def not_finite(logits, labels, items):
     return shifted(logits, labels) * torch.nan
 
@@ -134,6 +138,7 @@ def test_a_correct_trainer_passes_and_its_weights_are_bit_identical(trained, los
         (mean_of_means, 2, True, "LA302", "every one of 2 micro-batches is a mean of its own"),
         (mean_of_means, 2, False, "LA302", "every one of 2 micro-batches is a mean of its own"),
         (swallowed, 1, False, "LA605", "none reaches the logits"),
+        (number, 1, False, "LA605", "the loss is the python number"),
         (not_finite, 2, False, "LA501", "the loss is nan"),
     ],
 )
