@@ -247,7 +247,7 @@ class CausalLMAdapter(TextRuns):
         calls = [f"{stream.name} call {nth + 1}" for nth in self.calls[1:]]
         further = calls or [f"head[{path}]" for path, _ in named[1:]]
         streams = (stream, *(replace(stream, name=name) for name in further))
-        covered = flat is not None and (is_masked_lm(inner) or self._covers(inner, ids, labels))
+        covered = is_masked_lm(inner) or (flat is not None and self._covers(inner, ids, labels))
         masked = frozenset(range(len(streams)) if covered else ())
         told = masked_labels(batch, ids, stream, flat)
         found = begun_otherwise(inner, batch, stream) if self._encoder_decoder else ()

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from lm_tiny import tiny_model
 from torch import nn
 
+from probes import check_loss
 from probes.checks.check import adapter_of
 from probes.checks.preflight import Plan, preflight
 
@@ -62,3 +64,19 @@ def test_frames_that_a_model_puts_before_its_ids(ends):
     assert [one.code for one in report.findings] == ([] if ends else ["LA203"])
     assert report.verdict == ("pass" if ends else "fail"), report.in_short()
     assert "28 rows of logits for 16 ids" in report.check("text-length").detail
+
+
+def test_a_masked_model_that_learns_from_another_alone_reads_both_ways_by_right():
+    model, teacher = (tiny_model("BertForMaskedLM", vocab_size=VOCAB).eval() for _ in range(2))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in teacher.parameters():
+            parameter.normal_(0, 0.3, generator=generator)
+
+    def distilled(model, batch):
+        with torch.no_grad():
+            goal = teacher(**batch).logits.softmax(-1)
+        return F.kl_div(model(**batch).logits.log_softmax(-1), goal, reduction="batchmean")
+
+    report = check_loss(model, {"input_ids": drawn(2, 14)}, distilled)
+    assert [one.code for one in report.findings] == ["LA802"], report.in_short()
