@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from .device import pick_device, pick_dtype
-from .options import add_loss_options, add_report_options, finding_filter
+from .options import add_loss_options, add_report_options, add_weights, check_weights_given, finding_filter
 from .values import dashed, positive, seed
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ DESCRIPTION = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Model, loss and report options, and how much to draw."""
     parser.add_argument("--model", metavar="NAME_OR_PATH", help="a checkpoint, or FILE.py:FUNC that returns a module")
+    add_weights(parser)
     parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:N]")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
     parser.add_argument(
@@ -120,8 +121,9 @@ def _contract(args: argparse.Namespace) -> Contract:
         raise UsageError("fuzz draws batches of its own, which hold no declared streams: check yours with preflight")
     if names_function(args.model) and loss is None:
         raise UsageError("a model of your own has a loss of its own: name it with --loss FILE.py:FUNC")
+    check_weights_given(args)
     load = load_own_model if names_function(args.model) else load_model
-    loaded = load(args.model, device=device, dtype=dtype, seed=args.seed)
+    loaded = load(args.model, device=device, dtype=dtype, seed=args.seed, weights=args.weights)
     adapter = adapter_for(loaded.model, args.head)
     reduction = args.reduction or ("token-mean" if args.grad_accum > 1 else None)
     return Contract(

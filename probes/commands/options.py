@@ -40,6 +40,21 @@ TRAINER_FLAGS = ("--lr", "--epochs", "--grad_accum", "--output_dir")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
+def add_weights(parser: Any) -> None:
+    """--weights."""
+    parser.add_argument(
+        "--weights",
+        choices=("none",),
+        help="read none of --model's: a small random model is made of its configuration, and needs no more than that",
+    )
+
+
+def check_weights_given(args: argparse.Namespace) -> None:
+    """Refuse ``--weights`` without a model whose they are."""
+    if args.weights is not None and args.model is None:
+        raise UsageError("--weights none is about a --model: name a folder that holds its config.json")
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """--model, --data, --batch-size, --length, --labels, --device, --dtype, --seed, and those of LoRA."""
     group = parser.add_argument_group("model and batch")
@@ -49,11 +64,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME_OR_PATH",
         help="a checkpoint (safetensors), or FILE.py:FUNC that returns a module; default: a small random Higgs model",
     )
-    group.add_argument(
-        "--weights",
-        choices=("none",),
-        help="read none of --model's: a small random model is made of its configuration, and needs no more than that",
-    )
+    add_weights(group)
     group.add_argument("--batch", metavar="FILE.py:FUNC", help="FUNC(model) returns the batch; default: a barcoded one")
     group.add_argument(
         "--data",

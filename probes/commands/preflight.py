@@ -18,6 +18,7 @@ from .options import (
     add_replay,
     add_report_options,
     add_trainer_options,
+    check_weights_given,
     finding_filter,
     ignored_flags,
     spelled,
@@ -175,8 +176,7 @@ def make_plan(args: argparse.Namespace, place: Place | None = None) -> Plan:
     for option, given in (("--data", args.data), ("--length", args.length), ("--batch-size", args.batch_size)):
         if args.batch is not None and given is not None:
             raise UsageError(f"--batch is the batch: it cannot be used with {option}")
-    if args.weights is not None and args.model is None:
-        raise UsageError("--weights none is about a --model: name a folder that holds its config.json")
+    check_weights_given(args)
     if args.loss is None and (streams is not None or names_function(args.model)):
         raise UsageError("a model of your own has a loss of its own: name it with --loss FILE.py:FUNC")
     loss = None if args.loss is None else load_loss(args.loss)

@@ -93,6 +93,15 @@ def test_a_loss_is_judged_on_a_configuration_alone(folder, capsys, loss, code):
     assert "nothing is said of decoding with them, of overflow" in told
 
 
+@pytest.mark.parametrize(("loss", "code"), [("right", 0), ("copy", 1)])
+def test_fuzz_draws_its_cases_on_a_configuration_alone(folder, capsys, loss, code):
+    pytest.importorskip("hypothesis")
+    words = ["--model", folder / "model", "--weights", "none", "--loss", f"{folder / 'losses.py'}:{loss}"]
+    assert loss_align.main(["fuzz", "--examples", "1", *map(str, words)]) == code
+    assert ("LA102" in capsys.readouterr().out) is bool(code)
+    assert loss_align.main(["fuzz", "--weights", "none"]) == 2
+
+
 def test_conversations_go_through_the_tokenizer_beside_a_configuration(folder, capsys):
     tokenizer_of("chatml").save_pretrained(folder / "model")
     (folder / "data.json").write_text(json.dumps([{"messages": conversation("chatml", seed=seed)} for seed in (1, 2)]))
