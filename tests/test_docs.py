@@ -40,6 +40,14 @@ def python_blocks():
         yield pytest.param(page, code, id=f"{page} {code.strip().splitlines()[0]}")
 
 
+def test_models_of_ones_own_are_declared_in_fewer_than_fifteen_lines():
+    """A text model, K heads, a depth decoder and a masked model, beside their imports."""
+    shown = [code for page, code in blocks("python") if str(page).endswith("your-model.md")][:4]
+    lengths = [len([line for line in code.splitlines() if line and "import" not in line]) for code in shown]
+    assert len(lengths) == 4
+    assert max(lengths) < 15, lengths
+
+
 def our_words(line):
     """What ``loss-align`` is given by a line of a console block; None if the line does not call it."""
     words = shlex.split(line.removeprefix("$ ").partition(" > ")[0], comments=True)

@@ -11,10 +11,16 @@ from probes import UsageError, check_loss, discover
 from probes.finder import adapter as adapters
 from probes.models.streams_file import load_streams
 
+#: What found streams cannot know: which of the codes a voice is taken from, and whose a head without a number is.
+UNKNOWN = {
+    ("text, reference and mel", "reference of all but the last"),
+    ("one head for two speakers", "speakers swapped"),
+}
+
 CASES = [
-    pytest.param(one, loss, id=f"{one.name}, {name}", marks=[] if number < 4 else [pytest.mark.deep])
+    pytest.param(one, name, id=f"{one.name}, {name}", marks=[] if number < 4 else [pytest.mark.deep])
     for number, one in enumerate(ZOO)
-    for name, (loss, _) in one.wrong.items()
+    for name in one.wrong
 ]
 
 
@@ -25,12 +31,13 @@ def test_a_right_loss_passes_with_nothing_named(one):
     assert report.streams
 
 
-@pytest.mark.parametrize(("one", "loss"), CASES)
-def test_found_and_declared_give_one_verdict(one, loss):
-    model, batch = one.model(), one.batch()
+@pytest.mark.parametrize(("one", "fault"), CASES)
+def test_a_wrong_loss_has_its_code_found_as_declared(one, fault):
+    model, batch, (loss, code) = one.model(), one.batch(), one.wrong[fault]
     streams = {declared.name: declared for declared in discover(model, batch, loss).declarations}
     codes = {finding.code for finding in check_loss(model, batch, loss).findings}
     assert codes == {finding.code for finding in check_loss(model, batch, loss, streams=streams).findings}
+    assert (code in codes) is ((one.name, fault) not in UNKNOWN)
 
 
 @pytest.mark.parametrize(
