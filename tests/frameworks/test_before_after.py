@@ -88,3 +88,13 @@ def test_a_package_that_is_hidden_is_not_there_for_a_script(tmp_path):
     script.write_text("import importlib.util, sys\nprint(importlib.util.find_spec('json'), sys.argv[1:])\n")
     command = [sys.executable, "-S", "-c", before_after.APART, "json", str(script), "word"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "None ['word']\n"
+
+
+def test_a_door_that_does_not_hold_fails_its_command(monkeypatch, capsys):
+    import doors
+
+    said = {False: "pass trained", True: "fail LA208 ended"}
+    monkeypatch.setattr(doors, "told", lambda door, bad, folder: (said[bad], "shown"))
+    assert doors.main(["llamafactory"]) == 0
+    assert doors.main(["axolotl"]) == 1  # its fault is another
+    assert "fail LA103 ended is due" in capsys.readouterr().err
