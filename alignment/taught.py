@@ -85,7 +85,7 @@ def _of_both(student: Tensor, teacher: Tensor, heat: float) -> list[Tensor]:
 
 def _left(gradient: Tensor, parts: Sequence[Tensor], seen: Tensor) -> Tensor:
     """(r,): the share of each row of a gradient that no sum of these parts makes."""
-    table = torch.stack(parts, -1) * seen[..., None]
+    table = torch.stack(list(parts), -1) * seen[..., None]
     table = table / table.norm(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
     wanted = gradient * seen
     basis = torch.linalg.qr(table).Q

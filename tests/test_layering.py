@@ -171,3 +171,9 @@ def test_the_tests_mirror_the_rooms():
         path.name for path in (ROOT / "tests" / "probes").iterdir() if path.is_dir() and path.name != "__pycache__"
     }
     assert rooms <= set(ROOMS)
+
+
+def test_no_two_files_of_the_tests_share_a_name():
+    """They lie on one path, without packages: the second one would never be imported."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
+    assert {name for name in names if names.count(name) > 1} == set()

@@ -116,7 +116,7 @@ def _raise_several(adapter: CausalLMAdapter, batch: Batch) -> None:
         UsageError: says how they are declared.
     """
     key = _id_key(adapter, batch)
-    if key and batch[key].dim() == 3:
+    if key and isinstance(batch[key], Tensor) and batch[key].dim() == 3:
         index = "[:, {k}]" if codebook_axis(batch[key]) == 1 else "[..., {k}]"
         draft = f'["audio[{{k}}]"]\nhead = "heads.{{k}}"  # where each stream has a head\nids = "{key}{index}"'
         raise UsageError(

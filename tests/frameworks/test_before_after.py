@@ -91,10 +91,10 @@ def test_a_package_that_is_hidden_is_not_there_for_a_script(tmp_path):
 
 
 def test_a_door_that_does_not_hold_fails_its_command(monkeypatch, capsys):
-    import doors
+    import plugin_doors
 
     said = {False: "pass trained", True: "fail LA208 ended"}
-    monkeypatch.setattr(doors, "told", lambda door, bad, folder: (said[bad], "shown"))
-    assert doors.main(["llamafactory"]) == 0
-    assert doors.main(["axolotl"]) == 1  # its fault is another
+    monkeypatch.setattr(plugin_doors, "told", lambda door, bad, folder: (said[bad], "shown"))
+    assert plugin_doors.main(["llamafactory"]) == 0
+    assert plugin_doors.main(["axolotl"]) == 1  # its fault is another
     assert "fail LA103 ended is due" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """Doors of frameworks that pin other releases than each other: each in folders of its own, as before_after.py has them.
 
-    tox run -e frameworks -- python tests/frameworks/doors.py           all of them
-    tox run -e frameworks -- python tests/frameworks/doors.py swift     some
+    tox run -e frameworks -- python tests/frameworks/plugin_doors.py           all of them
+    tox run -e frameworks -- python tests/frameworks/plugin_doors.py swift     some
 
 A door holds where the right form is a PASS and the planted fault ends the training with its code. The exit code is 1
 where one does not. With ``--inside NAME`` it is the process in which one of them trains.
