@@ -13,14 +13,21 @@ from .options import add_loss_options, add_report_options, add_weights, check_we
 from .values import dashed, positive, seed
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ..fuzzing.fuzz import Contract, Counterexample
+    from ..fuzzing.redrawn import MakeBatch
+    from ..models import Adapter
+    from ..models.declaration import Declaration
     from ..report import Report
+    from ..witness.witness import LossFunction
 
 NAME = "fuzz"
 HELP = "the property tests on your model and loss, with one shrunk counterexample per finding"
 DESCRIPTION = (
-    "Draws batches of any length, order of text and audio, and mask; watches the loss on each, and shrinks one "
-    "counterexample per finding code. Only inside the loss's contract: --labels, --allow, --reduction."
+    "Draws batches of any length, order of text and audio, and mask, or others of the form of your --batch; watches "
+    "the loss on each, and shrinks one counterexample per finding code. Only inside the loss's contract: --labels, "
+    "--allow, --reduction."
 )
 
 
@@ -28,6 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Model, loss and report options, and how much to draw."""
     parser.add_argument("--model", metavar="NAME_OR_PATH", help="a checkpoint, or FILE.py:FUNC that returns a module")
     add_weights(parser)
+    parser.add_argument(
+        "--batch",
+        metavar="FILE.py:FUNC",
+        help="FUNC(model) returns a batch, made anew under a seed and its ids redrawn for every case",
+    )
     parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:N]")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
     parser.add_argument(
@@ -40,7 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--allow", default="", metavar="WHAT,...", help="batches may be: empty, text-only, audio-only (default: none)"
     )
-    group.add_argument("--case", metavar="SPEC", help="run this one case again, as in 't3a r2 g4 e / t5p'")
+    group.add_argument(
+        "--case", metavar="SPEC", help="run this one case again, as in 't3a r2 g4 e / t5p' or, of --batch, 'b17 s0'"
+    )
     add_report_options(parser)
 
 
@@ -103,12 +117,12 @@ def _report(contract: Contract, args: argparse.Namespace, inside: int, found: Se
 def _contract(args: argparse.Namespace) -> Contract:
     from ..checks.engine import default_loss
     from ..checks.preflight import CONVENTIONS
-    from ..fuzzing.fuzz import ALLOWED, Contract
-    from ..models import adapter_for
+    from ..fuzzing.fuzz import ALLOWED, Contract, case_batch
+    from ..fuzzing.redrawn import Redrawn
     from ..models.loading import load_model
     from ..witness.loss_file import load_loss
     from ..witness.witness import Options
-    from .own import load_own_model, names_function
+    from .own import declared_streams, load_own_model, names_function
 
     allow = frozenset(word.strip() for word in args.allow.split(",") if word.strip())
     unknown = sorted(allow - set(ALLOWED))
@@ -117,16 +131,17 @@ def _contract(args: argparse.Namespace) -> Contract:
     keep = finding_filter(args)
     device, dtype = pick_device(args.device), pick_dtype(args.dtype)
     loss = None if args.loss is None else load_loss(args.loss)
-    if args.streams is not None:
-        raise UsageError("fuzz draws batches of its own, which hold no declared streams: check yours with preflight")
-    if names_function(args.model) and loss is None:
+    streams = declared_streams(args)
+    if streams is not None and args.batch is None:
+        raise UsageError("--streams declares what lies in a batch of your own: name it with --batch FILE.py:FUNC")
+    if loss is None and (streams is not None or names_function(args.model)):
         raise UsageError("a model of your own has a loss of its own: name it with --loss FILE.py:FUNC")
     check_weights_given(args)
     load = load_own_model if names_function(args.model) else load_model
     loaded = load(args.model, device=device, dtype=dtype, seed=args.seed, weights=args.weights)
-    adapter = adapter_for(loaded.model, args.head)
+    adapter, make_batch = _adapter_and_batches(args, loaded.model, loss, streams)
     reduction = args.reduction or ("token-mean" if args.grad_accum > 1 else None)
-    return Contract(
+    contract = Contract(
         loaded.model,
         adapter,
         loss or default_loss(adapter, args.policy),
@@ -136,14 +151,36 @@ def _contract(args: argparse.Namespace) -> Contract:
         reduction=reduction,
         grad_accum=args.grad_accum,
         keep=keep,
+        make_batch=make_batch,
     )
+    if make_batch is not None:
+        case_batch(contract, Redrawn(1))  # what cannot be redrawn is said before the first case
+    return contract
+
+
+def _adapter_and_batches(
+    args: argparse.Namespace, model: nn.Module, loss: LossFunction | None, streams: Sequence[Declaration] | None
+) -> tuple[Adapter, MakeBatch | None]:
+    """The adapter of the model, and what makes the batches where they are one's own."""
+    from ..batches.batch_source import check_logits
+    from ..checks.check import adapter_of
+    from ..models import adapter_for
+    from .own import load_own_batch
+
+    if args.batch is None:
+        return adapter_for(model, args.head), None
+    batch = load_own_batch(args.batch, model)
+    adapter = adapter_of(model, batch, loss or (lambda *_: None), args.head, streams)
+    check_logits(adapter, model, batch)
+    return adapter, lambda: load_own_batch(args.batch, model)
 
 
 def _one_case(contract: Contract, spec: str) -> tuple[int, list[Counterexample]]:
     from ..fuzzing.cases import parse_case
     from ..fuzzing.fuzz import Counterexample, counts, run_case
+    from ..fuzzing.redrawn import parse_redrawn
 
-    case = parse_case(spec)
+    case = parse_case(spec) if contract.make_batch is None else parse_redrawn(spec)
     ran = run_case(contract, case)
     if ran is None:
         raise UsageError(f"--case {spec!r} lies outside the loss's contract: widen it with --allow")
@@ -180,7 +217,7 @@ def _show(one: Counterexample, contract: Contract, console: Any, args: argparse.
 def _options(args: argparse.Namespace) -> str:
     """The options that a case depends on, as they were given."""
     given = []
-    for option in ("model", "loss", "labels", "dtype", "allow", "reduction", "policy"):
+    for option in ("model", "weights", "batch", "streams", "loss", "labels", "dtype", "allow", "reduction", "policy"):
         value = getattr(args, option)
         if value and value not in ("position-aligned", "evidence"):
             given += [f"--{option}", shlex.quote(value)]

@@ -17,21 +17,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from alignment import IGNORE_INDEX, Finding, expect
+from alignment import IGNORE_INDEX, Finding
 from alignment.findings import LOSS
 from alignment.supervision import Supervision
 
 from ..batches.barcoded import hand_labels
 from ..batches.barcoded_v2 import collate_for
 from ..batches.batch_source import to_device
+from ..checks.check import adapter_of
 from ..checks.reduction import Reduction, check_reduction, counted_loss, settled
 from ..errors import CannotRunError, UsageError
 from ..host.stopping import check_stopped
 from ..models import Adapter, Batch, is_higgs
 from ..models.adapter import LabelsAs, labels_as
 from ..models.codebooks import CodebookAdapter
+from ..models.declared import DeclaredAdapter
+from ..witness.demands import expected_of
 from ..witness.witness import LossFunction, Options, Witness, witness
 from .cases import MASKS, Case, End, Reference, Target, Text
+from .redrawn import MakeBatch, Redrawn, redrawn, redrawn_strategy
 
 __all__ = ["ALLOWED", "Contract", "Counterexample", "case_batch", "counts", "fuzz", "require_hypothesis", "run_case"]
 
@@ -41,7 +45,7 @@ ALLOWED = ("empty", "text-only", "audio-only")
 
 @dataclass(frozen=True)
 class Contract:
-    """What the loss promises to work on."""
+    """What the loss promises to work on: every batch, or those of the form that ``make_batch`` returns."""
 
     model: nn.Module
     adapter: Adapter
@@ -52,9 +56,16 @@ class Contract:
     reduction: Reduction | None = None
     grad_accum: int = 1
     keep: Callable[[Finding], bool] = lambda _: True
+    make_batch: MakeBatch | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", labels_as(self.labels))
+
+    def reader(self, batch: Batch) -> Adapter:
+        """The adapter of one batch: where the rows of declared streams lie is learnt of each anew."""
+        if not isinstance(self.adapter, DeclaredAdapter):
+            return self.adapter
+        return adapter_of(self.model, batch, self.loss, streams=self.adapter.declared)
 
     def admits(self, expected: Sequence[Supervision]) -> bool:
         """Whether a batch with these expectations lies inside the contract."""
@@ -64,7 +75,7 @@ class Contract:
             spoken = any(e.stream.is_audio for e in expected)
             return (audio if spoken else text) or "empty" in self.allow
         if not is_higgs(self.adapter):
-            return text or "empty" in self.allow
+            return text or audio or "empty" in self.allow
         if text and audio:
             return True
         return ("text-only" if text else "audio-only" if audio else "empty") in self.allow
@@ -75,7 +86,7 @@ class Counterexample:
     """The smallest case found for one finding code, what was said on it, and how often it was seen."""
 
     code: str
-    case: Case
+    case: Case | Redrawn
     findings: tuple[Finding, ...]
     seen: int
 
@@ -115,9 +126,24 @@ def case_strategy(*, audio: bool) -> Any:
     return st.lists(sample, min_size=1, max_size=4).map(tuple).map(Case)
 
 
-def case_batch(contract: Contract, case: Case) -> Batch:
+def _strategy(contract: Contract) -> Any:
+    """The cases of a contract."""
+    if contract.make_batch is None:
+        return case_strategy(audio=is_higgs(contract.adapter))
+    return redrawn_strategy(_samples(contract))
+
+
+def _samples(contract: Contract) -> int:
+    """How many samples a batch of one's own has."""
+    return len(contract.adapter.split(contract.model, case_batch(contract, Redrawn(0))))
+
+
+def case_batch(contract: Contract, case: Case | Redrawn) -> Batch:
     """The batch of a case, on the model's device, with labels as the contract hands them."""
     adapter, model = contract.adapter, contract.model
+    if isinstance(case, Redrawn):
+        assert contract.make_batch is not None
+        return redrawn(model, adapter, contract.make_batch, case)
     if is_higgs(adapter):
         batch = collate_for(adapter, model, case.higgs_samples())
         batch = hand_labels(batch, contract.labels, key=adapter.label_keys[0])
@@ -136,31 +162,29 @@ def case_batch(contract: Contract, case: Case) -> Batch:
     return to_device(batch, next(model.parameters()).device)
 
 
-def run_case(contract: Contract, case: Case) -> tuple[Batch, Witness, list[Finding]] | None:
+def run_case(contract: Contract, case: Case | Redrawn) -> tuple[Batch, Witness, list[Finding]] | None:
     """Watch the loss on one case; None where the case lies outside the contract."""
     check_stopped()
-    model, adapter = contract.model, contract.adapter
-    batch = case_batch(contract, case)
+    model, batch = contract.model, case_batch(contract, case)
+    adapter = contract.reader(batch)
     view = adapter.view(model, batch)
-    convention = contract.options.convention
-    expected = [
-        expect(labels, stream, "position_aligned" if stream.is_audio else convention, carried=carried)
-        for stream, labels, carried in zip(view.streams, view.labels, view.carried, strict=True)
-        if labels is not None
-    ]
-    if not contract.admits(expected):
+    expected, _ = expected_of(view, contract.options.convention)
+    told = any(labels is not None for labels in view.labels)  # a batch of one's own may say nothing of what is due
+    if told and not contract.admits(expected):
         return None
     loss = counted_loss(contract.loss, model, adapter, batch, contract.options)
     seen = witness(model, adapter, batch, loss, contract.options)
     findings = [
         f for f in seen.findings if f.basis == LOSS
     ]  # the labels are ours: what they lack is no fault of the loss
-    if contract.reduction is not None and len(case.samples) >= max(2, contract.grad_accum):
+    if contract.reduction is not None and len(adapter.split(model, batch)) >= max(2, contract.grad_accum):
         reduced = check_reduction(
             model, adapter, batch, contract.loss, contract.reduction, contract.grad_accum, contract.options
         )
         findings = settled(findings, reduced.findings, contract.reduction)
-    if not any(bool(one.trained.any()) for one in expected):  # allowed to be empty: then nothing must be trained
+    if told and not any(
+        bool(one.trained.any()) for one in expected
+    ):  # allowed to be empty: then nothing must be trained
         findings = [f for f in findings if f.code not in ("LA206", "LA501") and not f.is_blind]
     return batch, seen, [f for f in findings if contract.keep(f)]
 
@@ -179,17 +203,17 @@ def fuzz(
         How many cases were inside the contract, and the counterexamples, by code.
     """
     hypothesis = require_hypothesis()
-    strategy = case_strategy(audio=is_higgs(contract.adapter))
+    strategy = _strategy(contract)
     counted: dict[str, int] = {}
-    first: dict[str, Case] = {}
+    first: dict[str, Case | Redrawn] = {}
     inside = 0
 
-    def codes(case: Case) -> set[str]:
+    def codes(case: Case | Redrawn) -> set[str]:
         ran = run_case(contract, case)
         hypothesis.assume(ran is not None)
         return {f.code for f in ran[2] if counts(f)}  # type: ignore[index]
 
-    def look(case: Case) -> None:
+    def look(case: Case | Redrawn) -> None:
         nonlocal inside
         found = codes(case)
         inside += 1
@@ -227,22 +251,25 @@ def _nothing_left_behind() -> Iterator[None]:
 
 
 def _shrunk(
-    contract: Contract, code: str, first: Case, seen: int, strategy: Any, seed: int, examples: int
+    contract: Contract, code: str, first: Case | Redrawn, seen: int, strategy: Any, seed: int, examples: int
 ) -> Counterexample:
     """The smallest case on which ``code`` is found."""
     hypothesis = require_hypothesis()
 
-    def shows(case: Case) -> bool:
+    def shows(case: Case | Redrawn) -> bool:
         ran = run_case(contract, case)
         return ran is not None and any(f.code == code and counts(f) for f in ran[2])
 
     settings = hypothesis.settings(
         max_examples=10 * examples, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck)
     )
-    try:
-        smallest = hypothesis.find(strategy, shows, settings=settings, random=random.Random(seed))  # noqa: S311
-    except hypothesis.errors.NoSuchExample:
-        smallest = first
+    if isinstance(first, Redrawn):
+        smallest = next(filter(shows, first.smaller(_samples(contract))), first)
+    else:
+        try:
+            smallest = hypothesis.find(strategy, shows, settings=settings, random=random.Random(seed))  # noqa: S311
+        except hypothesis.errors.NoSuchExample:
+            smallest = first
     ran = run_case(contract, smallest)
     assert ran is not None
     return Counterexample(code, smallest, tuple(ran[2]), seen)

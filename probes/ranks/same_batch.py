@@ -27,7 +27,7 @@ from ..records.rounding import agree
 from ..witness.witness import Options, witness
 from .exchange import told_ranks
 
-__all__ = ["BASIS", "rank_findings", "watched"]
+__all__ = ["BASIS", "rank_findings", "seed_all", "watched"]
 
 BASIS = "the ranks against each other"
 NUMBERS = ("supervised", "missing", "unexpected", "unreadable", "offsets")
@@ -47,7 +47,7 @@ def watched(
     An exception that it raises is a result like any other.
     """
     with torch.random.fork_rng(devices=cuda_devices(model)), same_random_state():
-        _seed_all(seed)
+        seed_all(seed)
         try:
             batch = make_batch()
             seen = witness(model, adapter, batch, counted_loss(loss, model, adapter, batch, options), options)
@@ -57,7 +57,7 @@ def watched(
     return {"raised": "", "streams": stream_summary(seen), "codes": codes}
 
 
-def _seed_all(seed: int) -> None:
+def seed_all(seed: int) -> None:
     """Seed what a loss may draw from: trainers seed each rank otherwise, for good reasons."""
     torch.manual_seed(seed)
     random.seed(seed)

@@ -84,6 +84,25 @@ def short(model):
     return {{"input_ids": ids, "labels": ids.clone()}}
 
 
+def forgets(model, batch):
+    labels = batch["labels"]
+    return mean(model(batch["input_ids"]), labels.masked_fill(labels > 41, -100))
+
+
+def one_id(model):
+    held = zoo.batch()
+    return {{**held, "codes": torch.zeros_like(held["codes"])}}
+
+
+def apart(model):
+    held = short(model)
+    return {{"input_ids": held["input_ids"], "gold": held["labels"]}}
+
+
+def gold(model, batch):
+    return mean(model(batch["input_ids"]), batch["gold"])
+
+
 def nothing():
     return 3
 
@@ -183,6 +202,47 @@ def test_what_is_wrong_with_them_is_one_sentence(here, capsys, words, message):
     assert message in capsys.readouterr().err
 
 
-def test_fuzz_declares_no_streams(here, capsys):
-    assert command("fuzz", *PLAIN, "--streams", "streams.toml") == 2
-    assert "preflight" in capsys.readouterr().err
+FUZZED = ("fuzz", "--model", "own.py:plain", "--batch", "own.py:short", "--examples", "6", "--json", "fuzz.json")
+
+
+def fuzzed(*words):
+    return command(*words), json.loads(Path("fuzz.json").read_text())
+
+
+def test_fuzz_draws_batches_of_the_form_of_ones_own(here, capsys):
+    code, told = fuzzed(*FUZZED, "--loss", "own.py:plain_loss")
+    assert (code, told["cases"], told["counterexamples"]) == (0, 6, [])
+    code, told = fuzzed(*FUZZED, "--loss", "own.py:plain_copy")
+    assert (code, [(one["code"], one["case"]) for one in told["counterexamples"]]) == (1, [("LA102", "b0 s0")])
+    assert "--batch own.py:short --loss own.py:plain_copy --case 'b0 s0'" in " ".join(capsys.readouterr().out.split())
+    assert command(*FUZZED[:-2], "--loss", "own.py:plain_copy", "--case", "b3") == 1
+
+
+def test_a_fault_of_some_ids_alone_is_found_where_they_are_drawn(here):
+    assert command("preflight", *FUZZED[1:5], "--loss", "own.py:forgets") == 0
+    code, told = fuzzed(*FUZZED, "--loss", "own.py:forgets")
+    assert (code, [one["code"] for one in told["counterexamples"]]) == (1, ["LA201"])
+    assert fuzzed(*FUZZED, "--loss", "own.py:forgets", "--case", "b0")[0] == 0
+
+
+@pytest.mark.parametrize(("loss", "code"), [("right", 0), ("copy", 1)])
+def test_fuzz_of_declared_streams(here, loss, code):
+    words = ("fuzz", *DECLARED, "--loss", f"own.py:{loss}", "--examples", "4", "--json", "fuzz.json")
+    assert fuzzed(*words)[0] == code
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((*PLAIN, "--streams", "streams.toml"), "name it with --batch"),
+        ((*PLAIN, "--batch", "own.py:shrot"), "did you mean short?"),
+        ((*PLAIN, "--batch", "own.py:a_list"), "must return a mapping"),
+        ((*DECLARED, "--loss", "own.py:right", "--batch", "own.py:one_id"), "1 ordinary ids are left to draw from"),
+        ((*PLAIN[:2], "--batch", "own.py:apart", "--loss", "own.py:gold"), "'gold' holds those of text as well"),
+        ((*PLAIN, "--batch", "own.py:short", "--case", "t3a"), "as in 'b17' or 'b17 s0'"),
+        ((*PLAIN, "--batch", "own.py:short", "--case", "b1 s2"), "the batch has 2 samples"),
+    ],
+)
+def test_batches_that_fuzz_cannot_draw_are_one_sentence(here, capsys, words, message):
+    assert command("fuzz", *words) == 2
+    assert message in capsys.readouterr().err
