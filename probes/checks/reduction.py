@@ -27,6 +27,7 @@ from ..errors import UsageError
 from ..models import Adapter, Batch, View
 from ..records.report import Check
 from ..witness.demands import expected_of
+from ..witness.scout import fitted
 from ..witness.witness import LossFunction, Options, Witness, witness
 
 __all__ = ["COUNTS", "Reduced", "Reduction", "check_reduction", "counted_loss", "settled", "told_sums"]
@@ -107,9 +108,9 @@ def check_reduction(
             f"it has {len(parts)} samples: raise --batch-size"
         )
     options = replace(options or Options(), alike=True)
-    whole = _watch(model, adapter, batch, loss_fn, batch, options)
-    alone = [_watch(model, adapter, part, loss_fn, part, options) for part in parts]
-    within = [_watch(model, adapter, part, loss_fn, batch, options) for part in parts] if grad_accum > 1 else []
+    whole = witness(model, adapter, batch, counted_loss(loss_fn, model, adapter, batch, options), options)
+    alone = [_watch_part(model, adapter, part, loss_fn, part, options) for part in parts]
+    within = [_watch_part(model, adapter, part, loss_fn, batch, options) for part in parts] if grad_accum > 1 else []
     if not whole.actual:
         return Reduced(reduction, (), "the loss did not run")
     broken = [one for one in (*alone, *within) if not one.actual]
@@ -191,7 +192,7 @@ def _asked_counts(loss_fn: Callable[..., Tensor]) -> set[str]:
     return inspect.signature(loss_fn).parameters.keys() & COUNTS
 
 
-def _watch(
+def _watch_part(
     model: nn.Module,
     adapter: Adapter,
     part: Batch,
@@ -200,7 +201,8 @@ def _watch(
     options: Options | None,
 ) -> Witness:
     """Watch one micro-batch of a step."""
-    return witness(model, adapter, part, counted_loss(loss_fn, model, adapter, step, options), options)
+    counted = counted_loss(loss_fn, model, adapter, step, options)
+    return witness(model, fitted(model, adapter, part, counted), part, counted, options)
 
 
 @dataclass(frozen=True)

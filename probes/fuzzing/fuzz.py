@@ -24,15 +24,14 @@ from alignment.supervision import Supervision
 from ..batches.barcoded import hand_labels
 from ..batches.barcoded_v2 import collate_for
 from ..batches.batch_source import to_device
-from ..checks.check import adapter_of
 from ..checks.reduction import Reduction, check_reduction, counted_loss, settled
 from ..errors import CannotRunError, UsageError
 from ..host.stopping import check_stopped
 from ..models import Adapter, Batch, is_higgs
 from ..models.adapter import LabelsAs, labels_as
 from ..models.codebooks import CodebookAdapter
-from ..models.declared import DeclaredAdapter
 from ..witness.demands import expected_of
+from ..witness.scout import fitted
 from ..witness.witness import LossFunction, Options, Witness, witness
 from .cases import MASKS, Case, End, Reference, Target, Text
 from .redrawn import MakeBatch, Redrawn, redrawn, redrawn_strategy
@@ -63,9 +62,7 @@ class Contract:
 
     def reader(self, batch: Batch) -> Adapter:
         """The adapter of one batch: where the rows of declared streams lie is learnt of each anew."""
-        if not isinstance(self.adapter, DeclaredAdapter):
-            return self.adapter
-        return adapter_of(self.model, batch, self.loss, streams=self.adapter.declared)
+        return fitted(self.model, self.adapter, batch, self.loss)
 
     def admits(self, expected: Sequence[Supervision]) -> bool:
         """Whether a batch with these expectations lies inside the contract."""

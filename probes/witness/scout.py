@@ -14,13 +14,13 @@ from torch import nn
 from alignment import InputError
 
 from ..errors import UsageError
-from ..models.adapter import Batch, Head
+from ..models.adapter import Adapter, Batch, Head
 from ..models.declared import DeclaredAdapter, Learnt
 from .entries import Entries
 from .trace import LossFunction, Trace, same_head
 from .trail import fed, named
 
-__all__ = ["scout"]
+__all__ = ["fitted", "scout"]
 
 
 def scout(
@@ -55,6 +55,20 @@ def scout(
     heads = tuple(_fed(head, seen, adapter, batch) for head in seen.heads)
     adapter.learn(Learnt(heads, _vocabularies(adapter, seen)))
     adapter.learn(Entries(model, adapter, batch, loss_fn, seen, begins).learnt())
+
+
+def fitted(model: nn.Module, adapter: Adapter, batch: Batch, loss_fn: LossFunction) -> Adapter:
+    """The adapter for another batch: where the rows of declared streams lie is learnt of each anew.
+
+    Raises:
+        UsageError, InputError: as of :func:`scout`, or a batch that does not fit the model.
+    """
+    if not isinstance(adapter, DeclaredAdapter):
+        return adapter
+    own = DeclaredAdapter(model, adapter.declared, batch)
+    own.check_batch(model, batch)
+    scout(model, own, batch, loss_fn)
+    return own
 
 
 def _vocabularies(adapter: DeclaredAdapter, seen: Trace) -> tuple[int, ...]:

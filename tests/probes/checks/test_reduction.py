@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from families import FAMILIES, higgs_batch, higgs_model
 from fault_matrix import model_for, text_batch
+from random_models import model_of
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from probes import UsageError, check_loss
@@ -263,3 +264,31 @@ def test_samples_of_one_length_hide_no_sum():
     report = check_loss(model_for("llama"), batch, summed, reduction="token-mean")
     assert [one.code for one in report.findings] == ["LA302"]
     assert "the denominator counts other tokens" in report.findings[0].message
+
+
+# -- streams that are declared, or found ---------------------------------------------------------------
+
+BOOKS = {"audio[{k}]": {"head": "heads.{k}", "ids": "codes[:, {k}]", "labels": "labels[:, {k}]"}}
+
+
+def over_all_books(model, batch):
+    logits, labels = model(batch["codes"]), batch["labels"][..., 1:]
+    parts = [F.cross_entropy(z[:, :-1].mT, labels[:, k], reduction="sum") for k, z in enumerate(logits)]
+    return sum(parts) / (labels != IGNORE).sum()
+
+
+def book_by_book_and_sample(model, batch):
+    logits, labels = model(batch["codes"]), batch["labels"][..., 1:]
+    means = [F.cross_entropy(z[n, :-1], labels[n, k]) for k, z in enumerate(logits) for n in range(len(labels))]
+    return torch.stack(means).mean()
+
+
+@pytest.mark.parametrize("streams", [BOOKS, None], ids=["declared", "found"])
+@pytest.mark.parametrize(("loss", "codes"), [(over_all_books, []), (book_by_book_and_sample, ["LA302"])])
+def test_a_reduction_of_streams_that_nobody_knows_beforehand(loss, codes, streams):
+    ids = torch.randint(3, 60, (3, 2, 10), generator=torch.Generator().manual_seed(0))
+    labels = ids.clone()
+    labels[1, :, 7:] = IGNORE
+    batch = {"codes": ids, "labels": labels}
+    report = check_loss(model_of("books", 64), batch, loss, streams=streams, reduction="token-mean", replay=False)
+    assert [finding.code for finding in report.findings] == codes
