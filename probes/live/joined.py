@@ -163,5 +163,5 @@ def _one(streams: Sequence[Stream]) -> Stream:
 
 
 def _whole(parts: Sequence[Supervision], stream: Stream) -> Supervision:
-    fields = ("target", "weight", "source", "origin", "lost", "soft")
-    return Supervision(stream, *(torch.cat([getattr(p, name) for p in parts]) for name in fields), exact=False)
+    fields = ("target", "weight", "source", "origin", "lost", "soft", "mixed")
+    return Supervision(stream, **{name: torch.cat([getattr(p, name) for p in parts]) for name in fields}, exact=False)
