@@ -92,24 +92,35 @@ def command() -> int:
 
     A script that is run keeps its threads, as under ``python``.
     """
+    if sys.argv[1:2] == ["run"]:
+        _tell_other_owners()
+        return main()
+    signal.signal(signal.SIGTERM, _ended)
+    try:
+        _tell_other_owners()
+        code = main()
+        _answer_no_more()
+    except KeyboardInterrupt as error:  # before or after the command could answer by itself
+        _answer_no_more()
+        from probes.commands.cli import fail
+
+        code = fail(error, sys.argv[1:])
+    threading.Thread(target=_leave, args=(code,), daemon=True).start()
+    return code
+
+
+def _tell_other_owners() -> None:
     for name, owners in other_owners().items():
         told = (
             f"warning: {' and '.join(owners)} has a package {name!r} too, and the later one has written over the other"
         )
         print(f"loss-align: {told}: give each an environment of its own", file=sys.stderr)
-    if sys.argv[1:2] == ["run"]:
-        return main()
-    signal.signal(signal.SIGTERM, _ended)
-    try:
-        code = main()
-    except KeyboardInterrupt as error:  # before the command could answer by itself
-        from probes.commands.cli import fail
 
-        code = fail(error, sys.argv[1:])
+
+def _answer_no_more() -> None:
+    """The report is written, and its exit code stands."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the report is written, and its exit code stands
-    threading.Thread(target=_leave, args=(code,), daemon=True).start()
-    return code
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _ended(*_: object) -> None:

@@ -143,7 +143,7 @@ def _become(words, prelude, begins):
         sys.argv = ["loss-align", *words]
         loss_align.PATIENCE = LONGEST  # this process ends otherwise
         prelude()
-        os.write(begins, b".")
+        _told_when_begun(begins)
         code = command()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
@@ -154,6 +154,17 @@ def _become(words, prelude, begins):
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+def _told_when_begun(begins):
+    """A byte for whoever waits, once the command answers signals: before, they end it as they end any process."""
+    owners = loss_align.other_owners
+
+    def first():
+        os.write(begins, b".")
+        return owners()
+
+    loss_align.other_owners = first
 
 
 def wrong(words, ended, quiet, number=None, at=READ):
