@@ -14,12 +14,11 @@ from alignment import Finding
 from alignment.findings import finding
 
 from ..host.preserve import copy_of, preserved
-from ..models import Adapter, Batch
 from ..models.forward import forward
 from ..models.modules import output_embeddings, peft_model, pretrained_models
 from ..models.token_ids import text_config
 from ..replay.perturbation import SAME_ORDER, Movement, row_changes, stream_logits
-from ..witness.witness import LossFunction, Options, Witness
+from ..witness.subject import Subject
 from .training import LEARNING_RATE, MasterAdam, NotTrainedError, borrowed_weights
 
 __all__ = ["AdapterStep", "adapters_trained", "frozen_adapters"]
@@ -34,28 +33,21 @@ class AdapterStep:
     told: str
 
 
-def adapters_trained(
-    model: nn.Module,
-    adapter: Adapter,
-    batch: Batch,
-    loss_fn: LossFunction,
-    seen: Witness,
-    options: Options,
-    movement: Movement,
-) -> AdapterStep:
+def adapters_trained(subject: Subject, movement: Movement) -> AdapterStep:
     """Take one optimizer step on what is trainable, and undo it.
 
     An adapter that does not move is at fault only where a trained row depends on the module that it adapts: those of
     the audio layers cannot move on a batch of text.
     """
+    model = subject.model
     named, groups = dict(model.named_parameters()), _adapters(model)
-    moved = _moved(model, adapter, batch, loss_fn, adapter.label_keys if options.withhold else ())
+    moved = _moved(subject)
     still = [owner for owner, names in groups.items() if not moved.intersection(names)]
     inside = {name for names in groups.values() for name in names}
     foreign = [name for name in named if name in moved - inside]
     frozen = [owner for owner in still if not any(named[name].requires_grad for name in groups[owner])]
     findings = _left_behind(model)
-    first = frozen[0] if frozen else _first_needed(model, adapter, batch, seen, still, movement)
+    first = frozen[0] if frozen else _first_needed(subject, still, movement)
     if first:
         why = "is frozen" if frozen else "receives no gradient"
         message = f"{len(still)} of {len(groups)} adapters do not move in a step, first {first}: it {why}"
@@ -72,20 +64,19 @@ def adapters_trained(
     return AdapterStep(len(groups), findings, told)
 
 
-def _first_needed(
-    model: nn.Module, adapter: Adapter, batch: Batch, seen: Witness, owners: list[str], movement: Movement
-) -> str:
+def _first_needed(subject: Subject, owners: list[str], movement: Movement) -> str:
     """The first of some modules on which a trained row depends; empty if none does.
 
     Noise on their outputs tells it: unlike a gradient, it is stopped by no detach, which is what is looked for.
     """
     if not owners:
         return ""
+    model, seen = subject.model, subject.seen
     streams = seen.view.streams
     masks = [seen.trained(number) for number in range(len(streams))]
 
     def rows() -> list[Tensor]:
-        logits = stream_logits(forward(model, adapter, batch), len(streams))
+        logits = stream_logits(forward(model, subject.adapter, subject.batch), len(streams))
         return [one[mask.to(one.device)] for one, mask in zip(logits, masks, strict=True)]
 
     with preserved(model):
@@ -180,17 +171,16 @@ def _adapters(model: nn.Module) -> dict[str, list[str]]:
     return groups
 
 
-def _moved(
-    model: nn.Module, adapter: Adapter, batch: Batch, loss_fn: LossFunction, withhold: tuple[str, ...]
-) -> set[str]:
+def _moved(subject: Subject) -> set[str]:
     """Names of the parameters that one step of the model's own trainable parameters moves."""
+    model = subject.model
     trainable = [param for param in model.parameters() if param.requires_grad]
     if not trainable:
         return set()
     before = {name: _size(param) for name, param in model.named_parameters()}
-    with borrowed_weights(model, adapter, trainable, withhold):
+    with borrowed_weights(model, subject.adapter, trainable, subject.withhold):
         with suppress(NotTrainedError):
-            MasterAdam(trainable, LEARNING_RATE).step(loss_fn(model, copy_of(batch)))
+            MasterAdam(trainable, LEARNING_RATE).step(subject.loss_fn(model, copy_of(subject.batch)))
         return {name for name, param in model.named_parameters() if _size(param) != before[name]}
 
 

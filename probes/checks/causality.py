@@ -6,19 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from torch import nn
-
 from alignment import Finding
 from alignment.findings import finding
 from alignment.rules import RULES
 
-from ..models import Adapter, Batch
 from ..records.report import Check, Report
 from ..replay.cuts import MOST
 from ..replay.replay import replay
 from ..replay.soft import SOFT
 from ..replay.told import Causality
-from ..witness.witness import LossFunction, Options, Witness
+from ..witness.subject import Subject
 from .witness_checks import named
 
 __all__ = [
@@ -44,44 +41,24 @@ UNFINITE = "the logits are not finite"
 NOTHING_JUDGED = "nothing is trained that could be judged"
 #: The detail of a check that the caller did without.
 REPLAYED_NOT = "not asked for: the loss is not run again with other inputs (replay)"
-#: Findings that leave nothing to judge.
-NOTHING = frozenset({"LA101", "LA206", "LA501", "LA605"})
 #: Findings that name the offset of a stream.
 OFFSETS = frozenset({"LA102", "LA103", "LA104", "LA105"})
 
 
 def causality(
-    model: nn.Module,
-    adapter: Adapter,
-    batch: Batch,
-    seen: Witness,
-    loss_fn: LossFunction,
-    *,
-    replays: Replays = True,
-    seed: int = 0,
-    options: Options | None = None,
-    drawn: int | None = None,
+    subject: Subject, *, replays: Replays = True, seed: int = 0, drawn: int | None = None
 ) -> Causality | None:
     """What replay shows of what a witness has seen, drawn for one sample first; None where nothing can be judged."""
+    seen = subject.seen
     told = seen.actual or seen.expected
-    if not replays or any(f.code in NOTHING for f in seen.findings):
+    if not replays or subject.trains_nothing:
         return None
     if not any(bool(one.trained.any()) or bool(one.soft.any()) for one in told):
         return None
     if seen.shared:
         return Causality(problem="the processes share every sample, and each would put other inputs into its part")
-    return replay(
-        model,
-        adapter,
-        batch,
-        seen.view,
-        told,
-        loss_fn,
-        seed=seed,
-        most=None if replays == "full" else MOST,
-        withhold=adapter.label_keys if options is not None and options.withhold else (),
-        drawn=drawn,
-    )
+    most = None if replays == "full" else MOST
+    return replay(subject.scene, subject.batch, told, seed=seed, most=most, drawn=drawn)
 
 
 def causality_findings(told: Causality, others: Sequence[Finding]) -> list[Finding]:
@@ -139,19 +116,9 @@ def causality_check(told: Causality | None, findings: Sequence[Finding], padding
     return Check("causality", TITLE, "pass", f"{detail}; {padding}" if padding else detail)
 
 
-def add_causality(
-    report: Report,
-    model: nn.Module,
-    adapter: Adapter,
-    batch: Batch,
-    seen: Witness,
-    loss_fn: LossFunction,
-    replays: Replays,
-    options: Options | None = None,
-    keep: Keep | None = None,
-) -> None:
+def add_causality(report: Report, subject: Subject, replays: Replays, keep: Keep | None = None) -> None:
     """Add the check to a report, with what it found and its picture."""
-    told = causality(model, adapter, batch, seen, loss_fn, replays=replays, options=options)
+    told = causality(subject, replays=replays)
     if told is None:
         report.checks.append(told_nothing(asked=bool(replays)))
     else:

@@ -113,21 +113,22 @@ def check_loss(
         options = Options(values=values, convention=Convention(labels), told=told)
         counted = counted_loss(loss_fn, model, adapter, inputs, options)
         watched = watch(model, adapter, inputs, counted, options)
-        adapter, seen = watched.adapter, watched.seen
+        subject = watched.subject
+        adapter, seen = subject.adapter, subject.seen
         findings, reduced = list(seen.findings), None
         if reduction is not None or grad_accum > 1:
             reduced = check_reduction(model, adapter, inputs, loss_fn, reduction, grad_accum, options)
             findings = reduced.settled(findings)
         if peft_model(model) is not None:
             findings += frozen_adapters(model)
-        cut, told = adapters_cut_off(model, adapter, inputs, counted, seen)
+        cut, told = adapters_cut_off(subject)
         findings += [*watched.findings, *cut]
         notes = [*watched.notes, *told]
         report = report_of(model, adapter, inputs, seen, findings=findings, keep=keep)
         in_words(report, tokenizer, adapter.special_ids)
         report.checks += [] if reduced is None else [reduced.check(report.findings)]
-        add_causality(report, model, adapter, inputs, seen, counted, replay, options, keep)
-        report.findings = with_lines(report.findings, model, adapter, inputs, counted, seen, options)
+        add_causality(report, subject, replay, keep)
+        report.findings = with_lines(report.findings, subject)
         report.notes += [*notes, *keep.notes]
         if diff:
             same = {"heads": heads, "labels": labels, "reduction": reduction, "grad_accum": grad_accum}

@@ -20,14 +20,14 @@ from alignment.wording import counted
 
 from ..host.preserve import copy_of, preserved, same_random_state
 from ..host.sharded import must_finish
-from ..models.adapter import Adapter, Batch
+from ..models.adapter import Batch
 from ..models.codebooks import CodebookAdapter
 from ..models.modules import peft_model
 from ..models.placed import Places
-from ..replay.calls import Loss, NotReplayedError, Run, Scene
+from ..replay.calls import NotReplayedError, Run, Scene
 from ..replay.given import rows_of, streams_of
 from ..replay.run import run_loss
-from ..witness.witness import Witness
+from ..witness.subject import Subject
 
 __all__ = ["adapters_cut_off", "cut_off"]
 
@@ -40,14 +40,13 @@ FIX = (
 )
 
 
-def adapters_cut_off(
-    model: nn.Module, adapter: Adapter, batch: Batch, loss_fn: Loss, seen: Witness
-) -> tuple[list[Finding], list[str]]:
+def adapters_cut_off(subject: Subject) -> tuple[list[Finding], list[str]]:
     """LA602 of a model with adapters, after one backward of the loss through all of it; and notes.
 
     A model without is not looked at: its gradients may not fit where the logits' own do. Nor is a loss that trains
     nothing, of which more is said elsewhere.
     """
+    model, seen = subject.model, subject.seen
     if peft_model(model) is None or not any(bool((one.trained | one.soft).any()) for one in seen.actual):
         return [], []
     trainable = [name for name, param in model.named_parameters() if param.requires_grad]
@@ -56,11 +55,11 @@ def adapters_cut_off(
         for param in model.parameters():
             param.grad = None
         try:
-            loss_fn(model, copy_of(batch)).backward()
+            subject.loss_fn(model, copy_of(subject.batch)).backward()
         except Exception as error:  # noqa: BLE001 - the user's loss may raise anything
             return [], [f"which adapters get a gradient was not seen: {type(error).__name__}: {error}"]
         silent = [name for name, param in model.named_parameters() if param.requires_grad and param.grad is None]
-    return cut_off(Scene(model, adapter, seen.view, loss_fn), batch, seen.actual, silent, len(trainable))
+    return cut_off(subject.scene, subject.batch, seen.actual, silent, len(trainable))
 
 
 def cut_off(

@@ -26,7 +26,8 @@ from ..models.forward import Outputs, forward
 from ..models.modules import peft_model
 from ..records.report import Check
 from ..replay.perturbation import SAME_ORDER, Movement, row_changes
-from ..witness.witness import LossFunction, Options, Witness, witness
+from ..witness.subject import Subject
+from ..witness.witness import Witness, witness
 from .adapter_step import adapters_trained
 
 __all__ = ["Lora", "broken_task_types", "lora_check", "no_layers", "wrapped"]
@@ -120,30 +121,20 @@ def broken_task_types(model: nn.Module, adapter: Adapter, batch: Batch) -> dict[
     return broken
 
 
-def lora_check(
-    model: nn.Module,
-    adapter: Adapter,
-    batch: Batch,
-    loss_fn: LossFunction,
-    seen: Witness,
-    options: Options,
-    movement: Movement | None,
-    broken: Mapping[str, str],
-) -> tuple[Check, list[Finding]]:
+def lora_check(subject: Subject, movement: Movement | None, broken: Mapping[str, str]) -> tuple[Check, list[Finding]]:
     """Compare the wrapped model with the bare one, then train one step."""
-    outer = peft_model(model)
-    findings = [f for f in seen.findings if f.code == "LA601"]
-    if findings:
-        return Check("peft", TITLE, "fail", f"LA601: {findings[0].message}"), []
-    unusable = [f for f in seen.findings if f.code in ("LA101", "LA206", "LA501", "LA605")]
-    if unusable:
-        return Check("peft", TITLE, "skip", f"the loss does not train: {unusable[0].code} {unusable[0].name}"), []
+    outer = peft_model(subject.model)
+    dropped = [f for f in subject.seen.findings if f.code == "LA601"]
+    if dropped:
+        return Check("peft", TITLE, "fail", f"LA601: {dropped[0].message}"), []
+    if subject.trains_nothing:
+        return Check("peft", TITLE, "skip", f"the loss does not train: {subject.trains_nothing}"), []
     fresh = is_fresh(outer)
     movement = movement or Movement(0.0)
-    problem = _difference(outer, adapter, batch, loss_fn, seen, options, movement, fresh=fresh)
+    problem = _difference(subject, movement, fresh=fresh)
     if problem:
         return Check("peft", TITLE, "fail", problem), []
-    step = adapters_trained(model, adapter, batch, loss_fn, seen, options, movement)
+    step = adapters_trained(subject, movement)
     if step.findings:
         return Check("peft", TITLE, "fail", f"LA602 {step.findings[0].name}: {step.findings[0].message}"), step.findings
     same = "outputs, labels and supervision as without" if fresh else f"{_past(outer)}: not compared with none"
@@ -167,18 +158,9 @@ def is_fresh(outer: Any) -> bool:
     return bool(zero) and not any(bool(param.detach().any()) for param in zero)
 
 
-def _difference(
-    outer: Any,
-    adapter: Adapter,
-    batch: Batch,
-    loss_fn: LossFunction,
-    seen: Witness,
-    options: Options,
-    movement: Movement,
-    *,
-    fresh: bool,
-) -> str:
+def _difference(subject: Subject, movement: Movement, *, fresh: bool) -> str:
     """What the wrapper, or a fresh adapter, changes; empty if nothing."""
+    outer, adapter, batch = peft_model(subject.model), subject.adapter, subject.batch
     with _evaluating(outer):
         through, past = forward(outer, adapter, batch), forward(outer.base_model, adapter, batch)
         told = _outputs_differ(through, past, movement, "through the wrapper", "past it (base_model)")
@@ -192,11 +174,11 @@ def _difference(
         return told
     try:
         with _bare(outer) as inner:
-            without = witness(inner, adapter, batch, loss_fn, options)
+            without = witness(inner, adapter, batch, subject.loss_fn, subject.options)
     except UsageError:  # the loss reaches through the wrapper (``model.base_model.model``)
         with _bare(outer):
-            without = witness(outer, adapter, batch, loss_fn, options)
-    return _supervision_differs(seen, without)
+            without = witness(outer, adapter, batch, subject.loss_fn, subject.options)
+    return _supervision_differs(subject.seen, without)
 
 
 @contextmanager

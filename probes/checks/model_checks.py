@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from torch import nn
-
 from alignment import Finding
 
-from ..models import Adapter, Batch
 from ..models.forward import Outputs, all_finite, can_be_learnt
 from ..models.modules import peft_model
 from ..records.report import Check, Report
 from ..replay.perturbation import perturbed
-from ..witness.witness import LossFunction, Options, Witness
+from ..witness.subject import Subject
 from .causality import REPLAYED_NOT, Replays, causality, causality_check, causality_findings, settle_soft
 from .check import Keep
 from .decode import TITLE as DECODE
@@ -29,12 +26,7 @@ __all__ = ["model_checks"]
 def model_checks(
     report: Report,
     outputs: Outputs | None,
-    model: nn.Module,
-    adapter: Adapter,
-    batch: Batch,
-    loss_fn: LossFunction,
-    seen: Witness,
-    options: Options,
+    subject: Subject,
     task_types: Mapping[str, str],
     keep: Keep | None,
     progress: Callable[[str], None],
@@ -50,14 +42,15 @@ def model_checks(
         report.checks.append(check)
         report.add(found, keep)
 
+    model, adapter, batch, loss_fn = subject.model, subject.adapter, subject.batch, subject.loss_fn
     progress("cutting the inputs")
     seed = int(report.environment.get("seed", 0))
     movement = None if outputs is None else perturbed(model, adapter, batch, outputs)
-    told = causality(model, adapter, batch, seen, loss_fn, replays=replays, seed=seed, options=options)
+    told = causality(subject, replays=replays, seed=seed)
     ahead = told is not None and told.ahead
     padding, found = "padding not varied", []
     if outputs is not None and movement is not None and _readable(outputs):
-        padding, found = padding_matters(model, adapter, batch, seen.view, movement, loss_fn)
+        padding, found = padding_matters(model, adapter, batch, subject.seen.view, movement, loss_fn)
     if ahead and found:
         padding, found = "padding not compared: rows read later inputs", []
     leaks = [] if told is None else causality_findings(told, report.findings)
@@ -79,7 +72,7 @@ def model_checks(
     join(check, found)
     if peft_model(model) is not None:
         progress("comparing with the bare model")
-        join(*lora_check(model, adapter, batch, loss_fn, seen, options, movement, task_types))
+        join(*lora_check(subject, movement, task_types))
 
 
 def _readable(outputs: Outputs) -> bool:

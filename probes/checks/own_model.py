@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from alignment import Finding
-
 from ..errors import out_of_memory
 from ..host.preserve import copy_of, preserved
 from ..models import Adapter, Batch, View
@@ -17,7 +15,7 @@ from ..models.declared import DeclaredAdapter
 from ..models.forward import forward
 from ..models.modules import is_pretrained, unwrapped
 from ..records.report import Check
-from ..witness.witness import LossFunction, Witness
+from ..witness.subject import Subject
 from .checklist import training_step
 from .training import Steps, take_steps
 
@@ -49,45 +47,31 @@ def why_no_outputs(model: nn.Module, adapter: Adapter, batch: Batch, view: View)
     return "" if rows == ids else f"{name} hands back {rows} rows of logits for {ids} ids"
 
 
-def checks_of_loss(
-    why: str,
-    model: nn.Module,
-    adapter: Adapter,
-    batch: Batch,
-    loss_fn: LossFunction,
-    seen: Witness,
-    kinds: Sequence[str],
-) -> list[Check]:
+def checks_of_loss(why: str, subject: Subject, kinds: Sequence[str]) -> list[Check]:
     """The seed's five checks where only the loss can be asked: a few steps must lower it, the rest is skipped."""
     names = [("text-length", "Logits and expanded labels have the same length")]
     names += [(f"{kind}-loss", f"The {kind} loss computes, with meaningful values") for kind in kinds]
     names += [("fallback-path", "The fallback path works without expanded_labels")]
-    broken = {f.code: f for f in seen.findings if f.code in ("LA101", "LA206", "LA501", "LA605")}
     checks = [Check(name, title, "skip", why) for name, title in names]
-    if "LA101" in broken:
-        checks[0] = Check(*names[0], "fail", f"LA101: {broken['LA101'].message}")
-    return [*checks, training_step(_steps(model, adapter, batch, loss_fn, seen, list(broken.values())), seen.findings)]
+    lengths = [f for f in subject.seen.findings if f.code == "LA101"]
+    if lengths:
+        checks[0] = Check(*names[0], "fail", f"LA101: {lengths[0].message}")
+    return [*checks, training_step(_steps(subject), subject.seen.findings)]
 
 
-def _steps(
-    model: nn.Module,
-    adapter: Adapter,
-    batch: Batch,
-    loss_fn: LossFunction,
-    seen: Witness,
-    broken: Sequence[Finding],
-) -> Steps | str | Exception:
-    if broken:
-        return f"the loss does not train: {broken[0].code} {broken[0].name}"
+def _steps(subject: Subject) -> Steps | str | Exception:
+    if subject.trains_nothing:
+        return f"the loss does not train: {subject.trains_nothing}"
+    model = subject.model
 
     def judge() -> dict[str, float]:
         with preserved(model), torch.no_grad():
             model.eval()
-            return {"loss": float(loss_fn(model, copy_of(batch)))}
+            return {"loss": float(subject.loss_fn(model, copy_of(subject.batch)))}
 
     whole = sum(parameter.numel() for parameter in model.parameters()) <= SMALL
     try:
-        return take_steps(model, adapter, batch, seen.view, loss_fn, judge(), judge, everything=whole)
+        return take_steps(subject, judge(), judge, everything=whole)
     except Exception as error:  # the user's loss may raise anything; the report goes on without it
         if out_of_memory(error):
             raise

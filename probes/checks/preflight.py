@@ -19,8 +19,9 @@ from ..models.forward import Outputs, forward, shapes_of
 from ..models.modules import is_pretrained
 from ..records.report import CHECKLIST, Report
 from ..report.words import in_words
+from ..witness.subject import Subject
 from ..witness.with_roles import Template
-from ..witness.witness import LossFunction, Options, Witness
+from ..witness.witness import LossFunction, Options
 from .causality import Replays
 from .check import Keep, report_of
 from .checklist import fallback_path, loss_value, text_length, training_step
@@ -108,7 +109,8 @@ def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> R
     progress("watching the loss")
     loss_fn = counted_loss(named, model, adapter, batch, options)
     watched = watch(model, adapter, batch, loss_fn, options)
-    adapter, seen = watched.adapter, watched.seen
+    subject = watched.subject
+    adapter, seen = subject.adapter, subject.seen
     plan = replace(plan, adapter=adapter)
     told = {(f.code, f.stream) for f in plan.findings}  # the data path's rules know more: theirs goes first
     found = [*plan.findings, *(f for f in seen.findings if (f.code, f.stream) not in told)]
@@ -135,35 +137,20 @@ def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> R
     why = why_no_outputs(model, adapter, batch, seen.view)
     if why:
         progress("training steps")
-        report.checks += checks_of_loss(why, model, adapter, batch, loss_fn, seen, kinds_of(seen))
+        report.checks += checks_of_loss(why, subject, kinds_of(seen))
         outputs = None
     else:
-        outputs = _seed_checks(plan, report, seen, loss_fn, progress)
-    model_checks(
-        report,
-        outputs,
-        model,
-        adapter,
-        batch,
-        loss_fn,
-        seen,
-        options,
-        plan.task_types,
-        plan.keep,
-        progress,
-        plan.replay,
-    )
+        outputs = _seed_checks(plan, report, subject, progress)
+    model_checks(report, outputs, subject, plan.task_types, plan.keep, progress, plan.replay)
     progress("looking for the lines")
-    report.findings = with_lines(report.findings, model, adapter, batch, loss_fn, seen, options)
+    report.findings = with_lines(report.findings, subject)
     report.checks.sort(key=lambda check: ORDER.index(check.id))
     return report
 
 
-def _seed_checks(
-    plan: Plan, report: Report, seen: Witness, loss_fn: LossFunction, progress: Callable[[str], None]
-) -> Outputs:
+def _seed_checks(plan: Plan, report: Report, subject: Subject, progress: Callable[[str], None]) -> Outputs:
     """The seed's five checks, on real forward passes of a model whose outputs are known; hands those on."""
-    model, adapter, batch = plan.model, plan.adapter, plan.batch
+    model, adapter, batch, seen = subject.model, subject.adapter, subject.batch, subject.seen
     withheld = plan.labels == "none"
     progress("real forward passes")
     outputs = forward(model, adapter, batch, labels=not withheld)
@@ -173,7 +160,7 @@ def _seed_checks(
     _decide(report, engine)
     fallback = Engine.run(model, adapter, without, batch, seen.view, seen.expected, plan.policy)
     progress("training steps")
-    steps = _steps(plan, seen, loss_fn, engine)
+    steps = _steps(plan, subject, engine)
     _losses(report, engine, steps, own=plan.loss is None)
     findings = report.findings
     report.checks += [
@@ -205,36 +192,25 @@ def _decide(report: Report, engine: Engine) -> None:
             report.notes += [f"{kind}: {warning}" for warning in decision.warnings]
 
 
-def _steps(plan: Plan, seen: Witness, loss_fn: LossFunction, engine: Engine) -> Steps | str | Exception:
+def _steps(plan: Plan, subject: Subject, engine: Engine) -> Steps | str | Exception:
     """A few training steps, or why there are none."""
-    unusable = [f for f in seen.findings if f.code in ("LA101", "LA206", "LA501", "LA605")]
-    if unusable:
-        return f"the loss does not train: {unusable[0].code} {unusable[0].name}"
+    if subject.trains_nothing:
+        return f"the loss does not train: {subject.trains_nothing}"
     if engine.dual is None:
         return f"the engine cannot judge it: {engine.problem}"
 
     def judge() -> dict[str, float]:
-        out = forward(plan.model, plan.adapter, plan.batch)
-        return Engine.run(plan.model, plan.adapter, out, plan.batch, seen.view, seen.expected).losses()
+        out = forward(subject.model, subject.adapter, subject.batch)
+        view, expected = subject.seen.view, subject.seen.expected
+        return Engine.run(subject.model, subject.adapter, out, subject.batch, view, expected).losses()
 
     def steps(before: dict[str, float], only: str = "") -> Steps:
-        return take_steps(
-            plan.model,
-            plan.adapter,
-            plan.batch,
-            seen.view,
-            loss_fn,
-            before,
-            judge,
-            everything=plan.random_init,
-            withhold=plan.adapter.label_keys if plan.labels == "none" else (),
-            only=only,
-        )
+        return take_steps(subject, before, judge, everything=plan.random_init, only=only)
 
     judged = plan.policy == "evidence" and plan.labels != "none"  # the engine has seen what the steps start from
     try:
         taken = steps(engine.losses() if judged else judge())
-        silent = {f.stream.partition("[")[0] for f in seen.findings if f.code == "LA205"}
+        silent = {f.stream.partition("[")[0] for f in subject.seen.findings if f.code == "LA205"}
         # few parameters may serve one stream at the cost of another: each is then looked at alone
         apart = [kind for kind in taken.risen if kind not in silent and len(taken.risen) < len(taken.before)]
         return replace(taken, alone={kind: steps(taken.before, kind).after[kind] for kind in apart})

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ..host.preserve import copy_of, preserved
 from ..host.sharded import local
-from ..models import Adapter, Batch, View
-from ..witness.witness import LossFunction
+from ..models import Adapter, View
+from ..witness.subject import Subject
 
 __all__ = ["MasterAdam", "NotTrainedError", "Steps", "borrowed_weights", "take_steps", "trainable_parameters"]
 
@@ -144,25 +144,20 @@ class MasterAdam:
 
 
 def take_steps(
-    model: nn.Module,
-    adapter: Adapter,
-    batch: Batch,
-    view: View,
-    loss_fn: LossFunction,
+    subject: Subject,
     before: dict[str, float],
     judge: Callable[[], dict[str, float]],
     *,
     everything: bool,
-    steps: int = STEPS,
-    withhold: tuple[str, ...] = (),
     only: str = "",
 ) -> Steps:
-    """Train for ``steps`` steps and undo it.
+    """Train for a few steps and undo it.
 
     ``judge`` gives our own loss per stream at the model's present weights, which ``before`` is at those that it has;
-    ``everything`` trains all parameters rather than adapters or heads; ``withhold`` names label keywords to keep from
-    the innermost forward; ``only`` the one modality whose logits hand a gradient on.
+    ``everything`` trains all parameters rather than adapters or heads; ``only`` names the one modality whose logits
+    hand a gradient on.
     """
+    model, adapter, view = subject.model, subject.adapter, subject.seen.view
     muted = [
         head.module
         for head in adapter.heads(model, view)
@@ -170,10 +165,10 @@ def take_steps(
     ]
     chosen = trainable_parameters(model, adapter, view, everything=everything)
     first = [local(param.detach()).sum(dtype=torch.float64) for param in chosen]
-    with borrowed_weights(model, adapter, chosen, withhold):
+    with borrowed_weights(model, adapter, chosen, subject.withhold):
         optimizer = MasterAdam(chosen, LEARNING_RATE)
         with _without_gradient(muted):
-            losses = [optimizer.step(loss_fn(model, copy_of(batch))) for _ in range(steps)]
+            losses = [optimizer.step(subject.loss_fn(model, copy_of(subject.batch))) for _ in range(STEPS)]
         after = judge()
     now = [local(param.detach()).sum(dtype=torch.float64) for param in chosen]
     restored = all(bool(one == other) for one, other in zip(first, now, strict=True))

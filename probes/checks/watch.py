@@ -19,7 +19,8 @@ from ..models.causal_lm import CausalLMAdapter
 from ..models.modules import unwrapped
 from ..models.place import Place
 from ..witness.further import distance, held_to, layers_ahead, told_weights
-from ..witness.witness import LossFunction, Options, Witness, witness
+from ..witness.subject import Subject
+from ..witness.witness import LossFunction, Options, Witness
 
 __all__ = ["Watch", "watch"]
 
@@ -29,14 +30,12 @@ class Watch:
     """What was seen of a loss.
 
     Attributes:
-        adapter: whose heads were read; with those that were found beside them.
-        seen: what they train.
+        subject: the loss, read at the heads of its adapter and at those that were found beside them.
         findings: LA801 of what is trained and was not read, LA205 of heads that are left out.
         notes: what else is trained, and what the losses of heads that predict further ahead weigh.
     """
 
-    adapter: Adapter
-    seen: Witness
+    subject: Subject
     findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -48,41 +47,41 @@ def watch(model: nn.Module, adapter: Adapter, batch: Batch, loss_fn: LossFunctio
         UsageError: the loss raises for another reason than lengths, or returns no scalar.
         InputError: a batch that does not fit the model.
     """
-    seen = witness(model, adapter, batch, loss_fn, options)
-    if seen.calls and isinstance(adapter, CausalLMAdapter) and len(seen.view.streams) == 1:
-        apart = adapter.called(seen.calls)
-        again = _seen(model, apart, batch, loss_fn, options)
-        adapter, seen = (adapter, seen) if again is None else (apart, again)
+    subject = Subject.watched(model, adapter, batch, loss_fn, options)
+    if subject.seen.calls and isinstance(adapter, CausalLMAdapter) and len(subject.seen.view.streams) == 1:
+        subject = _read_by(adapter.called(subject.seen.calls), subject) or subject
+    adapter, seen = subject.adapter, subject.seen
     if not seen.actual:
-        return Watch(adapter, seen)
+        return Watch(subject)
     found = beside(model, adapter, batch, seen.view, loss_fn)
     others = found.discovery.found
     unnamed = isinstance(adapter, CausalLMAdapter) and not adapter.paths and _is_trainable(adapter.main(model))
     if others and unnamed and not found.called and _reaches_none(seen):  # another head stands in its place
         return watch(model, used(model, found.discovery, batch, loss_fn), batch, loss_fn, options)
-    seen = _trains_others(seen, [one.head for one in (*others, *found.discovery.unclear)])
+    subject = replace(subject, seen=_trains_others(seen, [one.head for one in (*others, *found.discovery.unclear)]))
     taken: set[str] = set()
-    wider = _with_found(model, adapter, seen, others)
-    if wider is not None:
-        again = _seen(model, wider, batch, loss_fn, options)
-        if again is not None:
-            adapter, seen, taken = wider, again, {_path(one) for one in others}
-    further = _looking(adapter, seen, layers_ahead(model), led=wider is None or len(wider.ahead) > len(taken))
-    if further is not None:
-        again = _seen(model, further, batch, loss_fn, options)
-        adapter, seen = (adapter, seen) if again is None else (further, again)
+    wider = _with_found(model, adapter, subject.seen, others)
+    again = _read_by(wider, subject)
+    if again is not None:
+        subject, taken = again, {_path(one) for one in others}
+    led = wider is None or len(wider.ahead) > len(taken)
+    further = _looking(subject.adapter, subject.seen, layers_ahead(model), led=led)
+    subject = _read_by(further, subject) or subject
     findings = [one for one in found.findings if one.stream not in taken]
+    seen = subject.seen
     weights = told_weights(seen.actual, seen.view.ahead) if seen.view.ahead else []
-    return Watch(adapter, seen, tuple(findings), (*found.notes, *weights))
+    return Watch(subject, tuple(findings), (*found.notes, *weights))
 
 
-def _seen(model: nn.Module, adapter: Adapter, batch: Batch, loss_fn: LossFunction, options: Options) -> Witness | None:
-    """The witness of more heads; None where their rows cannot be laid over the ids: a blind spot, as before."""
+def _read_by(adapter: Adapter | None, subject: Subject) -> Subject | None:
+    """The loss read at more heads; None where their rows cannot be laid over the ids: a blind spot, as before."""
+    if adapter is None:
+        return None
     try:
-        seen = witness(model, adapter, batch, loss_fn, options)
+        again = subject.read_by(adapter)
     except (UsageError, InputError):
         return None
-    return seen if seen.actual else None
+    return again if again.seen.actual else None
 
 
 def _is_trainable(head: nn.Module) -> bool:

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         named = plan.loss or default_loss(plan.adapter, plan.policy)
         loss_fn = counted_loss(named, plan.model, plan.adapter, plan.batch, options)
         watched = watch(plan.model, plan.adapter, plan.batch, loss_fn, options)
-        plan.adapter, seen = watched.adapter, watched.seen
+        plan.adapter, seen = watched.subject.adapter, watched.subject.seen
     stories = {
         seen.view.streams[n].name: [s for s in row_stories(seen, n, args.sample) if s.row in rows]
         for n in pick_streams(seen, args.stream)
@@ -72,17 +72,7 @@ def run(args: argparse.Namespace) -> int:
         last = max(int(seen.view.streams[n].row.max()) for n in pick_streams(seen, args.stream))
         raise UsageError(f"--rows {args.rows}: no such row; they are counted from 0 to {last}")
     report = _report(plan, seen, stories, keep)
-    cuts = causality(
-        plan.model,
-        plan.adapter,
-        plan.batch,
-        seen,
-        loss_fn,
-        replays=plan.replay,
-        seed=plan.seed,
-        options=options,
-        drawn=args.sample,
-    )
+    cuts = causality(watched.subject, replays=plan.replay, seed=plan.seed, drawn=args.sample)
     report.causality = {} if cuts is None else cuts.as_dict()
     _show(stories, report, plan, console, args)
     told = {name: [story.as_dict() for story in part] for name, part in stories.items()}

@@ -6,14 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
-from torch import nn
 
 from alignment import Finding
 from alignment.findings import Line
 
-from ..models.adapter import Adapter, Batch
-from ..witness.one_pass import LossFunction, Options
-from ..witness.witness import Witness
+from ..witness.subject import Subject
 from .blame import KINDS, blame
 from .frames import Frame
 from .spots import Blame, Spot
@@ -22,15 +19,7 @@ from .traced import Traced, traced
 __all__ = ["explained", "has_lines", "told_lines", "with_lines"]
 
 
-def with_lines(
-    findings: Sequence[Finding],
-    model: nn.Module,
-    adapter: Adapter,
-    batch: Batch,
-    loss_fn: LossFunction,
-    seen: Witness,
-    options: Options | None = None,
-) -> list[Finding]:
+def with_lines(findings: Sequence[Finding], subject: Subject) -> list[Finding]:
     """The findings, those of pairing, mask, weight and length with the lines of code that made them.
 
     One further run of the loss, and none where there is nothing to explain. The forward of several processes is one
@@ -48,7 +37,7 @@ def with_lines(
             for one in findings
         ]
     try:
-        return explained(findings, traced(model, adapter, batch, loss_fn, seen, options or Options()))
+        return explained(findings, traced(subject))
     except Exception as error:  # noqa: BLE001 - a report stands without its lines
         why = f"not known: the loss could not be followed ({type(error).__name__}: {_first_line(error)})"
         return [replace(one, origin=why) if has_lines(one) else one for one in findings]

@@ -21,7 +21,7 @@ from ..models.causal_lm import CausalLMAdapter
 from ..models.declared_heads import Logits
 from ..models.placed import Places
 from ..witness.capture import Capture
-from ..witness.one_pass import LossFunction, Options
+from ..witness.subject import Subject
 from ..witness.witness import Witness
 from .nodes import Failed, Node, Root
 from .shadows import NONE, carried
@@ -125,13 +125,12 @@ class Traced:
         return torch.where((known[at] == codes)[:, None], places[at], lost)
 
 
-def traced(
-    model: nn.Module, adapter: Adapter, batch: Batch, loss_fn: LossFunction, seen: Witness, options: Options
-) -> Traced:
-    """Run ``loss_fn`` once more as it was watched, and follow rows and tokens to where they meet."""
+def traced(subject: Subject) -> Traced:
+    """Run the loss once more as it was watched, and follow rows and tokens to where they meet."""
+    model, adapter, batch, seen = subject.model, subject.adapter, subject.batch, subject.seen
     tape = Tape()
     names = tuple(key for key in batch if key in adapter.label_keys or "label" in key)
-    told = Traced(tape, seen, names=names, convention=options.convention)
+    told = Traced(tape, seen, names=names, convention=subject.options.convention)
     mine = copy_of(batch)
     _number(tape, mine)
     heads = adapter.heads(model, seen.view)
@@ -139,9 +138,9 @@ def traced(
         model,
         adapter,
         heads,
-        values=options.values,
-        dtype=options.leaf_dtype,
-        withhold=adapter.label_keys if options.withhold else (),
+        values=subject.options.values,
+        dtype=subject.options.leaf_dtype,
+        withhold=subject.withhold,
         tape=tape,
     )
     tape.tables = {
@@ -154,7 +153,7 @@ def traced(
     value = None
     with preserved(model), _same_conditions(model), torch.enable_grad(), capture, tape.running():
         try:
-            value = loss_fn(model, mine)
+            value = subject.loss_fn(model, mine)
         except Exception as error:  # noqa: BLE001 - whatever it raises is what may have been found
             told.error = error.with_traceback(None)  # whose frames hold what is told
     told.loss = tape.node(value)

@@ -44,7 +44,7 @@ def add_causality_of(report: Report, forwards: Sequence[Forward], parts: Sequenc
         return
     try:
         with _again(*pair) as (scene, batch, told):
-            judged = replay(scene.model, scene.adapter, batch, scene.view, told, scene.loss_fn)
+            judged = replay(scene, batch, told)
     except (InputError, UsageError) as error:
         judged = Causality(problem=str(error))
     add_told(report, judged, keep)

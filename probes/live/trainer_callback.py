@@ -199,11 +199,11 @@ class AlignmentCallback(TrainerCallback):
         watched = [dict(part) for part in parts[:MOST]]
         adapters = self._adapters(model, watched, loss)
         first = watch(model, adapters[0], watched[0], loss, self.options)
-        if first.adapter is not adapters[0]:  # heads beside the one that is known, or calls of it
-            adapters = [first.adapter] * len(watched)
-        adapter = first.adapter
+        adapter = first.subject.adapter
+        if adapter is not adapters[0]:  # heads beside the one that is known, or calls of it
+            adapters = [adapter] * len(watched)
         others = zip(adapters[1:], watched[1:], strict=True)
-        seen = [first.seen, *(self._witness(model, one, batch, loss) for one, batch in others)]
+        seen = [first.subject.seen, *(self._witness(model, one, batch, loss) for one, batch in others)]
         findings = [*_joined([one.findings for one in seen]), *first.findings]
         readable = all(one.actual for one in seen) and not any(f.code == "LA501" for f in findings)
         if len(seen) > 1 and readable:
@@ -215,13 +215,13 @@ class AlignmentCallback(TrainerCallback):
             findings = reduced.settled(findings)
         if peft_model(model) is not None:
             findings += frozen_adapters(model)
-        cut, notes = adapters_cut_off(model, adapter, watched[0], loss, seen[0])
+        cut, notes = adapters_cut_off(first.subject)
         findings += cut
         report = report_of(model, adapter, watched[0], seen[0], findings=findings, keep=self.keep)
         report.checks += [] if reduced is None else [reduced.check(report.findings)]
         which = f"{len(seen)} of {len(parts)}" if len(seen) < len(parts) else str(len(parts))
-        add_causality(report, model, adapter, watched[0], seen[0], loss, self.replay, keep=self.keep)
-        report.findings = with_lines(report.findings, model, adapter, watched[0], loss, seen[0], self.options)
+        add_causality(report, first.subject, self.replay, self.keep)
+        report.findings = with_lines(report.findings, first.subject)
         report.notes += [*first.notes, *notes, *self.keep.notes]
         report.notes.append(f"the first step of the trainer, micro-batches: {which}")
         return report

@@ -12,17 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from alignment import Supervision
 
 from ..host.preserve import preserved
 from ..host.sharded import runs_together
-from ..models.adapter import Adapter, Batch, Head, View
+from ..models.adapter import Batch, Head, View
 from ..models.forward import all_finite, can_be_learnt, spelled_out
 from ..models.modules import routes_by_capacity
 from ..models.placed import Places as Placing
-from .calls import BeyondError, Call, Loss, NotReplayedError, Run, Scene
+from .calls import BeyondError, Call, NotReplayedError, Run, Scene
 from .cuts import MOST, Place, Places, layout_of, rounds, runs_of
 from .given import rows_of, streams_of
 from .leaks import Leaks, told_leaks
@@ -42,35 +42,27 @@ UNMOVED, MOVED, LEAK = "·", "█", "!"
 
 
 def replay(
-    model: nn.Module,
-    adapter: Adapter,
+    scene: Scene,
     batch: Batch,
-    view: View,
     told: Sequence[Supervision],
-    loss_fn: Loss,
     *,
     seed: int = 0,
     most: int | None = MOST,
-    withhold: tuple[str, ...] = (),
     drawn: int | None = None,
 ) -> Causality:
     """Cut inside what is trained and at its borders, and see which rows move.
 
     Args:
-        model: as the loss calls it.
-        adapter: of the model.
+        scene: the loss on a model.
         batch: that the loss is given.
-        view: its streams.
         told: what is trained, per stream: the rows, and where their targets were taken from.
-        loss_fn: ``loss_fn(model, batch)``.
         seed: of the tokens that are put in.
         most: how many cuts; None cuts at every position.
-        withhold: label keywords to take from the innermost forward.
         drawn: the sample whose map is drawn ahead of others.
     """
+    model, adapter, view = scene.model, scene.adapter, scene.view
     if runs_together(model):
         return Causality(problem="its parameters are sharded over processes, which would have to run along")
-    scene = Scene(model, adapter, view, loss_fn, withhold)
     try:
         places = Places.of(view, layout_of(adapter, model, batch, view), told, _judged(view, told))
         told = _Replay(scene, spelled_out(model, adapter, batch), places, seed, most, drawn)

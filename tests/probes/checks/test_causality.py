@@ -14,6 +14,7 @@ from probes.checks.padding import padding_matters
 from probes.models import adapter_for
 from probes.models.forward import forward
 from probes.replay.perturbation import perturbed
+from probes.witness.subject import Subject
 from probes.witness.witness import witness
 
 
@@ -24,7 +25,7 @@ def own_loss(model, batch):
 def look(model, batch=None, loss=own_loss, replays=True):
     """The picture of a model on a batch."""
     adapter, batch = adapter_for(model), text_batch() if batch is None else batch
-    return causality(model, adapter, batch, witness(model, adapter, batch, loss), loss, replays=replays)
+    return causality(Subject.watched(model, adapter, batch, loss), replays=replays)
 
 
 def look_higgs(model, batch=None, loss=None):

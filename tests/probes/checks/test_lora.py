@@ -20,7 +20,7 @@ from probes.checks.preflight import Plan, preflight
 from probes.errors import CannotRunError, UsageError
 from probes.models import adapter_for
 from probes.models.higgs import HiggsAdapter, small_model
-from probes.witness.witness import Options, witness
+from probes.witness.subject import Subject
 
 pytest.importorskip("peft")
 CHATML = Path(__file__).parents[3] / "fixtures" / "chatml"
@@ -37,8 +37,7 @@ def llama(**options):
 
 def judge(model, batch=None, loss=own_loss):
     adapter, batch = adapter_for(model), text_batch() if batch is None else batch
-    seen = witness(model, adapter, batch, loss)
-    check, findings = lora_check(model, adapter, batch, loss, seen, Options(), None, {})
+    check, findings = lora_check(Subject.watched(model, adapter, batch, loss), None, {})
     return check, [f.code for f in findings]
 
 
@@ -306,9 +305,9 @@ def test_a_wrapper_that_drops_the_labels(higgs, monkeypatch):
 
     monkeypatch.setattr(type(higgs), "forward", without)
     batch, loss = higgs_batch(higgs), default_of(higgs)
-    seen = witness(higgs, adapter, batch, loss)
-    assert "LA601" in [f.code for f in seen.findings]
-    check, _ = lora_check(higgs, adapter, batch, loss, seen, Options(), None, {})
+    subject = Subject.watched(higgs, adapter, batch, loss)
+    assert "LA601" in [f.code for f in subject.seen.findings]
+    check, _ = lora_check(subject, None, {})
     assert check.status == "fail"
     assert "LA601" in check.detail
 

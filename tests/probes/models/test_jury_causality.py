@@ -11,7 +11,7 @@ from lm_zoo import HEADS
 from probes.checks.causality import causality, causality_findings
 from probes.errors import UsageError
 from probes.models import adapter_for
-from probes.witness.witness import witness
+from probes.witness.subject import Subject
 
 #: Encoders that attend both ways unless their configuration says ``is_decoder``; since transformers 5 they need not.
 _ENCODERS = (
@@ -44,13 +44,13 @@ def judged(name):
     try:
         model, batch = CODES[name]() if name in CODES else (tiny_model(name), batch_for(name))
         adapter, loss = adapter_for(model, HEADS.get(name, ())), LOSSES.get(name, own_loss)
-        seen = witness(model, adapter, batch, loss)
+        subject = Subject.watched(model, adapter, batch, loss)
     except (Exception, UsageError):  # noqa: BLE001 - the jury tells why; here only what runs counts
         return None
-    told = causality(model, adapter, batch, seen, loss)
+    told = causality(subject)
     if told is None:
         return [], "nothing to replay"
-    found = [one.code for one in causality_findings(told, seen.findings)]
+    found = [one.code for one in causality_findings(told, subject.seen.findings)]
     return found, told.problem or ("" if told.cuts else "no cut")
 
 

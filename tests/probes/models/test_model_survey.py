@@ -14,7 +14,7 @@ from probes.checks.padding import padding_matters
 from probes.models import adapter_for
 from probes.models.forward import forward
 from probes.replay.perturbation import perturbed
-from probes.witness.witness import witness
+from probes.witness.subject import Subject
 
 
 def _each(names, value):
@@ -94,9 +94,10 @@ def surveyed(name):
         model = tiny_model(name)
     batch = sequence_batch(name) if model.config.is_encoder_decoder else batch_for(name)
     adapter = adapter_for(model)
-    seen = witness(model, adapter, batch, own_loss)
+    subject = Subject.watched(model, adapter, batch, own_loss)
+    seen = subject.seen
     movement = perturbed(model, adapter, batch, forward(model, adapter, batch))
-    told = causality(model, adapter, batch, seen, own_loss)
+    told = causality(subject)
     padding, _ = padding_matters(model, adapter, batch, seen.view, movement)
     decoded, _ = decode_check(model, adapter, batch, movement)
     return {"causality": causality_check(told, causality_findings(told, seen.findings), padding), "decode": decoded}
