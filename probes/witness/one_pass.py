@@ -314,9 +314,10 @@ def _run(
 
 
 def _repeated(capture: Capture, placed: Sequence[Tensor]) -> tuple[int, ...]:
-    """Which calls of a head a forward trains, where it calls it again for the same rows; else none.
+    """Which calls of a head a forward trains, where it calls it again over the same rows; else none.
 
-    Calls on parts of the rows (chunks) have few or none in common.
+    Calls on parts of the rows (chunks) have few or none in common. Which of its rows a call trains is no matter: few of
+    those that are labelled for the next token may be so for the one after.
     """
     found: dict[tuple[int, str], list[Tensor]] = {}
     for call, rows in zip(capture.calls, placed, strict=True):
@@ -331,7 +332,7 @@ def _repeated(capture: Capture, placed: Sequence[Tensor]) -> tuple[int, ...]:
 
 
 def _share(one: Tensor, other: Tensor) -> bool:
-    """Whether two calls train the same rows, by more than half of the fewer."""
+    """Whether two calls are over the same rows, by more than half of the fewer."""
     return 2 * int(torch.isin(one, other).sum()) > min(len(one), len(other))
 
 

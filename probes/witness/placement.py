@@ -25,8 +25,8 @@ def place_readings(
     """Put the rows of every head call where they belong in the batch; ``read`` holds one reading per call.
 
     Returns:
-        A reading per stream, by stream how many trained rows belong to no position of the batch, per call the rows of
-        its first stream that it trains, and per stream (R,) bool, which rows the model was given; None if unknown.
+        A reading per stream, by stream how many trained rows belong to no position of the batch, per call that trains
+        any all rows of its first stream, and per stream (R,) bool, which rows the model was given; None if unknown.
     """
     readings = [silent_reading(len(stream), stream.ids.device) for stream in view.streams]
     places = Places(capture.forwards, model, adapter, view)
@@ -48,7 +48,7 @@ def place_readings(
             unplaced[view.streams[number].name] += int(((rows < 0) & (part.form != int(Form.NONE))).sum())
             merge(readings[number], part, rows)
             if not offset:
-                placed[nth] = rows[(part.form != int(Form.NONE)) & (rows >= 0)]
+                placed[nth] = rows[rows >= 0]
     return readings, unplaced, placed, [places.given(number) for number in range(len(view.streams))]
 
 

@@ -96,10 +96,10 @@ CRITERIA = {
     "custom function": "loss = Own.apply(z, y)",
     "bce": "k = y != -100; loss = F.binary_cross_entropy_with_logits(z[k], F.one_hot(y[k], z.shape[-1]).to(z))",
     "gather": "k = y != -100; loss = -z[k].softmax(-1).gather(-1, y[k, None]).log().mean()",
-    "sampled": "k = y != -100; n = torch.randint(0, z.shape[-1], (6,)).unique(); "
+    "sampled": "k = y != -100; n = torch.randperm(z.shape[-1])[:6]; "
     "s = z[k][:, n].masked_fill(n == y[k, None], -torch.inf); "
     "loss = (torch.cat([z[k].gather(-1, y[k, None]), s], -1).logsumexp(-1) - z[k].gather(-1, y[k, None])[:, 0]).mean()",
-    "preference": "l = F.cross_entropy(z, y, reduction='none'); n = (len(l) + 1) // 2; "
+    "preference": "l = F.cross_entropy(z, y, reduction='none')[y != -100]; n = (len(l) + 1) // 2; "
     "loss = -F.logsigmoid(0.1 * (l[n:].sum() - l[:n].sum()))",
     "policy": "k = y != -100; l = z[k].log_softmax(-1).gather(-1, y[k, None])[:, 0]; "
     "loss = -((l - l.detach()).exp() * (1 + torch.arange(len(l)) % 3)).mean()",

@@ -89,8 +89,8 @@ def _fits(one: Program) -> bool:
             one.packed and (one.model not in ("llama", "tied") or bool(one.padding) or one.labels == "stream"),
             bool(one.padding) and one.labels == "stream",
             one.logits == "kernel" and (one.criterion, one.after, one.extra) != ("cross_entropy", "", ""),
-            one.logits == "kernel" and one.accumulated,
-            one.extra == "two ahead" and (one.logits != "body and head" or not aligned or one.loop),
+            one.logits == "kernel" and (one.accumulated or one.fault == "detached"),  # its head alone learns, as it may
+            one.extra == "two ahead" and (one.logits != "body and head" or not aligned or one.loop or one.packed),
             one.accumulated and (one.model == "books" or one.criterion != "cross_entropy" or one.key == "wanted"),
         )
     )

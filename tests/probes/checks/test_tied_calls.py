@@ -1,6 +1,7 @@
 """One head that a forward calls twice over the same rows: each call is a stream of its own."""
 
 import pytest
+import torch
 from further_models import IDS, LABELS, Mtp, ce, later, mtp_loss
 
 from probes import check_loss
@@ -63,6 +64,15 @@ def test_the_distance_of_the_second_call_is_told():
     assert (report.streams["text"]["offsets"], report.streams[AGAIN]["offsets"]) == ({"1": 32}, {"2": 32})
     assert report.streams[AGAIN]["ahead"] == 2
     assert f"{AGAIN} predicts 2 ahead; its loss weighs 0.3, that of text 1" in report.notes
+
+
+@pytest.mark.parametrize(("shift", "due"), [(1, []), (0, [("LA102", "text")])])
+def test_calls_are_told_apart_though_no_row_has_a_target_in_both(shift, due):
+    """Every fourth token is labelled: the rows before these, and those two before them, are different ones."""
+    labels = LABELS.where((torch.arange(LABELS.shape[1]) % 4 == 3) & (LABELS >= 0), -100)
+    report = check_loss(Tied(), {"input_ids": IDS, "labels": labels}, main_at(shift))
+    assert told(report) == due
+    assert list(report.streams) == ["text", AGAIN]
 
 
 def test_two_calls_for_the_next_token_are_right():
