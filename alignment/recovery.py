@@ -42,6 +42,8 @@ CHUNK_SHARE = 160
 FEW_ELEMENTS = 1 << 16
 #: Rows whose largest entry is less than this many times what can be written are rounding.
 FAINT = 16
+#: A model that gives a token this much is all but sure of it: the entry of a target that it knows is rounding.
+SURE = 0.99
 #: How many of the last ids may be padding that a loss slices off: a vocabulary is padded to a multiple of that at most.
 LAST = 128
 
@@ -178,6 +180,7 @@ def _read_chunk(reading: Reading, rows: Tensor, grad: Tensor, logits: Tensor) ->
         return
     if active.numel() < len(rows):
         rows, grad, logits, low, least, high, most = (t[active] for t in (rows, grad, logits, low, least, high, most))
+    written = torch.finfo(grad.dtype).eps
     grad = grad.to(torch.promote_types(grad.dtype, torch.float32))
     prob = torch.softmax(logits.to(grad.dtype), -1)
     # a scale of its own per row, so that neither tiny nor huge weights leave the range of the norms
@@ -202,7 +205,14 @@ def _read_chunk(reading: Reading, rows: Tensor, grad: Tensor, logits: Tensor) ->
         form[unclear] = torch.where(better, kind, form[unclear])
         residual[unclear] = torch.where(better, left, residual[unclear])
         weight[unclear] = torch.where(better & (kind == int(Form.PLAIN)), alone, weight[unclear])
-    weight = weight.double() * scale.double()
+    weight = weight.double()
+    peaked = torch.nonzero((prob.amax(-1) >= SURE) & scale.isfinite()).reshape(-1)
+    if len(peaked):
+        top = prob[peaked].argmax(-1)
+        fits, alone, left = _by_the_others(grad[peaked], prob[peaked], top, FAINT * written)
+        at = peaked[fits]
+        form[at], target[at], weight[at], residual[at] = int(Form.PLAIN), top[fits], alone[fits], left[fits]
+    weight *= scale.double()
     _write(reading, rows, target, weight, residual, torch.where(scale.isfinite(), form, int(Form.NOT_FINITE)))
 
 
@@ -241,6 +251,25 @@ def _by_columns(grad: Tensor, logits: Tensor, token: Tensor) -> tuple[Tensor, Te
     # a softmax beside a z-loss leaves a flat remainder too, but a small one
     form[pulled & (binary <= PLAIN_RESIDUAL) & (weight >= 0.5 * own)] = int(Form.PLAIN)
     return form, own, torch.where(form == int(Form.PLAIN), binary, penalty)
+
+
+def _by_the_others(grad: Tensor, prob: Tensor, token: Tensor, rounding: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows trained on what the model is sure of already: all other tokens have w * p, and the token rounding alone.
+
+    ``p - 1`` has lost its digits there, the small probabilities of the others have not.
+
+    Returns:
+        (r,) each: whether that is what the row is, the weight, and what is left open.
+    """
+    at = token[:, None]
+    others, chance = grad.scatter(1, at, 0), prob.scatter(1, at, 0)
+    largest = chance.amax(-1, keepdim=True).clamp(min=torch.finfo(chance.dtype).tiny)
+    unit = chance / largest  # squares of small probabilities leave the range of the norms
+    share = (others * unit).sum(-1) / unit.square().sum(-1).clamp(min=1)  # of the weight: w times the largest
+    left = torch.linalg.vector_norm(others - share[:, None] * unit, dim=-1) / torch.linalg.vector_norm(others, dim=-1)
+    weight = share.double() / largest[:, 0].double()
+    own = grad.gather(1, at)[:, 0].double() + share.double() * unit.sum(-1).double()
+    return (share > 0) & (left <= PLAIN_RESIDUAL) & (own.abs() <= rounding * weight), weight, left
 
 
 def _fit(grad: Tensor, prob: Tensor, token: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -37,6 +37,8 @@ KEPT = 16
 BLOCK = 256
 #: A token that is pulled by less than this much of what the others are pushed with is no hard target.
 LEAST_PULL = 0.5
+#: Weights of rows alike lie within this factor of one another; what would take one beyond its square is not believed.
+ALIKE_WEIGHTS = 10.0
 #: From this probability on, a fit is judged by the other tokens alone: the target's own entry hides them.
 LIKELY = 0.5
 #: Relative slack for tokens outside the sketch, which are no likelier than the last one in it.
@@ -259,6 +261,7 @@ def _best_fit(rows: _Rows) -> _Fit:
     left = torch.nonzero((pulled.form != int(Form.PLAIN)) | (likely & (pulled.token != sure))).reshape(-1)
     if left.numel():
         pulled = pulled.replaced(left, _second_look(rows.select(left), pulled.select(left)))
+        pulled = replace(pulled, form=pulled.form.masked_fill(_pulled_like_others(rows, pulled), int(Form.PLAIN)))
     faint = rows.least * FAINT > 1
     return replace(pulled, form=pulled.form.masked_fill(faint, int(Form.SOFT)))
 
@@ -275,8 +278,37 @@ def _second_look(rows: _Rows, pulled: _Fit) -> _Fit:
     alone = (form == int(Form.SOFT)) & (rows.grad.amin(-1) >= 0) & together & (rows.exact | ~likely)
     form[alone] = int(Form.REGULARISER)
     both = (pulled.form == int(Form.PLAIN)) & (pushed.form == int(Form.PLAIN)) & likely & (pulled.token != sure)
-    form[both] = int(Form.SOFT)
-    return replace(best, form=form)
+    away = _moves_the_rest(rows, pulled.token, pushed.token)
+    form[both & (away == 0)] = int(Form.SOFT)
+    best = replace(best, form=form)
+    turned = torch.nonzero(both & (away < 0)).reshape(-1)
+    return best.replaced(turned, pushed.select(turned)) if turned.numel() else best
+
+
+def _pulled_like_others(rows: _Rows, fit: _Fit) -> Tensor:
+    """(r,) bool: rows that show two tokens alone, of which one is pulled with the weight that other rows have.
+
+    To push the likelier one away would look the same, and take a weight that is larger by the other's probability.
+    """
+    sizes = (fit.weight * rows.scale).abs()
+    plain = fit.form == int(Form.PLAIN)
+    if not bool(plain.any()):
+        return plain
+    usual = sizes[plain].median()
+    alike = (sizes <= ALIKE_WEIGHTS * usual) & (sizes * ALIKE_WEIGHTS >= usual)
+    chance = (rows.prob * (rows.token == fit.token[:, None])).sum(-1)
+    two = (fit.form == int(Form.SOFT)) & (fit.weight > 0) & (fit.residual <= PLAIN_RESIDUAL)
+    return two & alike & (chance * ALIKE_WEIGHTS**2 * ALIKE_WEIGHTS < 1)
+
+
+def _moves_the_rest(rows: _Rows, pulled: Tensor, pushed: Tensor) -> Tensor:
+    """(r,): 1 where all tokens but these two are pushed away (one of them is pulled), -1 where they are pulled up.
+
+    0 where nothing is left of them. However small they are, their sign tells.
+    """
+    others = rows.known.masked_fill((rows.token == pulled[:, None]) | (rows.token == pushed[:, None]), 0)
+    up, down = (others < 0).any(-1), (others > 0).any(-1)
+    return down.long() - up.long()
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,15 @@ from .frames import MOST_FRAMES, let_go
 __all__ = ["kept_back", "without_silent"]
 
 
-def kept_back(ids: Any, frame: FrameType | None) -> Batch:
+def kept_back(given: Any, frame: FrameType | None, ids: Tensor | None = None) -> Batch:
     """The mask of the nearest frame that holds the ids as well, or labels that are masked; empty if there is neither.
 
     Args:
-        ids: (B, T) that a forward was given, as it was given them.
+        given: the ids that a forward was given, as it was given them.
         frame: the innermost to look at.
+        ids: (B, T), those of what is given that labels name; None where that is (B, T) itself.
     """
+    ids = given if ids is None else ids
     if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.is_floating_point():
         return {}
     for _ in range(MOST_FRAMES):
@@ -38,7 +40,7 @@ def kept_back(ids: Any, frame: FrameType | None) -> Batch:
             break
         found: Batch = {}
         with suppress(Exception):  # a mapping of the script's own may do as it likes
-            found = _beside(ids, frame.f_locals)
+            found = _beside(given, ids, frame.f_locals)
         let_go(frame)
         if found:
             return found
@@ -46,11 +48,11 @@ def kept_back(ids: Any, frame: FrameType | None) -> Batch:
     return {}
 
 
-def _beside(ids: Tensor, names: Mapping[str, Any]) -> Batch:
+def _beside(given: Tensor, ids: Tensor, names: Mapping[str, Any]) -> Batch:
     """The same in the variables of one frame."""
     holders = [names, *(value for value in names.values() if isinstance(value, Mapping))]
     near = [value for one in holders for value in one.values() if isinstance(value, Tensor)]
-    if not any(value is ids or _equal(value, ids) for value in near):
+    if not any(value is given or _equal(value, given) for value in near):
         return {}
     fitting = ({name: value for name, value in one.items() if _fits(value, ids)} for one in holders)
     mask = next(((key, one[key]) for one in fitting if (key := mask_among(one)) is not None), None)

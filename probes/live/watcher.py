@@ -391,7 +391,8 @@ class Watcher:
         mine = getattr(forward.adapter, "id_keys", ())  # where a mask can be read at all
         keys = [key for key in mine if key not in forward.adapter.label_keys]
         ids = next((received[key] for key in keys if received.get(key) is not None), None)
-        forward.kept_back = kept_back(ids, sys._getframe(1))  # noqa: SLF001 - the one way to what stands above
+        text = forward.adapter.text(received) if isinstance(forward.adapter, CodebookAdapter) else None
+        forward.kept_back = kept_back(ids, sys._getframe(1), text)  # noqa: SLF001 - the one way to what stands above
         forward.count = count_in_reach(sys._getframe(1))  # noqa: SLF001
         large = {key: value for key, value in received.items() if value is not None and small[key] is None}
         forward.whole = all(isinstance(value, Tensor) for value in large.values()) and received.get(CACHE) is None

@@ -109,6 +109,12 @@ class CodebookAdapter(StreamsAdapter):
         """(n,) int64: the ordinary codes of all codebooks."""
         return self.ordinary(min(self.vocabulary(number) for number in self.books))
 
+    def text(self, batch: Mapping[str, Any]) -> Tensor | None:
+        """(B, T): the ids of text that stands beside codes in one tensor, which trains no codes; None elsewhere."""
+        alone = [one.name for one in self.declared] == ["text"]
+        given = isinstance(batch.get(self.id_keys[0]), Tensor)
+        return self.ids(0, batch) if alone and given else None
+
     def relabel(self, model: nn.Module, batch: Batch, view: View, ids: Sequence[Tensor], foreign: int) -> Batch:
         """The same batch with other codes, labels following; in codes, where a codec made them."""
         given = batch if self.family.in_codes is None else self.family.in_codes(self.inner(model), batch)

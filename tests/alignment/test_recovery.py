@@ -249,6 +249,17 @@ def test_noise_reads_where_saturated_logits_cannot_be_read():
     assert not bool((recover(mean, sure, values="real").target != IGNORE_INDEX).any())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("temperature", [8, 32])
+def test_rows_that_a_model_is_sure_of_are_read_by_the_tokens_that_it_is_not(dtype, temperature):
+    logits = (torch.randn(200, 64, generator=torch.Generator().manual_seed(2)) * temperature).to(dtype)
+    labels = logits.argmax(-1)
+    labels[::2] = torch.arange(100) % 64
+    found = recover(lambda z: F.cross_entropy(z.float(), labels, reduction="sum"), logits, values="real")
+    assert found.target.tolist() == labels.tolist()
+    assert found.weight.tolist() == pytest.approx([1.0] * 200, rel=2e-2)
+
+
 def test_real_values_show_what_a_loss_chooses_by_them():
     logits = torch.randn(ROWS, VOCAB, generator=torch.Generator().manual_seed(1))
     hard = F.cross_entropy(logits, LABELS, reduction="none").topk(3).indices

@@ -105,7 +105,7 @@ def test_what_has_no_hard_target_is_given_none(loss, form, temperature):
     assert (found.target == -100).all()
 
 
-def test_a_saturated_target_is_read_where_plain_decoding_fails():
+def test_a_saturated_target_is_read_by_the_other_tokens_with_and_without_logits():
     logits = torch.zeros(4, V)
     logits[:, 7] = 40.0  # its probability is 1 in float32, its own gradient zero
     labels = torch.tensor([7, 7, -100, 7])
@@ -114,7 +114,27 @@ def test_a_saturated_target_is_read_where_plain_decoding_fails():
     found = read_sketched(grad, sketch(leaf))
     assert found.target.tolist() == labels.tolist()
     assert found.weight.tolist() == pytest.approx([1 / 3, 1 / 3, 0, 1 / 3], rel=1e-4)
-    assert read(grad, leaf).target.tolist() != labels.tolist()
+    assert read(grad, leaf).target.tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize("sign", [1, -1], ids=["pulled", "pushed"])
+def test_two_tokens_alone_are_told_apart_by_the_sign_of_the_rest(sign):
+    logits = torch.zeros(2, V) - 60.0
+    logits[:, 7], logits[:, 9] = 0.0, -12.0  # the gradient is that of two tokens, and next to nothing elsewhere
+    labels = torch.tensor([9, 9] if sign > 0 else [7, 7])
+    found = reading(logits, lambda z: sign * F.cross_entropy(z, labels))
+    assert found.target.tolist() == labels.tolist()
+    assert bool((found.weight * sign > 0).all())
+
+
+def test_two_tokens_with_nothing_beside_them_are_told_apart_by_the_weights_of_other_rows():
+    logits, labels = setting(1)
+    logits[3] = -400.0
+    logits[3, 7], logits[3, 9] = 0.0, -40.0
+    labels[3] = 9
+    assert reading(logits, lambda z: F.cross_entropy(z, labels)).target[3] == 9
+    alone = reading(logits[3:4], lambda z: F.cross_entropy(z, labels[3:4]))
+    assert alone.form.tolist() == [int(Form.SOFT)]  # it may be the likelier one that is pushed away
 
 
 def test_rows_whose_gradient_underflows_are_unreadable_and_not_untrained():
