@@ -115,8 +115,10 @@ def _noise(model: nn.Module, owners: list[str]) -> Iterator[None]:
 def frozen_adapters(model: nn.Module) -> list[Finding]:
     """LA602 for active adapters that no optimizer can train, and for a tied weight that one of them leaves behind.
 
-    Told without running anything.
+    Told without running anything; nothing of a model without adapters.
     """
+    if peft_model(model) is None:
+        return []
     named, groups = dict(model.named_parameters()), _adapters(model)
     still = [owner for owner, names in groups.items() if not any(named[name].requires_grad for name in names)]
     if not still:

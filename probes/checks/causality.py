@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -10,6 +10,7 @@ from alignment import Finding
 from alignment.findings import finding
 from alignment.rules import RULES
 
+from ..records.choice import Keep
 from ..records.report import Check, Report
 from ..replay.cuts import MOST
 from ..replay.replay import replay
@@ -31,8 +32,6 @@ __all__ = [
     "told_nothing",
 ]
 
-#: Which findings count.
-Keep = Callable[[Finding], bool]
 #: How much is replayed: nothing, a few cuts, or one at every position.
 Replays = Literal[False, True, "full"]
 

@@ -6,46 +6,33 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from alignment import AlignmentError, Convention, Decision, Finding, InputError, choose
-from alignment.findings import finding
-from alignment.streams import IGNORE_INDEX, Stream
-from alignment.supervision import Supervision
-from alignment.verdicts import judge
-from alignment.weights import spread
+from alignment import AlignmentError, Convention, Finding, InputError
 
 from ..errors import UsageError
 from ..finder.adapter import fitting_adapter
-from ..host.environment import environment_of
-from ..host.origin import package_of
 from ..host.turns import turn
 from ..line import add_suggestion, with_lines
 from ..models import Adapter, Batch
-from ..models.adapter import Head
 from ..models.declaration import Declaration, read_streams
 from ..models.declared import DeclaredAdapter
-from ..models.modules import peft_model
 from ..models.registry import registered
 from ..records.choice import Choice
 from ..records.report import Report
-from ..report.explain import all_stories
 from ..report.words import in_words
 from ..roles import conversation_of
 from ..witness.scout import scout
 from ..witness.with_roles import template
-from ..witness.witness import Options, Witness
+from ..witness.witness import Options
 from .adapter_step import frozen_adapters
 from .causality import Replays, add_causality
 from .cut_off import adapters_cut_off
-from .reduction import Reduction, check_reduction, counted_loss
-from .watch import watch
-from .witness_checks import witness_checks
+from .reduction import Reduced, Reduction, check_reduction, counted_loss
+from .reported import report_of
+from .watch import Watch, watch
 
-__all__ = ["Keep", "adapter_of", "check_loss", "report_of", "stream_summary"]
-
-Keep = Callable[[Finding], bool]
+__all__ = ["adapter_of", "check_loss"]
 
 
 def check_loss(
@@ -108,40 +95,53 @@ def check_loss(
     inputs: Batch = dict(batch)
     with turn(model):
         adapter = adapter_of(model, inputs, loss_fn, [heads] if isinstance(heads, str) else heads, streams)
-        values = "real" if real_logits else "noise"
         told = template(tokenizer, train_on, [conversation_of(sample) for sample in conversations])
-        options = Options(values=values, convention=Convention(labels), told=told)
-        counted = counted_loss(loss_fn, model, adapter, inputs, options)
-        watched = watch(model, adapter, inputs, counted, options)
-        subject = watched.subject
-        adapter, seen = subject.adapter, subject.seen
-        findings, reduced = list(seen.findings), None
+        options = Options(values="real" if real_logits else "noise", convention=Convention(labels), told=told)
+        watched = watch(model, adapter, inputs, counted_loss(loss_fn, model, adapter, inputs, options), options)
+        subject, reduced = watched.subject, None
         if reduction is not None or grad_accum > 1:
-            reduced = check_reduction(model, adapter, inputs, loss_fn, reduction, grad_accum, options)
-            findings = reduced.settled(findings)
-        if peft_model(model) is not None:
-            findings += frozen_adapters(model)
-        cut, told = adapters_cut_off(subject)
-        findings += [*watched.findings, *cut]
-        notes = [*watched.notes, *told]
-        report = report_of(model, adapter, inputs, seen, findings=findings, keep=keep)
-        in_words(report, tokenizer, adapter.special_ids)
-        report.checks += [] if reduced is None else [reduced.check(report.findings)]
+            reduced = check_reduction(model, subject.adapter, inputs, loss_fn, reduction, grad_accum, options)
+        findings, notes = _found(watched, reduced)
+        report = report_of(model, subject.adapter, inputs, subject.seen, findings=findings, keep=keep, reduced=reduced)
+        in_words(report, tokenizer, subject.adapter.special_ids)
         add_causality(report, subject, replay, keep)
         report.findings = with_lines(report.findings, subject)
         report.notes += [*notes, *keep.notes]
         if diff:
-            same = {"heads": heads, "labels": labels, "reduction": reduction, "grad_accum": grad_accum}
-            same |= {"real_logits": real_logits, "tokenizer": tokenizer, "train_on": train_on, "replay": replay}
-            same |= {"conversations": conversations, "streams": streams, "ignore": ignore}
-            add_suggestion(report, loss_fn, lambda other: _passes(model, batch, other, same))
+            again = partial(
+                check_loss,
+                model,
+                batch,
+                heads=heads,
+                labels=labels,
+                reduction=reduction,
+                grad_accum=grad_accum,
+                real_logits=real_logits,
+                tokenizer=tokenizer,
+                train_on=train_on,
+                conversations=conversations,
+                streams=streams,
+                ignore=ignore,
+                replay=replay,
+            )
+            add_suggestion(report, loss_fn, partial(_passes, again))
         return report
 
 
-def _passes(model: nn.Module, batch: Batch, loss_fn: Callable[..., Any], options: Mapping[str, Any]) -> bool:
+def _found(watched: Watch, reduced: Reduced | None) -> tuple[list[Finding], list[str]]:
+    """All that is found of a loss and of its model's adapters on the batch as it is, and notes."""
+    subject = watched.subject
+    findings = list(subject.seen.findings)
+    if reduced is not None:
+        findings = reduced.settled(findings)
+    cut, told = adapters_cut_off(subject)
+    return [*findings, *frozen_adapters(subject.model), *watched.findings, *cut], [*watched.notes, *told]
+
+
+def _passes(check: Callable[..., Report], loss_fn: Callable[..., Any]) -> bool:
     """Whether the check of another loss passes; not where what a line was made of it cannot be run."""
     try:
-        return check_loss(model, batch, loss_fn, **options).verdict == "pass"
+        return check(loss_fn).verdict == "pass"
     except (UsageError, InputError, AlignmentError):
         return False
 
@@ -183,108 +183,3 @@ def _check_arguments(model: Any, batch: Any, loss_fn: Any, grad_accum: Any, repl
         raise UsageError(f"grad_accum must be a whole number of at least 1, got {grad_accum!r}")
     if replay not in (True, False, "full"):
         raise UsageError(f"replay must be True, False or 'full', got {replay!r}")
-
-
-def report_of(
-    model: nn.Module,
-    adapter: Adapter,
-    batch: Batch,
-    seen: Witness,
-    *,
-    findings: Sequence[Finding] | None = None,
-    keep: Keep | None = None,
-    withheld: bool = False,
-    name: str = "",
-    seed: int = 0,
-) -> Report:
-    """The report of one witness: its checks, findings, streams and decisions."""
-    found = list(seen.findings if findings is None else findings)
-    report = Report(
-        streams=stream_summary(seen, adapter.heads(model, seen.view)),
-        decision=_decisions(seen, "fallback" if withheld else "expanded"),
-        losses={} if seen.loss is None else {"total": seen.loss},
-        environment=environment_of(model, name or adapter.name, seed, package_of(adapter.inner(model))),
-        notes=list(seen.notes),
-        rows=partial(all_stories, seen),
-    )
-    report.add(found, keep)
-    ignored = [f for f in found if f not in report.findings]
-    report.checks = witness_checks(adapter, batch, seen, report.findings, ignored, withheld=withheld)
-    if report.verdict == "pass" and not report.accepted and not report.judged["streams"]:
-        report.add([finding("LA804", "all", "no stream was judged: no row of any of them could be read")], keep)
-    return report
-
-
-def stream_summary(seen: Witness, heads: Sequence[Head] = ()) -> dict[str, dict[str, Any]]:
-    """The report's ``streams``."""
-    head_of = {number: head.name for head in heads for number in head.streams}
-    out = {}
-    for number, expected in enumerate(seen.expected):
-        entry: dict[str, Any] = {"rows": len(expected.stream), "expected": int(expected.trained.sum())}
-        if seen.view.ahead and seen.view.ahead[number] > 1:
-            entry["ahead"] = seen.view.ahead[number]
-        if number in head_of:
-            entry = {"head": head_of[number], **entry}
-        if seen.actual:
-            further = seen.view.ahead[number] - 1 if seen.view.ahead else 0
-            entry |= _actual_summary(number, expected, seen.actual[number], seen.expected, further)
-        out[expected.stream.name] = entry
-    return out
-
-
-def _actual_summary(
-    number: int, expected: Supervision, actual: Supervision, streams: Sequence[Supervision], further: int
-) -> dict[str, Any]:
-    verdicts = judge(number, expected, actual, streams)
-    weight = actual.weight[actual.trained]
-    placed = actual.trained & (actual.source >= 0) & (actual.origin == number)
-    offsets, counts = torch.unique(actual.offset[placed], return_counts=True)
-    histogram = {str(int(d) + further): int(c) for d, c in zip(offsets, counts, strict=True)}
-    for label, mask in (
-        ("outside", actual.trained & (actual.source < 0)),
-        ("elsewhere", actual.trained & (actual.source >= 0) & (actual.origin != number)),
-    ):
-        if bool(mask.any()):
-            histogram[label] = int(mask.sum())
-    return {
-        "supervised": int(actual.trained.sum()),
-        "missing": int(verdicts.missing.sum()),
-        "unexpected": int((actual.trained & ~expected.trained).sum()),
-        "unreadable": int(actual.soft.sum()),
-        "offsets": histogram,
-        "weight_sum": float(weight.sum()),
-        "weight_spread": spread(weight),
-        "sources": "proven" if actual.exact else "inferred",
-    }
-
-
-def _decisions(seen: Witness, path: str) -> dict[str, dict[str, Any]]:
-    """The engine's own decision per modality, from the labels of the batch."""
-    out: dict[str, dict[str, Any]] = {}
-    for kind in ("text", "audio"):
-        mine = [
-            n
-            for n, s in enumerate(seen.view.streams)
-            if s.is_audio is (kind == "audio") and seen.view.labels[n] is not None and n not in seen.view.masked
-        ]
-        if mine:
-            decision = decide([seen.view.streams[n] for n in mine], [seen.view.labels[n] for n in mine], kind, path)
-            out[kind] = {} if decision is None else decision.as_dict()
-        else:
-            out[kind] = {}
-    return out
-
-
-def decide(streams: Sequence[Stream], labels: Sequence[Tensor | None], kind: str, path: str) -> Decision | None:
-    """The engine's decision over one modality's streams; None where the labels contradict the ids."""
-    from alignment.loss import join_streams
-
-    whole = join_streams(tuple(streams))
-    flat = torch.cat([row for row in labels if row is not None])[None]
-    if not bool((flat != IGNORE_INDEX).any()):
-        return None
-    try:
-        given = {"labels": flat} if path == "expanded" else {"labels": None, "fallback": flat}
-        return choose(flat.shape[1], stream=whole, name=kind, **given)
-    except AlignmentError:
-        return None

@@ -9,11 +9,11 @@ from alignment import Finding
 
 from ..models.forward import Outputs, all_finite, can_be_learnt
 from ..models.modules import peft_model
+from ..records.choice import Keep
 from ..records.report import Check, Report
 from ..replay.perturbation import perturbed
 from ..witness.subject import Subject
 from .causality import REPLAYED_NOT, Replays, causality, causality_check, causality_findings, settle_soft
-from .check import Keep
 from .decode import TITLE as DECODE
 from .decode import decode_check
 from .lora import lora_check

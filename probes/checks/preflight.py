@@ -17,18 +17,19 @@ from ..models import Adapter, Batch
 from ..models.adapter import LabelsAs, labels_as
 from ..models.forward import Outputs, forward, shapes_of
 from ..models.modules import is_pretrained
+from ..records.choice import Keep
 from ..records.report import CHECKLIST, Report
 from ..report.words import in_words
 from ..witness.subject import Subject
 from ..witness.with_roles import Template
 from ..witness.witness import LossFunction, Options
 from .causality import Replays
-from .check import Keep, report_of
 from .checklist import fallback_path, loss_value, text_length, training_step
 from .engine import Engine, default_loss
 from .model_checks import model_checks
 from .own_model import checks_of_loss, why_no_outputs
 from .reduction import Reduction, check_reduction, counted_loss
+from .reported import report_of
 from .training import Steps, take_steps
 from .watch import watch
 from .witness_checks import kinds_of
@@ -127,11 +128,11 @@ def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> R
         seen,
         findings=found,
         keep=plan.keep,
+        reduced=reduced,
         withheld=withheld,
         name=plan.name,
         seed=plan.seed,
     )
-    report.checks += [] if reduced is None else [reduced.check(report.findings)]
     report.notes += [*watched.notes, *plan.notes]
     in_words(report, plan.tokenizer, adapter.special_ids)
     why = why_no_outputs(model, adapter, batch, seen.view)

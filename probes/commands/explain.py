@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _report(plan: Plan, seen: Witness, stories: dict[str, list[RowStory]], keep: Choice) -> Report:
     """The report of the witness alone, over the rows that were picked."""
-    from ..checks.check import report_of
+    from ..checks.reported import report_of
     from ..report.words import in_words
 
     found = [*plan.findings, *seen.findings]

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from alignment import InputError, Supervision
 
 from ..checks.causality import add_told, told_nothing
-from ..checks.check import Keep
 from ..checks.cut_off import cut_off
 from ..errors import UsageError
 from ..models.adapter import Batch
+from ..records.choice import Keep
 from ..records.report import Report
 from ..replay.calls import Scene
 from ..replay.replay import replay

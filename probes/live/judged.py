@@ -10,7 +10,7 @@ from ..checks.adapter_step import frozen_adapters
 from ..checks.reduction import Reduction
 from ..errors import UsageError, ending
 from ..models.adapter import OtherCheckpointError
-from ..models.modules import peft_model, unwrapped
+from ..models.modules import unwrapped
 from ..records.choice import Choice
 from ..records.report import Report, error_report, unread_report
 from ..report.words import in_words
@@ -56,8 +56,7 @@ def report_of_watched(
     if watcher.beside is not None:
         known = " ".join(report.notes)
         report.notes += [note for note in watcher.beside.notes(heads) if note not in known]
-    if peft_model(root) is not None:
-        report.add(frozen_adapters(root), keep)
+    report.add(frozen_adapters(root), keep)
     add_cut_off(report, observed.forwards, observed.parts, watcher.ungraded, keep)
     trained = {one.stream.name: int((one.trained | one.soft).sum()) for one in observed.witness.actual}
     add_soft(report, observed.forwards, trained, keep)

@@ -17,8 +17,8 @@ from alignment.sketch import Sketch
 from alignment.taught import LEAST_TOKENS, columns, log_chances, taught_by
 
 from ..checks.causality import settle_soft, soft_offsets
-from ..checks.check import Keep
 from ..models.declared_heads import field_of
+from ..records.choice import Keep
 from ..records.report import Report
 from ..replay.soft import soft_finding
 from .forwards import Call, Forward

@@ -11,8 +11,9 @@ from alignment import Finding
 from alignment.weights import spread
 from alignment.wording import counted
 
-from ..checks.check import Keep, report_of
+from ..checks.reported import report_of
 from ..checks.witness_checks import COVERAGE, concerning
+from ..records.choice import Keep
 from ..records.report import Check, Report
 from ..witness.blind import unread_note
 from .expected import Expectation

@@ -29,16 +29,16 @@ from alignment import Convention, Finding, InputError
 from ..checks.accumulation import undivided
 from ..checks.adapter_step import frozen_adapters
 from ..checks.causality import Replays, add_causality
-from ..checks.check import adapter_of, report_of
+from ..checks.check import adapter_of
 from ..checks.cut_off import adapters_cut_off
 from ..checks.reduction import Reduced, Reduction, check_reduction, settled
+from ..checks.reported import report_of
 from ..checks.watch import watch
 from ..errors import CannotRunError, UsageError
 from ..line import with_lines
 from ..models import Adapter, Batch
 from ..models.declaration import read_streams
 from ..models.declared import DeclaredAdapter
-from ..models.modules import peft_model
 from ..records.choice import Choice
 from ..records.report import Report
 from ..report.words import in_words
@@ -213,12 +213,10 @@ class AlignmentCallback(TrainerCallback):
         reduced = self._reduced(model, adapter, watched, loss) if readable else None
         if reduced is not None:
             findings = reduced.settled(findings)
-        if peft_model(model) is not None:
-            findings += frozen_adapters(model)
+        findings += frozen_adapters(model)
         cut, notes = adapters_cut_off(first.subject)
         findings += cut
-        report = report_of(model, adapter, watched[0], seen[0], findings=findings, keep=self.keep)
-        report.checks += [] if reduced is None else [reduced.check(report.findings)]
+        report = report_of(model, adapter, watched[0], seen[0], findings=findings, keep=self.keep, reduced=reduced)
         which = f"{len(seen)} of {len(parts)}" if len(seen) < len(parts) else str(len(parts))
         add_causality(report, first.subject, self.replay, self.keep)
         report.findings = with_lines(report.findings, first.subject)

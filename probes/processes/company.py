@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from alignment.findings import Finding, finding
 
-from ..checks.check import Keep
 from ..checks.reduction import Reduction
 from ..errors import CannotRunError, UsageError
 from ..host.place import environment_place
@@ -20,6 +19,7 @@ from ..ranks.drift import drift, still_alike
 from ..ranks.launcher import leave_reason, told_code
 from ..ranks.same_batch import BASIS
 from ..ranks.shards import join_shards, rank_payload
+from ..records.choice import Keep
 from ..records.report import Report
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from alignment import Finding
 from alignment.findings import finding
 
-from ..checks.check import stream_summary
 from ..checks.reduction import counted_loss
+from ..checks.reported import stream_summary
 from ..errors import ending
 from ..host.preserve import cuda_devices, same_random_state
 from ..models import Adapter, Batch

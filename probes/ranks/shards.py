@@ -11,8 +11,8 @@ from typing import Any
 from alignment import Finding
 from alignment.findings import Example, Line, finding
 
-from ..checks.check import Keep
 from ..checks.witness_checks import named
+from ..records.choice import Keep
 from ..records.report import Check, Report
 from .exchange import told_ranks
 from .same_batch import BASIS, rank_findings

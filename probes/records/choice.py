@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from alignment.errors import InputError
@@ -11,7 +11,10 @@ from alignment.rules import RULES, lookup
 
 from ..errors import UsageError
 
-__all__ = ["Choice", "code_of"]
+__all__ = ["Choice", "Keep", "code_of"]
+
+#: Which findings count; a ``Choice`` is one.
+Keep = Callable[[Finding], bool]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,137 @@
+"""The report of one witness: what was read of a loss as streams, checks, findings and decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alignment import AlignmentError, Decision, Finding, choose
+from alignment.findings import finding
+from alignment.loss import join_streams
+from alignment.streams import IGNORE_INDEX, Stream
+from alignment.supervision import Supervision
+from alignment.verdicts import judge
+from alignment.weights import spread
+
+from ..host.environment import environment_of
+from ..host.origin import package_of
+from ..models import Adapter, Batch
+from ..models.adapter import Head
+from ..records.choice import Keep
+from ..records.report import Report
+from ..report.explain import all_stories
+from ..witness.witness import Witness
+from .reduction import Reduced
+from .witness_checks import witness_checks
+
+__all__ = ["report_of", "stream_summary"]
+
+
+def report_of(
+    model: nn.Module,
+    adapter: Adapter,
+    batch: Batch,
+    seen: Witness,
+    *,
+    findings: Sequence[Finding] | None = None,
+    keep: Keep | None = None,
+    reduced: Reduced | None = None,
+    withheld: bool = False,
+    name: str = "",
+    seed: int = 0,
+) -> Report:
+    """The report of one witness, and of a declared reduction: its checks, findings, streams and decisions."""
+    found = list(seen.findings if findings is None else findings)
+    report = Report(
+        streams=stream_summary(seen, adapter.heads(model, seen.view)),
+        decision=_decisions(seen, "fallback" if withheld else "expanded"),
+        losses={} if seen.loss is None else {"total": seen.loss},
+        environment=environment_of(model, name or adapter.name, seed, package_of(adapter.inner(model))),
+        notes=list(seen.notes),
+        rows=partial(all_stories, seen),
+    )
+    report.add(found, keep)
+    ignored = [f for f in found if f not in report.findings]
+    report.checks = witness_checks(adapter, batch, seen, report.findings, ignored, withheld=withheld)
+    if report.verdict == "pass" and not report.accepted and not report.judged["streams"]:
+        report.add([finding("LA804", "all", "no stream was judged: no row of any of them could be read")], keep)
+    if reduced is not None:
+        report.checks.append(reduced.check(report.findings))
+    return report
+
+
+def stream_summary(seen: Witness, heads: Sequence[Head] = ()) -> dict[str, dict[str, Any]]:
+    """The report's ``streams``."""
+    head_of = {number: head.name for head in heads for number in head.streams}
+    out = {}
+    for number, expected in enumerate(seen.expected):
+        entry: dict[str, Any] = {"rows": len(expected.stream), "expected": int(expected.trained.sum())}
+        if seen.view.ahead and seen.view.ahead[number] > 1:
+            entry["ahead"] = seen.view.ahead[number]
+        if number in head_of:
+            entry = {"head": head_of[number], **entry}
+        if seen.actual:
+            further = seen.view.ahead[number] - 1 if seen.view.ahead else 0
+            entry |= _actual_summary(number, expected, seen.actual[number], seen.expected, further)
+        out[expected.stream.name] = entry
+    return out
+
+
+def _actual_summary(
+    number: int, expected: Supervision, actual: Supervision, streams: Sequence[Supervision], further: int
+) -> dict[str, Any]:
+    verdicts = judge(number, expected, actual, streams)
+    weight = actual.weight[actual.trained]
+    placed = actual.trained & (actual.source >= 0) & (actual.origin == number)
+    offsets, counts = torch.unique(actual.offset[placed], return_counts=True)
+    histogram = {str(int(d) + further): int(c) for d, c in zip(offsets, counts, strict=True)}
+    for label, mask in (
+        ("outside", actual.trained & (actual.source < 0)),
+        ("elsewhere", actual.trained & (actual.source >= 0) & (actual.origin != number)),
+    ):
+        if bool(mask.any()):
+            histogram[label] = int(mask.sum())
+    return {
+        "supervised": int(actual.trained.sum()),
+        "missing": int(verdicts.missing.sum()),
+        "unexpected": int((actual.trained & ~expected.trained).sum()),
+        "unreadable": int(actual.soft.sum()),
+        "offsets": histogram,
+        "weight_sum": float(weight.sum()),
+        "weight_spread": spread(weight),
+        "sources": "proven" if actual.exact else "inferred",
+    }
+
+
+def _decisions(seen: Witness, path: str) -> dict[str, dict[str, Any]]:
+    """The engine's own decision per modality, from the labels of the batch."""
+    out: dict[str, dict[str, Any]] = {}
+    for kind in ("text", "audio"):
+        mine = [
+            n
+            for n, s in enumerate(seen.view.streams)
+            if s.is_audio is (kind == "audio") and seen.view.labels[n] is not None and n not in seen.view.masked
+        ]
+        if mine:
+            decision = decide([seen.view.streams[n] for n in mine], [seen.view.labels[n] for n in mine], kind, path)
+            out[kind] = {} if decision is None else decision.as_dict()
+        else:
+            out[kind] = {}
+    return out
+
+
+def decide(streams: Sequence[Stream], labels: Sequence[Tensor | None], kind: str, path: str) -> Decision | None:
+    """The engine's decision over one modality's streams; None where the labels contradict the ids."""
+    whole = join_streams(tuple(streams))
+    flat = torch.cat([row for row in labels if row is not None])[None]
+    if not bool((flat != IGNORE_INDEX).any()):
+        return None
+    try:
+        given = {"labels": flat} if path == "expanded" else {"labels": None, "fallback": flat}
+        return choose(flat.shape[1], stream=whole, name=kind, **given)
+    except AlignmentError:
+        return None
