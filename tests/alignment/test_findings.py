@@ -1,6 +1,8 @@
 """Findings: what a report shows of them, and what they take from the catalogue."""
 
-from alignment.findings import LABELS, LOSS, Example, finding
+from dataclasses import replace
+
+from alignment.findings import LABELS, LOSS, Example, Line, finding
 from alignment.rules import RULES
 
 EXAMPLE = Example("text", sample=0, row=4, target=17, expected=31, source=4)
@@ -31,3 +33,10 @@ def test_a_finding_in_the_schema_of_the_report():
         "basis": "loss against the labels",
         "examples": [example],
     }
+
+
+def test_the_lines_and_the_origin_of_a_finding_are_told_where_they_are_known():
+    line = Line("train.py", 7, "loss = f(x)", "cuts the last row", own=False, mark=(7, 11), indent=4)
+    told = replace(finding("LA102", "text", "copied"), lines=(line,), origin="the batch was given so").as_dict()
+    assert told["lines"] == [{"file": "train.py", "line": 7, "code": "loss = f(x)", "does": "cuts the last row"}]
+    assert told["origin"] == "the batch was given so"

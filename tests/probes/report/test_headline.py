@@ -4,7 +4,6 @@ from itertools import product
 
 from alignment.findings import LABELS, finding
 from alignment.rules import RULES
-from alignment.wording import agreeing
 from probes.records.report import error_report
 from probes.report import Check, Report
 from probes.report.headline import headline, leading, told_finding, told_place
@@ -85,8 +84,3 @@ def test_every_verdict_has_a_headline():
     found = finding("LA203", "text", "3 of 9 trained answers end in a token that no label names", count=3)
     assert headline(Report(streams=entry, data={"samples": 9}, findings=[found])) == found.message
     assert headline(Report(data={"samples": 1})) == "Nothing is wrong with 1 sample"
-
-
-def test_words_agree_with_their_number():
-    assert agreeing(1, "it [is|are] [its|their] own") == "it is its own"
-    assert agreeing(2, "rows [is|are] {kept}[0]") == "rows are {kept}[0]"
