@@ -12,6 +12,8 @@ from .streams import Stream
 
 __all__ = ["off_the_delay"]
 
+#: In place of a frame; an end that lies before its codebook's delay has a negative one.
+NO_END = torch.iinfo(torch.long).min
 ON_THE_DELAY = (
     "Lay the end behind the last code of each codebook before the delay is applied, and cut after the last of them."
 )
@@ -30,22 +32,23 @@ def off_the_delay(
     books = [(stream, given) for stream, given in zip(streams, labels, strict=True) if stream.is_audio]
     if len(delays) != len(books) or len(books) < 2:
         return
-    at = []  # per codebook, the undelayed frame of each sample's first labelled end; -1 without one
+    at = []  # per codebook, the undelayed frame of each sample's first labelled end; NO_END without one
     for delay, (stream, given) in zip(delays, books, strict=True):
         if given is None:
             return
         ends = torch.isin(given, torch.tensor(stream.end_ids).to(given))
-        frames = torch.full((int(stream.sample.max()) + 1,), -1)
+        frames = torch.full((int(stream.sample.max()) + 1,), NO_END)
         for row in torch.nonzero(ends).reshape(-1).flip(0).tolist():
             frames[int(stream.sample[row])] = int(stream.row[row]) - delay
         at.append(frames)
     frames = torch.stack(at)  # (K, B)
-    known = frames > -1
+    known = frames > NO_END
     off = ((frames != frames.max(0).values) & known).any(0) & (known.sum(0) > 1)
     if not bool(off.any()):
         return
     sample = int(torch.nonzero(off)[0])
-    rows = ", ".join(str(int(frame) + delay) for frame, delay in zip(frames[:, sample], delays, strict=True))
+    placed = zip(frames[:, sample].tolist(), delays, strict=True)
+    rows = ", ".join("none" if frame == NO_END else str(frame + delay) for frame, delay in placed)
     message = (
         f"the ends of {int(off.sum())} audios do not lie on the delay of their codebooks: in sample {sample} they "
         f"stand at frames {rows}, the delays are {', '.join(map(str, delays))}: codes are lost or cut"

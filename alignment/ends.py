@@ -59,7 +59,7 @@ def end_findings(stream: Stream, labels: Tensor, convention: Convention) -> Iter
         return
     spans = _spans(stream, labels, convention)
     lasts = {int(stream.ids[span.last]) for span in spans}
-    alike = len(spans) > 1 and (len(lasts) == 1 or lasts <= {*stream.end_ids})  # they end, with whatever
+    alike = len(spans) > 1 and len(lasts) == 1  # they end, with whatever
     if not spans or alike or bool(torch.isin(named, torch.tensor(stream.end_ids).to(named)).any()):
         return
     prompted = stream.answers or not bool(trained_whole(labels, stream)[[span.first for span in spans]].all())

@@ -59,6 +59,44 @@ def test_rows_follow_exactly_inside_documents(batch):
     assert int((stream.segment >= 0).sum()) == sum(lengths)
 
 
+PAD, AGAIN = 0, 9
+
+
+@pytest.mark.parametrize(
+    ("ids", "hidden"),
+    [
+        ([5, 6, PAD, PAD], [0, 0, 1, 1]),
+        ([5, 6, 7, PAD], [0, 0, 0, 1]),
+        ([PAD, PAD, 5, 6], [1, 1, 0, 0]),
+        ([PAD, 5, 6, 7], [0, 0, 0, 0]),  # a single one is a begin
+        ([PAD, PAD, PAD, PAD], [1, 1, 1, 1]),
+        ([5, AGAIN, AGAIN, AGAIN], [0, 0, 1, 1]),  # the first of a run is the end
+        ([5, 6, 7, AGAIN], [0, 0, 0, 0]),
+        ([AGAIN, AGAIN, 5, 6], [1, 1, 0, 0]),
+        ([5, AGAIN, 6, AGAIN], [0, 0, 0, 0]),
+        ([5, PAD, 6, PAD], [0, 0, 0, 0]),  # said inside of a text: an ordinary token
+    ],
+)
+def test_padding_is_found_by_its_id_where_no_mask_hides_any(ids, hidden):
+    batch, expected = torch.tensor([ids, [5, 6, 7, 8]]), [*[bool(one) for one in hidden], *[False] * 4]
+    known = {"pad_ids": [PAD, AGAIN], "end_ids": [AGAIN]}
+    assert (text_stream(batch, 10, **known).segment < 0).tolist() == expected
+    assert (text_stream(batch, 10, mask=torch.ones_like(batch), **known).segment < 0).tolist() == expected
+
+
+def test_a_mask_that_hides_something_is_believed():
+    mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
+    stream = text_stream(torch.tensor([[5, 6, PAD, PAD], [5, 6, 7, PAD]]), 10, mask=mask, pad_ids=[PAD])
+    assert (stream.segment < 0).tolist() == [False, False, False, True, False, False, False, False]
+
+
+def test_an_id_that_is_said_inside_of_any_sample_pads_none_unless_it_ends():
+    said = torch.tensor([[5, PAD, 6, 7], [5, 6, PAD, PAD]])
+    assert text_stream(said, 10, pad_ids=[PAD]).pad_ids == ()
+    assert text_stream(said, 10, pad_ids=[PAD], end_ids=[PAD]).pad_ids == (PAD,)
+    assert text_stream(torch.tensor([[PAD, 5, 6, PAD], [PAD, PAD, 5, 6]]), 10, pad_ids=[PAD]).pad_ids == (PAD,)
+
+
 # -- audio --------------------------------------------------------------------------------------------
 
 CODES = torch.tensor([[90, 1, 2, 91, 91, 90, 3, 91], [90, 90, 1, 2, 91, 90, 90, 91]])
