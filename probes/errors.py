@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Sequence
 
 from alignment.errors import AlignmentError, InputError
 
-__all__ = ["CannotRunError", "RunFailedError", "UsageError", "ending", "out_of_memory", "raised_by"]
+__all__ = ["CannotRunError", "RunFailedError", "UsageError", "check_choice", "ending", "out_of_memory", "raised_by"]
 
 #: How torch (on a CPU, on a device) and numpy say how much they wanted.
 WANTED = re.compile(r"(?i)tried to allocate ([\d.]+) ([kmgtpe]?i?b)\w*|unable to allocate ([\d.]+) ([kmgtpe]?i?b)")
@@ -34,6 +35,16 @@ class RunFailedError(RuntimeError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def check_choice(value: object, name: str, choices: Sequence[str]) -> None:
+    """Check that ``value``, which a caller gave as ``name``, is one of some words.
+
+    Raises:
+        UsageError: it is none of them.
+    """
+    if value not in choices:
+        raise UsageError(f"unknown {name} {value!r}: choose one of {', '.join(choices)}")
 
 
 def ending(error: BaseException) -> tuple[str, int]:

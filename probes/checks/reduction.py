@@ -23,7 +23,7 @@ from alignment.rules.la301_uneven_weights import uneven_weights
 from alignment.supervision import Supervision
 from alignment.weights import TOLERANCE, spread
 
-from ..errors import UsageError
+from ..errors import UsageError, check_choice
 from ..models import Adapter, Batch, View
 from ..records.report import Check
 from ..witness.demands import expected_of
@@ -98,8 +98,7 @@ def check_reduction(
         UsageError: an unknown reduction, or fewer samples than micro-batches.
     """
     reduction: Reduction = declared or "token-mean"
-    if reduction not in get_args(Reduction):
-        raise UsageError(f"unknown --reduction {reduction!r}: choose one of {', '.join(get_args(Reduction))}")
+    check_choice(reduction, "--reduction", get_args(Reduction))
     parts = adapter.split(model, batch)
     needed = max(2, grad_accum)
     if len(parts) < needed:

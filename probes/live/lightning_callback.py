@@ -17,7 +17,7 @@ except ImportError:  # the package under its other name
         raise ImportError("LightningAlignmentCallback is for Lightning, which is not installed here") from error
 
 from ..checks.reduction import Reduction
-from ..errors import UsageError
+from ..errors import check_choice
 from ..models.declaration import read_streams
 from ..records.choice import Choice
 from ..records.report import Report
@@ -65,10 +65,9 @@ class LightningAlignmentCallback(Callback):
         tokenizer: Any = None,
     ) -> None:
         super().__init__()
-        if on_findings not in get_args(OnFindings):
-            raise UsageError(f"unknown on_findings {on_findings!r}: choose one of {', '.join(get_args(OnFindings))}")
-        if reduction not in (None, *get_args(Reduction)):
-            raise UsageError(f"unknown reduction {reduction!r}: choose one of {', '.join(get_args(Reduction))}")
+        check_choice(on_findings, "on_findings", get_args(OnFindings))
+        if reduction is not None:
+            check_choice(reduction, "reduction", get_args(Reduction))
         self.on_findings, self.heads, self.reduction = on_findings, tuple(heads), reduction
         self.keep = Choice.of(ignore)
         self.streams = () if streams is None else read_streams(streams)

@@ -34,7 +34,7 @@ from ..checks.cut_off import adapters_cut_off
 from ..checks.reduction import Reduced, Reduction, check_reduction, settled
 from ..checks.reported import report_of
 from ..checks.watch import watch
-from ..errors import CannotRunError, UsageError
+from ..errors import CannotRunError, UsageError, check_choice
 from ..line import with_lines
 from ..models import Adapter, Batch
 from ..models.declaration import read_streams
@@ -105,15 +105,14 @@ class AlignmentCallback(TrainerCallback):
         train_on: str | None = None,
         tokenizer: Any = None,
     ) -> None:
-        if on_findings not in get_args(OnFindings):
-            raise UsageError(f"unknown on_findings {on_findings!r}: choose one of {', '.join(get_args(OnFindings))}")
-        if reduction not in (None, *get_args(Reduction)):
-            raise UsageError(f"unknown reduction {reduction!r}: choose one of {', '.join(get_args(Reduction))}")
+        check_choice(on_findings, "on_findings", get_args(OnFindings))
+        if reduction is not None:
+            check_choice(reduction, "reduction", get_args(Reduction))
         self.on_findings = on_findings
         self.heads = tuple(heads)
         self.reduction = reduction
-        if train_on not in (None, *TRAIN_ON):
-            raise UsageError(f"unknown train_on {train_on!r}: choose one of {', '.join(TRAIN_ON)}")
+        if train_on is not None:
+            check_choice(train_on, "train_on", TRAIN_ON)
         self.train_on, self.tokenizer = train_on, tokenizer
         self.keep = Choice.of(ignore)
         self.streams = None if streams is None else read_streams(streams)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,9 +15,10 @@ from alignment.findings import LABELS, Example, finding
 from alignment.streams import Stream
 from alignment.wording import tokens_named
 
+from ..errors import UsageError, check_choice
 from .role import Role, Roles
 
-__all__ = ["TRAIN_ON", "Judgement", "TrainOn", "judge_roles", "wanted"]
+__all__ = ["TRAIN_ON", "Judgement", "TrainOn", "check_declared", "judge_roles", "wanted"]
 
 #: What is to be trained: every answer, the last answer of each conversation, or the whole text.
 TrainOn = Literal["assistant", "last", "all"]
@@ -47,6 +48,18 @@ class _Demand:
 
     must: Tensor
     never: Tensor
+
+
+def check_declared(train_on: str | None, tokenizer: Any, conversations: Sequence[Any] = ()) -> None:
+    """Check that what was declared to be trained, or said to be in a batch, can be told.
+
+    Raises:
+        UsageError: nobody knows it, or it needs a tokenizer.
+    """
+    if train_on is not None:
+        check_choice(train_on, "train_on", TRAIN_ON)
+    if tokenizer is None and (train_on is not None or conversations):
+        raise UsageError("whose text is trained is told with a tokenizer alone: give the model's own (--tokenizer)")
 
 
 def wanted(roles: Roles, train_on: TrainOn) -> Tensor:

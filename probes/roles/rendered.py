@@ -12,7 +12,7 @@ from .frames import Learnt
 from .role import SAID, Role
 from .templates import Span, marked_by_template
 
-__all__ = ["Rendered", "Writer", "ends_of", "rendered", "think_ids", "trained"]
+__all__ = ["Rendered", "Writer", "ends_of", "think_ids", "trained"]
 
 
 @dataclass(frozen=True)
@@ -88,15 +88,6 @@ class Writer:
                 elif marked[at] and role in (Role.HEADER, Role.BETWEEN):
                     roles[at] = Role.END if ids[at] in special else Role.BETWEEN
         return Rendered(tuple(ids), tuple(roles), tuple(turns), conversation.where)
-
-
-def rendered(tokenizer: Any, conversation: Conversation, ends: Collection[int] = ()) -> Rendered:
-    """One conversation written out, as ``Writer`` does.
-
-    Raises:
-        UsageError: no template, a template that refuses it, or a tokenizer that does not say where tokens stand.
-    """
-    return Writer(tokenizer, ends).rendered(conversation)
 
 
 def trained(text: Rendered, train_on: str) -> list[bool]:

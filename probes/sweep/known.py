@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..errors import UsageError
-from ..roles import TRAIN_ON, Grammar, Writer, grammar_of
+from ..roles import Grammar, Writer, check_declared, grammar_of
 
 __all__ = ["Known", "known_of"]
 
@@ -59,11 +58,8 @@ def known_of(
     Raises:
         UsageError: something was declared that needs a tokenizer, or that nobody knows.
     """
-    if train_on is not None and train_on not in TRAIN_ON:
-        raise UsageError(f"train_on must be one of {', '.join(TRAIN_ON)}, got {train_on!r}")
+    check_declared(train_on, tokenizer)
     if tokenizer is None:
-        if train_on is not None:
-            raise UsageError("whose text is trained is told with a tokenizer alone: give the model's own (--tokenizer)")
         return Known(longest=longest or 0, vocabulary=vocabulary or 0)
     own = int(getattr(tokenizer, "model_max_length", NO_LIMIT))
     grammar = grammar_of(tokenizer)

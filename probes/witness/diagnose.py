@@ -15,16 +15,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from alignment import AlignmentError, Finding
 from alignment.findings import finding
 
 from ..host.preserve import copy_of, cuda_devices
-from ..models.adapter import Adapter, Batch, View
+from ..models.adapter import Batch, View
 from ..models.declared import DeclaredAdapter
 from .capture import Capture, HeadCall
+from .one_pass import Watched
 
 __all__ = ["explain_exception", "explain_silence"]
 
@@ -201,19 +202,11 @@ def _part(part: Any) -> str:
     return f"<{tuple(part.shape)} index>" if isinstance(part, Tensor) else repr(part)
 
 
-def explain_exception(
-    model: nn.Module,
-    adapter: Adapter,
-    batch: Batch,
-    view: View,
-    loss_fn: Callable[[nn.Module, Batch], Any],
-    cause: Exception,
-    withhold: bool,
-) -> Finding | None:
+def explain_exception(watched: Watched, batch: Batch, view: View, cause: Exception) -> Finding | None:
     """LA101 with both lengths and the slice behind them, if that is why the loss raised; else None."""
     if isinstance(cause, AlignmentError):
         return finding(cause.code, cause.stream, str(cause))
-    follow, raised = _followed(model, adapter, batch, view, loss_fn, withhold)
+    follow, raised = _followed(watched, batch, view)
     if raised is not None and raised is not type(cause):
         return None
     pairing = follow.last or _own_check(follow.looks, cause)
@@ -222,19 +215,11 @@ def explain_exception(
     return _length_mismatch(pairing)
 
 
-def explain_silence(
-    model: nn.Module,
-    adapter: Adapter,
-    batch: Batch,
-    view: View,
-    loss_fn: Callable[[nn.Module, Batch], Any],
-    withhold: bool,
-    found: Sequence[Finding],
-) -> list[Finding]:
+def explain_silence(watched: Watched, batch: Batch, view: View, found: Sequence[Finding]) -> list[Finding]:
     """The findings; LA205 and LA206 with the lengths that the loss has compared, where it goes on without a stream."""
     if not any(one.code in SILENT for one in found):
         return list(found)
-    follow, _ = _followed(model, adapter, batch, view, loss_fn, withhold)
+    follow, _ = _followed(watched, batch, view)
     skipped = _compared(follow.looks)
     if skipped is None:
         return list(found)
@@ -247,17 +232,10 @@ def explain_silence(
     ]
 
 
-def _followed(
-    model: nn.Module,
-    adapter: Adapter,
-    batch: Batch,
-    view: View,
-    loss_fn: Callable[[nn.Module, Batch], Any],
-    withhold: bool,
-) -> tuple[_Follow, type[Exception] | None]:
+def _followed(watched: Watched, batch: Batch, view: View) -> tuple[_Follow, type[Exception] | None]:
     """One more run of the loss with logits and labels followed, and the kind of what it raises."""
-    labels = adapter.label_keys if withhold else ()
-    capture = Capture(model, adapter, adapter.heads(model, view), withhold=labels)
+    model, adapter = watched.model, watched.adapter
+    capture = Capture(model, adapter, adapter.heads(model, view), withhold=watched.withhold)
     follow, batch = _Follow(capture.calls, declared=isinstance(adapter, DeclaredAdapter)), copy_of(batch)
     for key, tensor in batch.items():
         if isinstance(tensor, Tensor) and not tensor.is_floating_point():
@@ -265,7 +243,7 @@ def _followed(
     seen = adapter.inner(model).register_forward_hook(lambda _m, _a, out: _know_outputs(follow, out))
     try:
         with torch.random.fork_rng(devices=cuda_devices(model)), torch.enable_grad(), capture, follow:
-            loss_fn(model, batch)
+            watched.loss_fn(model, batch)
     except Exception as error:  # noqa: BLE001 - whatever the user's loss raises is what is being explained
         return follow, type(error)
     finally:

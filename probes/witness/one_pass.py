@@ -81,6 +81,11 @@ class Watched:
     options: Options
     pace: Pace
 
+    @property
+    def withhold(self) -> tuple[str, ...]:
+        """Label keywords that are taken from the innermost forward (``--labels none``)."""
+        return self.adapter.label_keys if self.options.withhold else ()
+
 
 @dataclass
 class Pass:
@@ -170,7 +175,7 @@ def _is_elsewhere(watched: Watched, batch: Batch, view: View, heads: Sequence[He
         values=watched.options.values,
         dtype=watched.options.leaf_dtype,
         alone=head,
-        withhold=watched.adapter.label_keys if watched.options.withhold else (),
+        withhold=watched.withhold,
     )
     try:
         weight.requires_grad_(requires_grad=True)
@@ -261,7 +266,6 @@ def _run(
     read_call: ReadCall,
 ) -> Pass:
     model, adapter, options = watched.model, watched.adapter, watched.options
-    withhold = adapter.label_keys if options.withhold else ()
     ids = adapter.followed(model, batch) if isinstance(adapter, CausalLMAdapter) else ()
     capture = Capture(
         model,
@@ -270,7 +274,7 @@ def _run(
         values=options.values,
         dtype=options.leaf_dtype,
         alone=alone,
-        withhold=withhold,
+        withhold=watched.withhold,
         alike=options.alike,
         turned=turned,
         whole=options.whole,

@@ -12,15 +12,14 @@ from torch import Tensor
 from alignment import IGNORE_INDEX, Convention, Finding, Stream, infer_convention
 from alignment.findings import LABELS, finding
 
-from ..errors import UsageError
 from ..models.adapter import View
 from ..roles import (
-    TRAIN_ON,
     Conversation,
     Grammar,
     Rendered,
     TrainOn,
     Writer,
+    check_declared,
     grammar_of,
     judge_roles,
     roles_of,
@@ -87,11 +86,8 @@ def template(
     Raises:
         UsageError: something was declared that needs a tokenizer, or that nobody knows.
     """
-    if train_on is not None and train_on not in TRAIN_ON:
-        raise UsageError(f"train_on must be one of {', '.join(TRAIN_ON)}, got {train_on!r}")
+    check_declared(train_on, tokenizer, conversations)
     if tokenizer is None:
-        if train_on is not None or conversations:
-            raise UsageError("whose text is trained is told with a tokenizer alone: give the model's own (--tokenizer)")
         return None
     known = tuple(map(Writer(tokenizer, ends).rendered, conversations))
     return Template(grammar_of(tokenizer, ends), known, cast("TrainOn | None", train_on))

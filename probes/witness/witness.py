@@ -98,14 +98,14 @@ def witness(
 
 
 def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
-    model, adapter, loss_fn, options = watched.model, watched.adapter, watched.loss_fn, watched.options
+    model, adapter, options = watched.model, watched.adapter, watched.options
     expected, notes = expected_of(view, options.convention)
     of_labels = label_findings(view)
     try:
         first = run_pass(watched, batch, view)
     except LossError as error:
         watched.pace.step(LOSS)
-        found = explain_exception(model, adapter, batch, view, loss_fn, error.cause, options.withhold)
+        found = explain_exception(watched, batch, view, error.cause)
         actual = ()
         if found is None:
             actual = retry_in_range(watched, batch, view, error)
@@ -131,7 +131,7 @@ def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
     expected, actual = told.expected, told.actual
     findings = list(first.problems or (*told.findings, *penalised.findings(expected, told.findings)))
     if not first.shared:  # it runs the loss, which would wait for processes with nothing to explain
-        findings = explain_silence(model, adapter, batch, view, loss_fn, options.withhold, findings)
+        findings = explain_silence(watched, batch, view, findings)
     own = unwrapped(model) is not adapter.inner(model)
     findings += labels_dropped(first.capture.dropped_labels, findings, own=own)
     notes += [*told.notes, *clipped, *penalised.notes()]

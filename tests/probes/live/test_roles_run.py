@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArgumen
 
 from loss_align import main
 from probes import AlignmentCallback, UsageError
-from probes.roles import conversation_of, rendered, wanted
+from probes.roles import Writer, conversation_of, wanted
 
 #: Trains a part of two conversations: what is not masked; the labels reach the model, or stay with the script.
 SCRIPT = """
@@ -47,7 +47,8 @@ def batch_of(train_on):
     from probes.roles import roles_of
 
     tokenizer = tokenizer_of("chatml")
-    texts = [rendered(tokenizer, conversation_of({"messages": conversation("chatml", seed=seed)})) for seed in (0, 1)]
+    chats = [conversation_of({"messages": conversation("chatml", seed=seed)}) for seed in (0, 1)]
+    texts = list(map(Writer(tokenizer).rendered, chats))
     ids = torch.full((2, max(len(one.ids) for one in texts)), tokenizer.pad_token_id)
     for row, one in enumerate(texts):
         ids[row, : len(one.ids)] = torch.tensor(one.ids)

@@ -6,14 +6,14 @@ from chat_templates import FAMILIES, conversation, tokenizer_of
 
 from alignment import text_stream
 from probes.errors import UsageError
-from probes.roles import Role, conversation_of, grammar_of, judge_roles, rendered, roles_of, wanted
+from probes.roles import Role, Writer, conversation_of, grammar_of, judge_roles, roles_of, wanted
 
 VOCAB = 320
 ANSWER = (Role.ASSISTANT, Role.REASONING, Role.END)
 
 
 def written(family, **options):
-    return rendered(tokenizer_of(family), conversation_of({"messages": conversation(family, **options)}))
+    return Writer(tokenizer_of(family)).rendered(conversation_of({"messages": conversation(family, **options)}))
 
 
 def text_of(family, *texts):
@@ -154,14 +154,11 @@ def test_a_tokenizer_without_template_says_where_to_put_one():
     try:
         assert grammar_of(tokenizer) is None
         with pytest.raises(UsageError, match=r"chat_template\.jinja beside tokenizer\.json"):
-            rendered(tokenizer, conversation_of({"messages": conversation("chatml")}, "file, line 1"))
+            Writer(tokenizer).rendered(conversation_of({"messages": conversation("chatml")}, "file, line 1"))
     finally:
         tokenizer.chat_template = kept
 
 
 def test_a_template_that_refuses_says_so_with_the_line():
     with pytest.raises(UsageError, match=r"file, line 3: the chat template refuses .*no system turn"):
-        rendered(
-            tokenizer_of("gemma"),
-            conversation_of({"messages": conversation("chatml")}, "file, line 3"),
-        )
+        Writer(tokenizer_of("gemma")).rendered(conversation_of({"messages": conversation("chatml")}, "file, line 3"))

@@ -8,7 +8,7 @@ import torch
 from chat_templates import FAMILIES, conversation, tokenizer_of
 
 from probes import UsageError
-from probes.roles import Role, conversation_of, rendered, trained
+from probes.roles import Role, Writer, conversation_of, trained
 from probes.sweep import Known, judge, known_of, samples_of
 
 IGNORE = -100
@@ -26,7 +26,7 @@ def known(tokenizer):
 
 @pytest.fixture(scope="module")
 def text(tokenizer):
-    return rendered(tokenizer, conversation_of({"messages": conversation("chatml", seed=1)}))
+    return Writer(tokenizer).rendered(conversation_of({"messages": conversation("chatml", seed=1)}))
 
 
 def kinds(item, known):
@@ -46,7 +46,7 @@ def test_what_a_template_makes_is_silent_in_both_forms(name):
     own = known_of(tokenizer_of(name))
     chat = {"messages": conversation(name, seed=2)}
     assert kinds(chat, own) <= {"open-end"}  # a template without an end leaves its last answer open
-    whole = rendered(own.tokenizer, conversation_of(chat))
+    whole = Writer(own.tokenizer).rendered(conversation_of(chat))
     assert kinds(tokens(whole), own) <= {"open-end"}
 
 
@@ -125,7 +125,7 @@ def test_a_begin_written_twice():
     tokenizer = copy.deepcopy(tokenizer_of("llama3"))
     tokenizer.bos_token = tokenizer.convert_ids_to_tokens(257)
     own = known_of(tokenizer)
-    whole = rendered(own.tokenizer, conversation_of({"messages": conversation("llama3", seed=1)}))
+    whole = Writer(own.tokenizer).rendered(conversation_of({"messages": conversation("llama3", seed=1)}))
     row = tokens(whole)
     assert kinds(row, own) == set()
     row = {"input_ids": [row["input_ids"][0], *row["input_ids"]], "labels": [IGNORE, *row["labels"]]}
