@@ -188,6 +188,42 @@ def test_a_mean_over_the_real_tokens_of_each_sample_is_uneven():
     assert codes(supervise(weighted(weight, targets), padded)) == ["LA301"]
 
 
+def test_weights_are_held_apart_where_the_comparison_is_told_which_backward_made_them():
+    expected = expect(STREAM.ids, STREAM)
+    twice = supervise(weighted(torch.tensor([1 / 15] * 16 + [1 / 10] * 10 + [0] * 6), expected.target))
+    expected = replace(expected, target=expected.target.masked_fill(every >= 26, __))
+    assert [f.code for f in compare([expected], [twice])] == ["LA301"]
+    assert compare([expected], [twice], [torch.tensor(SAMPLE)]) == ()
+
+
+def test_a_chunk_may_hold_several_means_and_its_rows_are_counted_for_one():
+    """Chunks of eight and of four that add up to the same; of sixteen that count twice, each mean of eight is one."""
+    assert codes(supervise(weighted(torch.tensor([1.0] * 16 + [2.0] * 4 + [0.0] * 12), STREAM.ids))) == ["LA301"]
+    assert codes(supervise(weighted(torch.tensor([1.0] * 14 + [7 / 4] * 4 + [0.0] * 14), STREAM.ids))) == []
+    assert codes(supervise(weighted(torch.tensor([1.0] * 7 + [7 / 4] * 4 + [0.0] * 21), STREAM.ids))) == []
+
+
+# -- pushed away --------------------------------------------------------------------------------------
+
+
+def pushed(actual):
+    expected = replace(expect(STREAM.ids, STREAM), target=TARGETS)
+    return [(f.code, f.count, f.severity, f.message) for f in compare([expected], [actual])]
+
+
+def test_a_stream_that_is_pushed_away_is_told():
+    turned = supervise(lambda z: -F.cross_entropy(z, TARGETS))
+    message = "all 22 trained rows of text are pushed away from their target: the loss is turned round"
+    assert pushed(turned) == [("LA304", 22, "warning", message)]
+
+
+def test_rows_that_are_pulled_or_unread_beside_those_that_are_pushed_are_a_choice():
+    signs = torch.where(every < 16, 1.0, -1.0)
+    assert pushed(supervise(weighted(signs))) == []
+    turned = supervise(lambda z: -F.cross_entropy(z, TARGETS))
+    assert pushed(replace(turned, soft=every == 0)) == []
+
+
 def test_spread():
     assert spread(torch.tensor([])) == 0
     assert spread(torch.tensor([2.0, 2.0])) == 0
@@ -230,6 +266,35 @@ def weighed(*weights):
         stream = plain_stream(STREAM.ids, name=f"audio[{number}]", vocab=VOCAB, sample=SAMPLE, segment=SAMPLE)
         out.append(supervise(lambda z, w=weight: (F.cross_entropy(z, TARGETS, reduction="none") * w).sum(), stream))
     return out
+
+
+def test_codebooks_are_compared_where_all_of_them_are_trained():
+    """Rows of one codebook alone have no share; a codebook of its own factor shows in the others."""
+    some = CHOSEN * (torch.arange(len(TARGETS)) > 8)
+    (found,) = uneven_codebooks(weighed(2 * CHOSEN, some))
+    assert found.message.endswith("audio[0] 1.33, audio[1] 0.667")
+    (found,) = uneven_codebooks(weighed(2 * some, CHOSEN))
+    assert found.message.endswith("audio[0] 1.33, audio[1] 0.667")
+    apart = CHOSEN * (torch.arange(len(TARGETS)) <= 8)
+    assert list(uneven_codebooks(weighed(2 * some, apart))) == []
+
+
+def test_codebooks_that_are_unread_or_mixed_have_rough_weights():
+    first, second = weighed(2 * CHOSEN, CHOSEN)
+    row = torch.zeros(len(TARGETS), dtype=torch.bool)
+    trained, silent = row.clone(), row.clone()
+    trained[5], silent[0] = True, True
+    assert list(uneven_codebooks([replace(first, soft=silent), second])) == []
+    assert list(uneven_codebooks([first, replace(second, mixed=trained)])) == []
+    assert len(list(uneven_codebooks([first, replace(second, mixed=silent)]))) == 1
+
+
+def test_codebooks_of_other_lengths_are_not_compared():
+    first, second = books(2.0, 1.0)
+    shorter = plain_stream(STREAM.ids[:16], name="audio[1]", vocab=VOCAB)
+    part = supervise(lambda z: F.cross_entropy(z, TARGETS[:16]), shorter)
+    assert list(uneven_codebooks([first, part])) == []
+    assert len(list(uneven_codebooks([first, second]))) == 1
 
 
 CHOSEN = torch.rand(len(TARGETS), generator=torch.Generator().manual_seed(0)) + 0.1

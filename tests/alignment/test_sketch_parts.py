@@ -1,0 +1,188 @@
+"""What a sketch is made of: shorter ways to the largest and the least of a row, and what small entries tell."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from alignment.recovery import FAINT, Form, silent_reading, smallest
+from alignment.sketch import (
+    BLOCK,
+    KEPT,
+    _likeliest,
+    _log_sum,
+    _place_of_least,
+    _stretch,
+    _underflown,
+    read_sketched,
+    sketch,
+)
+
+ROWS = 5
+LEAST = 2 * KEPT * BLOCK  # from here on blocks are sorted
+WIDTHS = [3 * BLOCK, 3 * BLOCK + 1, 4 * BLOCK - 1, 2 * BLOCK, 2 * BLOCK + 7, BLOCK + 1, 40, 1]
+
+
+def shuffled(rows, width, seed=0):
+    """Every row a permutation of its own: no two entries alike."""
+    draw = torch.Generator().manual_seed(seed)
+    return torch.stack([torch.randperm(width, generator=draw) for _ in range(rows)]).float()
+
+
+def having(rows, at, value):
+    out = rows.clone()
+    out[torch.arange(len(rows))[:, None], torch.as_tensor(at)] = value
+    return out
+
+
+# -- the largest and the least ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("vocab", [LEAST, LEAST + 1, LEAST + BLOCK - 1, LEAST + 3 * BLOCK, 300])
+def test_the_likeliest_tokens_are_those_of_topk(vocab):
+    exact = shuffled(ROWS, vocab)
+    tail = torch.arange(vocab - KEPT, vocab).expand(ROWS, -1)
+    first = torch.arange(KEPT).expand(ROWS, -1)
+    spread = (torch.arange(KEPT) * (vocab // KEPT)).expand(ROWS, -1)
+    above = vocab + torch.arange(KEPT).float()
+    for rows in (exact, *(having(exact, at, above) for at in (tail, first, spread))):
+        value, token = _likeliest(rows.clone(), KEPT)
+        wanted = rows.topk(KEPT, -1)
+        assert torch.equal(value, wanted.values)
+        assert torch.equal(token, wanted.indices)
+
+
+@pytest.mark.parametrize("rows", [ROWS, 1])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_place_of_the_least_is_that_of_argmin(width, rows):
+    exact = shuffled(rows, width)
+    assert torch.equal(_place_of_least(exact), exact.argmin(-1))
+    for at in (0, width // 2, width - 1):
+        assert _place_of_least(having(exact, [[at]] * rows, -1.0)).tolist() == [at] * rows
+
+
+def test_blocks_of_one_row_are_not_those_of_another():
+    exact = shuffled(ROWS, 4 * BLOCK + 9)
+    places = [3, BLOCK, 2 * BLOCK + 5, 4 * BLOCK - 1, 4 * BLOCK + 8]
+    assert _place_of_least(having(exact, [[at] for at in places], -1.0)).tolist() == places
+
+
+def test_of_rows_too_wide_to_be_seen_at_once_the_sketch_is_the_same():
+    logits = shuffled(3, LEAST + 100) / 1000
+    kept, whole = sketch(logits), F.log_softmax(logits.double(), -1).topk(KEPT, -1)
+    assert torch.equal(kept.token, whole.indices)
+    assert torch.allclose(kept.log_prob.double(), whole.values, atol=1e-4)
+
+
+def test_the_sum_of_a_row_is_that_of_logsumexp_and_nothing_sums_to_nothing():
+    logits = torch.randn(ROWS, 30, generator=torch.Generator().manual_seed(1)) * 50
+    logits[1] = -torch.inf
+    logits[2, 4:] = -torch.inf
+    logits[3] += 500
+    total = _log_sum(logits.clone(), logits.amax(-1, keepdim=True))
+    assert torch.allclose(total, logits.logsumexp(-1, keepdim=True))
+    assert total[1].item() == -torch.inf
+
+
+# -- powers ----------------------------------------------------------------------------------------
+
+V = 64
+
+
+def stretched(loss, *, rows=12, trained=6, scale=0.5, seed=2):
+    """The power that is read off ``loss`` of logits, of which as many rows are trained."""
+    logits = torch.randn(rows, V, generator=torch.Generator().manual_seed(seed)).mul_(scale).requires_grad_()
+    labels = torch.arange(rows).masked_fill(torch.arange(rows) >= trained, -100)
+    (grad,) = torch.autograd.grad(loss(logits, labels), logits)
+    kept = sketch(logits)
+    return _stretch(grad, kept, read_sketched(grad, kept))
+
+
+@pytest.mark.parametrize("power", [3.0, 8.0])
+def test_what_logits_were_multiplied_by_is_read_off_the_tokens_that_are_no_target(power):
+    assert stretched(lambda z, y: F.cross_entropy(z * power, y)) == pytest.approx(power, rel=1e-3)
+    assert stretched(lambda z, y: F.cross_entropy(z * power, y), trained=1) == pytest.approx(power, rel=1e-3)
+
+
+def test_logits_that_nothing_multiplies_or_that_are_all_trained_need_no_power():
+    assert stretched(F.cross_entropy) == 1.0
+    assert stretched(lambda z, y: F.cross_entropy(z * 3, y), trained=12) == 1.0
+    assert stretched(lambda z, y: F.cross_entropy(z * 0.3, y)) == 1.0  # no less than one
+    assert stretched(lambda z, y: F.cross_entropy(z * 3, y), scale=1e-4) == 1.0  # all are alike
+
+
+def test_half_of_the_rows_read_are_enough_to_need_no_power():
+    def some(power, tempered):
+        return lambda z, y: F.cross_entropy(
+            torch.where((torch.arange(len(z)) < tempered)[:, None], z * power, z), y, reduction="sum"
+        )
+
+    assert stretched(some(3, 3)) == 1.0
+    assert stretched(some(3, 4)) == pytest.approx(3, rel=1e-3)
+
+
+def test_a_teacher_has_a_power_a_row_and_none_in_common():
+    teacher = torch.randn(12, V, generator=torch.Generator().manual_seed(7)) * 3
+
+    def soft(z, y):
+        return -(teacher.softmax(-1) * F.log_softmax(z, -1)).sum(-1)[y >= 0].mean()
+
+    assert stretched(soft) == 1.0
+
+
+# -- what is too small to be written ---------------------------------------------------------------
+
+
+def silent(probability, weights=(), rows=3, first=0.9):
+    """A reading of silent rows, and their sketch: the second likeliest token has that probability."""
+    reading = silent_reading(rows)
+    for row, weight in enumerate(weights):
+        reading.target[row], reading.weight[row], reading.form[row] = 3, weight, int(Form.PLAIN)
+    kept = sketch(torch.zeros(rows, V))
+    log_prob = torch.tensor([first, probability, probability / 2]).log().expand(rows, -1)
+    return reading, replace(kept, token=kept.token[:, :3], log_prob=log_prob)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_a_row_is_unread_where_a_target_might_have_vanished(dtype):
+    least = smallest(dtype)
+    if dtype == torch.float16:
+        assert _underflown(*silent(least * 2.9), dtype, 1.0).tolist() == [True] * 3  # a third of the mean each
+        assert _underflown(*silent(least * 3.1), dtype, 1.0).tolist() == [False] * 3
+    assert _underflown(*silent(1e-3, [least * 900]), dtype, 1.0).tolist() == [False, True, True]
+    assert _underflown(*silent(1e-3, [least * 1100]), dtype, 1.0).tolist() == [False] * 3
+
+
+def test_the_smallest_weight_that_was_read_counts_without_its_sign():
+    least = smallest(torch.float16)
+    assert _underflown(*silent(1e-3, [least * 2000, -least * 900]), torch.float16, 1.0).tolist() == [False, False, True]
+    assert _underflown(*silent(1e-3, [-least * 2000, 0.0]), torch.float16, 1.0).tolist() == [False] * 3
+
+
+def test_a_power_makes_the_second_likeliest_token_less_likely():
+    """Of three tokens that have 0.9, 0.09 and 0.01 the second has, to the fourth power, about 1e-4."""
+    reading, kept = silent(0.09)
+    kept = replace(kept, log_prob=torch.tensor([0.9, 0.09, 0.01]).log().expand(3, -1))
+    least = smallest(torch.float16)
+    reading.target[0], reading.form[0] = 3, int(Form.PLAIN)
+    for weight, vanished in ((least / 5e-4, True), (least / 3e-4, False)):
+        reading.weight[0] = weight
+        assert _underflown(reading, kept, torch.float16, 4.0).tolist() == [False, vanished, vanished]
+        assert _underflown(reading, kept, torch.float16, 1.0).tolist() == [False] * 3
+
+
+def test_of_one_token_alone_nothing_can_vanish():
+    reading, kept = silent(0.1)
+    one = replace(kept, token=kept.token[:, :1], log_prob=kept.log_prob[:, :1])
+    assert _underflown(reading, one, torch.float16, 1.0).tolist() == [False] * 3
+
+
+@pytest.mark.parametrize(("times", "form"), [(FAINT * 0.9, Form.SOFT), (FAINT * 1.1, Form.PLAIN)])
+def test_a_row_whose_largest_entry_is_next_to_nothing_is_rounding(times, form):
+    logits = torch.randn(4, V, generator=torch.Generator().manual_seed(4), requires_grad=True)
+    (grad,) = torch.autograd.grad(F.cross_entropy(logits, torch.tensor([1, 2, 3, -100])), logits)
+    grad = grad.double()
+    faint = grad * (times * smallest(torch.float32) / grad.abs().amax(-1, keepdim=True)[0])
+    found = read_sketched(faint.float(), sketch(logits))
+    assert found.form[0] == int(form)
