@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .blocks import BLOCK, around, extremes
+
 __all__ = ["Glance", "glance"]
 
-#: How many neighbouring logits are summed up by their two extremes.
-BLOCK = 256
 #: Vocabularies from here on: in smaller ones no probability is small.
 LEAST_VOCABULARY = 1 << 14
 
@@ -55,11 +55,10 @@ def glance(grad: Tensor, logits: Tensor) -> Glance | None:
     vocab = grad.shape[-1]
     if vocab < LEAST_VOCABULARY or not len(grad):
         return None
-    lows, highs = _extremes(grad, "amin"), _extremes(grad, "amax")  # (R, blocks)
+    lows, highs = extremes(grad, "amin"), extremes(grad, "amax")  # (R, blocks)
     low, block = lows.min(-1)
     active = (low != 0) | (highs.amax(-1) != 0)  # NaN differs from 0
-    first = (block * BLOCK).clamp(max=vocab - BLOCK)  # the last block reaches back into the one before it
-    near = grad.unfold(1, BLOCK, 1)[torch.arange(len(grad), device=grad.device), first]
+    first, near = around(grad, block)
     place = near.argmin(-1, keepdim=True)
     target = first[:, None] + place
     # in units of the lowest entry: squares of tiny and of huge gradients leave the range of float32
@@ -71,15 +70,6 @@ def glance(grad: Tensor, logits: Tensor) -> Glance | None:
     residual = beside.double().sqrt() - weight / low * largest.sqrt()
     clear = (low < 0) & (largest < 1)
     return Glance(active, target[:, 0], weight, residual.masked_fill(~clear, torch.inf))
-
-
-def _extremes(grad: Tensor, which: str) -> Tensor:
-    """(R, blocks): the lowest or the highest entry of every block, the last of them shorter."""
-    whole = grad.shape[-1] // BLOCK * BLOCK
-    parts = [getattr(grad[:, :whole].unflatten(1, (-1, BLOCK)), which)(-1)]
-    if whole < grad.shape[-1]:
-        parts.append(getattr(grad[:, whole:], which)(-1, keepdim=True))
-    return torch.cat(parts, 1)
 
 
 def _probabilities(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

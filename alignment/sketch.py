@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .arguments import check_vocabulary
+from .blocks import likeliest, place_of_least
 from .errors import InputError
 from .recovery import (
     CHUNK_ELEMENTS,
@@ -33,8 +34,6 @@ __all__ = ["Sketch", "read_sketched", "sketch"]
 
 #: How many of the likeliest tokens of a row are kept.
 KEPT = 16
-#: Entries that are looked at together for their largest one.
-BLOCK = 256
 #: A token that is pulled by less than this much of what the others are pushed with is no hard target.
 LEAST_PULL = 0.5
 #: Weights of rows alike lie within this factor of one another; what would take one beyond its square is not believed.
@@ -71,7 +70,7 @@ class Sketch:
     @property
     def finite(self) -> bool:
         """Whether no row holds a NaN or +inf (a masked-out token, -inf, is none of a row's likeliest)."""
-        return not bool(self.log_prob[:, :1].isnan().any())
+        return not bool(self.log_prob.isnan().any())
 
 
 def sketch(logits: Tensor) -> Sketch:
@@ -88,7 +87,7 @@ def sketch(logits: Tensor) -> Sketch:
     room = _room(flat, step)
     for part in flat.split(step):
         exact = room[: len(part)].copy_(part)
-        value, token = _likeliest(exact, min(KEPT, vocab))
+        value, token = likeliest(exact, min(KEPT, vocab))
         tokens.append(token)
         last = exact[:, -LAST:].clone()
         if len(part) and bool(masked.any()):
@@ -102,37 +101,6 @@ def sketch(logits: Tensor) -> Sketch:
 def _room(like: Tensor, rows: int) -> Tensor:
     """Room that one chunk after the other uses: fresh memory is cleared first, which takes longer than filling it."""
     return torch.empty(min(rows, len(like)), like.shape[1], device=like.device)
-
-
-def _likeliest(exact: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """``exact.topk(count, -1)``: the ``count`` blocks with the largest entries hold them all, and are sorted alone."""
-    rows, vocab = exact.shape
-    whole = vocab // BLOCK * BLOCK
-    if whole < 2 * count * BLOCK:
-        return exact.topk(count, -1)
-    largest = exact[:, :whole].view(rows, -1, BLOCK).amax(-1)
-    first = largest.topk(count, -1).indices * BLOCK
-    places = (first[:, :, None] + torch.arange(BLOCK, device=exact.device)).reshape(rows, -1)
-    rest = torch.arange(whole, vocab, device=exact.device).expand(rows, -1)
-    places = torch.cat([places, rest], 1)
-    value, at = exact.gather(1, places).topk(count, -1)
-    return value, places.gather(1, at)
-
-
-def _place_of_least(rows: Tensor) -> Tensor:
-    """``rows.argmin(-1)``: of blocks first, since torch reads a row four times as fast where no place is asked for."""
-    count, width = rows.shape
-    whole = width // BLOCK * BLOCK
-    if whole < 2 * BLOCK:
-        return rows.argmin(-1)
-    blocks = rows[:, :whole].view(count, -1, BLOCK)
-    block = blocks.amin(-1).argmin(-1, keepdim=True)
-    within = blocks.gather(1, block[:, :, None].expand(-1, 1, BLOCK))[:, 0].argmin(-1, keepdim=True)
-    place = (block * BLOCK + within)[:, 0]
-    if whole == width:
-        return place
-    ends = torch.stack([place, rows[:, whole:].argmin(-1) + whole], 1)
-    return ends.gather(1, rows.gather(1, ends).argmin(-1, keepdim=True))[:, 0]
 
 
 def _log_sum(exact: Tensor, largest: Tensor) -> Tensor:
@@ -256,7 +224,7 @@ def _best_fit(rows: _Rows) -> _Fit:
     The likeliest token may be a target that has been learnt, whose own entry is zero or, with label smoothing,
     positive. It may also be one that is pushed away, which looks as if the second likeliest were pulled.
     """
-    pulled = _Fit.of(rows, _place_of_least(rows.grad), 1)
+    pulled = _Fit.of(rows, place_of_least(rows.grad), 1)
     sure, likely = rows.token[:, 0], rows.prob[:, 0] > LIKELY
     left = torch.nonzero((pulled.form != int(Form.PLAIN)) | (likely & (pulled.token != sure))).reshape(-1)
     if left.numel():

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from alignment import IGNORE_INDEX, read
-from alignment.glance import BLOCK, LEAST_VOCABULARY, glance
+from alignment.blocks import BLOCK
+from alignment.glance import LEAST_VOCABULARY, glance
 from alignment.noise import NOISE_ROWS, leaf
 from alignment.recovery import PLAIN_RESIDUAL, Form
 
