@@ -1,4 +1,4 @@
-"""What a sketch is made of: shorter ways to the largest and the least of a row, and what small entries tell."""
+"""What a sketch is made of, and what small entries tell."""
 
 from dataclasses import replace
 
@@ -6,66 +6,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from alignment.blocks import BLOCK
 from alignment.recovery import FAINT, Form, silent_reading, smallest
-from alignment.sketch import (
-    BLOCK,
-    KEPT,
-    _likeliest,
-    _log_sum,
-    _place_of_least,
-    _stretch,
-    _underflown,
-    read_sketched,
-    sketch,
-)
+from alignment.sketch import KEPT, _log_sum, _stretch, _underflown, read_sketched, sketch
 
 ROWS = 5
 LEAST = 2 * KEPT * BLOCK  # from here on blocks are sorted
-WIDTHS = [3 * BLOCK, 3 * BLOCK + 1, 4 * BLOCK - 1, 2 * BLOCK, 2 * BLOCK + 7, BLOCK + 1, 40, 1]
 
 
 def shuffled(rows, width, seed=0):
     """Every row a permutation of its own: no two entries alike."""
     draw = torch.Generator().manual_seed(seed)
     return torch.stack([torch.randperm(width, generator=draw) for _ in range(rows)]).float()
-
-
-def having(rows, at, value):
-    out = rows.clone()
-    out[torch.arange(len(rows))[:, None], torch.as_tensor(at)] = value
-    return out
-
-
-# -- the largest and the least ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("vocab", [LEAST, LEAST + 1, LEAST + BLOCK - 1, LEAST + 3 * BLOCK, 300])
-def test_the_likeliest_tokens_are_those_of_topk(vocab):
-    exact = shuffled(ROWS, vocab)
-    tail = torch.arange(vocab - KEPT, vocab).expand(ROWS, -1)
-    first = torch.arange(KEPT).expand(ROWS, -1)
-    spread = (torch.arange(KEPT) * (vocab // KEPT)).expand(ROWS, -1)
-    above = vocab + torch.arange(KEPT).float()
-    for rows in (exact, *(having(exact, at, above) for at in (tail, first, spread))):
-        value, token = _likeliest(rows.clone(), KEPT)
-        wanted = rows.topk(KEPT, -1)
-        assert torch.equal(value, wanted.values)
-        assert torch.equal(token, wanted.indices)
-
-
-@pytest.mark.parametrize("rows", [ROWS, 1])
-@pytest.mark.parametrize("width", WIDTHS)
-def test_the_place_of_the_least_is_that_of_argmin(width, rows):
-    exact = shuffled(rows, width)
-    assert torch.equal(_place_of_least(exact), exact.argmin(-1))
-    for at in (0, width // 2, width - 1):
-        assert _place_of_least(having(exact, [[at]] * rows, -1.0)).tolist() == [at] * rows
-
-
-def test_blocks_of_one_row_are_not_those_of_another():
-    exact = shuffled(ROWS, 4 * BLOCK + 9)
-    places = [3, BLOCK, 2 * BLOCK + 5, 4 * BLOCK - 1, 4 * BLOCK + 8]
-    assert _place_of_least(having(exact, [[at] for at in places], -1.0)).tolist() == places
 
 
 def test_of_rows_too_wide_to_be_seen_at_once_the_sketch_is_the_same():
