@@ -20,7 +20,7 @@ from alignment.streams import IGNORE_INDEX
 from ..witness.backward import gradients_at
 from .tape import LEAST_WIDTH, Made, Tape
 
-__all__ = ["Candidate", "Run", "has_form", "nodes_above", "search"]
+__all__ = ["Candidate", "Run", "has_form", "nodes_above", "scores_axis", "search", "settled"]
 
 #: This part of a tensor's active rows must be explained by a hard target.
 SHARE = 0.9
@@ -115,7 +115,11 @@ def search(run: Run, model: nn.Module) -> list[Candidate]:
     finally:
         for handle in handles:
             handle.remove()
-    found = [Candidate(*scored[order]) for order in sorted(scored)]
+    return settled([Candidate(*scored[order]) for order in sorted(scored)])
+
+
+def settled(found: Sequence[Candidate]) -> list[Candidate]:
+    """Of tensors with the form of logits those of which the others are made by views, casts and caps; which feed others."""
     mine = {id(one.made) for one in found}
     first = [
         one for one in found if not any(id(a) in mine for a in one.made.ancestors(partial(_same_scores, one.width)))
@@ -130,11 +134,15 @@ def search(run: Run, model: nn.Module) -> list[Candidate]:
 def _score(made: Made, scored: dict[int, tuple[Made, int]], grad: Tensor | None) -> None:
     if grad is None or grad.shape != made.value.shape or not made.is_intact:
         return
-    axes = [-1] if made.value.dim() < 3 else [-1, 1]
-    for axis in axes:
-        if made.value.shape[axis] >= LEAST_WIDTH and has_form(made.value, grad, axis):
-            scored[made.order] = (made, axis)
-            return
+    axis = scores_axis(made.value, grad)
+    if axis is not None:
+        scored[made.order] = (made, axis)
+
+
+def scores_axis(value: Tensor, grad: Tensor) -> int | None:
+    """The axis along which a tensor's gradient is that of a choice among tokens; None where it is none."""
+    axes = (-1,) if value.dim() < 3 else (-1, 1)
+    return next((axis for axis in axes if value.shape[axis] >= LEAST_WIDTH and has_form(value, grad, axis)), None)
 
 
 def has_form(value: Tensor, grad: Tensor, axis: int = -1) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-__all__ = ["cooling"]
+__all__ = ["PRODUCTS", "cooling"]
 
 #: Functions that make logits of rows and weights.
 PRODUCTS = frozenset(("linear", "matmul", "mm", "bmm", "addmm", "einsum", "conv1d", "__matmul__", "__rmatmul__"))

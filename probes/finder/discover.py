@@ -33,10 +33,10 @@ from .hidden import hidden
 from .names import Maker, alike, head_of, named
 from .own_books import number_of, of_their_own
 from .parts import parts_of
-from .places import Reach, is_flags, match, reach
+from .places import Reach, match, reach
 from .renaming import Renaming, integers, singly, together
 from .runs import Echo, Program
-from .source import EXPLAINED, Source, by_sample, labels_said
+from .source import EXPLAINED, Source, by_sample, labels_said, mask_said
 
 __all__ = ["discover", "look_beside"]
 
@@ -188,7 +188,7 @@ class _Finder:
             head=(HeadPlace(head.path, index=Place("") if self._in_blocks(part, candidate, head) else part.index),),
             ids=best.place,
             labels=None if own else labels,
-            mask=self._mask(part, best) if own or labels is None else None,
+            mask=mask_said(self.batch, best, by_sample(part.target, len(best.ids))) if own or labels is None else None,
             call=head.call if len(part.numbers) == 1 else None,
             objective="masked" if masked else "next",
         )
@@ -239,25 +239,6 @@ class _Finder:
     def _source(self, place: Place, ids: Tensor, follows: bool, read: bool, part: Part) -> Source:
         target = by_sample(part.target, len(ids))
         return Source(place, ids, follows, read, match(target, ids), masked=is_masked(target, ids))
-
-    def _mask(self, part: Part, source: Source) -> Place | None:
-        """Flags of the batch, laid out as the ids, that are set exactly where the targets stand; None without such."""
-        target, shift = by_sample(part.target, len(source.ids)), source.match.shift
-        if shift is None or target.dim() != 2:
-            return None
-        sample, row = torch.nonzero(target != IGNORE_INDEX, as_tuple=True)
-        inside = (row + shift >= 0) & (row + shift < source.ids.shape[1])
-        trained = torch.zeros(source.ids.shape, dtype=torch.bool)
-        trained[sample[inside], row[inside] + shift] = True
-        whole = self.numbers[source.place.key].shape
-        for key, value in self.batch.items():
-            if not isinstance(value, Tensor) or value.shape not in (whole, source.ids.shape):
-                continue
-            place = Place(key, source.place.index if value.shape == whole else "")
-            flags = place.of(self.batch).cpu().reshape(source.ids.shape)
-            if is_flags(flags) and torch.equal(flags[:, 1:] != 0, trained[:, 1:]):
-                return place
-        return None
 
     def _input(self, part: Part, sources: Sequence[Source]) -> Source | None:
         """The sequence that the model reads and the targets are tokens of; None if there is none, or no one."""

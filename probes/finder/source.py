@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from alignment.streams import IGNORE_INDEX
 
 from ..models.place import Place
-from .places import Match, Reach
+from .places import Match, Reach, is_flags
 
 __all__ = ["EXPLAINED", "Source", "by_sample", "labels_said"]
 
@@ -70,5 +71,31 @@ def labels_said(batch: Mapping[str, Any], source: Source, target: Tensor) -> Pla
         both = (target != IGNORE_INDEX) & (labels >= 0)
         agree = int((labels == target)[both].sum()) >= EXPLAINED * int(both.sum())
         if agree and bool((value < 0).any()) and bool((value >= 0).any()):
+            return place
+    return None
+
+
+def mask_said(batch: Mapping[str, Any], source: Source, target: Tensor) -> Place | None:
+    """Flags of a batch, laid out as a sequence is, that are set exactly where the targets stand; None without such.
+
+    Args:
+        batch: of the loss.
+        source: the sequence, and where in it the targets stand.
+        target: (B, T') of the rows; ``IGNORE_INDEX`` where none.
+    """
+    shift = source.match.shift
+    if shift is None or target.dim() != 2:
+        return None
+    sample, row = torch.nonzero(target != IGNORE_INDEX, as_tuple=True)
+    inside = (row + shift >= 0) & (row + shift < source.ids.shape[1])
+    trained = torch.zeros(source.ids.shape, dtype=torch.bool)
+    trained[sample[inside], row[inside] + shift] = True
+    whole = batch[source.place.key].shape
+    for key, value in batch.items():
+        if not isinstance(value, Tensor) or value.shape not in (whole, source.ids.shape):
+            continue
+        place = Place(key, source.place.index if value.shape == whole else "")
+        flags = place.of(batch).cpu().reshape(source.ids.shape)
+        if is_flags(flags) and torch.equal(flags[:, 1:] != 0, trained[:, 1:]):
             return place
     return None

@@ -7,7 +7,7 @@ scale of logits that are saturated.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from ..models.token_ids import vocabularies
 from .cooling import cooling
 
-__all__ = ["Made", "Tape", "tensors_in"]
+__all__ = ["DEPTH", "Made", "Tape", "is_wide", "tensors_in"]
 
 #: Fewer scores than these are no choice among tokens.
 LEAST_WIDTH = 3
@@ -114,9 +114,9 @@ class Tape(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        if isinstance(out, Tensor) and _is_wide(out):
+        if isinstance(out, Tensor) and is_wide(out):
             out = self._cooled(out, getattr(func, "__name__", "?"))
-        wide = [one for one in tensors_in(out, 1) if _is_wide(one)]
+        wide = [one for one in tensors_in(out, 1) if is_wide(one)]
         if wide:
             given = list(tensors_in((args, kwargs or {}), DEPTH))
             for one in wide:
@@ -135,7 +135,15 @@ class Tape(TorchFunctionMode):
         self.scales[len(self.made)] = scale
         return made * scale
 
-    def _note(self, value: Tensor, by: str, given: list[Tensor]) -> None:
+    def gave(self, path: str, call: int, output: Any) -> None:
+        """A module gave this, in its ``call``-th call (from 1)."""
+        for one in tensors_in(output, 1):
+            self.outputs[path] = tuple(one.shape)
+            entry = self._entries.get(id(one))
+            if entry is not None:
+                entry.given.append((path, call))
+
+    def _note(self, value: Tensor, by: str, given: Sequence[Tensor]) -> Made:
         parents = tuple(entry for one in given if (entry := self._entries.get(id(one))) is not None)
         names = [self._names[id(one)] for one in given if id(one) in self._names]
         names += [name for parent in parents if parent.fixed for name in parent.parameters]
@@ -154,6 +162,7 @@ class Tape(TorchFunctionMode):
         )
         self.made.append(entry)
         self._entries[id(value)] = entry
+        return entry
 
     def _is_fixed(self, tensor: Tensor) -> bool:
         entry = self._entries.get(id(tensor))
@@ -171,16 +180,13 @@ class Tape(TorchFunctionMode):
             if path in self._running:
                 while self._running.pop() != path:
                     pass
-            for one in tensors_in(output, 1):
-                self.outputs[path] = tuple(one.shape)
-                entry = self._entries.get(id(one))
-                if entry is not None:
-                    entry.given.append((path, self._calls[path]))
+            self.gave(path, self._calls[path], output)
 
         return leave
 
 
-def _is_wide(tensor: Tensor) -> bool:
+def is_wide(tensor: Tensor) -> bool:
+    """Whether a tensor may hold scores: a float with a gradient to come, and with enough entries along an axis."""
     return (
         tensor.is_floating_point()
         and tensor.requires_grad

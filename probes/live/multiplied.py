@@ -15,7 +15,7 @@ from ..models.adapter import Head
 from ..models.declared_heads import Logits
 from ..models.products import Products
 
-__all__ = ["Multiplied"]
+__all__ = ["Multiplied", "inserted", "restacked"]
 
 
 class Multiplied:
@@ -30,22 +30,22 @@ class Multiplied:
         made = [h for h in heads if isinstance(h.module, Logits) and h.module.parameter is not None]
         self._products = Products(made, then) if made else None
         if self._products is not None:
-            _restack(lambda stack: _inserted(stack, self._products))
+            restacked(lambda stack: inserted(stack, self._products))
 
     def remove(self) -> None:
         """Leave, whatever modes have been entered since."""
         if self._products is not None:
-            _restack(lambda stack: [mode for mode in stack if mode is not self._products])
+            restacked(lambda stack: [mode for mode in stack if mode is not self._products])
             self._products = None
 
 
-def _inserted(stack: list[Any], mode: TorchFunctionMode | None) -> list[Any]:
+def inserted(stack: list[Any], mode: TorchFunctionMode | None) -> list[Any]:
     """The stack with a mode under all others but a default device, which torch looks for at the bottom."""
     at = 1 if stack and isinstance(stack[0], DeviceContext) else 0
     return [*stack[:at], mode, *stack[at:]]
 
 
-def _restack(change: Callable[[list[Any]], list[Any]]) -> None:
+def restacked(change: Callable[[list[Any]], list[Any]]) -> None:
     """Put other modes on torch's stack, bottom first."""
     stack = [_pop_mode() for _ in range(_len_torch_function_stack())][::-1]
     for mode in change(stack):

@@ -304,6 +304,8 @@ class Watcher:
     def _end_search(self) -> None:
         if self._searching is not None:
             self._searching.remove()
+        if self._search is not None:
+            self._search.end()
         self._search = self._searching = None
 
     def _take_found(self) -> None:
