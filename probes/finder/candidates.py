@@ -119,7 +119,7 @@ def search(run: Run, model: nn.Module) -> list[Candidate]:
 
 
 def settled(found: Sequence[Candidate]) -> list[Candidate]:
-    """Of tensors with the form of logits those of which the others are made by views, casts and caps; which feed others."""
+    """Of tensors with the form of logits those of which the rest are views, casts and caps; and which feed others."""
     mine = {id(one.made) for one in found}
     first = [
         one for one in found if not any(id(a) in mine for a in one.made.ancestors(partial(_same_scores, one.width)))

@@ -20,6 +20,7 @@ from alignment import InputError
 
 from ..errors import UsageError
 from ..models import Adapter, adapter_for
+from ..models.causal_lm import CausalLMAdapter
 from ..models.declaration import Declaration
 from ..models.declared import DeclaredAdapter
 from ..models.registry import registered
@@ -101,9 +102,16 @@ class Discovery:
                     return replace(found, begun=bool(enclosing))
         return None
 
-    def may_search(self, module: nn.Module) -> bool:
-        """Whether a module of people's own, of which nothing was named, may show its streams as it is trained."""
-        return not self.heads and not self.streams and module not in self._searched and Search.fits(module)
+    def may_search(self, module: nn.Module, guess: Adapter | None = None) -> bool:
+        """Whether a module of people's own, of which nothing was named, may show its streams as it is trained.
+
+        Args:
+            module: that is called.
+            guess: what its layers look like; None if like nothing.
+        """
+        known = guess is not None and not (isinstance(guess, CausalLMAdapter) and guess.is_guess)
+        named = self.heads or self.streams or module in self._searched
+        return not known and not named and Search.fits(module)
 
     def searched(self, module: nn.Module, reason: str) -> None:
         """A module has shown no stream in a backward, or none that is clear (``reason``)."""

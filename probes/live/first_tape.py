@@ -94,7 +94,7 @@ class FirstTape(Tape):
                 self._hear(one, by, given)
 
     def _is_worth(self, by: str, made: Tensor, given: Sequence[Tensor]) -> bool:
-        """Whether it is a product of parameters, or of such a product and holds the same numbers: what may be logits."""
+        """Whether it may be logits: a product of parameters, or what holds the numbers of one."""
         fixed = [self._is_fixed(one) for one in given if one.is_floating_point()]
         if by in PRODUCTS or all(fixed):
             return any(fixed)
@@ -120,4 +120,3 @@ class FirstTape(Tape):
             self._axes[order] = axis
             target = read(one.flat(grad).float(), one.flat(made.value).float()).target
             self.targets[order] = target.cpu().reshape(one.rows)
-

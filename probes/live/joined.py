@@ -8,13 +8,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from alignment import IGNORE_INDEX, Convention, Stream, Supervision
+from alignment import IGNORE_INDEX, Convention, InputError, Stream, Supervision
 from alignment.recovery import Reading
 from alignment.sources import infer_sources
 
+from ..errors import UsageError
 from ..models.adapter import View
+from .forwards import Forward
 
-__all__ = ["Joined", "Part", "join"]
+__all__ = ["Joined", "Part", "explained", "join"]
+
+#: This part of the targets of a stream must stand at one place.
+EXPLAINED = 0.9
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,21 @@ class Part:
     def actual(self) -> tuple[Supervision, ...]:
         """Per stream; sources are inferred from the forward's own ids, which no barcode made unique."""
         return tuple(replace(one, exact=False) for one in infer_sources(self.readings, self.view.streams))
+
+
+def explained(forwards: Sequence[Forward]) -> bool:
+    """Whether all rows that a gradient came to could be placed, and the targets of each stream stand at one offset."""
+    try:
+        parts = [Part(*forward.place()) for forward in forwards if forward.graded]
+    except (InputError, UsageError):
+        return False
+    return all(_at_one_offset(one) for part in parts for one in part.actual)
+
+
+def _at_one_offset(one: Supervision) -> bool:
+    offsets = one.offset[one.trained & (one.source >= 0)]
+    most = torch.unique(offsets, return_counts=True)[1].max() if len(offsets) else 0
+    return int(most) >= EXPLAINED * len(offsets) and 2 * len(offsets) >= int(one.trained.sum())
 
 
 @dataclass(frozen=True)

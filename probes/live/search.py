@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import UsageError
 from ..finder.adapter import FoundAdapter
@@ -20,8 +20,10 @@ from ..finder.found import Discovery, Found, Unclear
 from ..finder.names import Maker, head_of, named
 from ..finder.own_books import of_their_own
 from ..host.forward_patch import bound_arguments
-from ..models.adapter import Batch
+from ..models.adapter import Adapter, Batch
+from ..models.causal_lm import CausalLMAdapter
 from ..models.modules import unwrapped
+from ..models.place import Place
 from ..models.token_ids import vocabularies
 from .first_tape import FirstTape
 from .forwards import kept
@@ -45,7 +47,8 @@ class Search:
     def __init__(self, root: nn.Module, safely: Callable[[Callable[..., None]], Any]) -> None:
         self.root, self.reason = root, ""
         self._inner = unwrapped(root)
-        self._names = {module: path for path, module in self._inner.named_modules() if path}
+        self._modules = dict(self._inner.named_modules())
+        self._names = {module: path for path, module in self._modules.items() if path}
         self._sizes = {size for size in vocabularies(self._inner) if size > 2}
         self._tape = FirstTape(self._inner, safely)
         self._received: Batch | None = None
@@ -70,15 +73,17 @@ class Search:
         if path is not None:
             self._tape.called(path, output)
 
-    def adapter(self) -> FoundAdapter | None:
+    def adapter(self, guess: Adapter | None = None, reads: Callable[[], bool] = lambda: False) -> FoundAdapter | None:
         """A backward has ended: the model with its streams, if all that has the form of logits is clear.
 
-        ``reason`` says what is not.
+        ``reason`` says what is not. None also where the streams are what the adapter ``guess`` takes for granted, or
+        ``reads`` says that it explains what came back to its heads.
         """
         if self._received is None:
             return None
         sequences = Sequences(self._received, self._tape.embedded)
         found: list[Found] = []
+        trained: list[Part] = []
         notes: list[str] = []
         for whole in self._wholes(sequences):
             streams, told = list(whole.streams(sequences)), head_of(whole.candidate).told(whole.candidate.shape)
@@ -88,7 +93,8 @@ class Search:
                 self.reason = _not_clear(whole, sequences)
                 return None
             found += streams
-        if not found:
+            trained += [whole] if streams else []
+        if not found or (isinstance(guess, CausalLMAdapter) and self._agrees(trained, sequences, guess, reads)):
             return None
         try:
             whose = named(of_their_own(found, self._inner, self._received))
@@ -96,6 +102,16 @@ class Search:
         except UsageError as error:
             self.reason = str(error)
             return None
+
+    def _agrees(
+        self, wholes: Sequence[Part], sequences: Sequences, guess: CausalLMAdapter, reads: Callable[[], bool]
+    ) -> bool:
+        """Whether all that is trained are rows of layers of its own, which lie over its ids or which it has placed."""
+        heads = guess.modules(self.root)
+        if not all(self._modules.get(one.maker.path) in heads for one in wholes):
+            return False
+        key = next((key for key in guess.id_keys if sequences.received.get(key) is not None), "")
+        return all(one.lies_over(Place(key), sequences) for one in wholes) or reads()
 
     def _wholes(self, sequences: Sequences) -> Iterator[Part]:
         """What has the form of logits, calls of one head on parts of the rows (chunks) as one."""
@@ -126,6 +142,8 @@ def _joined(calls: Sequence[Part], sequences: Sequences) -> Part | None:
 def _not_clear(whole: Part, sequences: Sequences) -> str:
     """Which logits are not judged, and the streams file that says whose they are."""
     candidate, reads = whole.candidate, tuple(map(str, sequences.read))
-    unclear = Unclear(whole.maker.path, candidate.shape, "which of the inputs its targets are is not clear", reads=reads)
+    unclear = Unclear(
+        whole.maker.path, candidate.shape, "which of the inputs its targets are is not clear", reads=reads
+    )
     draft = "".join(f"\n{line}" for line in unclear.draft)
     return f"{unclear}. Declare it in a file for --streams, with the ids that are meant:{draft}"

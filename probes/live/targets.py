@@ -122,9 +122,10 @@ def _are_nearly(one: Tensor, ids: Tensor) -> bool:
 
 
 def _source(place: Place, ids: Tensor, target: Tensor) -> Source:
-    told = match(by_sample(target, len(ids)), ids)
-    if told.share < EXPLAINED and target.dim() == 1:
-        told = max(told, match(target, ids), key=lambda one: one.share)
+    laid = [by_sample(target, len(ids))]
+    laid += [target] if target.dim() == 1 else []  # rows of some positions alone, in the order of the batch
+    laid += [target.T] if target.shape == (len(ids),) * 2 else []  # time may lie before the samples
+    told = max((match(one, ids) for one in laid), key=lambda one: one.share)
     return Source(place, ids, follows=False, read=False, match=told)
 
 
@@ -160,6 +161,13 @@ class Part:
             if len({str(one.declaration.ids) for one in clear}) == len(found) == len(clear):
                 return clear
         return []
+
+    def lies_over(self, place: Place, sequences: Sequences) -> bool:
+        """Whether it holds a row for each id at a place, in their order, and targets that stand there."""
+        ids = sequences.numbers.get(place.key)
+        if ids is None or ids.shape != self.target.shape or self.candidate.axis != -1:
+            return False
+        return match(self.target, ids).share >= EXPLAINED
 
     def _slices(self, axis: int) -> list[Part]:
         count = self.target.shape[axis]

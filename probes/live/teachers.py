@@ -41,6 +41,7 @@ class _Made:
     """Logits that nobody trains: (R, c) of them, rows of one sequence, and the integers that were read on the way."""
 
     chances: Tensor
+    vocab: int
     length: int
     read: tuple[Tensor, ...]
 
@@ -63,7 +64,7 @@ class Teachers:
             rows = logits.detach().reshape(-1, logits.shape[-1])
             read = tuple(one.detach().reshape(-1).cpu() for one in self._read if one.numel() == len(rows))
             read = read or (self._made[-1].read if self._made else ())  # the model of a head that has read them
-            self._made.append(_Made(log_chances(rows, rows.logsumexp(-1)), logits.shape[-2], read))
+            self._made.append(_Made(log_chances(rows, rows.logsumexp(-1)), *logits.shape[-1:-3:-1], read))
             self._read.clear()
 
     def lesson(self, forward: Forward, call: Call, logits: Tensor, kept: Sketch) -> Lesson | None:
@@ -95,7 +96,8 @@ class Lesson:
     def offsets(self, gradient: Tensor) -> Counter[int]:
         """How many rows of an (r, V) gradient have their soft target at which offset."""
         few = gradient[:, columns(gradient.shape[-1]).to(gradient.device)]
-        found = [self._beside(one, few) for one in self.made if any(torch.equal(ids, self.ids) for ids in one.read)]
+        mine = [one for one in self.made if one.vocab == gradient.shape[-1]]
+        found = [self._beside(one, few) for one in mine if any(torch.equal(ids, self.ids) for ids in one.read)]
         return max(found, key=lambda one: one.total(), default=Counter())
 
     def _beside(self, made: _Made, gradient: Tensor) -> Counter[int]:

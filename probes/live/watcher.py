@@ -40,6 +40,7 @@ from .eagerly import Eagerly
 from .forwards import Forward, kept, label_entries
 from .gradients import Gradients
 from .hooks import AfterModules, BeforeModules
+from .joined import explained
 from .kept_back import kept_back
 from .lines import Lines, begun_after
 from .multiplied import Multiplied
@@ -278,9 +279,11 @@ class Watcher:
             self._watch(found)
 
     def _watch(self, found: Found) -> None:
-        """Watch the forwards of a model from now on."""
+        """Watch the forwards of a model from now on; its first step shows whether a guess was right."""
         self._end_search()
         self._give_up()
+        if self.discovery.may_search(found.root, found.adapter):
+            self._begin_search(found.root)
         self.found, self._late = found, found.begun
         inner = found.inner
         decoder = decoder_of(inner) if is_encoder_decoder(inner) else None
@@ -311,12 +314,14 @@ class Watcher:
     def _take_found(self) -> None:
         """A backward has ended: streams that are clear are watched from the next forward on."""
         assert self._search is not None
-        root, adapter, reason = self._search.root, self._search.adapter(), self._search.reason
+        guess = self.found.adapter if self.found is not None else None
+        adapter = self._search.adapter(guess, lambda: explained(self.open))
+        root, reason = self._search.root, self._search.reason
         self._end_search()
+        self.discovery.searched(root, reason)
         if adapter is not None:
+            self._forget()
             self._watch(Found(root, adapter, trained=True))
-        else:
-            self.discovery.searched(root, reason)
 
     def _settle(self) -> Trained:
         """The model that was found is trained, or is trained through."""
@@ -345,6 +350,10 @@ class Watcher:
         if self.found is None:
             return
         self.discovery.give_up(self.found)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Watch no model any more, and keep nothing of it."""
         self.found = self.beside = self._trained = None
         self.steps, self.open, self.imprints = [], [], []
         for handle in self._handles:

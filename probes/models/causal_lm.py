@@ -105,6 +105,11 @@ class CausalLMAdapter(TextRuns):
         """Of its heads, as they were named."""
         return self._names
 
+    @property
+    def is_guess(self) -> bool:
+        """Whether its head is told by its size alone; also where it was named, which it does not know."""
+        return bool((self.found or self).paths)
+
     def main(self, model: nn.Module) -> nn.Module:
         """The first head."""
         return self._heads(model)[0][1]
