@@ -34,7 +34,8 @@ def crossings(one: Supervision, forward: Tensor | None = None) -> Tensor:
     stream = one.stream
     together = torch.zeros_like(stream.segment) if forward is None else forward
     edge = one.trained & ~stream.follows() & (stream.segment >= 0)
-    found = edge & (one.offset == 1) & _own(one)
+    own = (one.source >= 0) & (stream.ids[one.source.clamp(max=len(stream) - 1)] == one.target)
+    found = edge & own & (one.offset == 1)
     inner = torch.zeros_like(edge)  # the next row is a token, and went through the model with this one
     inner[:-1] = (together[1:] == together[:-1]) & (stream.segment[1:] >= 0)
     new_sample = torch.ones_like(edge)
@@ -46,12 +47,6 @@ def crossings(one: Supervision, forward: Tensor | None = None) -> Tensor:
         if not chance and not (kind is new_sample and _cut_beforehand(one, together)):
             out |= found & ends
     return out & ~_is_end(one)
-
-
-def _own(one: Supervision) -> Tensor:
-    """(R,) bool: targets that are tokens of the stream itself."""
-    at = one.source.clamp(min=0, max=max(len(one.stream) - 1, 0))
-    return (one.source >= 0) & (one.stream.ids[at] == one.target)
 
 
 def _cut_beforehand(one: Supervision, together: Tensor) -> bool:
@@ -76,5 +71,4 @@ def _cut_beforehand(one: Supervision, together: Tensor) -> bool:
 
 def _is_end(one: Supervision) -> Tensor:
     """(R,) bool: rows trained on an end of a text."""
-    ends = torch.tensor(one.stream.end_ids, dtype=one.target.dtype, device=one.target.device)
-    return torch.isin(one.target, ends)
+    return torch.isin(one.target, one.target.new_tensor(one.stream.end_ids))

@@ -1,5 +1,7 @@
 """Borders: windows of a text and decoders that start with the end id cross none; a shift in one piece crosses all."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -77,3 +79,79 @@ def test_documents_that_were_cut_beforehand_cross_no_border_by_one_chance_match(
     assert crossed(ids, targets, documents=documents) == []
     in_one_piece = torch.tensor([[11, 12, 20, 21, 22, 30, 31, 32, 40, 41, 42, -100]])
     assert crossed(ids, in_one_piece, documents=documents) == [2, 5, 8]
+
+
+def shifted_within(ids: torch.Tensor, forwards: int, last: int = -100) -> torch.Tensor:
+    """Targets of a shift in one piece per forward; the last row of each has ``last``."""
+    pieces = [torch.cat([piece[1:], torch.tensor([last])]) for piece in ids.reshape(-1).chunk(forwards)]
+    return torch.cat(pieces)
+
+
+def test_each_forward_has_borders_of_its_own():
+    ids = torch.arange(9 * WINDOW).remainder(47).view(9, WINDOW) + 3
+    forward = torch.arange(3).repeat_interleave(3 * WINDOW)
+    assert crossed(ids, shifted_within(ids, 3), forward=forward) == [5, 11, 23, 29, 41, 47]
+
+
+def test_windows_of_a_forward_each_cross_none_although_the_last_one_has_no_next_token():
+    data = text()
+    ids, targets = data[:-1].view(SAMPLES, WINDOW), data[1:].clone()
+    targets[-1] = -100
+    assert crossed(ids, targets, forward=torch.arange(SAMPLES).repeat_interleave(WINDOW)) == []
+    assert crossed(ids, targets) == [5, 11, 17]  # in one forward that is what a shift in one piece leaves
+
+
+def test_a_last_row_that_has_no_trained_one_before_it_tells_nothing():
+    ids = text()[:-1].view(SAMPLES, WINDOW)
+    targets = shifted_within(ids, 1)
+    targets[-2] = -100
+    assert crossed(ids, targets) == []
+
+
+DOCUMENTS = torch.tensor([[0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1]] * 2)
+
+
+def test_documents_are_crossed_inside_of_windows_that_were_cut_beforehand():
+    data = text()
+    ids, targets = data[:-1].view(SAMPLES, WINDOW), data[1:].view(SAMPLES, WINDOW)
+    assert crossed(ids, targets, documents=DOCUMENTS) == [2, 8, 14, 20]
+
+
+def test_a_shift_in_one_piece_crosses_documents_and_samples():
+    ids = text()[:-1].view(SAMPLES, WINDOW)
+    assert crossed(ids, shifted_within(ids, 1), documents=DOCUMENTS) == [2, 5, 8, 11, 14, 17, 20]
+
+
+def test_half_of_the_ends_may_be_found_by_chance_and_more_may_not():
+    ids = text()[:-1].view(SAMPLES, WINDOW)
+    targets = torch.cat([ids[:, 1:], torch.tensor([[0], [1], [2], [0]])], 1)
+    for rows, found in (([0, 1], []), ([0, 1, 2], [2, 8, 14])):
+        some = targets.clone()
+        some[:, 2] = 1
+        some[rows, 2] = ids[rows, 3]
+        assert crossed(ids, some, documents=DOCUMENTS) == found
+
+
+def test_an_end_before_padding_is_no_border():
+    ids = text()[:-1].view(SAMPLES, WINDOW)
+    mask = torch.ones_like(ids)
+    mask[:, -1] = 0
+    targets = torch.cat([ids[:, 1:4], torch.ones(SAMPLES, 1).long(), torch.full((SAMPLES, 2), -100)], 1)
+    targets[:, 4] = 2
+    documents = DOCUMENTS.masked_fill(mask == 0, -1)
+    assert crossed(ids, targets, mask=mask, documents=documents) == [2, 8, 14, 20]
+
+
+@pytest.mark.parametrize(("samples", "found"), [(2, []), (6, [5, 11, 17, 23, 29])])
+def test_one_token_of_a_small_alphabet_is_brought_round_by_chance_and_many_are_not(samples, found):
+    ids = (torch.arange(samples * WINDOW) % 3 + 3).view(samples, WINDOW)
+    assert crossed(ids, ids.reshape(-1).roll(-1)) == found
+
+
+def test_tokens_of_another_stream_cross_no_border_of_this_one():
+    ids = text()[:-1].view(SAMPLES, WINDOW)
+    one = trained(ids, shifted_within(ids, 1))
+    assert crossings(one).sum() == SAMPLES - 1
+    foreign = replace(one, target=torch.where(one.trained, 0, one.target))
+    assert not crossings(foreign).any()
+    assert not crossings(replace(one, source=one.source.masked_fill(one.trained, len(one.stream) + 5))).any()
