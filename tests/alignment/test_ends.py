@@ -135,6 +135,14 @@ def test_spans_that_end_or_are_no_texts_are_left_alone(convention, texts):
 
 
 @BOTH
+def test_what_follows_a_span_is_no_part_of_what_it_says(convention):
+    """Twice the same words before the same token, and a span of one token, are no two texts."""
+    last = [TURN, 8, HEAD, [9], TURN]
+    assert told([TURN, 5, HEAD, [6], [7], TURN, 5], [TURN, 5, HEAD, [6], [7], TURN, 8], last, end_ids=()) == []
+    assert told(ONE, OTHER, last, end_ids=(), convention=convention) == [("LA203", ERROR, 3)]
+
+
+@BOTH
 def test_half_of_the_spans_will_do(convention):
     windows = [[TURN, 5, HEAD, [11], [12]], [TURN, 5, HEAD, [13], [14]]]
     assert told(ONE, OTHER, *windows, convention=convention, end_ids=()) == [("LA203", ERROR, 2)]
@@ -186,6 +194,10 @@ def test_answers_that_stop_before_their_rows_without_any_end_are_warned_of(conve
     assert found.examples == (Example("text", 0, 3, __, PAD, -1), Example("text", 1, 4, __, PAD, -1))
 
 
+def test_the_first_token_of_a_sample_opens_a_span_too():
+    assert told([HEAD, [6], [7], PAD, PAD], [5, HEAD, 8, HEAD, [9], [10], PAD]) == [("LA203", WARNING, 2)]
+
+
 def test_a_window_that_is_cut_has_its_end_elsewhere():
     cut = [8, HEAD, [9], [10], [11]]
     assert told([5, HEAD, [6], [7], PAD], cut) == [("LA203", WARNING, 1)]
@@ -202,9 +214,11 @@ def test_a_window_that_is_cut_has_its_end_elsewhere():
         (([5, HEAD, [6], [7], PAD], [8, HEAD, [9], [END], PAD]), {}),  # an end is a target
         (([[6], [7], PAD], [[8], [9], PAD]), {}),  # trained whole
         (([[6], [7], PAD], [[8], [9], IMAGE, 5, 6, PAD]), {}),  # opened by nothing
+        (([5, HEAD, [6], [7], PAD], [[9], [10], IMAGE, 5, 6, PAD]), {}),  # one of them is
+        (([HEAD, [6], [7], PAD], [8, HEAD, 5, [9], [10], PAD]), {}),  # opened by another token
         (([5, HEAD, [6], [7], TURN], [8, HEAD, [9], [10], HEAD]), {}),  # they stop inside, each as it likes
     ],
-    ids=["unknown", "forms", "one", "alike", "trained", "whole", "unopened", "inside"],
+    ids=["unknown", "forms", "one", "alike", "trained", "whole", "unopened", "half opened", "others", "inside"],
 )
 def test_spans_that_need_no_end_are_not_warned_of(texts, known):
     assert told(*texts, **known) == []

@@ -32,6 +32,13 @@ def test_convention(ids, labels, convention):
     assert str(evidence(ids, labels).convention) == convention
 
 
+def test_a_convention_is_written_as_on_a_command_line_too():
+    assert Convention("pre-shifted") is Convention("pre_shifted") is Convention.PRE_SHIFTED
+    for unknown in ("shifted", None):
+        with pytest.raises(InputError, match=f"unknown convention {unknown!r}: choose one of position_aligned, pre_sh"):
+            Convention(unknown)
+
+
 def test_an_empty_stream_has_no_convention():
     empty = torch.zeros(0, dtype=torch.long)
     assert infer_convention(empty, plain_stream(empty)) == Evidence(Convention.NONE, 0, 0, 0, 0)

@@ -60,5 +60,7 @@ def test_a_few_classes_tell_nothing():
 
 
 def test_what_is_not_finite_is_none():
-    grad = torch.full((1, 16), torch.nan)
-    assert penalties(grad, torch.randn(1, 16)).tolist() == [0]
+    logits = leaf(torch.zeros(3, 16), values="wide")
+    grad = logits.detach().clone()
+    grad[0], grad[1, 4] = torch.nan, torch.inf
+    assert penalties(grad, logits.detach()).tolist() == [0, 0, int(Penalty.SQUARES)]
