@@ -30,7 +30,7 @@ def off_the_delay(
         delays: per codebook, by how many frames it comes later than the first; empty without a delay pattern.
     """
     books = [(stream, given) for stream, given in zip(streams, labels, strict=True) if stream.is_audio]
-    if len(delays) != len(books) or len(books) < 2:
+    if len(delays) != len(books) or len(books) < 2 or not all(len(stream) for stream, _ in books):
         return
     at = []  # per codebook, the undelayed frame of each sample's first labelled end; NO_END without one
     for delay, (stream, given) in zip(delays, books, strict=True):
@@ -42,8 +42,7 @@ def off_the_delay(
             frames[int(stream.sample[row])] = int(stream.row[row]) - delay
         at.append(frames)
     frames = torch.stack(at)  # (K, B)
-    known = frames > NO_END
-    off = ((frames != frames.max(0).values) & known).any(0) & (known.sum(0) > 1)
+    off = ((frames != frames.max(0).values) & (frames > NO_END)).any(0)
     if not bool(off.any()):
         return
     sample = int(torch.nonzero(off)[0])

@@ -72,6 +72,11 @@ def test_without_a_delay_for_each_codebook_nothing_is_known(delays):
     assert told([4], [4], delays=delays) == []
 
 
+def test_audio_without_any_frame_has_no_ends():
+    empty = [plain_stream(torch.zeros(0, dtype=torch.long), name=f"audio[{number}]") for number in range(2)]
+    assert list(off_the_delay(empty, [one.ids for one in empty], (0, 1))) == []
+
+
 def test_one_codebook_has_no_diagonal():
     assert told([4], delays=(0,)) == []
 
