@@ -22,7 +22,7 @@ from .glance import glance
 from .noise import NOISE_ROWS, Values, leaf
 from .streams import IGNORE_INDEX
 
-__all__ = ["Form", "Reading", "read", "read_hidden", "recover", "silent_reading"]
+__all__ = ["Form", "Reading", "read", "recover", "silent_reading", "write"]
 
 #: Residuals up to here are cross-entropy (label smoothing included) in half precision and better. Measured at 12 to
 #: 128,256 ids in float32, bfloat16 and float16 (tests/probes/margins.py): one target leaves 0.012 at most (0.004
@@ -33,8 +33,6 @@ SOFT_RESIDUAL = 0.5
 #: A second token pulled up by this much of the first has none of the two for a hard target. Measured as above: one
 #: target pulls no other by more than 0.0015, a teacher that is sure by 0.7 pulls its second by 0.12.
 RIVAL_PULL = 0.1
-#: A row of a head that is shorter than this part of the others (a padded id's) pulls nowhere of its own.
-LEAST_NORM = 1e-6
 #: Rows are read in chunks of at most this many logits, and of this part of them all where they are more than a
 #: few, so that reading adds no second logits-sized buffer.
 CHUNK_ELEMENTS = 1 << 22
@@ -151,7 +149,7 @@ def read(grad: Tensor | None, logits: Tensor, *, period: int | None = None) -> R
     clear = seen.residual <= PLAIN_RESIDUAL
     sure = torch.nonzero(clear).reshape(-1)
     form = torch.full_like(sure, int(Form.PLAIN))
-    _write(reading, sure, seen.target[sure], seen.weight[sure], seen.residual[sure], form)
+    write(reading, sure, seen.target[sure], seen.weight[sure], seen.residual[sure], form)
     for part in torch.nonzero(seen.active & ~clear).reshape(-1).split(step):
         _read_chunk(reading, part, flat[part], known[part % len(known)])
     return reading
@@ -213,10 +211,10 @@ def _read_chunk(reading: Reading, rows: Tensor, grad: Tensor, logits: Tensor) ->
         at = peaked[fits]
         form[at], target[at], weight[at], residual[at] = int(Form.PLAIN), top[fits], alone[fits], left[fits]
     weight *= scale.double()
-    _write(reading, rows, target, weight, residual, torch.where(scale.isfinite(), form, int(Form.NOT_FINITE)))
+    write(reading, rows, target, weight, residual, torch.where(scale.isfinite(), form, int(Form.NOT_FINITE)))
 
 
-def _write(reading: Reading, rows: Tensor, target: Tensor, weight: Tensor, residual: Tensor, form: Tensor) -> None:
+def write(reading: Reading, rows: Tensor, target: Tensor, weight: Tensor, residual: Tensor, form: Tensor) -> None:
     """Write what was read off ``rows``: a target and a weight only where there is a hard target."""
     hard = (form == int(Form.PLAIN)) | (form == int(Form.NOT_PLAIN))
     nothing = torch.zeros_like(weight).masked_fill_(form == int(Form.NOT_FINITE), torch.nan)
@@ -321,67 +319,3 @@ def recover(loss_fn: Callable[[Tensor], Tensor], logits: Tensor, *, values: Valu
             raise InputError("the loss does not depend on the logits: it is a constant, or was detached")
         (grad,) = torch.autograd.grad(loss.reshape(()), stand_in, allow_unused=True)
     return read(grad, stand_in, period=None if values == "real" else NOISE_ROWS)
-
-
-def _sine(cosine: Tensor) -> Tensor:
-    return (1 - cosine.clamp(-1, 1).square()).sqrt()
-
-
-def read_hidden(grad: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Reading:
-    """Decode ``grad = d loss / d hidden`` where the logits ``hidden @ weight.T`` never exist as a tensor.
-
-    For cross-entropy, ``-grad = w * (W_y - m)`` with ``m = softmax(hidden W^T) W``: the target is the
-    row of W whose direction from m agrees best with ``-grad``, and w its length along that direction; where a row is
-    pushed away from its token (a rejected answer), with ``grad``.
-
-    Args:
-        grad: (R, H).
-        hidden: (R, H), where the gradient was taken.
-        weight: (V, H) of the head.
-        bias: (V,) of the head, if it has one.
-
-    Raises:
-        InputError: shapes that differ.
-    """
-    given = (("gradient", grad), ("hidden", hidden), ("head", weight))
-    matrices = all(check_tensor(value, name, kind="floats", beside=grad).dim() == 2 for name, value in given)
-    if not matrices or grad.shape != hidden.shape or grad.shape[-1] != weight.shape[-1] or not len(weight):
-        raise InputError(
-            f"gradient {tuple(grad.shape)}, hidden {tuple(hidden.shape)} and head {tuple(weight.shape)} "
-            "do not agree: they must be (R, H), (R, H) and (V, H)"
-        )
-    if bias is not None and check_tensor(bias, "bias", kind="floats", beside=grad).shape != weight.shape[:1]:
-        raise InputError(
-            f"bias has shape {tuple(bias.shape)}, the head {tuple(weight.shape)}: they must be (V,), (V, H)"
-        )
-    reading = silent_reading(len(grad), grad.device)
-    active = torch.nonzero((grad != 0).any(-1) | grad.isnan().any(-1)).reshape(-1)
-    table = weight.detach().float()
-    norms = table.square().sum(-1)
-    step = max(1, CHUNK_ELEMENTS // len(table))
-    for rows in active.split(step):
-        g = grad[rows].float()
-        size = torch.linalg.vector_norm(g, dim=-1, keepdim=True)
-        g = g / size
-        logits = hidden[rows].float() @ table.T
-        mean = torch.softmax(logits if bias is None else logits + bias.float(), -1) @ table
-        along = (g * mean).sum(-1, keepdim=True) - g @ table.T  # <-g, W_v - m>
-        distance = (norms - 2 * (mean @ table.T) + mean.square().sum(-1, keepdim=True)).clamp(min=1e-12).sqrt()
-        cosine = along / distance
-        pull, token = cosine.max(-1)
-        push, other = cosine.min(-1)
-        pushed = (_sine(push) <= PLAIN_RESIDUAL) & ~(_sine(pull) <= PLAIN_RESIDUAL)  # away from its token
-        best, target = torch.where(pushed, push, pull), torch.where(pushed, other, token)
-        sine = _sine(best)
-        form = torch.full_like(rows, int(Form.SOFT))
-        form[sine <= SOFT_RESIDUAL] = int(Form.NOT_PLAIN)
-        form[sine <= PLAIN_RESIDUAL] = int(Form.PLAIN)
-        penalty = _sine(torch.cosine_similarity(g, mean, dim=-1)) <= PLAIN_RESIDUAL  # a z-loss, and no token
-        short = norms[target] <= LEAST_NORM * norms.mean()
-        form[short & (form == int(Form.NOT_PLAIN))] = int(Form.SOFT)
-        form[penalty & short] = int(Form.REGULARISER)
-        form[penalty & (form != int(Form.PLAIN))] = int(Form.REGULARISER)
-        form[~size[:, 0].isfinite()] = int(Form.NOT_FINITE)
-        scale = best / distance.gather(1, target[:, None])[:, 0] * size[:, 0]
-        _write(reading, rows, target, scale, sine, form)
-    return reading

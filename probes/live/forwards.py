@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from alignment import IGNORE_INDEX, InputError
-from alignment.recovery import Form, Reading, read_hidden, silent_reading
-from alignment.sketch import Sketch, read_sketched
+from alignment.hidden import read_hidden
+from alignment.recovery import Form, Reading, silent_reading
+from alignment.sketch import Sketch
+from alignment.sketched import read_sketched
 
 from ..errors import UsageError
 from ..models.adapter import Adapter, Batch, Head, OtherCheckpointError, View

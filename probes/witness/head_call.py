@@ -11,7 +11,8 @@ from torch import Tensor
 
 from alignment.penalties import Penalty, penalties
 from alignment.recovery import Form, Reading, read, silent_reading
-from alignment.sketch import read_sketched, sketch
+from alignment.sketch import sketch
+from alignment.sketched import read_sketched
 
 from ..models.adapter import Head
 from ..models.forward import all_finite

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from alignment.hidden import read_hidden
 from alignment.noise import Values, leaf
-from alignment.recovery import Form, Reading, read_hidden, silent_reading
+from alignment.recovery import Form, Reading, silent_reading
 
 from ..host.sharded import whole, write
 from ..models.adapter import Head

@@ -21,8 +21,8 @@ from alignment import (
     undelay,
 )
 from alignment.expansion import lengths_from_starts, placeholder_lengths
+from alignment.hidden import read_hidden
 from alignment.noise import leaf
-from alignment.recovery import read_hidden
 from alignment.streams import check_starts
 
 IDS = torch.arange(6).view(2, 3)

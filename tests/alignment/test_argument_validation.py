@@ -26,8 +26,8 @@ from alignment import (
 )
 from alignment.barcode import barcode
 from alignment.expansion import placeholder_lengths
+from alignment.hidden import read_hidden
 from alignment.noise import leaf
-from alignment.recovery import read_hidden
 
 LONG = torch.arange(6).view(2, 3)
 LOGITS = torch.zeros(2, 3, 9)

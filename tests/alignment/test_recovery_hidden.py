@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from alignment import IGNORE_INDEX
+from alignment.hidden import read_hidden
 from alignment.noise import leaf
-from alignment.recovery import Form, read_hidden
+from alignment.recovery import Form
 
 ROWS = 20
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from alignment import InputError
 from alignment.recovery import Form, read
-from alignment.sketch import KEPT, read_sketched, sketch
+from alignment.sketch import KEPT, sketch
+from alignment.sketched import read_sketched
 
 V, R = 400, 96
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from alignment.blocks import BLOCK
 from alignment.recovery import FAINT, Form, silent_reading, smallest
-from alignment.sketch import KEPT, _log_sum, _stretch, _underflown, read_sketched, sketch
+from alignment.sketch import KEPT, _log_sum, sketch
+from alignment.sketched import _stretch, _underflown, read_sketched
 
 ROWS = 5
 LEAST = 2 * KEPT * BLOCK  # from here on blocks are sorted

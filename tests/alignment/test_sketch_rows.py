@@ -5,9 +5,11 @@ import torch
 import torch.nn.functional as F
 
 from alignment import InputError
-from alignment import sketch as engine
+from alignment import sketch as kept
+from alignment import sketched as read
 from alignment.recovery import LAST, Form
-from alignment.sketch import KEPT, read_sketched, sketch
+from alignment.sketch import KEPT, sketch
+from alignment.sketched import read_sketched
 
 NONE, PLAIN, NOT_PLAIN, SOFT, REGULARISER, NOT_FINITE = (int(form) for form in Form)
 V = 300
@@ -30,7 +32,8 @@ def found(logits, target, weight=1.0, dtype=torch.float32):
 
 
 def small_chunks(monkeypatch, rows, vocab=V):
-    monkeypatch.setattr(engine, "CHUNK_ELEMENTS", rows * vocab + vocab // 2)
+    for engine in (kept, read):
+        monkeypatch.setattr(engine, "CHUNK_ELEMENTS", rows * vocab + vocab // 2)
 
 
 # ------------------------------------------------------------------------------------ what a sketch holds
@@ -62,7 +65,7 @@ def test_chunks_are_no_part_of_what_a_sketch_holds(monkeypatch):
     for name in ("token", "log_prob", "masked", "last"):
         assert torch.equal(getattr(parts, name), getattr(whole, name)), name
     assert torch.nonzero(whole.masked).tolist() == [[3]]
-    monkeypatch.setattr(engine, "CHUNK_ELEMENTS", 1)  # less than one row: row by row
+    monkeypatch.setattr(kept, "CHUNK_ELEMENTS", 1)  # less than one row: row by row
     assert torch.equal(sketch(logits).token, whole.token)
 
 
