@@ -62,9 +62,9 @@ def _cut_beforehand(one: Supervision, together: Tensor) -> bool:
     left = before & ~one.trained[rows]
     brought = one.trained[rows] & (one.target[rows] == one.stream.ids[first])
     if bool(brought.any()):
-        likely = torch.stack([(one.stream.ids == token).double().mean() for token in one.target[rows[brought]]])
         ends = one.trained & ~one.stream.follows() & ~last
-        likely = torch.cat([likely, *((one.stream.ids == token).double().mean()[None] for token in one.target[ends])])
+        tokens = torch.cat([one.target[rows[brought]], one.target[ends]])
+        likely = torch.stack([(one.stream.ids == token).double().mean() for token in tokens])
         brought &= float(likely.log().sum()) < math.log(CHANCE)
     return int((left | brought).sum()) <= MOST * len(rows)
 

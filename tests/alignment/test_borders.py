@@ -155,3 +155,30 @@ def test_tokens_of_another_stream_cross_no_border_of_this_one():
     foreign = replace(one, target=torch.where(one.trained, 0, one.target))
     assert not crossings(foreign).any()
     assert not crossings(replace(one, source=one.source.masked_fill(one.trained, len(one.stream) + 5))).any()
+
+
+def proven(targets: torch.Tensor, ids: torch.Tensor):
+    """Supervision whose sources are the next rows, whatever they are; none for the last row of all."""
+    one = trained(ids, targets)
+    next_row = torch.arange(1, len(one.source) + 1)
+    return replace(one, source=next_row.masked_fill(~one.trained | (next_row == len(next_row)), -1))
+
+
+def test_windows_cross_none_although_their_next_tokens_are_proven_to_be_those_of_the_next_one():
+    data = text()
+    assert not crossings(proven(data[1:].view(SAMPLES, WINDOW), data[:-1].view(SAMPLES, WINDOW))).any()
+
+
+@pytest.mark.parametrize(("untrained", "found"), [([1], []), ([0, 1], [5, 17])])
+def test_most_forwards_must_show_a_shift_in_one_piece(untrained, found):
+    data, forward = text(), torch.arange(2).repeat_interleave(2 * WINDOW)
+    targets = data[1:].view(2, 2 * WINDOW).clone()
+    targets[untrained, -1] = -100
+    one = proven(targets.view(SAMPLES, WINDOW), data[:-1].view(SAMPLES, WINDOW))
+    assert torch.nonzero(crossings(one, forward)).reshape(-1).tolist() == found
+
+
+def test_a_document_of_one_token_at_the_very_end_is_crossed_into():
+    ids = text()[: 2 * WINDOW].view(1, -1)
+    documents = torch.tensor([[0] * 6 + [1] * 5 + [2]])
+    assert crossed(ids, shifted_within(ids, 1), documents=documents) == [5, 10]
