@@ -8,7 +8,16 @@ from collections.abc import Sequence
 
 from alignment.errors import AlignmentError, InputError
 
-__all__ = ["CannotRunError", "RunFailedError", "UsageError", "check_choice", "ending", "out_of_memory", "raised_by"]
+__all__ = [
+    "CannotRunError",
+    "RunFailedError",
+    "UsageError",
+    "check_choice",
+    "ending",
+    "first_line",
+    "out_of_memory",
+    "raised_by",
+]
 
 #: How torch (on a CPU, on a device) and numpy say how much they wanted.
 WANTED = re.compile(r"(?i)tried to allocate ([\d.]+) ([kmgtpe]?i?b)\w*|unable to allocate ([\d.]+) ([kmgtpe]?i?b)")
@@ -63,6 +72,11 @@ def ending(error: BaseException) -> tuple[str, int]:
     text = f"{type(error).__name__}: {error}"  # nobody foresaw it: a crash of ours is never 1, which means findings
     text = f"stopped by an error of its own ({text}): run again with -v and report the traceback"
     return " ".join(text.split()), 3
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def raised_by(what: str, error: BaseException, hint: str = "") -> UsageError | CannotRunError:

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import importlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ __all__ = [
     "byte_tokenizer",
     "chatml_batch",
     "chatml_samples",
+    "check_token_ids",
     "chosen_records",
     "collate_copies",
     "collate_released",
@@ -223,7 +224,9 @@ def chatml_batch(
     if tokenizer is None:
         tokenizer = byte_tokenizer()
         notes.append(BY_BYTES)
-    _check_tokenizer(tokenizer, config)
+    # the collator finds audio by the config's ids: with another tokenizer it would find none
+    audio_ids = (config.audio_in_token_idx, config.audio_out_token_idx)
+    check_token_ids(tokenizer, dict(zip(PLACEHOLDERS, audio_ids, strict=True)))
     samples = chatml_samples(
         chosen,
         tokenizer,
@@ -255,9 +258,13 @@ def chosen_records(
     return chosen, [f"the first {size} of {len(records)} samples{whose} of {path}", *stand_in_notes(chosen)]
 
 
-def _check_tokenizer(tokenizer: Any, config: Any) -> None:
-    """The collator finds audio by the config's ids: with another tokenizer it would find none."""
-    for token, expected in zip(PLACEHOLDERS, (config.audio_in_token_idx, config.audio_out_token_idx), strict=True):
+def check_token_ids(tokenizer: Any, wanted: Mapping[str, int]) -> None:
+    """Check that a tokenizer gives some tokens the ids that the model's configuration has for them.
+
+    Raises:
+        UsageError: it gives one another id.
+    """
+    for token, expected in wanted.items():
         found = tokenizer.convert_tokens_to_ids(token)
         if found != expected:
             raise UsageError(

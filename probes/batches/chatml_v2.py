@@ -25,7 +25,7 @@ from ..ranks import ALONE, Place
 from .barcoded import framed
 from .barcoded_v2 import placeholders
 from .byte_tokenizer import byte_tokenizer
-from .chatml import BY_BYTES, chosen_records
+from .chatml import BY_BYTES, check_token_ids, chosen_records
 from .chatml_codes import codes_of
 from .chatml_file import is_audio, parts_of, where_of
 from .chatml_rules import TARGET, pieces
@@ -188,11 +188,6 @@ def process(samples: Sequence[Conversation], tokenizer: Any, config: Any) -> Bat
 
 def _check_tokenizer(tokenizer: Any, config: Any) -> None:
     wanted = {PLACEHOLDER: config.audio_token_id, "<|reserved_special_token_6|>": config.audio_delay_token_id}
-    for token, expected in wanted.items():
-        found = tokenizer.convert_tokens_to_ids(token)
-        if found != expected:
-            raise UsageError(
-                f"the tokenizer gives {token} the id {found}, the model's config {expected}: use the model's tokenizer"
-            )
+    check_token_ids(tokenizer, wanted)
     if not tokenizer.is_fast:
         raise UsageError("the tokenizer is a slow one, which does not say where its tokens stand: use a fast one")

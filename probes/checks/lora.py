@@ -19,7 +19,7 @@ from torch import nn
 
 from alignment import Finding
 
-from ..errors import CannotRunError, UsageError
+from ..errors import CannotRunError, UsageError, first_line
 from ..host.preserve import cuda_devices, preserved
 from ..models import Adapter, Batch
 from ..models.forward import Outputs, forward
@@ -113,7 +113,7 @@ def broken_task_types(model: nn.Module, adapter: Adapter, batch: Batch) -> dict[
         try:
             forward(outer, adapter, batch)
         except Exception as error:  # noqa: BLE001 - whatever the wrapped forward raises, the task type breaks it
-            broken[str(task.value)] = f"{type(error).__name__}: {_first_line(error)}"
+            broken[str(task.value)] = f"{type(error).__name__}: {first_line(error)}"
         finally:
             outer.unload()
             for param, flag in flags:
@@ -220,10 +220,6 @@ def _supervision_differs(seen: Witness, without: Witness) -> str:
         if bool(rows.any()):
             return f"{int(rows.sum())} rows of {mine.stream.name} are trained otherwise than on the bare model"
     return ""
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _ends_of(error: Exception) -> str:

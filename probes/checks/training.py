@@ -23,6 +23,8 @@ __all__ = ["MasterAdam", "NotTrainedError", "Steps", "borrowed_weights", "take_s
 #: The fewest by which all of a LoRA has moved: at the first its B is zero, and hands A no gradient.
 STEPS = 2
 LEARNING_RATE = 1e-3
+#: How much of its moments Adam keeps.
+BETAS = (0.9, 0.999)
 
 
 class NotTrainedError(RuntimeError):
@@ -105,8 +107,8 @@ class MasterAdam:
     The update is that of ``torch.optim.Adam`` with its defaults, which would import torch's compiler for it.
     """
 
-    def __init__(self, chosen: Sequence[nn.Parameter], lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
-        self.chosen, self.lr, self.betas, self.steps = list(chosen), lr, betas, 0
+    def __init__(self, chosen: Sequence[nn.Parameter], lr: float) -> None:
+        self.chosen, self.lr, self.steps = list(chosen), lr, 0
         self.masters = [param.detach().float() for param in chosen]  # float32 parameters themselves
         self.moments = [(torch.zeros_like(master), torch.zeros_like(master)) for master in self.masters]
 
@@ -136,7 +138,7 @@ class MasterAdam:
         return float(loss.detach())
 
     def _update(self, master: Tensor, moments: tuple[Tensor, Tensor], gradient: Tensor) -> None:
-        (first, second), (slow, slower) = moments, self.betas
+        (first, second), (slow, slower) = moments, BETAS
         first.lerp_(gradient, 1 - slow)
         second.mul_(slower).addcmul_(gradient, gradient, value=1 - slower)
         root = (1 - slower**self.steps) ** 0.5

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     report = _report(plan, seen, stories, keep)
     cuts = causality(watched.subject, replays=plan.replay, seed=plan.seed, drawn=args.sample)
     report.causality = {} if cuts is None else cuts.as_dict()
-    _show(stories, report, plan, console, args)
+    _show(stories, report, console, args)
     told = {name: [story.as_dict() for story in part] for name, part in stories.items()}
     findings = [finding.as_dict() for finding in report.findings]
     shown = {"schema": 1, "rows": told, "causality": report.causality, "findings": findings}
@@ -122,9 +122,7 @@ def _rows(text: str | None) -> range:
     return range(int(first or 0), int(last) if last else 1 << 40)
 
 
-def _show(
-    stories: dict[str, list[RowStory]], report: Report, plan: Plan, console: Any, args: argparse.Namespace
-) -> None:
+def _show(stories: dict[str, list[RowStory]], report: Report, console: Any, args: argparse.Namespace) -> None:
     from ..report.strips import show_maps, show_strips
     from ..report.terminal import show_finding
     from ..report.tokens import show_grid, show_rows

@@ -10,6 +10,7 @@ import torch
 from alignment import Finding
 from alignment.findings import Line
 
+from ..errors import first_line
 from ..witness.subject import Subject
 from .blame import KINDS, blame
 from .frames import Frame
@@ -39,13 +40,8 @@ def with_lines(findings: Sequence[Finding], subject: Subject) -> list[Finding]:
     try:
         return explained(findings, traced(subject))
     except Exception as error:  # noqa: BLE001 - a report stands without its lines
-        why = f"not known: the loss could not be followed ({type(error).__name__}: {_first_line(error)})"
+        why = f"not known: the loss could not be followed ({type(error).__name__}: {first_line(error)})"
         return [replace(one, origin=why) if has_lines(one) else one for one in findings]
-
-
-def _first_line(error: Exception) -> str:
-    """What an exception says, in one line."""
-    return (str(error).splitlines() or [""])[0]
 
 
 def explained(findings: Iterable[Finding], told: Traced) -> list[Finding]:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from ..errors import CannotRunError
+from ..errors import CannotRunError, first_line
 from ..host.place import Place, environment_place, whole_number
 
 __all__ = [
@@ -123,7 +123,7 @@ class RankExchange:
         except (ImportError, RuntimeError, ValueError) as error:
             raise CannotRunError(
                 f"rank {place.rank} on {socket.gethostname()} cannot reach the other ranks at {address}:{port} "
-                f"(MASTER_ADDR, MASTER_PORT): {_first_line(error)}; {FOREIGN}"
+                f"(MASTER_ADDR, MASTER_PORT): {first_line(error)}; {FOREIGN}"
             ) from error
         # neither a restarted run nor the next command of the same one must read what the last one left
         room = f"loss-alignment/{room}/{environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
@@ -257,7 +257,7 @@ class RankExchange:
         try:
             return question()
         except RuntimeError as error:
-            raise CannotRunError(f"rank {self.rank} lost the other ranks' store: {_first_line(error)}") from error
+            raise CannotRunError(f"rank {self.rank} lost the other ranks' store: {first_line(error)}") from error
 
 
 def told_ranks(ranks: Sequence[int]) -> str:
@@ -268,8 +268,3 @@ def told_ranks(ranks: Sequence[int]) -> str:
     if len(words) == 1:
         return f"rank {words[0]}"
     return f"ranks {', '.join(words[:-1])} and {words[-1]}"
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
