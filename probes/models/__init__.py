@@ -29,11 +29,13 @@ def adapter_for(model: nn.Module, heads: Sequence[str] = ()) -> Adapter:
     Raises:
         UsageError: no adapter knows the model.
     """
-    for family in (HiggsAdapter, HiggsAudioV2Adapter):
-        if family.fits(model):
-            if heads:
-                raise UsageError("--head: the heads of the Higgs model are known; the option is for other models")
-            return family()
+    known = HiggsAdapter() if HiggsAdapter.fits(model) else None
+    if HiggsAudioV2Adapter.fits(model):
+        known = HiggsAudioV2Adapter(model)
+    if known is not None:
+        if heads:
+            raise UsageError("--head: the heads of the Higgs model are known; the option is for other models")
+        return known
     from .causal_lm import CausalLMAdapter
 
     if not heads:

@@ -13,13 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignment import IGNORE_INDEX, InputError, text_stream
+from alignment import IGNORE_INDEX, InputError
 from alignment.streams import NO_TOKEN
 
 from ..host.preserve import preserved
 from .adapter import Batch
-from .frames import audio_segments
-from .reading import padding_mask
+from .frames import audio_documents
 
 __all__ = ["CSM", "DIA", "FAMILIES", "KYUTAI", "MOSHI", "MUSICGEN", "Family"]
 
@@ -228,11 +227,9 @@ def _of_frames(codes: Callable[..., Tensor], batch: Mapping[str, Any]) -> Tensor
 
 def _audios(config: Any, batch: Mapping[str, Any]) -> Tensor | None:
     """(B, T): from the end of one audio to the end of the next."""
-    frame, ids = _frames(config, batch), batch["input_ids"]
-    if frame is None:
+    if _frames(config, batch) is None:
         return None
-    text = text_stream(ids, config.text_vocab_size, mask=padding_mask(batch.get("attention_mask"), ids))
-    return audio_segments(text, frame.reshape(-1), config.audio_token_id).reshape(ids.shape)
+    return audio_documents(batch, config.text_vocab_size, (config.audio_token_id, config.audio_eos_token_id))
 
 
 def _in_codes(model: Any, batch: Batch) -> Batch:

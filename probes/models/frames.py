@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from alignment import Stream
+from alignment import text_stream
 
-__all__ = ["again", "audio_segments", "filling"]
+from .reading import document_numbers, padding_mask
+
+__all__ = ["again", "audio_documents"]
 
 
-def audio_segments(text: Stream, frame: Tensor, begins: int) -> Tensor:
-    """(R,) int64: rows up to the end of one audio, then up to the end of the next; -1 at padding.
+def audio_documents(batch: Mapping[str, Any], vocab: int, placeholders: Sequence[int]) -> Tensor:
+    """(B, T) int64: positions up to the end of one audio, then up to the end of the next; -1 at padding.
 
-    The row before an audio belongs to it: it predicts the first frame. ``frame`` (R,) says where frames stand,
-    ``begins`` is the placeholder that audios begin with; their last frames have another one.
+    The position before an audio belongs to it: it predicts the first frame.
+
+    Args:
+        batch: with ``input_ids`` (B, T), a placeholder wherever a frame stands.
+        vocab: of the text.
+        placeholders: the one that audios begin with, and the one of their last frames.
     """
-    ids, ends = text.ids, frame.clone()
+    given = batch["input_ids"]
+    mask, documents = padding_mask(batch.get("attention_mask"), given), document_numbers(batch, given)
+    text = text_stream(given, vocab, mask=mask, documents=documents, placeholders=placeholders)
+    ids, frame, begins = text.ids, text.filler, placeholders[0]
+    ends = frame.clone()
     ends[:-1] &= ~(frame[1:] & (text.segment[1:] == text.segment[:-1])) | (
         (ids[1:] == begins) & (ids[:-1] != begins)  # one audio right behind another
     )
     before = ends.long().cumsum(0) - ends.long()
     both = torch.unique(torch.stack([text.segment, before]), dim=1, return_inverse=True)[1]
-    return both.masked_fill(text.segment < 0, -1)
-
-
-def filling(book: Tensor, segment: Tensor, bos: int, eos: int) -> Tensor:
-    """(R,) bool: the stream's bos and, after its first one in an audio, its eos: filling of the delay pattern."""
-    return (book == bos) | again(book, segment, (eos,))
+    return both.masked_fill(text.segment < 0, -1).reshape(given.shape)
 
 
 def again(book: Tensor, segment: Tensor, ends: Sequence[int]) -> Tensor:

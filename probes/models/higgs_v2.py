@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alignment import IGNORE_INDEX, DualLoss, InputError, Stream, text_stream
+from alignment import IGNORE_INDEX, DualLoss, InputError, Stream
 from alignment.loss import codebook_loss, text_loss
 from alignment.pairing import Policy
 from alignment.streams import NO_TOKEN
@@ -25,12 +27,14 @@ from alignment.streams import NO_TOKEN
 from ..errors import CannotRunError
 from .adapter import Batch, Head, View, find_instance
 from .checkpoint import from_folder
-from .frames import audio_segments, filling
+from .declaration import read_streams
+from .frames import audio_documents
 from .higgs import SPECIAL_IDS, ends_of, ordinary_ids
 from .higgs_batch import check_v2_batch
 from .higgs_v2_runs import HiggsAudioV2Runs
 from .reading import document_numbers, padding_mask
-from .renaming import labels_follow, one_sample
+from .renaming import labels_follow
+from .streams import StreamsAdapter
 
 __all__ = ["SPECIAL_IDS_V2", "HiggsAudioV2Adapter", "load", "small_model", "why_unavailable"]
 
@@ -41,6 +45,8 @@ SPECIAL_IDS_V2 = {
     "<|reserved_special_token_6|>": 128014,
 }
 INSTALL = "pip install 'transformers>=5.23'"
+#: Labels of the text: position-aligned, or moved one step by whoever splits sequences.
+TEXT_LABELS = ("labels", "shift_labels")
 HEADLESS = "the model has no text head (use_text_head=False): text labels train nothing"
 
 
@@ -101,17 +107,91 @@ def _require() -> Any:
     return importlib.import_module("transformers")
 
 
-class HiggsAudioV2Adapter(HiggsAudioV2Runs):
+# -- its streams ---------------------------------------------------------------------------------------
+
+
+def _declared(inner: Any) -> Mapping[str, Any]:
+    """Text over all positions, and each codebook's code of a frame where that stands; both are shifted inside."""
+    config = inner.config
+    text = {
+        "head": "text_lm_head",
+        "ids": "input_ids",
+        "labels": _text_labels,
+        "documents": lambda batch: document_numbers(batch, batch["input_ids"]),
+        "fillers": _placeholders(config),
+        "ends": ends_of(inner, config.vocab_size),
+        "vocabulary": config.vocab_size,
+    }
+    book = {
+        "head": "audio_lm_head",
+        "count": config.num_codebooks,
+        "ids": partial(_laid_out, config, "audio_input_ids", NO_TOKEN),
+        "labels": partial(_laid_out, config, "audio_labels", IGNORE_INDEX),
+        "documents": lambda batch: audio_documents(batch, config.vocab_size, _placeholders(config)),
+        "fillers": config.audio_stream_bos_id,
+        "ends": config.audio_stream_eos_id,
+        "vocabulary": config.codebook_size,
+    }
+    padding = {"padding": lambda batch: padding_mask(batch.get("attention_mask"), batch["input_ids"])}
+    return {"text": text | padding, "audio[{k}]": book | padding}
+
+
+def _placeholders(config: Any) -> tuple[int, int]:
+    return config.audio_token_id, config.audio_delay_token_id
+
+
+def _text_labels(batch: Mapping[str, Any]) -> Tensor | None:
+    return next((batch[key] for key in TEXT_LABELS if batch.get(key) is not None), None)
+
+
+def _valid(batch: Mapping[str, Any], key: str) -> Tensor:
+    """(B, F) bool: the frames of ``key`` that are no padding."""
+    frames, mask = batch[key], batch.get("audio_input_ids_mask")
+    if frames.dim() != 3 or (mask is not None and mask.shape != frames.shape[:2]):
+        beside = "" if mask is None else f", audio_input_ids_mask {tuple(mask.shape)}"
+        raise InputError(f"{key} has shape {tuple(frames.shape)}{beside}: they must be (B, F, K) and (B, F)")
+    return torch.ones_like(frames[..., 0], dtype=torch.bool) if mask is None else mask.bool()
+
+
+def _laid_out(config: Any, key: str, fill: int, batch: Mapping[str, Any]) -> Tensor | None:
+    """(B, T, K) int64: what ``key`` (B, F, K) holds of each frame, at the position where the frame stands.
+
+    Raises:
+        InputError: more or fewer frames than placeholders.
+    """
+    ids, given = batch["input_ids"], batch.get(key)
+    if given is None:
+        return None
+    valid, frame = _valid(batch, key), torch.isin(ids, torch.tensor(_placeholders(config)).to(ids))
+    if int(valid.sum()) != int(frame.sum()):
+        raise InputError(
+            f"{key} has {int(valid.sum())} frames for {int(frame.sum())} audio placeholders in input_ids: "
+            "the processor writes one placeholder per frame"
+        )
+    out = ids.new_full((*ids.shape, given.shape[-1]), fill, dtype=torch.long)
+    out[frame] = given[valid].to(out)
+    return out
+
+
+class HiggsAudioV2Adapter(HiggsAudioV2Runs, StreamsAdapter):
     """A text head (where there is one) and an audio head, both over all positions.
 
     Codebook k's row at a position has read the code of the frame that stands there, if one does. A segment of an
     audio stream reaches from the end of one audio to the end of the next: the row before the first frame belongs
     to it, as it is that row which predicts the frame.
+
+    Args:
+        model: wrapped or not.
     """
 
     name = f"transformers.{CLASS}"
-    label_keys = ("labels", "audio_labels", "shift_labels")
+    id_keys, label_keys = ("input_ids",), (*TEXT_LABELS, "audio_labels")
     special_ids: Mapping[str, int] = SPECIAL_IDS_V2
+
+    def __init__(self, model: nn.Module) -> None:
+        text, book = read_streams(_declared(self.inner(model)), self.name)
+        super().__init__([text, *(book.bound(number) for number in range(book.count or 0))])
+        self._mute = StreamsAdapter([text])  # a batch without audio has no other stream
 
     @staticmethod
     def fits(model: nn.Module) -> bool:
@@ -165,61 +245,12 @@ class HiggsAudioV2Adapter(HiggsAudioV2Runs):
         Raises:
             InputError: no ids, or frames and placeholders that do not fit each other.
         """
-        inner = self.inner(model)
-        ids = batch.get("input_ids")
-        if not isinstance(ids, Tensor) or ids.dim() != 2:
-            raise InputError(f"the batch has no input_ids of shape (B, T): it has {', '.join(batch) or 'nothing'}")
-        text = text_stream(
-            ids,
-            inner.config.vocab_size,
-            mask=padding_mask(batch.get("attention_mask"), ids),
-            documents=document_numbers(batch, ids),
-            placeholders=self._placeholders(inner),
-            end_ids=ends_of(inner, inner.config.vocab_size),
-        )
-        labels = next((batch[key] for key in ("labels", "shift_labels") if batch.get(key) is not None), None)
-        if labels is not None and labels.shape != ids.shape:
-            raise InputError(f"labels have shape {tuple(labels.shape)}, ids {tuple(ids.shape)}: they must agree")
-        heard = inner.text_lm_head is not None
-        notes = () if heard or labels is None else (HEADLESS,)
-        books = self._books(inner, text, batch)
-        return View(
-            (text, *books),
-            (labels.reshape(-1) if labels is not None and heard else None, *self._audio_labels(books, text, batch)),
-            (None,) * (1 + len(books)),
-            notes,
-        )
-
-    @staticmethod
-    def _placeholders(inner: Any) -> tuple[int, int]:
-        return (inner.config.audio_token_id, inner.config.audio_delay_token_id)
-
-    def _books(self, inner: Any, text: Stream, batch: Mapping[str, Any]) -> tuple[Stream, ...]:
-        """One stream per codebook, with the codes of every frame where it stands."""
-        if batch.get("audio_input_ids") is None:
-            return ()
-        config = inner.config
-        codes = _laid_out(batch, "audio_input_ids", text, NO_TOKEN)  # (R, K)
-        segment = audio_segments(text, text.filler, config.audio_token_id)
-        return tuple(
-            Stream(
-                f"audio[{number}]",
-                book,
-                segment,
-                text.sample,
-                text.row,
-                config.codebook_size,
-                filling(book, segment, config.audio_stream_bos_id, config.audio_stream_eos_id),
-                (config.audio_stream_eos_id,),
-            )
-            for number, book in enumerate(codes.T.contiguous())
-        )
-
-    @staticmethod
-    def _audio_labels(books: Sequence[Stream], text: Stream, batch: Mapping[str, Any]) -> tuple[Tensor | None, ...]:
-        if not books or batch.get("audio_labels") is None:
-            return (None,) * len(books)
-        return tuple(_laid_out(batch, "audio_labels", text, IGNORE_INDEX).T.contiguous())
+        view = self._mute.view(model, batch) if batch.get("audio_input_ids") is None else super().view(model, batch)
+        text, *books = view.streams  # every audio begins with a filler: trained on that of the next, it has run into it
+        view = replace(view, streams=(text, *(replace(book, placeholder_ids=()) for book in books)))
+        if view.labels[0] is None or self.inner(model).text_lm_head is not None:
+            return view
+        return replace(view, labels=(None, *view.labels[1:]), notes=(HEADLESS,))
 
     def dual(self, model: nn.Module, outputs: Any, batch: Batch, policy: Policy) -> DualLoss:
         """The engine's own loss: text and audio, each a mean over its targets, paired by evidence."""
@@ -242,62 +273,18 @@ class HiggsAudioV2Adapter(HiggsAudioV2Runs):
 
     def relabel(self, model: nn.Module, batch: Batch, view: View, ids: Sequence[Tensor], foreign: int) -> Batch:
         """The same batch with ``ids`` at every ordinary position and frame; placeholders and padding stay."""
-        text = view.streams[0]
-        shape = batch["input_ids"].shape
-        fresh = torch.where(text.filler | (text.segment < 0), text.ids, ids[0].to(text.ids))
-        out = dict(batch, input_ids=fresh.reshape(shape).to(batch["input_ids"]))
-        for key in ("labels", "shift_labels"):
-            if batch.get(key) is not None:
-                renamed = labels_follow(batch[key].reshape(-1).long(), text, fresh, foreign)
-                out[key] = renamed.reshape(shape).to(batch[key])
-        if len(view.streams) == 1:
-            return out
-        codes = torch.stack([code.to(text.ids) for code in ids[1:]], dim=1)  # (R, K)
-        out["audio_input_ids"] = _taken_in(batch, "audio_input_ids", text, codes)
-        if batch.get("audio_labels") is not None:
-            pairs = zip(view.streams[1:], _laid_out(batch, "audio_labels", text, IGNORE_INDEX).T, codes.T, strict=True)
-            renamed = torch.stack([labels_follow(labels, book, code, foreign) for book, labels, code in pairs], dim=1)
-            out["audio_labels"] = _taken_in(batch, "audio_labels", text, renamed)
+        streams = self._mute if len(view.streams) == 1 else super()
+        out, shifted = streams.relabel(model, batch, view, ids, foreign), batch.get("shift_labels")
+        if shifted is not None and batch.get("labels") is not None:  # the view has the others
+            fresh = out["input_ids"].reshape(-1)
+            renamed = labels_follow(shifted.reshape(-1).long(), view.streams[0], fresh, foreign)
+            out["shift_labels"] = renamed.reshape(shifted.shape).to(shifted)
         return out
 
-    def without_labels(self, model: nn.Module, batch: Batch) -> Batch:
-        """The batch without any labels."""
-        return {key: value for key, value in batch.items() if key not in self.label_keys}
-
-    def split(self, model: nn.Module, batch: Batch) -> list[Batch]:
-        """One batch per sample, its frames with it."""
-        size = batch["input_ids"].shape[0]
-        return [{key: one_sample(value, index, size) for key, value in batch.items()} for index in range(size)]
-
-
-def _valid(batch: Mapping[str, Any], key: str) -> Tensor:
-    """(B, F) bool: the frames of ``key`` that are no padding."""
-    frames, mask = batch[key], batch.get("audio_input_ids_mask")
-    if frames.dim() != 3 or (mask is not None and mask.shape != frames.shape[:2]):
-        beside = "" if mask is None else f", audio_input_ids_mask {tuple(mask.shape)}"
-        raise InputError(f"{key} has shape {tuple(frames.shape)}{beside}: they must be (B, F, K) and (B, F)")
-    return torch.ones_like(frames[..., 0], dtype=torch.bool) if mask is None else mask.bool()
-
-
-def _laid_out(batch: Mapping[str, Any], key: str, text: Stream, fill: int) -> Tensor:
-    """(R, K) int64: what ``key`` (B, F, K) holds of each frame, at the position where the frame stands.
-
-    Raises:
-        InputError: more or fewer frames than placeholders.
-    """
-    valid, frame = _valid(batch, key), text.filler
-    if int(valid.sum()) != int(frame.sum()):
-        raise InputError(
-            f"{key} has {int(valid.sum())} frames for {int(frame.sum())} audio placeholders in input_ids: "
-            "the processor writes one placeholder per frame"
+    def renamed(self, stream: Stream, ids: Tensor) -> Tensor:
+        """The same; every code of a frame is renamed, the begin of an audio with the others."""
+        return (
+            torch.where(stream.ids < 0, stream.ids, ids.to(stream.ids))
+            if stream.is_audio
+            else super().renamed(stream, ids)
         )
-    out = text.ids.new_full((len(text), batch[key].shape[-1]), fill)
-    out[frame] = batch[key][valid].to(out)
-    return out
-
-
-def _taken_in(batch: Mapping[str, Any], key: str, text: Stream, rows: Tensor) -> Tensor:
-    """``key`` (B, F, K) with its valid frames replaced by the rows (R, K) of their positions."""
-    out = batch[key].clone()
-    out[_valid(batch, key)] = rows[text.filler].to(out)
-    return out

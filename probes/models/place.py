@@ -91,8 +91,8 @@ class Place:
         Raises:
             InputError: no such key, a value that is no tensor, or an index that does not fit it.
         """
-        if self.key not in batch:
-            near = difflib.get_close_matches(self.key, [str(key) for key in batch], n=1)
+        if batch.get(self.key) is None:
+            near = difflib.get_close_matches(self.key, [str(key) for key in batch if key != self.key], n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise InputError(f"the batch has no {self.key}{hint} It holds {holds(batch)}")
         return self.at(batch[self.key])

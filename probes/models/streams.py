@@ -167,7 +167,7 @@ class StreamsAdapter:
     def relabel(self, model: nn.Module, batch: Batch, view: View, ids: Sequence[Tensor], foreign: int) -> Batch:
         """The same batch with other ids, labels following: what the places of both name is written to."""
         out = dict(batch)
-        fresh = [_fresh(stream, mine) for stream, mine in zip(view.streams, ids, strict=True)]
+        fresh = [self.renamed(stream, mine) for stream, mine in zip(view.streams, ids, strict=True)]
         for number, one in enumerate(self.declared):
             labels = view.labels[number]
             if one.labels is not None and labels is not None and one.labels != one.ids:
@@ -176,6 +176,11 @@ class StreamsAdapter:
         for number, one in enumerate(self.declared):
             self._write(number, one.ids, batch, out, fresh[number], fresh[number] != view.streams[number].ids)
         return out
+
+    def renamed(self, stream: Stream, ids: Tensor) -> Tensor:
+        """(R,): the ids that a stream's rows are given; what fills it and what pads it stays."""
+        keep = stream.filler | (stream.segment < 0) | (stream.ids < 0)
+        return torch.where(keep, stream.ids, ids.to(stream.ids))
 
     def _write(self, number: int, source: Source, batch: Batch, out: Batch, values: Tensor, rows: Tensor) -> None:
         """Write rows of a stream to the elements of the batch that they were taken from."""
@@ -225,11 +230,6 @@ class StreamsAdapter:
     def lora_targets(self, model: nn.Module) -> list[str] | str:
         """All linear layers."""
         return "all-linear"
-
-
-def _fresh(stream: Stream, ids: Tensor) -> Tensor:
-    keep = stream.filler | (stream.segment < 0) | (stream.ids < 0)
-    return torch.where(keep, stream.ids, ids.to(stream.ids))
 
 
 def _convention(one: Declaration) -> Convention | None:

@@ -35,7 +35,7 @@ class Released:
     """Transformers' own Higgs, called and answering as the released model does."""
 
     def __init__(self, model):
-        self.model = HiggsAudioV2Adapter().inner(model)
+        self.model = HiggsAudioV2Adapter(model).inner(model)
         self.narrow = is_narrow(self.model.config)
 
     def __getattr__(self, name):

@@ -115,7 +115,7 @@ def test_the_grid_runs_on_it(tmp_path, monkeypatch, capsys):
 
 
 def test_each_frame_stands_at_its_placeholder(model, batch):
-    text, *books = HiggsAudioV2Adapter().view(model, batch).streams
+    text, *books = HiggsAudioV2Adapter(model).view(model, batch).streams
     frame = (batch["input_ids"] == AUDIO) | (batch["input_ids"] == DELAY)
     assert torch.equal(text.filler, frame.reshape(-1))
     codes = torch.stack([book.ids for book in books], dim=-1)
@@ -126,12 +126,12 @@ def test_each_frame_stands_at_its_placeholder(model, batch):
 def test_the_row_before_an_audio_belongs_to_it_and_the_end_of_the_one_before_does_not(model):
     ids = torch.tensor([[5, AUDIO, *[DELAY] * 7, AUDIO, *[DELAY] * 7, 6, 7, AUDIO, *[DELAY] * 7, 8]])
     batch = {"input_ids": ids, "audio_input_ids": torch.arange(24 * 8).reshape(1, 24, 8)}
-    segment = HiggsAudioV2Adapter().view(model, batch).streams[1].segment
+    segment = HiggsAudioV2Adapter(model).view(model, batch).streams[1].segment
     assert segment.tolist() == [0] * 9 + [1] * 8 + [2] * 10 + [3]
 
 
 def test_filling_of_the_delay_pattern_is_no_target_and_each_first_eos_is(model, batch):
-    view = HiggsAudioV2Adapter().view(model, batch)
+    view = HiggsAudioV2Adapter(model).view(model, batch)
     for book in view.streams[1:]:
         ends = (book.ids == 1025) & ~book.filler
         assert int(ends.sum()) == 6  # three audios in each of two samples
@@ -150,13 +150,13 @@ def test_filling_of_the_delay_pattern_is_no_target_and_each_first_eos_is(model, 
 )
 def test_a_batch_that_does_not_fit_is_refused(model, batch, change, message):
     with pytest.raises(InputError, match=message):
-        HiggsAudioV2Adapter().view(model, {**batch, **change})
+        HiggsAudioV2Adapter(model).view(model, {**batch, **change})
 
 
 def test_codes_of_other_codebooks_are_refused(model, batch):
     fewer = {"audio_input_ids": batch["audio_input_ids"][:, :, :4]}
     with pytest.raises(InputError, match="has 4 codebooks, the configuration 8"):
-        HiggsAudioV2Adapter().check_batch(model, {**batch, **fewer})
+        HiggsAudioV2Adapter(model).check_batch(model, {**batch, **fewer})
 
 
 # -- losses -----------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ def headless():
 
 
 def test_without_a_text_head_audio_alone_is_judged_and_the_report_says_so(headless, batch):
-    report = preflight(Plan(headless, HiggsAudioV2Adapter(), batch))
+    report = preflight(Plan(headless, HiggsAudioV2Adapter(headless), batch))
     assert (report.verdict, report.findings) == ("pass", [])
     assert (report.check("text-length").status, report.check("pairing-text").status) == ("skip", "skip")
     assert (
