@@ -27,22 +27,22 @@ def around(rows: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def place_of_least(rows: Tensor) -> Tensor:
-    """``rows.argmin(-1)`` of (R, V)."""
+    """``rows.argmin(1)`` of (R, V)."""
     if rows.shape[1] < BLOCK:
-        return rows.argmin(-1)
-    first, near = around(rows, extremes(rows, "amin").argmin(-1))
-    return first + near.argmin(-1)
+        return rows.argmin(1)
+    first, near = around(rows, extremes(rows, "amin").argmin(1))
+    return first + near.argmin(1)
 
 
 def likeliest(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """``rows.topk(count, -1)`` of (R, V): the ``count`` blocks with the largest entries hold them all."""
+    """``rows.topk(count, 1)`` of (R, V): the ``count`` blocks with the largest entries hold them all."""
     vocab = rows.shape[1]
     whole = vocab // BLOCK * BLOCK
     if whole < 2 * count * BLOCK:
-        return rows.topk(count, -1)
-    first = extremes(rows[:, :whole], "amax").topk(count, -1).indices * BLOCK
+        return rows.topk(count, 1)
+    first = extremes(rows[:, :whole], "amax").topk(count, 1).indices * BLOCK
     places = (first[:, :, None] + torch.arange(BLOCK, device=rows.device)).flatten(1)
     rest = torch.arange(whole, vocab, device=rows.device).expand(len(rows), -1)
     places = torch.cat([places, rest], 1)
-    value, at = rows.gather(1, places).topk(count, -1)
+    value, at = rows.gather(1, places).topk(count, 1)
     return value, places.gather(1, at)

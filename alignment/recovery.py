@@ -173,7 +173,7 @@ def _read_chunk(reading: Reading, rows: Tensor, grad: Tensor, logits: Tensor) ->
     """Decode ``rows`` in full, whose gradient and logits are (r, V) each."""
     low, least = grad.min(-1)
     high, most = grad.max(-1)
-    active = torch.nonzero((low != 0) | (high != 0) | low.isnan() | high.isnan()).reshape(-1)
+    active = torch.nonzero((low != 0) | (high != 0)).reshape(-1)  # NaN differs from 0
     if active.numel() == 0:
         return
     if active.numel() < len(rows):

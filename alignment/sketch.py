@@ -78,4 +78,4 @@ def room(like: Tensor, rows: int) -> Tensor:
 def _log_sum(exact: Tensor, largest: Tensor) -> Tensor:
     """``exact.logsumexp(-1, keepdim=True)``, which is written over."""
     top = largest.masked_fill(largest.isinf(), 0)
-    return exact.sub_(top).exp_().sum(-1, keepdim=True).log_().add_(top)
+    return exact.sub_(top).exp_().sum(1, keepdim=True).log_().add_(top)

@@ -65,12 +65,11 @@ def read_sketched(grad: Tensor, kept: Sketch) -> Reading:
         raise InputError(f"gradient has shape {tuple(grad.shape)}, the sketched logits {wanted}: they must agree")
     kept = _without_sliced(grad, kept)
     step = max(1, CHUNK_ELEMENTS // kept.vocab)
-    parts = zip(grad.detach().split(step), kept.token.split(step), kept.log_prob.split(step), strict=True)
     space = room(grad, step)
-    chunks = [_read_chunk(*part, space) for part in parts]
-    if not chunks:
-        return silent_reading(0, grad.device)
-    reading = Reading(*(torch.cat([getattr(chunk, name) for chunk in chunks]) for name in Reading.__dataclass_fields__))
+    reading = silent_reading(len(grad), grad.device)
+    for first in range(0, len(grad), step):
+        part = slice(first, first + step)
+        _read_chunk(reading.select(part), grad.detach()[part], kept.token[part], kept.log_prob[part], space)
     reading.form[_underflown(reading, kept, grad.dtype, _stretch(grad, kept, reading))] = int(Form.SOFT)
     infinite = (reading.target >= 0) & kept.masked[reading.target.clamp(min=0)]
     reading.form[infinite], reading.target[infinite] = int(Form.NOT_FINITE), IGNORE_INDEX
@@ -87,7 +86,7 @@ def _without_sliced(grad: Tensor, kept: Sketch) -> Sketch:
     sliced = int(silent.flip(0).long().cumprod(0).sum())
     if not sliced or grad.dtype == torch.float16 or not bool((grad != 0).any()):
         return kept
-    left = torch.log1p(-kept.last[:, -sliced:].double().exp().sum(-1, keepdim=True).clamp(max=1 - 1e-12))
+    left = torch.log1p(-kept.last[:, -sliced:].double().exp().sum(1, keepdim=True).clamp(max=1 - 1e-12))
     log_prob = (kept.log_prob - left).to(kept.log_prob.dtype)
     return replace(
         kept, log_prob=log_prob.masked_fill(kept.token >= kept.vocab - sliced, torch.finfo(log_prob.dtype).min)
@@ -103,14 +102,17 @@ def _stretch(grad: Tensor, kept: Sketch, reading: Reading) -> float:
     if len(active) == len(reading.form) or 2 * int((reading.form[active] == int(Form.PLAIN)).sum()) >= len(active):
         return 1.0
     known = grad.detach()[active].gather(1, kept.token[active]).double()
-    used, log_prob = known > 0, kept.log_prob[active].double()
-    count = used.sum(-1).clamp(min=1)
-    size = known.clamp(min=TINY).log()
-    off_prob = (log_prob - ((log_prob * used).sum(-1) / count)[:, None]).masked_fill(~used, 0)
-    off_size = (size - ((size * used).sum(-1) / count)[:, None]).masked_fill(~used, 0)
-    spread = off_prob.square().sum(-1)
-    told = (count > 2) & (spread > LEAST_SPREAD)
-    slopes = ((off_prob * off_size).sum(-1) / spread.clamp(min=TINY))[told]
+    used = known > 0
+    count = used.sum(1, keepdim=True)
+
+    def centred(values: Tensor) -> Tensor:
+        values = values.masked_fill(~used, 0)
+        return (values - values.sum(1, keepdim=True) / count) * used
+
+    off_prob, off_size = centred(kept.log_prob[active].double()), centred(known.log())
+    spread = off_prob.square().sum(1)
+    told = (count[:, 0] > 2) & (spread > LEAST_SPREAD)
+    slopes = (off_prob * off_size).sum(1)[told] / spread[told]
     if not len(slopes):
         return 1.0
     middle = slopes.median()
@@ -129,25 +131,23 @@ def _underflown(reading: Reading, kept: Sketch, dtype: torch.dtype, stretch: flo
         return torch.zeros_like(silent)
     sizes = reading.weight[(reading.target >= 0) & (reading.weight != 0)].abs()
     weight = float(sizes.min()) if sizes.numel() else 1 / max(len(silent), 1)
-    seen = torch.log_softmax(kept.log_prob.double() * stretch, -1) if stretch > 1 else kept.log_prob.double()
-    second = seen.topk(2, -1).values[:, 1]
+    seen = torch.log_softmax(kept.log_prob.double() * stretch, 1) if stretch > 1 else kept.log_prob.double()
+    second = seen.topk(2, 1).values[:, 1]
     return silent & (second.exp() * weight * stretch < smallest(dtype))
 
 
-def _read_chunk(grad: Tensor, token: Tensor, log_prob: Tensor, space: Tensor) -> Reading:
-    reading = silent_reading(len(grad), grad.device)
-    low, high = grad.amin(-1), grad.amax(-1)
-    active = torch.nonzero((low != 0) | (high != 0) | low.isnan() | high.isnan()).reshape(-1)
-    if active.numel() == 0:
-        return reading
+def _read_chunk(reading: Reading, grad: Tensor, token: Tensor, log_prob: Tensor, space: Tensor) -> None:
+    """Decode some rows into ``reading``, which is of them alone."""
+    low, high = grad.amin(1), grad.amax(1)
+    active = torch.nonzero((low != 0) | (high != 0)).reshape(-1)  # NaN differs from 0
+    if not len(active):
+        return
     if len(active) < len(grad):
         grad, low, high = grad[active], low[active], high[active]
     scale = torch.maximum(low.abs(), high.abs()).double()
-    rows = _Rows.of(grad, scale, token[active], log_prob[active], space)
-    best = _best_fit(rows)
-    form = torch.where(rows.scale.isfinite(), best.form, int(Form.NOT_FINITE))
-    write(reading, active, best.token, best.weight * rows.scale, best.residual, form)
-    return reading
+    best = _best_fit(_Rows.of(grad, scale, token[active], log_prob[active], space))
+    form = torch.where(scale.isfinite(), best.form, int(Form.NOT_FINITE))
+    write(reading, active, best.token, best.weight * scale, best.residual, form)
 
 
 def _best_fit(rows: _Rows) -> _Fit:
@@ -169,13 +169,13 @@ def _best_fit(rows: _Rows) -> _Fit:
 def _second_look(rows: _Rows, pulled: _Fit) -> _Fit:
     """The best explanation of rows that a pulled token does not explain, or not alone."""
     sure, likely = rows.token[:, 0], rows.prob[:, 0] > LIKELY
-    pushed = _Fit.of(rows, torch.where(rows.grad.amax(-1) > 0, rows.grad.argmax(-1), sure), -1)
+    pushed = _Fit.of(rows, torch.where(rows.grad.amax(1) > 0, rows.grad.argmax(1), sure), -1)
     learnt = _Fit.of(rows, sure, 1)
     best = learnt.better_than(pushed.better_than(pulled, only_plain=True))
     form = best.form.clone()
     # nothing is pulled, and the likeliest token is pushed with the others: it is no target that has been learnt
     together = rows.known[:, 0] > LEAST_PULL * learnt.weight * rows.prob[:, 0]
-    alone = (form == int(Form.SOFT)) & (rows.grad.amin(-1) >= 0) & together & (rows.exact | ~likely)
+    alone = (form == int(Form.SOFT)) & (rows.grad.amin(1) >= 0) & together & (rows.exact | ~likely)
     form[alone] = int(Form.REGULARISER)
     both = (pulled.form == int(Form.PLAIN)) & (pushed.form == int(Form.PLAIN)) & likely & (pulled.token != sure)
     away = _moves_the_rest(rows, pulled.token, pushed.token)
@@ -196,7 +196,7 @@ def _pulled_like_others(rows: _Rows, fit: _Fit) -> Tensor:
         return plain
     usual = sizes[plain].median()
     alike = (sizes <= ALIKE_WEIGHTS * usual) & (sizes * ALIKE_WEIGHTS >= usual)
-    chance = (rows.prob * (rows.token == fit.token[:, None])).sum(-1)
+    chance = (rows.prob * (rows.token == fit.token[:, None])).sum(1)
     two = (fit.form == int(Form.SOFT)) & (fit.weight > 0) & (fit.residual <= PLAIN_RESIDUAL)
     return two & alike & (chance * ALIKE_WEIGHTS**2 * ALIKE_WEIGHTS < 1)
 
@@ -207,7 +207,7 @@ def _moves_the_rest(rows: _Rows, pulled: Tensor, pushed: Tensor) -> Tensor:
     0 where nothing is left of them. However small they are, their sign tells.
     """
     others = rows.known.masked_fill((rows.token == pulled[:, None]) | (rows.token == pushed[:, None]), 0)
-    up, down = (others < 0).any(-1), (others > 0).any(-1)
+    up, down = (others < 0).any(1), (others > 0).any(1)
     return down.long() - up.long()
 
 
@@ -251,21 +251,21 @@ class _Fit:
         at = token[:, None]
         other = rows.token != at
         prob, known = rows.prob * other, rows.known * other
-        own = (rows.prob * ~other).sum(-1)  # 0 where the token is none of the sketch
+        own = (rows.prob * ~other).sum(1)  # 0 where the token is none of the sketch
         entry = rows.grad.gather(1, at)[:, 0].double()
-        size = prob.amax(-1).clamp(min=TINY)
+        size = prob.amax(1).clamp(min=TINY)
         shape = prob / size[:, None]
-        weight = (known * shape).sum(-1) / shape.square().sum(-1) / size
+        weight = (known * shape).sum(1) / shape.square().sum(1) / size
         alone = entry / (own - 1).clamp(max=-1e-6)
         # only the token's own entry is there, and the others would be too small to be written
-        gone = (known == 0).all(-1) & (entry != 0) & (alone.abs() * size < 2 * rows.least)
+        gone = (known == 0).all(1) & (entry != 0) & (alone.abs() * size < 2 * rows.least)
         weight = torch.where(gone, alone, weight)
         places = torch.cat([at, rows.token], 1)
         kept = rows.grad.gather(1, places)
         rest = rows.grad.scatter_(1, places, 0)
-        low, high = (sign * value for value in (rest.amin(-1), rest.amax(-1))[::sign])
+        low, high = (sign * value for value in (rest.amin(1), rest.amax(1))[::sign])
         bound = (weight * sign * rows.prob[:, -1] * (1 + SLACK)).clamp(min=0).float()
-        rival = torch.maximum(-low.double(), (-known * sign).amax(-1))
+        rival = torch.maximum(-low.double(), (-known * sign).amax(1))
         others = torch.hypot(_norm(known), _norm(rest))
         whole = torch.hypot(others, entry)
         astray = torch.zeros_like(entry)
@@ -299,4 +299,4 @@ class _Fit:
 
 
 def _norm(rows: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(rows, dim=-1).double()
+    return torch.linalg.vector_norm(rows, dim=1).double()

@@ -239,6 +239,49 @@ def test_tokens_outside_the_sketch_may_have_no_more_than_its_last():
         assert seen.form.tolist() == [form] * 2, factor
 
 
+def test_a_second_token_of_one_row_is_none_of_another():
+    logits = drawn(2)
+    second = logits.argmin(-1)  # none of the sketch
+    share = torch.tensor([0.06, 0.5])
+    grad = gradient(logits, [7, 8], 1 - share) + gradient(logits, second, share)
+    assert read_sketched(grad, sketch(logits)).form.tolist() == [NOT_PLAIN, SOFT]
+
+
+@pytest.mark.parametrize("sign", [1, -1], ids=["pulled", "pushed"])
+def test_the_residual_is_the_part_of_a_row_that_its_target_leaves_open(sign):
+    logits, target = drawn(3), torch.tensor([7, 8, 9])
+    grad = gradient(logits, target, sign)
+    last = torch.softmax(logits, -1).topk(KEPT).values[:, -1]
+    outside = logits.argsort(-1)[:, 4]
+    grad[0, outside[0]] = sign * (last[0] + 0.015)  # above what a token outside of the sketch may have
+    grad[1, outside[1]] = -sign * 0.015  # the other way
+    seen = read_sketched(grad, sketch(logits))
+    size = torch.linalg.vector_norm(grad, dim=-1)
+    assert seen.target.tolist() == target.tolist()
+    assert seen.form.tolist() == [PLAIN] * 3
+    assert float(seen.residual[0]) == pytest.approx(float((0.015 - 0.02 * last[0]) / size[0]), rel=1e-2)
+    assert float(seen.residual[1]) == pytest.approx(float(0.015 / size[1]), rel=1e-2)
+    assert float(seen.residual[2]) < 1e-5
+
+
+def test_a_token_known_for_sure_may_be_pushed_away_though_its_own_entry_is_gone():
+    logits = drawn(3)
+    logits[1, :5] = -torch.inf  # zeros beside its own
+    logits[1, 7] = 40.0
+    seen = found(logits, [4, 7, 100], [1.0, -1.0, 1.0])
+    assert seen.target.tolist() == [4, 7, 100]
+    assert seen.weight.tolist() == pytest.approx([1, -1, 1], rel=1e-3)
+
+
+@pytest.mark.parametrize(("entry", "form"), [(0.3, SOFT), (0.7, REGULARISER)])
+def test_the_likeliest_token_of_a_penalty_moves_by_half_of_the_others_at_least(entry, form):
+    logits = torch.zeros(2, V)
+    logits[:, 5] = float(torch.tensor(0.4 * (V - 1) / 0.6).log())
+    penalty = torch.softmax(logits, -1)
+    penalty[:, 5] *= entry
+    assert read_sketched(penalty, sketch(logits)).form.tolist() == [form] * 2
+
+
 @pytest.mark.parametrize(("units", "form"), [(15, SOFT), (16, PLAIN)])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_rows_of_less_than_sixteen_of_what_can_be_written_are_rounding(units, form, sign):
@@ -362,3 +405,10 @@ def test_two_tokens_tell_no_power_and_three_do():
 def test_tokens_that_are_equally_likely_tell_no_power():
     assert behind([30.0] * 4, 10, spread=2e-3) == NONE
     assert behind([30.0] * 4, 10, spread=2e-2) == SOFT
+
+
+def test_a_power_is_told_where_most_of_the_vocabulary_is_masked():
+    logits = torch.cat([drawn(4, 64), certain(31)])
+    logits[:, 10:] = -torch.inf
+    grad = gradient(logits * torch.tensor([3.0] * 4 + [1.0])[:, None], [5, 6, 7, 9, -100])
+    assert int(read_sketched(grad, sketch(logits)).form[-1]) == SOFT
