@@ -77,6 +77,7 @@ def in_sentences():
 @pytest.mark.usefixtures("fresh_accelerate")
 @pytest.mark.parametrize(("page", "code"), list(python_blocks()))
 def test_python_blocks_run(page, code, tmp_path, monkeypatch):
+    """Run from above, it raises nothing; what it shows beyond that, it asserts itself."""
     monkeypatch.chdir(tmp_path)
     exec(compile(code, page, "exec"), {"__name__": "docs"})  # noqa: S102 - our own document
 

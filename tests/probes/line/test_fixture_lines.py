@@ -159,9 +159,9 @@ def test_the_lines_cost_at_most_a_second_check(monkeypatch):
     def seconds():
         times = []
         for _ in range(7):
-            begun = time.perf_counter()
+            begun = time.process_time()
             check_loss(model, {"input_ids": ids, "labels": ids.clone()}, loss, replay=False)
-            times.append(time.perf_counter() - begun)
+            times.append(time.process_time() - begun)
         return min(times)
 
     seconds()

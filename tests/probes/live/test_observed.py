@@ -62,6 +62,7 @@ def test_a_wrong_offset_is_named(shift, found):
     assert (codes(report), code) == ([f"{found} error"], 1)
 
 
+@pytest.mark.versions
 def test_the_models_own_loss_is_silent_though_its_logits_are_gone_by_the_backward():
     report, _ = run(lambda model, batch: model(**batch).loss)
     assert report.verdict == "pass"
@@ -159,6 +160,7 @@ def test_a_forward_without_a_backward_of_its_own_is_a_warning_at_most(first):
     assert (codes(report), code) == (["LA605 warning"], 0)
 
 
+@pytest.mark.versions
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable:FutureWarning")
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_the_backwards_within_a_checkpoint_are_none_of_the_scripts(reentrant):
@@ -519,6 +521,7 @@ def test_a_soft_teacher_is_not_read_and_not_a_failure():
     assert report.check("coverage").status == "skip"
 
 
+@pytest.mark.versions
 def test_a_masked_language_model_is_held_to_its_own_tokens():
     from transformers import BertConfig, BertForMaskedLM
 
@@ -546,6 +549,7 @@ def test_a_batch_that_check_loss_refuses_is_refused_with_the_same_sentence():
     assert (report.verdict, report.error, code) == ("error", str(refused.value), 2)
 
 
+@pytest.mark.versions
 def test_an_encoder_decoder_model_is_read_at_its_decoder():
     from lm_tiny import tiny_model
 
@@ -727,6 +731,7 @@ def test_loops_of_other_kinds(train, shift, found):
     assert (report.error, codes(report)) == ("", found)
 
 
+@pytest.mark.versions
 def test_a_compiled_model_is_said_to_hide_its_gradients():
     model = torch.compile(llama(), backend="eager")
     report, code = run(right, model=model)

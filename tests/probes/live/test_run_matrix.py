@@ -4,10 +4,16 @@ import forked_ranks
 import pytest
 from run_matrix import DUE, ROWS, SCRIPTS, Outcome, Row, run, usable
 
-QUICK = [row for row in ROWS if row.quick]
+#: Gloo, and nothing of transformers but a small model: one environment is enough.
+MARKS = {"ddp": pytest.mark.once}
 
 
-@pytest.mark.parametrize("row", [row for row in usable() if row.quick], ids=str)
+def params(*, quick):
+    rows = [row for row in usable() if row.quick is quick]
+    return [pytest.param(row, id=str(row), marks=[MARKS[row.script]] if row.script in MARKS else []) for row in rows]
+
+
+@pytest.mark.parametrize("row", params(quick=True))
 def test_a_script_of_each_style(row, tmp_path, warm):
     def forked(words, ranks, cwd, env):
         launcher = [forked_ranks.__file__] if ranks else []
@@ -18,7 +24,7 @@ def test_a_script_of_each_style(row, tmp_path, warm):
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize("row", [row for row in usable() if not row.quick], ids=str)
+@pytest.mark.parametrize("row", params(quick=False))
 def test_every_script_with_every_loss(row, tmp_path):
     outcome = run(row, tmp_path)
     assert outcome.good, f"{outcome}\n{outcome.log}"

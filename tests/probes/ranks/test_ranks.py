@@ -5,7 +5,6 @@ import os
 import random
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -61,9 +60,7 @@ def ranks(warm, tmp_path):
 
     def run(*words, **environ):
         base = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
-        began = time.monotonic()
-        done = warm.python(forked_ranks.__file__, *words, cwd=tmp_path, env=base | environ)
-        return done, time.monotonic() - began
+        return warm.python(forked_ranks.__file__, *words, cwd=tmp_path, env=base | environ)
 
     return run
 
@@ -89,7 +86,7 @@ def test_the_line_of_readme_on_ranks_that_agree(checkpoint, tmp_path):
 def test_a_rank_with_another_convention_is_named(checkpoint, ranks, tmp_path):
     """It copies, so that its loss is run more often there: its all_reduce must find a partner nevertheless."""
     words = f"--model {checkpoint} --loss {LOSSES}:copies --json r.json --junit r.xml --markdown r.md --html r.html"
-    done, _ = ranks(*PREFLIGHT, *words.split())
+    done = ranks(*PREFLIGHT, *words.split())
     assert done.returncode == 1
     assert done.stdout.count("FAIL: 2 errors; ") == 1
     assert "findings or failed checks (verdict fail); the report of rank 0 tells more" in done.stderr
@@ -116,7 +113,7 @@ def test_a_rank_with_another_convention_is_named(checkpoint, ranks, tmp_path):
 
 
 def test_a_rank_that_sums_instead_of_averaging(checkpoint, ranks):
-    done, _ = ranks(*PREFLIGHT, "--model", checkpoint, "--loss", f"{LOSSES}:sums", "--ignore", "LA102")
+    done = ranks(*PREFLIGHT, "--model", checkpoint, "--loss", f"{LOSSES}:sums", "--ignore", "LA102")
     assert done.returncode == 1
     assert "rank 1 differs from rank 0: the weights of text add up to 84, there to 1: another" in done.stdout
     assert done.stdout.count("FAIL: 1 error; ") == 1
@@ -165,14 +162,13 @@ def test_a_rank_that_sums_instead_of_averaging(checkpoint, ranks):
 )
 def test_one_clear_error_that_names_the_rank(checkpoint, ranks, tmp_path, loss, planted, told, code):
     words = f"--model {checkpoint} --loss {LOSSES}:{loss} --rank-timeout 4 --json r.json"
-    done, seconds = ranks(*PREFLIGHT, *words.split(), PLANTED=planted)
+    done = ranks(*PREFLIGHT, *words.split(), PLANTED=planted)
     told = told.format(losses=LOSSES, causes=CAUSES, waited=WAITED)
     assert done.returncode == 1
     assert done.stdout == ""
     assert [line for line in done.stderr.splitlines() if line.startswith("loss-align:")] == [f"loss-align: {told}"]
     report = json.loads((tmp_path / "r.json").read_text())
     assert (report["verdict"], report["error"], report["exit_code"]) == ("error", told, code)
-    assert seconds < 60
     assert {path.name for path in tmp_path.iterdir()} == {"r.json"}
 
 
@@ -187,7 +183,7 @@ def test_the_torchrun_line_of_the_seed(ranks, tmp_path):
         f"--base_ckpt {tmp_path}/checkpoint --batch_size 2 --lr 2e-4 --epochs 2 --grad_accum 8 "
         "--lora_r 16 --lora_alpha 32 --lora_dropout 0.05 --json r.json"
     )
-    done, _ = ranks(*PREFLIGHT, *words.split())
+    done = ranks(*PREFLIGHT, *words.split())
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("PASS: ") == 2
     report = json.loads((tmp_path / "r.json").read_text())
@@ -253,7 +249,7 @@ def test_a_model_in_ddp_is_checked_between_two_steps_and_goes_on_training(ranks,
     """Strict DDP complains of a forward whose backward never came: a check must leave nothing behind in it."""
     script = tmp_path / "script.py"
     script.write_text(WRAPPED)
-    done, _ = ranks(script)
+    done = ranks(script)
     assert done.returncode == 0, done.stderr
     told = sorted(json.loads(line) for line in done.stdout.splitlines())
     assert told == [[rank, [[], ["LA102"], []], True] for rank in (0, 1)]
