@@ -109,3 +109,7 @@ def test_what_is_no_tensor_of_its_shape_and_kind_is_refused_by_its_name(call, na
     other = {"integers": torch.float32, "floats": torch.int64, "numbers": torch.complex64}[kind]
     told = "real numbers" if kind == "numbers" else kind
     refused(call, torch.zeros([2] * least, dtype=other), f"{name} must be {told}, got {other}")
+
+
+def test_a_seed_is_refused_by_its_name():
+    refused(lambda x: leaf(LOGITS, seed=x), 1.5, "seed must be an integer, got float")
