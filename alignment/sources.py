@@ -28,7 +28,7 @@ from .recovery import Form, Reading
 from .streams import IGNORE_INDEX, NO_TOKEN, Stream
 from .supervision import Supervision
 
-__all__ = ["infer_sources", "is_ambiguous", "unpenalised"]
+__all__ = ["agreed", "infer_sources", "is_ambiguous", "unpenalised"]
 
 #: Share of rows without a plain cross-entropy from which, beside soft ones, all may have a soft teacher.
 TAUGHT = 0.1
@@ -42,6 +42,8 @@ LEAST_INSIDE = 3
 LEAST_RUN, RUN_SHARE = 8, 0.9
 #: Its offset is one of so many that most of some rows, evenly chosen, have in common.
 ANCHORS, LIKELY = 32, 8
+#: A token of which more than one in so many is one stands anywhere by chance.
+FREQUENT = 10
 
 
 def infer_sources(readings: Sequence[Reading], streams: Sequence[Stream]) -> tuple[Supervision, ...]:
@@ -52,6 +54,29 @@ def infer_sources(readings: Sequence[Reading], streams: Sequence[Stream]) -> tup
         streams: all streams of the batch; ``Supervision.origin`` counts in their order.
     """
     return tuple(_infer(number, reading, streams) for number, reading in enumerate(readings))
+
+
+def agreed(number: int, one: Supervision) -> Supervision:
+    """Stream ``number`` of several forwards with its sources by one offset, where most of its rows have that one.
+
+    Each forward's were inferred by themselves, and among a few tokens chance explains a row as well: where the
+    offset of the others does too, it is that. Rows that it puts outside of their sample have a source only if all
+    of them have.
+    """
+    rows = torch.nonzero(one.trained & (one.source >= 0) & (one.origin == number)).reshape(-1)
+    at = one.source[rows] - rows
+    offsets, votes = torch.unique(at[_same_sample(rows, rows + at, one.stream)], return_counts=True)
+    if not len(votes) or 2 * int(votes.max()) <= len(rows):
+        return one
+    offset, pulled = int(offsets[votes.argmax()]), torch.nonzero(one.trained & (one.weight > 0)).reshape(-1)
+    inside = _same_sample(pulled, pulled + offset, one.stream)
+    source, origin = one.source.clone(), one.origin.clone()
+    home = pulled[inside & _matches(one.target[pulled], pulled, one.stream, offset)]
+    source[home], origin[home] = home + offset, number
+    outer = pulled[~inside]
+    if bool((source[outer] < 0).any()):
+        source[outer] = origin[outer] = -1
+    return replace(one, source=source, origin=origin)
 
 
 def _infer(number: int, reading: Reading, streams: Sequence[Stream]) -> Supervision:
@@ -231,16 +256,25 @@ def _same_sample(rows: Tensor, at: Tensor, stream: Stream) -> Tensor:
 def _carried_over(target: Tensor, rows: Tensor, stream: Stream, offset: int) -> Tensor:
     """(r,) sources of rows at the borders of samples; -1 for all of them where nothing explains them all.
 
-    A shift or a roll of the flattened batch brings tokens there, and a roll of each sample.
+    A shift or a roll of the flattened batch brings tokens there, and a roll of each sample. Windows that follow each
+    other look like the first, but for the last of them, whose token only chance brings: no proof if it is frequent.
     """
     size = len(stream)
     first = torch.searchsorted(stream.sample.contiguous(), stream.sample[rows].contiguous())
     length = torch.bincount(stream.sample, minlength=int(stream.sample.max()) + 1)[stream.sample[rows]]
     rolled = (first + (rows - first + offset) % length) % size
-    for at in ((rows + offset) % size, rolled):
-        if bool((stream.ids[at] == target).all()):
+    around = (rows + offset < 0) | (rows + offset >= size)
+    by_chance = bool(around.any()) and bool(torch.isin(target[around], _frequent(stream.ids)).any())
+    for at, believed in (((rows + offset) % size, not by_chance), (rolled, True)):
+        if believed and bool((stream.ids[at] == target).all()):
             return at
     return torch.full_like(rows, -1)
+
+
+def _frequent(ids: Tensor) -> Tensor:
+    """The ids that are there more than once, and more than a tenth of all."""
+    tokens, counts = torch.unique(ids, return_counts=True)
+    return tokens[(counts > 1) & (counts * FREQUENT > len(ids))]
 
 
 def _matches(target: Tensor, rows: Tensor, stream: Stream, offset: int) -> Tensor:

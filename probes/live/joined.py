@@ -10,7 +10,7 @@ from torch import Tensor
 
 from alignment import IGNORE_INDEX, Convention, InputError, Stream, Supervision
 from alignment.recovery import Reading
-from alignment.sources import infer_sources
+from alignment.sources import agreed, infer_sources
 
 from ..errors import UsageError
 from ..models.adapter import View
@@ -146,7 +146,8 @@ def _together(
         given = torch.cat([_labels(piece.labels, len(piece.stream)) for piece in pieces])
         labels.append(given if any(seen) else None)
         carried.append(torch.cat([_labels(piece.carried, len(piece.stream)) for piece in pieces]))
-        actual.append(_whole([piece.actual for piece in pieces], stream))
+        whole = _whole([piece.actual for piece in pieces], stream)
+        actual.append(agreed(len(actual), whole) if len(pieces) > 1 else whole)
         unlabelled.append(~torch.tensor(seen).repeat_interleave(lengths))
         part.append(torch.tensor([piece.part for piece in pieces]).repeat_interleave(lengths))
     conventions, masked, kin, ahead = zip(*(declared[stream.name] for stream in joined), strict=True)

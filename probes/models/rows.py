@@ -22,6 +22,9 @@ __all__ = ["align_streams", "head_rows", "match_rows", "row_keys", "rows_behind"
 MOST_IN_FRONT = 8
 #: Rows are numbered in pieces of at most this many elements.
 KEY_ELEMENTS = 1 << 22
+#: Of so many rows it is looked whether they keep their place; alike is a row whose cosine with another is so much, and
+#: one that has moved is less like the row at its own place by so much.
+ANCHORS, ALIKE, APART = 64, 0.95, 0.3
 
 
 def match_rows(inputs: Tensor, hidden: Tensor) -> Tensor:
@@ -71,7 +74,8 @@ def head_rows(inputs: Tensor, hidden: Tensor, count: int, received: int) -> Tens
         received: how many ids the model was given.
 
     Raises:
-        InputError: a model that lengthens its sequence, or a head that reads something else than the body's rows.
+        InputError: a model that lengthens its sequence, or a head that reads something else than the body's rows, or
+            these in another order and through layers of the loss's own.
     """
     straight = torch.arange(count, device=inputs.device)
     given = hidden.numel() // max(hidden.shape[-1], 1)
@@ -79,7 +83,7 @@ def head_rows(inputs: Tensor, hidden: Tensor, count: int, received: int) -> Tens
         try:
             return match_rows(inputs, hidden)
         except InputError:
-            if count != received:
+            if count != received or _is_reordered(inputs, hidden):
                 raise
     elif count != received:
         raise InputError(
@@ -88,6 +92,23 @@ def head_rows(inputs: Tensor, hidden: Tensor, count: int, received: int) -> Tens
             "can be placed; expand ids, labels and mask before the model"
         )
     return straight  # a head behind a projection or a scale of its own, one row per id
+
+
+def _is_reordered(inputs: Tensor, hidden: Tensor) -> bool:
+    """Whether rows that went through a layer (a norm, a scale) are like rows of the body at other places."""
+    given, body = (_directions(rows) for rows in (inputs, hidden))
+    some = torch.linspace(0, len(body) - 1, min(ANCHORS, len(body)), device=body.device).round().long()
+    alike = given[some] @ body.T
+    best, own = alike.amax(1), alike.gather(1, some[:, None])[:, 0]
+    other = (best >= ALIKE) & (own < best - APART)
+    return 2 * int(other.sum()) > len(some)
+
+
+def _directions(rows: Tensor) -> Tensor:
+    """(R, H): rows of length 1, without what they have in common."""
+    flat = rows.reshape(-1, rows.shape[-1]).float()
+    flat = flat - flat.mean(-1, keepdim=True)
+    return torch.nn.functional.normalize(flat, dim=-1)
 
 
 def rows_behind(reads: Sequence[Tensor], given: Tensor, count: int) -> Tensor | None:

@@ -10,7 +10,7 @@ from planted import plain_stream
 from strategies import text_batches
 
 from alignment import IGNORE_INDEX, recover, text_stream
-from alignment.sources import infer_sources, is_ambiguous
+from alignment.sources import agreed, infer_sources, is_ambiguous
 
 __ = IGNORE_INDEX
 
@@ -306,6 +306,12 @@ def test_a_shift_of_the_flattened_batch_takes_every_border(last):
     assert one.source.tolist() == [1, 2, 3, 4, 5, 6, 7, 0 if last == 10 else -1]
 
 
+def test_a_frequent_token_behind_the_last_row_is_no_proof_that_the_batch_was_rolled():
+    """Windows that follow each other look the same but for the last one, whose token is the first by chance."""
+    one = windows([11, 10, 13, 20, 10, 22, 23, 10], [10, 11, 10, 13, 20, 10, 22, 23], samples=2)
+    assert one.source.tolist() == [1, 2, 3, -1, 5, 6, 7, -1]
+
+
 def test_a_roll_of_each_sample_takes_its_own_first_token():
     one = windows([11, 12, 13, 10, 21, 22, 23, 20], [10, 11, 12, 13, 20, 21, 22, 23], samples=2)
     assert one.source.tolist() == [1, 2, 3, 0, 5, 6, 7, 4]
@@ -327,3 +333,35 @@ def test_chance_in_another_stream_is_no_source_either():
     found = infer([[20, 30, 11], [21, 31, __]], *audio)
     assert found[0].origin.tolist() == [0, 0, -1]
     assert found[0].source.tolist() == [1, 2, -1]
+
+
+# -- several forwards ---------------------------------------------------------------------------------
+
+
+def forwards(targets, ids, source, *, samples=2):
+    """Several forwards of one sample each, one after the other, with the sources that each of them showed alone."""
+    one = windows(targets, ids, samples=samples)
+    source = torch.tensor(source)
+    return replace(one, source=source, origin=torch.where(source >= 0, 0, -1))
+
+
+def test_a_source_by_chance_gives_way_to_the_offset_of_the_other_forwards():
+    one = forwards([11, 12, 13, __, 10, 21, 10, __], [10, 11, 12, 13, 10, 10, 21, 10], [1, 2, 3, -1, 4, 6, 4, -1])
+    assert agreed(0, one).source.tolist() == [1, 2, 3, -1, 5, 6, 7, -1]
+
+
+def test_what_no_offset_explains_keeps_its_source():
+    source = [2, 2, 3, -1, 4, 4, 7, -1]
+    one = forwards([12, 12, 13, __, 20, 20, 22, __], [10, 11, 12, 13, 20, 21, 23, 22], source)
+    assert agreed(0, one).source.tolist() == [2, 2, 3, -1, 4, 4, 7, -1]
+
+
+def test_the_first_token_of_one_forward_is_chance_where_the_last_row_of_another_is_trained_on_no_input():
+    one = forwards([11, 12, 13, 10, 21, 22, 23, 99], [10, 11, 12, 13, 20, 21, 22, 23], [1, 2, 3, 0, 5, 6, 7, -1])
+    assert agreed(0, one).source.tolist() == [1, 2, 3, -1, 5, 6, 7, -1]
+
+
+def test_forwards_that_all_roll_their_sample_keep_their_first_token():
+    rolled = [1, 2, 3, 0, 5, 6, 7, 4]
+    one = forwards([11, 12, 13, 10, 21, 22, 23, 20], [10, 11, 12, 13, 20, 21, 22, 23], rolled)
+    assert agreed(0, one).source.tolist() == rolled

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from alignment import InputError, text_stream
 from probes.models.rows import align_streams, head_rows, match_rows
@@ -76,3 +77,19 @@ def test_rows_of_a_head_behind_a_layer_of_its_own_go_straight():
         head_rows(hidden[:2] * 3, hidden, 2, 4)
     with pytest.raises(InputError, match="the batch has 3 ids and the model's body 4 rows"):
         head_rows(hidden, hidden, 4, 3)
+
+
+@pytest.mark.parametrize(
+    "layer", [lambda rows: F.layer_norm(rows, (16,)), lambda rows: 3 * rows], ids=["norm", "scale"]
+)
+def test_rows_behind_a_layer_in_another_order_are_not_taken_for_those_at_their_place(layer):
+    hidden = torch.randn(2, 6, 16, generator=torch.Generator().manual_seed(0))
+    assert head_rows(layer(hidden), hidden, 12, 12).tolist() == list(range(12))
+    with pytest.raises(InputError, match="name the module that feeds it"):
+        head_rows(layer(hidden.flip(1)), hidden, 12, 12)
+
+
+def test_rows_of_a_layer_that_are_like_none_of_the_body_keep_their_place():
+    draw = torch.Generator().manual_seed(0)
+    hidden, others = torch.randn(2, 6, 16, generator=draw), torch.randn(2, 6, 16, generator=draw)
+    assert head_rows(others, hidden, 12, 12).tolist() == list(range(12))
