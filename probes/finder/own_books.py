@@ -25,7 +25,7 @@ def of_their_own(found: Sequence[Found], inner: nn.Module, batch: Mapping[str, A
     with another one's. Where a head is trained on what it has just read, the codebook that it copies need not be its
     own: a head alone is for the first one, or the one that its name says.
     """
-    out = _ordered(found)
+    out = _ordered(found, inner, batch)
     for number, one in enumerate(out):
         own = _of_own(one, inner, batch)
         if own is not None and own not in [_place(other) for other in out]:
@@ -33,8 +33,11 @@ def of_their_own(found: Sequence[Found], inner: nn.Module, batch: Mapping[str, A
     return out
 
 
-def _ordered(found: Sequence[Found]) -> list[Found]:
-    """The same, siblings that differ in one number trained on codebooks in the order of their numbers."""
+def _ordered(found: Sequence[Found], inner: nn.Module, batch: Mapping[str, Any]) -> list[Found]:
+    """The same, siblings that differ in one number trained on codebooks in the order of their numbers.
+
+    Where there are as many heads as codebooks, each is for the one of its number, whichever of them are trained.
+    """
     out = list(found)
     groups: dict[tuple[str, str], list[int]] = {}
     for number, one in enumerate(found):
@@ -48,6 +51,9 @@ def _ordered(found: Sequence[Found]) -> list[Found]:
         places = sorted((place for n in numbers if (place := _place(found[n])) is not None), key=_book)
         if len(set(places)) < len(numbers):
             continue  # two heads of one codebook
+        books = places[0].books(batch)
+        own = [number_of(_path(found[n]), inner, len(books)) for n in by_head]
+        places = [books[number] for number in own if number is not None] if None not in own else places
         for number, place in zip(by_head, places, strict=True):
             out[number] = _over(found[number], place)
     return out
