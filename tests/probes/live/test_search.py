@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from finder_models import BESIDE, Beside
 from live_runs import loop, same_state, watched
+from speech_models import SPEECH
 from speech_zoo import ZOO, by_name, ce, ids
 
 #: Their heads give a row for each id, or are parameters, slices, chunks, on another axis, behind rows put in front:
@@ -93,6 +94,11 @@ def test_what_cannot_be_said_is_a_blind_spot(name):
     report = run(one, one.right)
     assert report.verdict == "incomplete"
     assert {finding.code for finding in report.findings} == {BLIND[name]}
+
+
+def test_heads_trained_on_codebooks_of_others_are_named_where_only_some_are_trained():
+    one = next(one for one in SPEECH if "heard" in one.name)
+    assert errors(run(one, one.wrong["user in place of its own"][0])) == {"LA106"}
 
 
 @pytest.mark.deep
