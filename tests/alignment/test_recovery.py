@@ -328,10 +328,11 @@ def test_a_binary_cross_entropy_of_one_hot_rows_names_its_targets_with_and_witho
     assert reading.target.tolist() == more.target.tolist() == targets.tolist()
 
 
-def test_two_positive_columns_name_no_target():
-    both = torch.zeros(2, 12)
+@pytest.mark.parametrize("rows", [2, 4096])
+def test_two_positive_columns_name_no_target_however_many_rows_have_them(rows):
+    both = torch.zeros(rows, 12)
     both[:, 3] = both[:, 5] = 1
-    reading = recover(lambda z: F.binary_cross_entropy_with_logits(z, both), torch.zeros(2, 12))
+    reading = recover(lambda z: F.binary_cross_entropy_with_logits(z, both), torch.zeros(rows, 12))
     assert set(reading.form.tolist()) == {int(Form.SOFT)}
 
 
