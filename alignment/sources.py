@@ -89,9 +89,8 @@ def _infer(number: int, reading: Reading, streams: Sequence[Stream]) -> Supervis
         for other in (number, *_others(number, streams)):
             if rows.numel() == 0:
                 break
-            found, unique = _find(reading.target[rows], rows, streams[other])
             one = _inside(reading.target[rows], rows, own, alone=len(streams) == 1) if other == number else None
-            found = found if one is None else one
+            found, unique = _find(reading.target[rows], rows, streams[other], one)
             exact &= bool(unique[found >= 0].all())
             source[rows[found >= 0]] = found[found >= 0]
             origin[rows[found >= 0]] = other
@@ -164,14 +163,19 @@ def _others(number: int, streams: Sequence[Stream]) -> list[int]:
     return sorted(rest, key=lambda n: streams[n].is_audio != streams[number].is_audio)
 
 
-def _find(target: Tensor, rows: Tensor, stream: Stream) -> tuple[Tensor, Tensor]:
-    """Where each target stands in ``stream`` (-1 if nowhere), and whether it stands there only once."""
+def _find(target: Tensor, rows: Tensor, stream: Stream, told: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Where each target stands in ``stream`` (-1 if nowhere), and whether it stands there only once.
+
+    Where one offset has ``told`` all sources already (see ``_inside``), nothing is looked for.
+    """
     found = torch.full_like(rows, -1)
     order = torch.argsort(stream.ids, stable=True)
     sorted_ids = stream.ids[order].contiguous()
     low = torch.searchsorted(sorted_ids, target.contiguous())
     high = torch.searchsorted(sorted_ids, target.contiguous(), right=True)
     once = high - low == 1
+    if told is not None:
+        return told, once
     found[once] = order[low[once]]
     left = torch.nonzero(high - low > 1).reshape(-1)
     if left.numel() and not _one_explains(target, rows, stream):

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from .forward_patch import detached
+from .walk import modules_of
 
 __all__ = ["Attached"]
 
@@ -24,7 +25,7 @@ class Attached:
     def __init__(self, model: nn.Module) -> None:
         self._kept = [
             (module, vars(module).get("forward"), {key for name in HOOKS for key in vars(module)[name]})
-            for module in model.modules()
+            for module in modules_of(model)
         ]
 
     def restore(self) -> None:

@@ -16,6 +16,7 @@ from .attached import Attached
 from .forward_patch import ForwardPatch
 from .sharded import reshard
 from .stopping import uninterrupted
+from .walk import modules_of
 
 __all__ = ["copy_of", "cuda_devices", "preserved", "same_random_state"]
 
@@ -39,7 +40,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
     forward, and for the other ranks, which may have no such forward. Parameters of FSDP2 are sharded before and after.
     """
     reshard(model)
-    modes = {module: module.training for module in model.modules()}
+    modes = {module: module.training for module in modules_of(model)}
     adapters = {module: {key: copy.copy(vars(module)[key]) for key in ACTIVE & vars(module).keys()} for module in modes}
     params = [(param, param.grad, param.requires_grad) for param in model.parameters()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]

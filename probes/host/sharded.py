@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .walk import is_called, modules_of
+
 __all__ = [
     "all_ids",
     "is_spread",
@@ -67,9 +69,7 @@ def processes() -> int:
 
 def _fsdp_modules(model: nn.Module) -> Iterator[Any]:
     """Told by name: importing torch.distributed.tensor takes a second."""
-    for module in model.modules():
-        if any(base.__name__ == "FSDPModule" and base.__module__.startswith("torch.") for base in type(module).__mro__):
-            yield module
+    return (module for module in modules_of(model) if is_called(module, "FSDPModule", "torch"))
 
 
 def is_spread(tensor: Any) -> bool:

@@ -99,6 +99,7 @@ class CausalLMAdapter(TextRuns):
         self._vocab = next(iter(sizes.values()))
         self.ahead: tuple[int, ...] = (1,) * len(self._heads(model))
         self.calls: tuple[int, ...] = ()
+        self._searched: tuple[Any, tuple[int, ...]] | None = None
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -211,7 +212,8 @@ class CausalLMAdapter(TextRuns):
         ids, rows = batch.get("input_ids"), embedding_rows(inner)
         if rows is None or not isinstance(ids, Tensor) or ids.is_floating_point():
             return
-        beyond = sorted(set(ids[ids >= rows].tolist()) - special_ids(inner))
+        high = set(ids[ids >= rows].tolist())
+        beyond = sorted(high - special_ids(inner)) if high else []
         if beyond:
             raise OtherCheckpointError(
                 f"input_ids hold {beyond[0]}, {self.name} reads the ids "
@@ -232,7 +234,7 @@ class CausalLMAdapter(TextRuns):
             vocabulary_of(named[0][1], inner),
             mask=padding_mask(mask, ids, cached=batch.get(CACHE) is not None),
             documents=None if self._encoder_decoder else document_numbers(batch, ids),
-            placeholders=placeholder_ids(inner),
+            placeholders=self._placeholders(inner),
             end_ids=end_ids(inner),
             pad_ids=pad_ids(inner),
             begin_ids=begin_ids(inner),
@@ -271,6 +273,13 @@ class CausalLMAdapter(TextRuns):
             findings=(*found, *told.findings),
             after=named_after(batch, ids, stream, self.id_keys) if told.labels is None else None,
         )
+
+    def _placeholders(self, inner: Any) -> tuple[int, ...]:
+        """Of a model's configuration, which is written out whole to be searched: once, not for every forward."""
+        config = getattr(inner, "config", None)
+        if self._searched is None or self._searched[0] is not config:
+            self._searched = config, placeholder_ids(inner)
+        return self._searched[1]
 
     def _covers(self, inner: Any, ids: Tensor, labels: Tensor) -> bool:
         """Whether labels of a module of the user's own name what its inputs mask."""

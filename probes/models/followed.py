@@ -29,6 +29,8 @@ MOVES = frozenset(
 )
 #: Functions after which a row is none of those that it was made of.
 MIXES = frozenset(("sort", "argsort", "topk", "msort"))
+#: What most functions give that is no rows: sizes, types, numbers.
+NO_ROWS = frozenset((torch.Size, torch.dtype, torch.device, bool, int, float, str, type(None)))
 #: Of what no id stands behind.
 NOWHERE = -1
 
@@ -42,14 +44,21 @@ class Followed(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self._places: Any = WeakTensorKeyDictionary()
-        self._begun = False
+        self._known: set[int] = set()
 
     def begin(self, tensor: Tensor, *, rows: bool, first: int = 0) -> None:
         """A tensor whose elements, or whose rows (.., H), are numbered in their order, from ``first`` on."""
         lead = tensor.shape[:-1] if rows else tensor.shape
         places = torch.arange(first, first + lead.numel(), device=tensor.device).reshape(lead)
-        self._begun = True
-        self._places[tensor] = places[..., None].expand(tensor.shape) if rows else places
+        self._note(tensor, places[..., None].expand(tensor.shape) if rows else places)
+
+    def _note(self, tensor: Tensor, places: Tensor) -> None:
+        self._places[tensor] = places
+        self._known.add(id(tensor))
+
+    def _knows(self, tensor: Tensor) -> bool:
+        """Whether places of a tensor are known. Most functions are given none such, and a number tells that sooner."""
+        return id(tensor) in self._known and tensor in self._places
 
     def places_of(self, tensor: Tensor) -> Tensor | None:
         """(r,) int64: the place behind each row of (.., H), ``NOWHERE`` where there is none.
@@ -67,10 +76,10 @@ class Followed(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        if not self._begun or not isinstance(out, (Tensor, list, tuple, Mapping)) or type(out) is torch.Size:
+        if not self._known or type(out) in NO_ROWS or not isinstance(out, (Tensor, list, tuple, Mapping)):
             return out
+        known = [one for one in _tensors((args, kwargs or {})) if self._knows(one)]
         name = getattr(func, "__name__", "")
-        known = [one for one in _tensors((args, kwargs or {})) if one in self._places]
         if not known or name in MIXES:
             return out
         if name in MOVES:
@@ -90,8 +99,8 @@ class Followed(TorchFunctionMode):
         except (RuntimeError, TypeError, IndexError):
             return
         for one, places in zip(made, _tensors((moved,)), strict=False):
-            if one.shape == places.shape and one not in self._places:
-                self._places[one] = places
+            if one.shape == places.shape and not self._knows(one):
+                self._note(one, places)
 
     def _places_in(self, values: Any) -> Any:
         """The places of what is moved: a tensor, or several that are joined."""
@@ -102,18 +111,18 @@ class Followed(TorchFunctionMode):
 
     def _keep(self, known: list[Tensor], made: Tensor) -> None:
         """What a function made row by row keeps the places of its first argument that has as many."""
-        if made in self._places or made.dim() == 0:
+        if made.dim() == 0 or self._knows(made):
             return
         for one in known:
             places = self._places[one]
             if made.shape == one.shape:
-                self._places[made] = places
+                self._note(made, places)
                 return
             if made.shape[:-1] == one.shape and not one.is_floating_point():  # looked up
-                self._places[made] = places[..., None].expand(made.shape)
+                self._note(made, places[..., None].expand(made.shape))
                 return
             if one.dim() > 1 and made.shape[:-1] == one.shape[:-1] and _by_rows(places):
-                self._places[made] = places[..., :1].expand(made.shape)
+                self._note(made, places[..., :1].expand(made.shape))
                 return
 
 

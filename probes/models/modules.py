@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import UsageError
+from ..host.walk import is_called, modules_of
 
 __all__ = [
     "HOOKS",
@@ -60,10 +61,7 @@ def is_linear_alone(module: nn.Module) -> bool:
 
 def is_pretrained(module: nn.Module) -> bool:
     """Whether a module is a transformers model, told by name so that transformers need not be imported."""
-    return any(
-        base.__name__ == "PreTrainedModel" and base.__module__ == "transformers.modeling_utils"
-        for base in type(module).__mro__
-    )
+    return is_called(module, "PreTrainedModel", "transformers.modeling_utils")
 
 
 def is_masked_lm(model: Any) -> bool:
@@ -73,7 +71,7 @@ def is_masked_lm(model: Any) -> bool:
 
 def pretrained_models(model: nn.Module) -> list[Any]:
     """The transformers models in a model, outermost first."""
-    return [module for module in model.modules() if is_pretrained(module)]
+    return [module for module in modules_of(model) if is_pretrained(module)]
 
 
 def output_embeddings(model: Any) -> Any:
@@ -106,7 +104,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def peft_model(model: nn.Module) -> Any:
     """The PEFT model in a model, whatever wraps it; None if there is none."""
-    for module in model.modules():
+    for module in modules_of(model):
         if hasattr(module, "peft_config") and hasattr(module, "get_base_model"):
             return module
     return None
@@ -174,7 +172,7 @@ def _bodies(owner: Any) -> Iterator[Any]:
 
 
 def _holds(model: nn.Module, module: nn.Module) -> bool:
-    return any(module is other for other in model.modules())
+    return any(module is other for other in modules_of(model))
 
 
 def vocabulary_of(head: nn.Module, inner: Any) -> int:

@@ -33,8 +33,8 @@ PLACEHOLDER = re.compile(
 
 def special_ids(model: Any) -> set[int]:
     """Every token id that the model's configuration names: padding, begin, end, placeholders, languages."""
-    found = {number for name, number in _entries(model) if TOKEN.match(name)}
-    return found | set(placeholder_ids(model)) | set(end_ids(model))
+    found = {number for name, number in _entries(model) if TOKEN.match(name) or PLACEHOLDER.match(name)}
+    return found | set(end_ids(model))
 
 
 def vocabularies(model: nn.Module) -> set[int]:

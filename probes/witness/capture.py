@@ -83,6 +83,7 @@ class Capture:
     inner_labels: set[str] = field(default_factory=set)
     _handles: list[RemovableHandle | ForwardPatch | SkippedProduct | PassedBy] = field(default_factory=list)
     _lent: ExitStack = field(default_factory=ExitStack)
+    _following: ExitStack = field(default_factory=ExitStack)
     _stand_in: Tensor | None = None
     _anchor: Tensor = field(default_factory=lambda: torch.zeros((), requires_grad=True))
     _noise: dict[Any, Tensor] = field(default_factory=dict)
@@ -128,7 +129,8 @@ class Capture:
             if head is self.alone:  # its gradient belongs to the leaf before it
                 add(head.module.register_forward_pre_hook(self._note_rows))
         self._stand_in_for([head for head in self.heads if head is not self.alone])
-        self._lent.enter_context(self._rows.followed)
+        self._lent.enter_context(self._following)
+        self._following.enter_context(self._rows.followed)
         if self._passed_by is not None:
             self._passed_by.settle()
 
@@ -396,6 +398,7 @@ class Capture:
         Returns:
             Whether the loss reaches any.
         """
+        self._following.close()  # no rows are looked for any more, and what reads them is many small steps
         calls = list(self.calls)
         if not calls:
             return False

@@ -1,0 +1,34 @@
+"""A model is gone through as torch does it, and classes are known by name."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from probes.host.walk import is_called, modules_of
+
+
+def test_the_modules_are_those_of_torch_in_its_order() -> None:
+    shared = nn.Linear(2, 2)
+    model = nn.Sequential(
+        nn.Sequential(shared, nn.ReLU()), shared, nn.ModuleDict({"a": nn.Sequential(shared), "b": nn.Tanh()})
+    )
+    model.register_module("none", None)
+    model[0].register_module("around", model[2])
+    assert modules_of(model) == list(model.modules())
+
+
+def test_a_model_that_holds_itself_ends() -> None:
+    model = nn.Sequential(nn.ReLU())
+    model.register_module("back", model)
+    assert modules_of(model) == list(model.modules())
+
+
+def test_a_class_is_known_by_its_name_and_where_it_is_from() -> None:
+    class Own(nn.Linear):
+        pass
+
+    own = Own(2, 2)
+    assert is_called(own, "Linear", "torch")
+    assert is_called(own, "Linear", "torch.nn.modules.linear")
+    assert not is_called(own, "Linear", "tor")
+    assert not is_called(own, "Conv1d", "torch")
