@@ -35,21 +35,20 @@ def labels_follow(
     """
     labelled = labels != IGNORE_INDEX
     out = torch.where(labelled, torch.full_like(labels, foreign), labels)
-    rows = torch.arange(len(labels), device=labels.device)
-    hits, inside = {}, {}
-    for offset in LABEL_OFFSETS:
-        at = (rows + offset).clamp(0, len(rows) - 1)
-        inside[offset] = labelled & (rows + offset == at) & (stream.sample[at] == stream.sample)
-        hits[offset] = inside[offset] & (stream.ids[at] == labels)
+    at = torch.arange(len(labels), device=labels.device) + torch.tensor(LABEL_OFFSETS, device=labels.device)[:, None]
+    in_rows = (at >= 0) & (at < len(labels))
+    at = at.clamp(0, max(len(labels) - 1, 0))  # (offsets, R)
+    inside = labelled & in_rows & (stream.sample[at] == stream.sample)
+    hits = inside & (stream.ids[at] == labels)
+    counts, whole = hits.sum(1).tolist(), (hits == inside).all(1).tolist()
     named = {Convention.POSITION_ALIGNED: 0, Convention.PRE_SHIFTED: 1}.get(convention)
-    if named is not None and not torch.equal(hits[named], inside[named]):
-        named = None  # they do not follow it
+    order = sorted(range(len(LABEL_OFFSETS)), key=lambda n: (not (LABEL_OFFSETS[n] == named and whole[n]), -counts[n]))
     left = labelled
-    for offset in sorted(hits, key=lambda o: (o != named, -int(hits[o].sum()))):
-        found = hits[offset] & left
-        out[found] = fresh[rows[found] + offset]
+    for number in order:
+        found = hits[number] & left
+        out = torch.where(found, fresh[at[number]], out)
         left = left & ~found
-        if torch.equal(hits[offset], inside[offset]) and bool(found.any()):
+        if whole[number] and bool(found.any()):
             break
     return out
 
