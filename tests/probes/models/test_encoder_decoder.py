@@ -73,6 +73,7 @@ def test_the_model_passes_with_its_own_loss(checkpoint, tmp_path):
     assert report["streams"]["text"]["offsets"]["1"] > 80
 
 
+@pytest.mark.once
 def test_a_row_trained_on_what_it_has_read_is_a_copy(checkpoint, tmp_path):
     (tmp_path / "trainer.py").write_text(COPY)
     code, report = checked(checkpoint, tmp_path, "--loss", f"{tmp_path / 'trainer.py'}:loss")
