@@ -50,8 +50,8 @@ SCRIPTS = {
     ),
     "standard input": "print(input()[::-1])",
     "threads": (
-        "import threading, time\n"
-        "threading.Thread(target=lambda: (time.sleep(0.1), print('thread'))).start()\n"
+        "import threading\n"
+        "threading.Thread(target=lambda: (threading.main_thread().join(), print('thread'))).start()\n"
         "print('main')\n"
     ),
 }

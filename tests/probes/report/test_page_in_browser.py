@@ -38,7 +38,7 @@ def opened(browser, tmp_path):
         path.write_text(render(one), encoding="utf-8")
         page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme, reduced_motion="reduce")
         pages.append(page)
-        page.set_default_timeout(5_000)
+        page.set_default_timeout(60_000)  # a loaded machine takes its time
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("dialog", lambda dialog: said.append(dialog.message))
