@@ -113,6 +113,13 @@ def test_weights_of_any_size_are_read_beside_one_another(size):
     assert float(seen.residual[1]) == 0
 
 
+@pytest.mark.parametrize("size", [1e-60, 1e60])
+def test_weights_beyond_single_precision_are_read_off_a_double(size):
+    seen = found(drawn(2), [5, 299], size, torch.float64)
+    assert seen.form.tolist() == [PLAIN] * 2
+    assert seen.weight.tolist() == pytest.approx([size] * 2, rel=1e-4)
+
+
 def test_chunks_are_no_part_of_what_is_read(monkeypatch):
     logits = drawn(9)
     target, weight = torch.tensor([4, -100, 7, 0, 299, -100, -100, 200, 1]), torch.arange(1.0, 10)
@@ -353,8 +360,8 @@ def certain(gap, vocab=64):
 )
 def test_a_silent_row_is_unreadable_where_the_least_weight_would_not_be_written(chance, weights, form):
     logits = torch.cat([drawn(2, 64), certain(-float(torch.tensor(chance).log()))])
-    seen = found(logits, [5, 63, -100], [*weights, 1.0], torch.float16)
-    assert seen.target.tolist() == [5, 63, -100]
+    seen = found(logits, [0, 63, -100], [*weights, 1.0], torch.float16)
+    assert seen.target.tolist() == [0, 63, -100]
     assert seen.form.tolist() == [PLAIN, PLAIN, form]
 
 
