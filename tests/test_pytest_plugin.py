@@ -40,6 +40,34 @@ def shifted():
 def copied():
     return lambda model, batch: F.cross_entropy(model(**batch).logits.flatten(0, 1), batch["labels"].flatten())
 """
+#: The same without transformers, which a worker would import anew.
+PLAIN = """
+import pytest
+import torch
+import torch.nn.functional as F
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed_tokens, self.lm_head = torch.nn.Embedding(128, 16), torch.nn.Linear(16, 128)
+
+    def forward(self, input_ids, labels):
+        logits = self.lm_head(self.embed_tokens(input_ids))
+        return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+@pytest.fixture
+def model():
+    return Model()
+
+@pytest.fixture
+def batch():
+    ids = torch.arange(40).view(2, 20) + 3
+    return {"input_ids": ids, "labels": ids.clone()}
+
+@pytest.fixture
+def shifted():
+    return lambda model, batch: model(**batch)
+"""
 BASELINED = (
     "def test_loss(loss_alignment, model, batch, {0}):\n    loss_alignment.check_against_baseline(model, batch, {0})\n"
 )
@@ -235,6 +263,7 @@ def test_unused_baselines_are_reported_and_trimmed(project):
 
 def test_what_workers_use_is_kept_and_what_none_uses_is_trimmed(project):
     pytest.importorskip("xdist")
+    (project.path / "conftest.py").write_text(PLAIN)
     source = BASELINED.format("shifted")
     other, unused = (source.replace("test_loss", name) for name in ("test_other", "test_unused"))
     project(source + unused, "--align-update=create").assert_outcomes(passed=2)
