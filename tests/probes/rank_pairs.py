@@ -18,8 +18,9 @@ def launched(rank, world, port, **more):
 
 
 def exchanges(world=2, timeout=5, come=None):
-    """The exchanges of the first ``come`` ranks of ``world``."""
+    """The exchanges of the first ``come`` ranks of ``world``; the store is given longer: a machine may be busy."""
     port = free_port()
-    return [
-        RankExchange.from_environment(timeout, environ=launched(rank, world, port)) for rank in range(come or world)
-    ]
+    pairs = [RankExchange.from_environment(60, environ=launched(rank, world, port)) for rank in range(come or world)]
+    for exchange in pairs:
+        exchange.timeout = timeout
+    return pairs
