@@ -14,7 +14,7 @@ from alignment.findings import finding
 from alignment.loss import join_streams
 from alignment.streams import IGNORE_INDEX, Stream
 from alignment.supervision import Supervision
-from alignment.verdicts import judge
+from alignment.verdicts import Verdicts
 from alignment.weights import spread
 
 from ..host.environment import environment_of
@@ -76,15 +76,14 @@ def stream_summary(seen: Witness, heads: Sequence[Head] = ()) -> dict[str, dict[
             entry = {"head": head_of[number], **entry}
         if seen.actual:
             further = seen.view.ahead[number] - 1 if seen.view.ahead else 0
-            entry |= _actual_summary(number, expected, seen.actual[number], seen.expected, further)
+            entry |= _actual_summary(number, expected, seen.actual[number], seen.verdicts[number], further)
         out[expected.stream.name] = entry
     return out
 
 
 def _actual_summary(
-    number: int, expected: Supervision, actual: Supervision, streams: Sequence[Supervision], further: int
+    number: int, expected: Supervision, actual: Supervision, verdicts: Verdicts, further: int
 ) -> dict[str, Any]:
-    verdicts = judge(number, expected, actual, streams)
     weight = actual.weight[actual.trained]
     placed = actual.trained & (actual.source >= 0) & (actual.origin == number)
     offsets, counts = torch.unique(actual.offset[placed], return_counts=True)

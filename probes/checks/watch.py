@@ -120,7 +120,7 @@ def _with_found(model: nn.Module, adapter: Adapter, seen: Witness, found: Sequen
 
     A main head that is frozen and silent teaches the others (EAGLE), and is not judged.
     """
-    if not isinstance(adapter, CausalLMAdapter) or seen.view.masked:
+    if not found or not isinstance(adapter, CausalLMAdapter) or seen.view.masked:
         return None
     names = {module: path for path, module in model.named_modules()}
     inside = dict(unwrapped(model).named_modules())

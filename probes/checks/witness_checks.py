@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from alignment import Finding
 from alignment.rules import RULES, failing
 from alignment.supervision import Supervision
-from alignment.verdicts import judge
 from alignment.wording import counted
 
 from ..models import Adapter, Batch
@@ -85,7 +84,7 @@ def _next_token(number: int, seen: Witness) -> int:
     """How many rows of a stream are trained on their next token, expected there or not."""
     actual = seen.actual[number]
     ahead = actual.trained & (actual.source >= 0) & (actual.origin == number) & (actual.offset == 1)
-    return int((ahead | judge(number, seen.expected[number], actual, seen.expected).right).sum())
+    return int((ahead | seen.verdicts[number].right).sum())
 
 
 def _at_next(trained: int, next_token: int, expected: int, *, further: bool = False) -> str:
@@ -109,7 +108,7 @@ def _pairing_check(check_id: str, title: str, kind: str, seen: Witness, findings
     soft = sum(int(seen.actual[n].soft.sum()) for n in mine)
     if wanted == 0 and all(seen.view.labels[n] is None for n in mine):
         return _unlabelled_pairing(check_id, title, [seen.actual[n] for n in mine], trained)
-    right = sum(int(judge(n, seen.expected[n], seen.actual[n], seen.expected).right.sum()) for n in mine)
+    right = sum(int(seen.verdicts[n].right.sum()) for n in mine)
     if right == 0:
         if soft:
             return Check(check_id, title, "skip", f"{counted(soft, 'row')} without a hard target: not read")
@@ -156,10 +155,7 @@ def _coverage_check(batch: Batch, seen: Witness, findings: Sequence[Finding]) ->
         codes = ", ".join(sorted({f.code for f in swallowed}))
         return Check("coverage", title, "skip", f"not judged beside {codes}: rows are trained on the wrong tokens")
     wanted = sum(int(e.trained.sum()) for e in seen.expected)
-    got = sum(
-        int(judge(n, e, a, seen.expected).right.sum())
-        for n, (e, a) in enumerate(zip(seen.expected, seen.actual, strict=True))
-    )
+    got = sum(int(one.right.sum()) for one in seen.verdicts)
     lost = sum(f.count for f in findings if f.code == "LA201")
     extra = f", {lost} lost in the model's merge" if lost else ""
     unread = sum(int((e.trained & a.soft).sum()) for e, a in zip(seen.expected, seen.actual, strict=True))

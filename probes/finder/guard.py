@@ -18,6 +18,7 @@ from alignment.findings import finding
 from ..errors import UsageError
 from ..host.preserve import preserved
 from ..host.sharded import must_finish
+from ..host.walk import parameters_of
 from ..models.adapter import Adapter, Batch, Head, View, bodies_of
 from ..models.causal_lm import CausalLMAdapter
 from ..models.declared import DeclaredAdapter
@@ -171,5 +172,5 @@ def _holds_all(model: nn.Module, adapter: Adapter, heads: Sequence[Head]) -> boo
         return adapter.inner(model) is unwrapped(model)  # a family of whole models: its heads are all known
     if body is None or (not is_pretrained(body) and heads_beside(unwrapped(model), heads, ())):
         return False  # a body of people's own need not call all that lies in it
-    held = {id(one) for part in (body, *(head.module for head in heads)) for one in part.parameters()}
-    return all(id(one) in held for one in model.parameters() if one.requires_grad)
+    held = {id(one) for one in parameters_of(body, *(head.module for head in heads))}
+    return all(id(one) in held for one in parameters_of(model) if one.requires_grad)

@@ -16,7 +16,7 @@ from .attached import Attached
 from .forward_patch import ForwardPatch
 from .sharded import reshard
 from .stopping import uninterrupted
-from .walk import modules_of
+from .walk import modules_of, parameters_of
 
 __all__ = ["copy_of", "cuda_devices", "preserved", "same_random_state"]
 
@@ -27,7 +27,7 @@ ACTIVE = {"active_adapter", "_active_adapter", "_disable_adapters"}
 
 def cuda_devices(model: nn.Module) -> list[int]:
     """The accelerators that a model's parameters lie on."""
-    return sorted({param.device.index or 0 for param in model.parameters() if param.device.type == "cuda"})
+    return sorted({param.device.index or 0 for param in parameters_of(model) if param.device.type == "cuda"})
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
     reshard(model)
     modes = {module: module.training for module in modules_of(model)}
     adapters = {module: {key: copy.copy(vars(module)[key]) for key in ACTIVE & vars(module).keys()} for module in modes}
-    params = [(param, param.grad, param.requires_grad) for param in model.parameters()]
+    params = [(param, param.grad, param.requires_grad) for param in parameters_of(model)]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     devices = cuda_devices(model)
     grad_mode = torch.is_grad_enabled()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .walk import is_called, modules_of
+from .walk import is_called, modules_of, parameters_of
 
 __all__ = [
     "all_ids",
@@ -118,7 +118,7 @@ def loss_context(loss: Tensor, model: nn.Module) -> AbstractContextManager[Any]:
     The graph of a model that is not spread is not walked: what a checkpoint keeps for it would be computed to be looked
     at, and held.
     """
-    nodes, known = [loss.grad_fn] if any(is_spread(one) for one in model.parameters()) else [], set()
+    nodes, known = [loss.grad_fn] if any(is_spread(one) for one in parameters_of(model)) else [], set()
     while nodes:
         node: Any = nodes.pop()
         if node is None or node in known:

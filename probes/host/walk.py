@@ -1,4 +1,4 @@
-"""A model gone through: its modules, in torch's own order, and what their classes are called."""
+"""A model gone through: its modules and parameters, in torch's own order, and what its classes are called."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from torch import nn
 
-__all__ = ["is_called", "modules_of"]
+__all__ = ["is_called", "modules_of", "parameters_of"]
 
 
 def modules_of(model: nn.Module) -> list[nn.Module]:
@@ -21,6 +21,17 @@ def modules_of(model: nn.Module) -> list[nn.Module]:
             if below:
                 waiting += [one for one in reversed(below.values()) if one is not None]
     return list(found)
+
+
+def parameters_of(*models: nn.Module) -> list[nn.Parameter]:
+    """What the ``parameters()`` of the models yield, each once, without a name for each."""
+    found = {}
+    for model in models:
+        for module in modules_of(model):
+            held = module._parameters  # noqa: SLF001 - most modules of a model have none
+            if held:
+                found |= {id(one): one for one in held.values() if one is not None}
+    return list(found.values())
 
 
 def is_called(module: nn.Module, name: str, package: str) -> bool:

@@ -7,7 +7,8 @@ and what a function makes of rows, row by row, keeps theirs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -45,6 +46,7 @@ class Followed(TorchFunctionMode):
         super().__init__()
         self._places: Any = WeakTensorKeyDictionary()
         self._known: set[int] = set()
+        self._paused = False
 
     def begin(self, tensor: Tensor, *, rows: bool, first: int = 0) -> None:
         """A tensor whose elements, or whose rows (.., H), are numbered in their order, from ``first`` on."""
@@ -59,6 +61,21 @@ class Followed(TorchFunctionMode):
     def _knows(self, tensor: Tensor) -> bool:
         """Whether places of a tensor are known. Most functions are given none such, and a number tells that sooner."""
         return id(tensor) in self._known and tensor in self._places
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """For steps of our own between two of the loss: nothing is followed through them (see ``follow``)."""
+        self._paused, before = True, self._paused
+        try:
+            yield
+        finally:
+            self._paused = before
+
+    def follow(self, made: Tensor, rows: Tensor) -> None:
+        """A tensor (.., H) was made of rows of the same shape, one of each: their places are its own."""
+        places = self._places.get(rows)
+        if places is not None:
+            self._note(made, places)
 
     def places_of(self, tensor: Tensor) -> Tensor | None:
         """(r,) int64: the place behind each row of (.., H), ``NOWHERE`` where there is none.
@@ -76,9 +93,14 @@ class Followed(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        if not self._known or type(out) in NO_ROWS or not isinstance(out, (Tensor, list, tuple, Mapping)):
+        if (
+            self._paused
+            or not self._known
+            or type(out) in NO_ROWS
+            or not isinstance(out, (Tensor, list, tuple, Mapping))
+        ):
             return out
-        known = [one for one in _tensors((args, kwargs or {})) if self._knows(one)]
+        known = [one for one in _tensors((args, kwargs)) if self._knows(one)]
         name = getattr(func, "__name__", "")
         if not known or name in MIXES:
             return out
@@ -91,7 +113,7 @@ class Followed(TorchFunctionMode):
 
     def _move(self, func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any], out: Any) -> None:
         """What was moved, with its places moved alike: all but the first argument are indices, sizes and axes."""
-        made = list(_tensors((out,)))
+        made = _tensors((out,))
         if not made or not args:
             return
         try:
@@ -131,11 +153,13 @@ def _by_rows(places: Tensor) -> bool:
     return places.dim() > 0 and (places.stride(-1) == 0 or bool((places == places[..., :1]).all()))
 
 
-def _tensors(values: Any) -> Iterator[Tensor]:
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, (list, tuple)):
-        for one in values:
-            yield from _tensors(one)
-    elif isinstance(values, Mapping):
-        yield from _tensors(tuple(values.values()))
+def _tensors(values: Iterable[Any]) -> list[Tensor]:
+    found: list[Tensor] = []
+    for one in values:
+        if isinstance(one, Tensor):
+            found.append(one)
+        elif isinstance(one, (list, tuple)):
+            found += _tensors(one)
+        elif isinstance(one, Mapping):
+            found += _tensors(one.values())
+    return found

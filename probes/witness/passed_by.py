@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..host.forward_patch import ForwardPatch
+from ..host.walk import modules_of, parameters_of
 from ..models.forward import all_finite
 from ..models.modules import HOOKS
 from .skipped_product import largest
@@ -54,7 +55,7 @@ class PassedBy:
     def __init__(self, inner: nn.Module, body: nn.Module) -> None:
         self.inner = inner
         owner, layers = _layers(body) if _is_known(inner, body) else (body, [])
-        self._watched = (inner, body, *owner.modules())
+        self._watched = [vars(module) for module in (inner, body, *modules_of(owner))]
         self.layers = [] if any(self._counted()) else layers
         self.passed, self.read = 0, False
         self._ways: dict[Any, Way | None] = {}
@@ -88,9 +89,9 @@ class PassedBy:
 
     def _counted(self) -> list[int]:
         """How many hooks stand around what the rows go through, by kind, and how many forwards were put on one."""
-        hooks = [sum(len(getattr(module, name)) for module in self._watched) for name in HOOKS]
+        hooks = [sum([len(module[name]) for module in self._watched]) for name in HOOKS]
         everywhere = [len(getattr(nn.modules.module, f"_global{name}", ())) for name in HOOKS]
-        return [*hooks, *everywhere, sum("forward" in vars(module) for module in self._watched)]
+        return [*hooks, *everywhere, sum(["forward" in module for module in self._watched])]
 
     def _asked(self, given: Mapping[str, Any]) -> bool:
         config = getattr(self.inner, "config", None)
@@ -135,15 +136,15 @@ def _layers(body: nn.Module) -> tuple[nn.Module, list[nn.Module]]:
     for owner in (body, *(getattr(body, name, None) for name in BODIES)):
         found = next((one for name in LAYERS if isinstance(one := getattr(owner, name, None), nn.ModuleList)), None)
         if owner is not None and found is not None:
-            plain = all(type(one) is nn.Parameter for one in found.parameters())
+            plain = all(type(one) is nn.Parameter for one in parameters_of(found))
             known = all(_is_the_librarys(type(layer)) for layer in found)
-            own = any(not type(part).__module__.startswith(PARTS) for part in found.modules())
+            own = any(not type(part).__module__.startswith(PARTS) for part in modules_of(found))
             return owner, list(found) if plain and known and not own and len(found) > 1 else []
     return body, []
 
 
 def _make(module: nn.Module) -> tuple[type, ...]:
-    return tuple(type(one) for one in module.modules())
+    return tuple(type(one) for one in modules_of(module))
 
 
 def _random_states(device: torch.device) -> list[Tensor]:
@@ -168,5 +169,5 @@ def _way(rows: Tensor, out: Any, kwargs: Mapping[str, Any]) -> Way | None:
 
 def _is_sound(module: nn.Module) -> bool:
     """Whether no weight of a layer can make it overflow, in the range of float32."""
-    weights = [one.detach() for one in module.parameters() if one.is_floating_point() and one.numel()]
+    weights = [one.detach() for one in parameters_of(module) if one.is_floating_point() and one.numel()]
     return all(one.dtype != NARROW and largest(one) <= LARGEST for one in weights)

@@ -70,7 +70,14 @@ class RowsRead:
         self.rows, self.places = given if isinstance(given, Tensor) else None, None
         if self.rows is None:
             return None
-        self.places, self.rows = self.followed.places_of(self.rows), self.rows.detach()
+        with self.followed.paused():
+            self.places, self.rows = self.followed.places_of(self.rows), self.rows.detach()
+            own = self._own()
+        if own is not None:
+            self.followed.follow(own, given)
+        return own
+
+    def _own(self) -> Tensor | None:
         for numbered in reversed(self._numbered):
             known = numbered.known(self.rows)
             if known is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from alignment import (
 from alignment.comparison import unexplained
 from alignment.findings import LABELS
 from alignment.sources import infer_sources, is_ambiguous
+from alignment.verdicts import Verdicts, judge
 
 from ..host.preserve import preserved
 from ..models.adapter import Adapter, Batch, View
@@ -70,6 +72,12 @@ class Witness:
     calls: tuple[int, ...] = ()
     rounding: float = 0.0
     shared: bool = False
+
+    @cached_property
+    def verdicts(self) -> tuple[Verdicts, ...]:
+        """Per stream, what each of its rows is; empty if the loss could not be run."""
+        rows = zip(self.expected, self.actual, strict=bool(self.actual))
+        return tuple(judge(n, expected, actual, self.expected) for n, (expected, actual) in enumerate(rows))
 
     def trained(self, number: int) -> Tensor:
         """(R,) bool: rows of a stream that are trained, or must be."""
