@@ -1,12 +1,17 @@
 """``--weights none``: a check of a configuration whose weights are nowhere near."""
 
 import json
+from pathlib import Path
 
 import pytest
 import transformers
 from chat_templates import conversation, tokenizer_of
+from narrow import narrow_config, narrow_default
 
 import loss_align
+from probes.models import higgs
+
+FIXTURES = Path(__file__).parents[3] / "fixtures"
 
 LOSSES = """
 import torch.nn.functional as F
@@ -109,6 +114,22 @@ def test_conversations_go_through_the_tokenizer_beside_a_configuration(folder, c
     assert preflight("--model", folder / "model", "--data", folder / "data.json", "--json", out) == 0
     wanted = sum(len(one["content"]) + 1 for seed in (1, 2) for one in conversation("chatml", seed=seed)[2::2])
     assert json.loads(out.read_text())["streams"]["text"]["expected"] == wanted  # a byte each, and the end
+
+
+@pytest.mark.higgs
+@pytest.mark.parametrize(
+    ("trainer", "code"), [pytest.param("correct", 0, marks=pytest.mark.deep), ("seed_after_fix", 1)]
+)
+def test_higgs_is_judged_on_its_published_configuration_alone(tmp_path, monkeypatch, capsys, trainer, code):
+    narrow_default(monkeypatch)  # its text ids in a narrow vocabulary: all else is as published
+    published = json.loads((FIXTURES / "configurations" / "higgs-v2-3b" / "config.json").read_text(encoding="utf-8"))
+    narrow_config(higgs.require().HiggsAudioConfig.from_dict(published)).save_pretrained(tmp_path)
+    words = ["--length", 96, "--loss", FIXTURES / "trainers" / f"{trainer}.py:loss", "--json", tmp_path / "report.json"]
+    assert preflight("--model", tmp_path, *words) == code
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert {one["code"] for one in report["findings"] if one["severity"] == "error"} == ({"LA102"} if code else set())
+    assert list(report["streams"]) == ["text", *(f"audio[{k}]" for k in range(published["audio_num_codebooks"]))]
+    assert "HiggsAudioModel of its configuration alone" in " ".join(capsys.readouterr().out.split())
 
 
 def test_without_weights_none_the_folder_is_no_checkpoint(folder, capsys):

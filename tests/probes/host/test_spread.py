@@ -1,4 +1,4 @@
-"""FSDP2, DDP and accelerate under the checks, in one process and in two: named, silent, and nothing left behind."""
+"""FSDP2, DDP and accelerate under the checks, in one, two and four processes: named, silent, nothing left behind."""
 
 import json
 import os
@@ -63,13 +63,13 @@ def test_one_process_with_higgs(name):
     assert_as_expected(run_case(HIGGS[name]), HIGGS[name])
 
 
-def assert_in_two_processes(warm, *names):
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+def assert_in_processes(warm, *names, ranks=2):
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "RANKS": str(ranks)}
     done = warm.python(forked_ranks.__file__, spread_cases.__file__, *names, cwd=ROOT, env=env, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     every = {**CASES, **HIGGS, **APART}
-    assert sorted((one["name"], one["rank"]) for one in told) == sorted((n, r) for n in names for r in (0, 1))
+    assert sorted((one["name"], one["rank"]) for one in told) == sorted((n, r) for n in names for r in range(ranks))
     for one in told:
         name, rank = one.pop("name"), one.pop("rank")
         assert_as_expected(one, every[name], rank, apart="fsdp2" in name)
@@ -78,20 +78,28 @@ def assert_in_two_processes(warm, *names):
 def test_two_processes(warm):
     for name in QUICK:
         skip_unless_possible(name)
-    assert_in_two_processes(warm, *QUICK)
+    assert_in_processes(warm, *QUICK)
 
 
 @pytest.mark.deep
 def test_two_processes_of_every_case(warm):
     for name in CASES:
         skip_unless_possible(name)
-    assert_in_two_processes(warm, *CASES, *APART)
+    assert_in_processes(warm, *CASES, *APART)
+
+
+@pytest.mark.deep
+def test_four_processes_of_fsdp2(warm):
+    names = [name for name in (*CASES, *APART) if "fsdp2" in name and "preflight" not in name]
+    for name in names:
+        skip_unless_possible(name)
+    assert_in_processes(warm, *names, ranks=4)
 
 
 @pytest.mark.deep
 @pytest.mark.higgs
 def test_two_processes_with_higgs(warm):
-    assert_in_two_processes(warm, *HIGGS)
+    assert_in_processes(warm, *HIGGS)
 
 
 @pytest.mark.cuda
