@@ -42,8 +42,8 @@ LEAST_INSIDE = 3
 LEAST_RUN, RUN_SHARE = 8, 0.9
 #: Its offset is one of so many that most of some rows, evenly chosen, have in common.
 ANCHORS, LIKELY = 32, 8
-#: A token of which more than one in so many is one stands anywhere by chance.
-FREQUENT = 10
+#: Odds from which a token that is found where it should not be has come there by chance.
+CHANCE = 0.05
 
 
 def infer_sources(readings: Sequence[Reading], streams: Sequence[Stream]) -> tuple[Supervision, ...]:
@@ -268,17 +268,18 @@ def _carried_over(target: Tensor, rows: Tensor, stream: Stream, offset: int) -> 
     length = torch.bincount(stream.sample, minlength=int(stream.sample.max()) + 1)[stream.sample[rows]]
     rolled = (first + (rows - first + offset) % length) % size
     around = (rows + offset < 0) | (rows + offset >= size)
-    by_chance = bool(around.any()) and bool(torch.isin(target[around], _frequent(stream.ids)).any())
-    for at, believed in (((rows + offset) % size, not by_chance), (rolled, True)):
-        if believed and bool((stream.ids[at] == target).all()):
+    for at, telling in (((rows + offset) % size, around), (rolled, torch.ones_like(around))):
+        if bool((stream.ids[at] == target).all()) and not _by_chance(target[telling], stream.ids):
             return at
     return torch.full_like(rows, -1)
 
 
-def _frequent(ids: Tensor) -> Tensor:
-    """The ids that are there more than once, and more than a tenth of all."""
-    tokens, counts = torch.unique(ids, return_counts=True)
-    return tokens[(counts > 1) & (counts * FREQUENT > len(ids))]
+def _by_chance(target: Tensor, ids: Tensor) -> bool:
+    """Whether tokens that are as frequent as these may well stand anywhere."""
+    odds = 1.0
+    for token in torch.unique(target).tolist() if len(target) else ():
+        odds *= (int((ids == token).sum()) - 1) / len(ids)
+    return len(target) > 0 and odds > CHANCE
 
 
 def _matches(target: Tensor, rows: Tensor, stream: Stream, offset: int) -> Tensor:

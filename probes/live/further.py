@@ -93,8 +93,11 @@ def _exchanged(forwards: Sequence[Forward], adapter: CausalLMAdapter) -> bool:
 
 
 def lent_labels(joined: Joined) -> Joined:
-    """Where a loop keeps its labels to itself, heads that predict further ahead are to be trained on the main's."""
-    if not joined.view.ahead:
+    """Where a loop keeps its labels to itself, heads that predict further ahead are to be trained on the main's.
+
+    Of a main head with rows that cannot be read nothing is lent.
+    """
+    if not joined.view.ahead or bool(joined.actual[0].soft.any()):
         return joined
     main, labels, unlabelled = joined.actual[0], list(joined.view.labels), list(joined.unlabelled)
     rows = main.trained & (main.source >= 0) & (main.origin == 0)

@@ -6,10 +6,11 @@ in the body's output, and received sequences in the batch by their ids.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ ANCHORS, ALIKE, APART = 64, 0.95, 0.3
 def match_rows(inputs: Tensor, hidden: Tensor) -> Tensor:
     """(r,) int64: for each row of ``inputs`` (.., H) the row of ``hidden`` (.., H) it was taken from.
 
-    Equal hidden rows (padding) are matched in order.
+    Equal hidden rows (padding, samples that begin alike) are matched to those beside their neighbours, else in order.
 
     Raises:
         InputError: a row that is none of the body's rows.
@@ -42,16 +43,34 @@ def match_rows(inputs: Tensor, hidden: Tensor) -> Tensor:
     places: dict[int, list[int]] = {}
     for index, key in enumerate(row_keys(pool).tolist()):
         places.setdefault(key, []).append(index)
-    out, last = [], -1
-    for key in row_keys(flat).tolist():
-        if key not in places:
-            raise InputError(
-                "the head was called on rows that are not the body's output: name the module that feeds it"
-            )
-        nth = bisect_right(places[key], last)
-        last = places[key][nth if nth < len(places[key]) else 0]
-        out.append(last)
-    return torch.tensor(out, dtype=torch.long, device=flat.device)
+    keys = row_keys(flat).tolist()
+    if not places.keys() >= set(keys):
+        raise InputError("the head was called on rows that are not the body's output: name the module that feeds it")
+    return torch.tensor(_in_runs([places[key] for key in keys]), dtype=torch.long, device=flat.device)
+
+
+def _in_runs(places: Sequence[Sequence[int]]) -> list[int]:
+    """One of the places of each row, which ascend: beside that of the row after it, or before it, else in order."""
+    out = [one[0] if len(one) == 1 else -1 for one in places]
+    known = [after - at for at, after in pairwise(out) if at >= 0 and after >= 0]
+    step = 1 if known.count(1) >= known.count(-1) else -1
+    for neighbour, rows in ((1, range(len(out) - 2, -1, -1)), (-1, range(1, len(out)))):
+        for row in rows:
+            beside = out[row + neighbour] - neighbour * step
+            if out[row] < 0 <= out[row + neighbour] and _is_among(beside, places[row]):
+                out[row] = beside
+    last = -1
+    for row, mine in enumerate(places):
+        if out[row] < 0:
+            nth = bisect_right(mine, last)
+            out[row] = mine[nth if nth < len(mine) else 0]
+        last = out[row]
+    return out
+
+
+def _is_among(place: int, places: Sequence[int]) -> bool:
+    nth = bisect_left(places, place)
+    return nth < len(places) and places[nth] == place
 
 
 def row_keys(rows: Tensor) -> Tensor:
@@ -101,7 +120,7 @@ def _is_reordered(inputs: Tensor, hidden: Tensor) -> bool:
     alike = given[some] @ body.T
     best, own = alike.amax(1), alike.gather(1, some[:, None])[:, 0]
     other = (best >= ALIKE) & (own < best - APART)
-    return 2 * int(other.sum()) > len(some)
+    return 8 * int(other.sum()) > len(some)  # where tokens repeat, many are like those at their own place, too
 
 
 def _directions(rows: Tensor) -> Tensor:

@@ -312,6 +312,11 @@ def test_a_frequent_token_behind_the_last_row_is_no_proof_that_the_batch_was_rol
     assert one.source.tolist() == [1, 2, 3, -1, 5, 6, 7, -1]
 
 
+def test_a_frequent_token_behind_each_sample_is_no_proof_that_they_were_rolled():
+    one = windows([10, 12, 13, 10, 10, 22, 23, 10], [10, 10, 12, 13, 10, 10, 22, 23], samples=2)
+    assert one.source.tolist() == [1, 2, 3, -1, 5, 6, 7, -1]
+
+
 def test_a_roll_of_each_sample_takes_its_own_first_token():
     one = windows([11, 12, 13, 10, 21, 22, 23, 20], [10, 11, 12, 13, 20, 21, 22, 23], samples=2)
     assert one.source.tolist() == [1, 2, 3, 0, 5, 6, 7, 4]

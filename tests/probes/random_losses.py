@@ -54,20 +54,26 @@ class Outcome:
 
 
 @cache
-def _model(name: str, vocab: int) -> torch.nn.Module:
+def model_named(name: str, vocab: int) -> torch.nn.Module:
+    """The model of this name, made once."""
     return model_of(name, vocab)
 
 
-def checked(program: Program, *, replay: bool = False, file: str = "<string>") -> Report:
-    """What the check says of a program; ``file`` is where its lines stand, from the first."""
+def loss_of(program: Program, file: str = "<string>") -> Any:
+    """The function ``loss(model, batch)`` of a program; ``file`` is where its lines stand, from the first."""
     space: dict[str, Any] = {
         name: getattr(random_choices, name) for name in ("Kernel", "Own", "begun", "body", "whole")
     }
     exec(PRELUDE.partition("from random_choices")[0], space)  # noqa: S102 - the text is ours
     exec(compile(program.source(), file, "exec"), space)  # noqa: S102
-    model = _model(program.model, program.vocab)
+    return space["loss"]
+
+
+def checked(program: Program, *, replay: bool = False, file: str = "<string>") -> Report:
+    """What the check says of a program; ``file`` as in ``loss_of``."""
+    model, loss = model_named(program.model, program.vocab), loss_of(program, file)
     torch.manual_seed(program.seed)
-    return check_loss(model, program.batch(), space["loss"], replay=replay and not program.packed, **program.options)
+    return check_loss(model, program.batch(), loss, replay=replay and not program.packed, **program.options)
 
 
 def judged(program: Program, *, replay: bool = False) -> Outcome:
@@ -78,6 +84,11 @@ def judged(program: Program, *, replay: bool = False) -> Outcome:
         return Outcome("refused", (type(error).__name__,), str(error))
     except Exception as error:  # noqa: BLE001 - whatever it is, the next program comes
         return Outcome("crashed", (type(error).__name__,), f"{type(error).__name__}: {error}")
+    return outcome_of(program, report)
+
+
+def outcome_of(program: Program, report: Report) -> Outcome:
+    """What a report of a program is."""
     said = "; ".join(f"{one.code} {one.message}" for one in report.findings)
     codes = tuple(sorted({one.code for one in report.findings if one.is_error}))
     warned = {one.code for one in report.findings if one.severity == "warning"} - TRUE

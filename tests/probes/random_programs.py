@@ -312,7 +312,7 @@ class Program:
             return frozenset()
         if not met:
             return frozenset(("LA205", "LA206"))
-        rows = self._of_rows()
+        rows = self.of_rows
         if self.criterion in SOFT or self._alike:  # what the rows are trained on does not show, or not where it is from
             return rows | self._of_sources()
         return self._of_sources() or rows
@@ -345,7 +345,8 @@ class Program:
             if all(0 <= r + offset < len(ids) and ids[r + offset] == ids[s] for r, s in own.items())
         ]
 
-    def _of_rows(self) -> frozenset[str]:
+    @property
+    def of_rows(self) -> frozenset[str]:
         """Codes of rows that are trained and must not be, and of those that must be and are not."""
         met, wanted = self.met, self.wanted
         own = {r: s for r, s in met.items() if s < OUTSIDE and r // self.length == s // self.length}

@@ -68,6 +68,14 @@ def test_hidden_rows_are_matched_by_content_and_equal_ones_in_order():
         match_rows(hidden + 1, hidden)
 
 
+@pytest.mark.parametrize("order", [1, -1], ids=["in order", "backwards"])
+def test_rows_of_samples_that_begin_alike_are_those_beside_their_neighbours(order):
+    """Of three samples with the same first row the second and the third are labelled there."""
+    hidden = torch.tensor([[7.0, 1], [1, 2], [3, 4], [7, 1], [5, 6], [8, 9], [7, 1], [2, 2], [4, 4]])
+    rows = [1, 2, 3, 4, 6, 7][::order]
+    assert match_rows(hidden[rows], hidden).tolist() == rows
+
+
 def test_rows_of_a_head_behind_a_layer_of_its_own_go_straight():
     hidden = torch.eye(4)
     assert head_rows(hidden[1:3], hidden, 2, 4).tolist() == [1, 2]

@@ -1,0 +1,36 @@
+"""Random losses as training scripts: a few of a fixed seed, each watched for one step."""
+
+from dataclasses import replace
+
+import pytest
+from random_losses import RIGHT
+from random_programs import Program
+from random_runs import judged, scripts
+
+SCRIPTS = [pytest.param(program, id=str(number)) for number, program in scripts(3, 24)]
+
+
+@pytest.mark.parametrize("program", SCRIPTS)
+def test_a_script_is_judged_rightly_or_called_blind(program):
+    assert judged(program).kind in (*RIGHT, "blind")
+
+
+@pytest.mark.parametrize(("fault", "code"), [("copy", "LA102"), ("double shift", "LA103"), ("three ahead", "LA104")])
+@pytest.mark.parametrize("loop", [False, True], ids=["at once", "sample by sample"])
+def test_faults_are_named_by_the_steps_forwards_together(fault, code, loop):
+    program = Program(key="wanted", samples=4, ids="frequent", vocab=40, fault=fault, loop=loop, seed=4)
+    assert judged(replace(program, fault="")).kind == "silent"
+    assert judged(program).codes == (code,)
+
+
+def test_rows_in_another_order_behind_a_layer_are_blind():
+    program = Program(key="wanted", labels="stream", samples=4, logits="layer and rows", pairing="backwards")
+    assert judged(program).kind == "blind"
+    assert "LA105" not in judged(replace(program, pairing="direct")).codes
+
+
+def test_a_main_head_that_cannot_be_read_says_nothing_of_what_a_further_call_must_train():
+    program = Program(key="wanted", logits="body and head", extra="two ahead", samples=4, criterion="bce")
+    outcome = judged(program)
+    assert outcome.kind == "blind"
+    assert outcome.codes[0] == "LA802"
