@@ -74,8 +74,8 @@ class Reading:
     residual: Tensor
     form: Tensor
 
-    def select(self, rows: Tensor) -> Reading:
-        """The reading of some rows, in their order."""
+    def select(self, rows: Tensor | slice) -> Reading:
+        """The reading of some rows, in their order; of a slice, what is written to it is written here."""
         return Reading(self.target[rows], self.weight[rows], self.residual[rows], self.form[rows])
 
     def to(self, device: torch.device | str) -> Reading:
