@@ -173,13 +173,27 @@ def _left_in_torch():
     return {name: hooks for name, hooks in registries.items() if isinstance(hooks, dict) and hooks}
 
 
+def _left_modes():
+    """Our modes on torch's stack, where every later function would pass through them; they are taken off."""
+    overrides = sys.modules.get("torch.overrides")
+    if overrides is None:
+        return []
+    stack = [overrides._pop_mode() for _ in range(overrides._len_torch_function_stack())]
+    ours = [type(mode).__name__ for mode in stack if type(mode).__module__.startswith(("probes", "alignment"))]
+    for mode in reversed(stack):
+        if type(mode).__name__ not in ours:
+            overrides._push_mode(mode)
+    return ours
+
+
 @pytest.fixture(autouse=True)
 def no_global_hooks_left():
-    """No test leaves a hook of the whole process behind, whatever ended what it watched."""
+    """No test leaves a hook, or a mode, of the whole process behind, whatever ended what it watched."""
     yield
     left = {name: list(hooks) for name, hooks in _left_in_torch().items()}
     for hooks in _left_in_torch().values():
         hooks.clear()
-    assert not left
+    modes = _left_modes()
+    assert (left, modes) == ({}, [])
     torch = sys.modules.get("torch.nn")
     assert torch is None or not hasattr(torch.Module.__call__, "__wrapped__")

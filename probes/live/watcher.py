@@ -140,6 +140,7 @@ class Watcher:
         self._trained: Trained | None = None
         self._looking: Any = None
         self._search: Search | None = None
+        self._ended: list[Search] = []
         self._searching: AfterModules | None = None
         self._handles: list[Any] = []
         self.lines: Lines | None = None
@@ -207,6 +208,7 @@ class Watcher:
     def remove(self) -> None:
         """Leave no trace in this process, and tell nobody; once the script is over."""
         self._leave()
+        self._end_search_again()
         self.eagerly.end()
         self.boundaries.remove()
 
@@ -309,7 +311,13 @@ class Watcher:
             self._searching.remove()
         if self._search is not None:
             self._search.end()
+            self._ended.append(self._search)
         self._search = self._searching = None
+
+    def _end_search_again(self) -> None:
+        """Once more where no function runs: a backward is one, and torch puts its modes back as it returns."""
+        while self._ended:
+            self._ended.pop().end()
 
     def _take_found(self) -> None:
         """A backward has ended: streams that are clear are watched from the next forward on."""
@@ -519,6 +527,7 @@ class Watcher:
 
     def _stepped(self, optimizer: Optimizer | None) -> None:
         """An optimizer has stepped, or a scaler has gone past it."""
+        self._end_search_again()
         if self._trained is None:
             if optimizer is not None:
                 self._unseen += 1
