@@ -166,7 +166,7 @@ def test_a_finding_leads_to_its_row_and_to_all_of_them(opened):
     assert page.locator("#finding").input_value() == "0"
     assert "row 50" in detail.inner_text()
     page.get_by_text("these rows as a table").first.click()
-    assert page.locator(".part table tbody tr").count() > 3
+    page.locator(".part table tbody tr").nth(3).wait_for()  # it is filled once the browser says that it was opened
 
 
 # ---------------------------------------------------------------- by keys alone
