@@ -93,23 +93,23 @@ ARGUMENTS = [
 NAMES = [f"{number}, {name}" for number, (_, name, _, _) in enumerate(ARGUMENTS)]
 
 
-def refused(call, value, message):
+def assert_refused(call, value, message):
     with pytest.raises(InputError, match=f"^{re.escape(message)}"):
         call(value)
 
 
 @pytest.mark.parametrize(("call", "name", "shape", "kind"), ARGUMENTS, ids=NAMES)
 def test_what_is_no_tensor_of_its_shape_and_kind_is_refused_by_its_name(call, name, shape, kind):
-    refused(call, [1, 2], f"{name} must be a tensor{'' if shape == '(...)' else f' of shape {shape}'}, got list")
+    assert_refused(call, [1, 2], f"{name} must be a tensor{'' if shape == '(...)' else f' of shape {shape}'}, got list")
     named = shape.strip("()").replace(" ", "").rstrip(",").split(",")
     least = len(named) - ("..." in named)
     if least:
         wrong = torch.zeros([2] * (least + 1)) if "..." not in named else torch.tensor(1)
-        refused(call, wrong, f"{name} must have shape {shape}, got {tuple(wrong.shape)}")
+        assert_refused(call, wrong, f"{name} must have shape {shape}, got {tuple(wrong.shape)}")
     other = {"integers": torch.float32, "floats": torch.int64, "numbers": torch.complex64}[kind]
     told = "real numbers" if kind == "numbers" else kind
-    refused(call, torch.zeros([2] * least, dtype=other), f"{name} must be {told}, got {other}")
+    assert_refused(call, torch.zeros([2] * least, dtype=other), f"{name} must be {told}, got {other}")
 
 
 def test_a_seed_is_refused_by_its_name():
-    refused(lambda x: leaf(LOGITS, seed=x), 1.5, "seed must be an integer, got float")
+    assert_refused(lambda x: leaf(LOGITS, seed=x), 1.5, "seed must be an integer, got float")

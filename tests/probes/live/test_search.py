@@ -9,6 +9,7 @@ from finder_models import BESIDE, Beside
 from live_runs import loop, same_state, watched
 from speech_models import SPEECH
 from speech_zoo import ZOO, by_name, ce, ids
+from torch.overrides import _len_torch_function_stack
 
 #: Their heads give a row for each id, or are parameters, slices, chunks, on another axis, behind rows put in front:
 #: whether one of their wrong losses is tried here too.
@@ -81,6 +82,19 @@ def test_training_is_the_same_bit_for_bit(name):
     watched(lambda: train(model, one.right, batch))
     train(twin, one.right, batch)
     assert same_state(model, twin)
+
+
+def test_the_first_step_is_seen_through_a_mode_that_is_gone_with_it():
+    """A backward is a function too: torch puts back, as it returns, the modes that it had as it began."""
+    one, depths = by_name("windows"), []
+    batch = one.batch()
+
+    def loss(model, given):
+        depths.append(_len_torch_function_stack())
+        return one.right(model, given)
+
+    watched(lambda: train(one.model(), loss, batch, steps=3), steps=3)
+    assert depths[1:] == [0, 0]
 
 
 def test_a_sequence_that_the_model_lengthens_is_placed_by_its_forward():
