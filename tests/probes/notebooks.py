@@ -1,10 +1,12 @@
 """Notebooks run as Jupyter runs them: nbclient, and a kernel of its own whose imports are done."""
 
+import contextlib
 import os
 import signal
 import threading
 
 import pytest
+from ports import held_port
 
 __all__ = ["executed"]
 
@@ -32,7 +34,7 @@ def executed(warm, folder, *cells):
         async def start_kernel(self, **_):
             self.cache_ports = False
             for port in ("shell", "iopub", "stdin", "hb", "control"):
-                setattr(self, f"{port}_port", _free())
+                setattr(self, f"{port}_port", held.enter_context(held_port()))
             self.write_connection_file()
             (folder / "kernel.py").write_text(KERNEL)
             words = (folder / "kernel.py", "-f", self.connection_file)
@@ -52,15 +54,7 @@ def executed(warm, folder, *cells):
 
     manager = Manager(connection_file=str(folder / "kernel.json"))
     notebook = v4.new_notebook(cells=[v4.new_code_cell(cell) for cell in cells])
-    nbclient.NotebookClient(notebook, km=manager, allow_errors=True, timeout=120, startup_timeout=120).execute(
-        cleanup_kc=True
-    )
+    client = nbclient.NotebookClient(notebook, km=manager, allow_errors=True, timeout=120, startup_timeout=120)
+    with contextlib.ExitStack() as held:
+        client.execute(cleanup_kc=True)
     return notebook
-
-
-def _free():
-    import socket
-
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]

@@ -1,14 +1,8 @@
 """Ranks of a run without a launcher: the variables that one would set, and exchanges between threads."""
 
-import socket
+from ports import held_port
 
 from probes.ranks import RankExchange
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def launched(rank, world, port, **more):
@@ -19,8 +13,9 @@ def launched(rank, world, port, **more):
 
 def exchanges(world=2, timeout=5, come=None):
     """The exchanges of the first ``come`` ranks of ``world``; the store is given longer: a machine may be busy."""
-    port = free_port()
-    pairs = [RankExchange.from_environment(60, environ=launched(rank, world, port)) for rank in range(come or world)]
+    with held_port() as port:
+        ranks = [launched(rank, world, port) for rank in range(come or world)]
+        pairs = [RankExchange.from_environment(60, environ=environ) for environ in ranks]
     for exchange in pairs:
         exchange.timeout = timeout
     return pairs

@@ -6,7 +6,8 @@ import threading
 
 import forked_ranks
 import pytest
-from rank_pairs import exchanges, free_port, launched
+from ports import held_port
+from rank_pairs import exchanges, launched
 
 from probes.errors import CannotRunError, UsageError
 from probes.ranks import MissingRanksError, RankExchange, told_ranks
@@ -14,7 +15,8 @@ from probes.ranks import MissingRanksError, RankExchange, told_ranks
 
 @pytest.fixture
 def port():
-    return free_port()
+    with held_port() as port:
+        yield port
 
 
 @pytest.fixture
