@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from .recovery import Form, Reading
-from .streams import IGNORE_INDEX, NO_TOKEN, Stream
+from .streams import IGNORE_INDEX, NO_TOKEN, Stream, numbered
 from .supervision import Supervision
 
 __all__ = ["agreed", "infer_sources", "is_ambiguous", "unpenalised"]
@@ -141,8 +141,7 @@ def _at_home(one: Supervision, homes: Tensor, rows: Tensor) -> Tensor:
 
 def _places(one: Supervision) -> Tensor:
     """(R,) int64: rows whose targets come from the same stream at the same offset have the same number."""
-    where = torch.stack([one.origin, torch.where(one.source >= 0, one.offset, 0)])
-    return torch.unique(where, dim=1, return_inverse=True)[1]
+    return numbered(one.origin, torch.where(one.source >= 0, one.offset, 0))
 
 
 def _unread(one: Supervision, rows: Tensor) -> Supervision:

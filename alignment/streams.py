@@ -22,6 +22,7 @@ __all__ = [
     "Stream",
     "audio_streams",
     "check_starts",
+    "numbered",
     "segments_from_starts",
     "text_stream",
 ]
@@ -137,7 +138,7 @@ def text_stream(
     row = torch.arange(length, device=ids.device).repeat(batch)
     segment = sample.clone()
     if documents is not None:
-        segment = torch.unique(torch.stack([sample, documents.reshape(-1)]), dim=1, return_inverse=True)[1]
+        segment = numbered(sample, documents.reshape(-1))
     flat = ids.reshape(-1).long()
     ends, pads = check_integers(end_ids, "end_ids"), check_integers(pad_ids, "pad_ids")
     pads = tuple(pad for pad in pads if pad in ends or not _said(ids, pad))
@@ -148,6 +149,12 @@ def text_stream(
         filler |= flat == placeholder
     begins = tuple(begin for begin in check_integers(begin_ids, "begin_ids") if begin not in ends)
     return Stream(name, flat, segment, sample, row, vocab, filler, ends, pads, placeholders, begins)
+
+
+def numbered(one: Tensor, other: Tensor) -> Tensor:
+    """(R,) int64: rows that agree in both (R,) int64 have the same number, counted in the order of ``one``."""
+    values, at = torch.unique(other, return_inverse=True)  # over columns of pairs it takes 20 times as long
+    return torch.unique(one * len(values) + at, return_inverse=True)[1]
 
 
 def _padded(ids: Tensor, pads: Iterable[int], ends: Iterable[int]) -> Tensor:

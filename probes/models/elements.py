@@ -15,10 +15,10 @@ from torch import Tensor
 
 from alignment import InputError
 
-from .declaration import Source
+from .declaration import Asked, Source
 from .place import Place
 
-__all__ = ["Elements", "elements_of", "values_of"]
+__all__ = ["Elements", "Numbered", "values_of"]
 
 #: Numbers of elements begin here: no id or length of a batch is as large.
 FIRST = 1 << 40
@@ -62,30 +62,35 @@ def values_of(source: Source, batch: Mapping[str, Any], what: str) -> Tensor | N
     return found
 
 
-def elements_of(source: Source, batch: Mapping[str, Any]) -> list[Elements]:
-    """The elements of the batch that ``source`` gives, by key."""
-    if isinstance(source, Place):
-        return _by_key(source, batch, [source.key])
-    integers = [key for key, value in batch.items() if isinstance(value, Tensor) and not value.is_floating_point()]
-    return _by_key(source, batch, [key for key in integers if batch[key].dtype != torch.bool])
+class Numbered:
+    """A batch with numbers in place of the integers of a key, one key after the other; asked for several streams.
 
+    Args:
+        batch: as it is.
+    """
 
-def _by_key(source: Source, batch: Mapping[str, Any], keys: list[str]) -> list[Elements]:
-    out = []
-    for key in keys:
-        tensor = batch[key]
-        if not isinstance(tensor, Tensor):
-            continue  # a list of tensors is not renamed
-        numbers = torch.arange(FIRST, FIRST + tensor.numel(), device=tensor.device).reshape(tensor.shape)
-        numbered = {**batch, key: numbers}
-        try:
-            named = source.of(numbered) if isinstance(source, Place) else source(numbered)
-        except Exception:  # noqa: BLE001, S112 - a function that looks up what it is given: not by this key
-            continue
-        if named is None:
-            continue
-        flat = named.reshape(-1).long()
-        inside = (flat >= FIRST) & (flat < FIRST + tensor.numel())
-        if bool(inside.any()):
-            out.append(Elements(key, torch.where(inside, flat - FIRST, -1)))
-    return out
+    def __init__(self, batch: Mapping[str, Any]) -> None:
+        self._batch: dict[str, Asked] = {}
+        for key, value in batch.items():
+            if isinstance(value, Tensor) and not value.is_floating_point() and value.dtype != torch.bool:
+                numbers = torch.arange(FIRST, FIRST + value.numel(), device=value.device).reshape(value.shape)
+                self._batch[key] = Asked({**batch, key: numbers})
+
+    def elements(self, source: Source) -> list[Elements]:
+        """The elements of the batch that ``source`` gives, by key."""
+        out = []
+        for key in [source.key] if isinstance(source, Place) else self._batch:
+            numbered = self._batch.get(key)
+            if numbered is None:
+                continue  # a list of tensors is not renamed
+            try:
+                named = source.of(numbered) if isinstance(source, Place) else source(numbered)
+            except Exception:  # noqa: BLE001, S112 - a function that looks up what it is given: not by this key
+                continue
+            if named is None:
+                continue
+            flat = named.reshape(-1).long() - FIRST
+            inside = (flat >= 0) & (flat < numbered[key].numel())
+            if bool(inside.any()):
+                out.append(Elements(key, torch.where(inside, flat, -1)))
+        return out

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from alignment import text_stream
+from alignment.streams import numbered
 
 from .reading import document_numbers, padding_mask
 
@@ -34,8 +35,7 @@ def audio_documents(batch: Mapping[str, Any], vocab: int, placeholders: Sequence
         (ids[1:] == begins) & (ids[:-1] != begins)  # one audio right behind another
     )
     before = ends.long().cumsum(0) - ends.long()
-    both = torch.unique(torch.stack([text.segment, before]), dim=1, return_inverse=True)[1]
-    return both.masked_fill(text.segment < 0, -1).reshape(given.shape)
+    return numbered(text.segment, before).masked_fill(text.segment < 0, -1).reshape(given.shape)
 
 
 def again(book: Tensor, segment: Tensor, ends: Sequence[int]) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from alignment import InputError, Stream
-from alignment.streams import NO_TOKEN
+from alignment.streams import NO_TOKEN, numbered
 
 from .adapter import Adapter, Head, View
 from .ahead import laid_rows
@@ -184,8 +184,7 @@ def _tokens_alone(received: Stream) -> Stream:
     gone = received.ids == NO_TOKEN
     if not bool(gone.any()):
         return received
-    run = torch.stack([received.segment, gone.long().cumsum(0)])
-    segment = torch.unique(run, dim=1, return_inverse=True)[1]
+    segment = numbered(received.segment, gone.long().cumsum(0))
     return replace(received, segment=segment.masked_fill(gone | (received.segment < 0), -1))
 
 

@@ -20,7 +20,7 @@ from .adapter import Batch, View
 from .ahead import laid
 from .declaration import Asked, Declaration, Source
 from .delays import delays_seen
-from .elements import elements_of, values_of
+from .elements import Numbered, values_of
 from .frames import again
 from .place import Place
 from .renaming import labels_follow, one_sample
@@ -166,30 +166,31 @@ class StreamsAdapter:
 
     def relabel(self, model: nn.Module, batch: Batch, view: View, ids: Sequence[Tensor], foreign: int) -> Batch:
         """The same batch with other ids, labels following: what the places of both name is written to."""
-        out = dict(batch)
+        out, asked, numbered = dict(batch), Asked(batch), Numbered(batch)
+
+        def write(number: int, source: Source, values: Tensor, rows: Tensor) -> None:
+            """Rows of a stream, to the elements of the batch that they were taken from."""
+            given = self.ids(number, asked)
+            first, length = self.extent(number, given)
+            for one in numbered.elements(source):
+                if one.at.numel() == given.numel():
+                    at = placed(one.at.reshape(given.shape), first, length, -1).reshape(-1)
+                    replace(one, at=at).write(out, values, rows)
+
         fresh = [self.renamed(stream, mine) for stream, mine in zip(view.streams, ids, strict=True)]
         for number, one in enumerate(self.declared):
             labels = view.labels[number]
             if one.labels is not None and labels is not None and one.labels != one.ids:
                 renamed = labels_follow(labels, view.streams[number], fresh[number], foreign)
-                self._write(number, one.labels, batch, out, renamed, labels != IGNORE_INDEX)
+                write(number, one.labels, renamed, labels != IGNORE_INDEX)
         for number, one in enumerate(self.declared):
-            self._write(number, one.ids, batch, out, fresh[number], fresh[number] != view.streams[number].ids)
+            write(number, one.ids, fresh[number], fresh[number] != view.streams[number].ids)
         return out
 
     def renamed(self, stream: Stream, ids: Tensor) -> Tensor:
         """(R,): the ids that a stream's rows are given; what fills it and what pads it stays."""
         keep = stream.filler | (stream.segment < 0) | (stream.ids < 0)
         return torch.where(keep, stream.ids, ids.to(stream.ids))
-
-    def _write(self, number: int, source: Source, batch: Batch, out: Batch, values: Tensor, rows: Tensor) -> None:
-        """Write rows of a stream to the elements of the batch that they were taken from."""
-        ids = self.ids(number, batch)
-        first, length = self.extent(number, ids)
-        for elements in elements_of(source, batch):
-            if elements.at.numel() == ids.numel():
-                at = placed(elements.at.reshape(ids.shape), first, length, -1).reshape(-1)
-                replace(elements, at=at).write(out, values, rows)
 
     def usable_ids(self, model: nn.Module, view: View) -> Tensor:
         """Ordinary ids that every head scores, none above the largest that each stream is seen to read."""
@@ -251,8 +252,10 @@ def _two_axes(given: Tensor, what: str, *, integers: bool) -> Tensor:
 
 def placed(given: Tensor, first: int, length: int, fill: int) -> Tensor:
     """(B, length): entry 0 at place ``-first``, and ``fill`` where there is none."""
-    out = torch.full((given.shape[0], length), fill, dtype=given.dtype if given.dtype != torch.bool else torch.long)
-    out = out.to(given.device)
+    given = given.long() if given.dtype == torch.bool else given
+    if (first, length) == (0, given.shape[1]):
+        return given
+    out = given.new_full((given.shape[0], length), fill)
     begin, skip = max(-first, 0), max(first, 0)
     count = min(length - begin, given.shape[1] - skip)
     if count > 0:

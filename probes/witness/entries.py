@@ -16,7 +16,7 @@ from alignment import InputError
 
 from ..models.adapter import Batch, Head
 from ..models.declared import DeclaredAdapter, Learnt
-from ..models.elements import elements_of
+from ..models.elements import Numbered
 from .trace import LossFunction, Trace
 from .trail import axis_of
 
@@ -196,7 +196,7 @@ class Entries:
             other[row] = differing[row % len(differing)]
         batch = dict(self.batch)
         written = False
-        for elements in elements_of(one.ids, self.batch):
+        for elements in Numbered(self.batch).elements(one.ids):
             if elements.at.numel() == len(stream):
                 elements.write(batch, other, other != stream.ids)
                 written = True

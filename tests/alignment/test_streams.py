@@ -7,7 +7,7 @@ from planted import plain_stream
 from strategies import END, higgs_cases, text_batches
 
 from alignment import InputError, audio_streams, text_stream
-from alignment.streams import check_starts, segments_from_starts
+from alignment.streams import check_starts, numbered, segments_from_starts
 
 IDS = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
 
@@ -193,3 +193,9 @@ def test_a_hand_written_stream_is_its_own_one_segment():
 )
 def test_tokens_are_counted_and_the_row_before_one_predicts_it(ids, places):
     assert plain_stream(ids).places().tolist() == places
+
+
+@pytest.mark.parametrize("far", [1, 2**60])
+def test_pairs_are_numbered_in_their_order(far):
+    one, other = torch.tensor([2, 0, 2, -1, 0]), torch.tensor([-far, far, far, 5, far])
+    assert numbered(one, other).tolist() == [2, 1, 3, 0, 1]
