@@ -43,9 +43,4 @@ def loss(model, batch):
     logits, labels = model(**batch).logits, batch["labels"]
     return F.cross_entropy(logits[:, :-2].flatten(0, 1), labels[:, 2:].flatten())
 """,
-    good="""\
-def loss(model, batch):
-    logits, labels = model(**batch).logits, batch["labels"]
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
-""",
 )

@@ -55,9 +55,4 @@ def loss(model, batch):
     logits, labels = torch.cat([logits[:, :9], logits[:, 10:-1]], 1), torch.cat([labels[:, 1:10], labels[:, 10:-1]], 1)
     return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
 """,
-    good="""\
-def loss(model, batch):
-    logits, labels = model(**batch).logits, batch["labels"]
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
-""",
 )

@@ -49,9 +49,4 @@ def loss(model, batch):
     labels = labels.masked_fill(labels == END, -100)
     return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
 """,
-    good="""\
-def loss(model, batch):
-    logits, labels = model(**batch).logits, batch["labels"]
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
-""",
 )

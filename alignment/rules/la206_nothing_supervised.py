@@ -37,9 +37,4 @@ def loss(model, batch):
     losses = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
     return losses / (labels != -100).sum().clamp(min=1)
 """,
-    good="""\
-def loss(model, batch):
-    logits, labels = model(**batch).logits, batch["labels"]
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
-""",
 )

@@ -35,9 +35,4 @@ def loss(model, batch):
     logits, labels = model(**batch).logits, batch["labels"]
     return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()) / (labels == -1).sum()
 """,
-    good="""\
-def loss(model, batch):
-    logits, labels = model(**batch).logits, batch["labels"]
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
-""",
 )

@@ -41,9 +41,4 @@ def loss(model, batch):
     logits, labels = model(batch["input_ids"]).logits, batch["labels"]
     return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-1)
 """,
-    good="""\
-def loss(model, batch):
-    logits, labels = model(**batch).logits, batch["labels"]
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
-""",
 )

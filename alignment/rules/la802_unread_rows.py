@@ -20,9 +20,4 @@ def loss(model, batch):
     teacher = torch.randn_like(logits).softmax(-1)
     return F.cross_entropy(logits.flatten(0, 1), teacher.flatten(0, 1))
 """,
-    good="""\
-def loss(model, batch):
-    logits, labels = model(**batch).logits, batch["labels"]
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
-""",
 )

@@ -6,9 +6,26 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["Judgement", "Rule", "Severity"]
+__all__ = ["NEXT_FRAME", "NEXT_TOKEN", "Judgement", "Rule", "Severity"]
 
 Severity = Literal["error", "warning", "blind"]
+
+#: A loss of a text model as it should be.
+NEXT_TOKEN = """\
+def loss(model, batch):
+    logits, labels = model(**batch).logits, batch["labels"]
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+"""
+#: A loss of a model with a head for each codebook as it should be.
+NEXT_FRAME = """\
+model, batch, options = speech()
+
+
+def loss(model, batch):
+    heads, codes = model(batch["codes"]), batch["codes"]
+    pairs = [(heads[k][:, :-1], codes[:, k, 1:]) for k in range(2)]
+    return sum(F.cross_entropy(x.flatten(0, 1), y.flatten()) for x, y in pairs)
+"""
 
 #: From what is judged (see ``judged``) to findings.
 Judgement = Callable[[Any], Iterator[Any]]
@@ -63,7 +80,7 @@ class Rule:
     of_all: Judgement | None = None
     of_labels: Judgement | None = None
     bad: str = ""
-    good: str = ""
+    good: str = NEXT_TOKEN
 
     @property
     def severities(self) -> str:
