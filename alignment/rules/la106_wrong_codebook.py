@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ..findings import Finding
 from .judged import Judged
-from .rule import NEXT_FRAME, Rule
+from .rule import RIGHT_AUDIO, Rule
 
 
 def judge(one: Judged) -> Iterator[Finding]:
@@ -42,5 +42,5 @@ def loss(model, batch):
     pairs = [(heads[k][:, :-1], codes[:, 1 - k, 1:]) for k in range(2)]
     return sum(F.cross_entropy(x.flatten(0, 1), y.flatten()) for x, y in pairs)
 """,
-    good=NEXT_FRAME,
+    good=RIGHT_AUDIO,
 )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ..findings import Finding
 from .judged import Judged
-from .rule import NEXT_FRAME, Rule
+from .rule import RIGHT_AUDIO, Rule
 
 
 def judge(one: Judged) -> Iterator[Finding]:
@@ -40,5 +40,5 @@ def loss(model, batch):
     heads, codes = model(batch["codes"]), batch["codes"]
     return F.cross_entropy(heads[0][:, :-1].flatten(0, 1), codes[:, 0, 1:].flatten())
 """,
-    good=NEXT_FRAME,
+    good=RIGHT_AUDIO,
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..findings import Finding, finding
 from ..weights import TOLERANCE, spread
 from .judged import Judged
-from .rule import NEXT_FRAME, Rule
+from .rule import RIGHT_AUDIO, Rule
 
 if TYPE_CHECKING:
     from ..supervision import Supervision
@@ -67,5 +67,5 @@ def loss(model, batch):
     first, second = (F.cross_entropy(x.flatten(0, 1), y.flatten()) for x, y in pairs)
     return first + 3 * second
 """,
-    good=NEXT_FRAME,
+    good=RIGHT_AUDIO,
 )

@@ -6,18 +6,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["NEXT_FRAME", "NEXT_TOKEN", "Judgement", "Rule", "Severity"]
+__all__ = ["RIGHT_AUDIO", "RIGHT_TEXT", "Judgement", "Rule", "Severity"]
 
 Severity = Literal["error", "warning", "blind"]
 
 #: A loss of a text model as it should be.
-NEXT_TOKEN = """\
+RIGHT_TEXT = """\
 def loss(model, batch):
     logits, labels = model(**batch).logits, batch["labels"]
     return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
 """
 #: A loss of a model with a head for each codebook as it should be.
-NEXT_FRAME = """\
+RIGHT_AUDIO = """\
 model, batch, options = speech()
 
 
@@ -80,7 +80,7 @@ class Rule:
     of_all: Judgement | None = None
     of_labels: Judgement | None = None
     bad: str = ""
-    good: str = NEXT_TOKEN
+    good: str = RIGHT_TEXT
 
     @property
     def severities(self) -> str:
