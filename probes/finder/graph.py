@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.adapter import Batch, Head
+from ..models.called import Turns, giving_logits
 from ..models.declared_heads import Logits
 from ..models.followed import Followed
 from ..models.products import Products
@@ -125,11 +125,11 @@ class _Noted:
         self.others: list[Output] = []
         self.called: set[int] = set()
         self.placed = True
-        self._counts: Counter[nn.Module] = Counter()
+        self._turns = Turns()
         self._inside: list[Tensor | None] = []
-        modules = {id(head.module): head.module for head in heads if not isinstance(head.module, Logits)}
-        self._handles = [module.register_forward_pre_hook(self._enter) for module in modules.values()]
-        self._handles += [module.register_forward_hook(self._leave) for module in modules.values()]
+        modules = giving_logits(heads)
+        self._handles = [module.register_forward_pre_hook(self._enter) for module in modules]
+        self._handles += [module.register_forward_hook(self._leave) for module in modules]
         self._handles += [module.register_forward_hook(self._leave_other) for module in others]
 
     def remove(self) -> None:
@@ -147,8 +147,7 @@ class _Noted:
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         inputs = self._inside.pop()
-        nth, self._counts[module] = self._counts[module], self._counts[module] + 1
-        if any(head.module is module and head.call in (None, nth) for head in self.heads):
+        if self._turns.head(self.heads, module) is not None:
             self._note(module, inputs, output)
 
     def _leave_other(self, module: nn.Module, args: Any, output: Any) -> None:

@@ -17,6 +17,7 @@ from alignment import AlignmentError, Convention, InputError
 from ..errors import UsageError
 from ..host.preserve import copy_of, cuda_devices, preserved, same_random_state
 from ..models.adapter import Adapter, Batch, Head, View
+from ..models.called import given_by
 from ..models.causal_lm import CausalLMAdapter
 from ..models.declared_heads import Logits
 from ..models.placed import Places
@@ -197,8 +198,7 @@ class _Capture(Capture):
         wanted = self._suspended or torch.is_grad_enabled()
         given = super()._leave_body(module, args, output)
         self.tape.asleep = max(self.tape.asleep - 1, 0)
-        made = output if given is None else given
-        first = made[0] if isinstance(made, (tuple, list)) and made else getattr(made, "last_hidden_state", made)
+        first = given_by(output if given is None else given)
         if wanted and isinstance(first, Tensor) and first.dim() > 1:
             rows = torch.arange(first.numel() // first.shape[-1], dtype=torch.int32, device=first.device)
             root = self.tape.number_rows(first, rows.reshape(*first.shape[:-1], 1))

@@ -20,6 +20,7 @@ from alignment.sketched import read_sketched
 from ..errors import UsageError
 from ..models.adapter import Adapter, Batch, Head, OtherCheckpointError, View
 from ..models.ahead import laid_rows
+from ..models.called import Turns
 from ..models.causal_lm import CausalLMAdapter
 from ..models.declared import DeclaredAdapter
 from ..models.reading import is_encoder_decoder
@@ -119,7 +120,7 @@ class Forward:
         half: whether a gradient was in half precision.
         own: what its modules have given, where none is known to feed its heads.
         fed: rows of the body that reach a head through layers of its own, by the identity of these.
-        called: how often each module has been called as a head, by identity.
+        turns: counts how often each module has been called.
         whole: whether it was given nothing but tensors, numbers and words, and no keys and values of what came before.
         large: what the first forward was given beside ``received``: images, embeddings in place of ids.
         lacking: whether a later one was given such, too, which is not kept.
@@ -148,7 +149,7 @@ class Forward:
     half: bool = False
     own: OwnRows | Trail | None = None
     fed: dict[int, Tensor] = field(default_factory=dict)
-    called: Counter[int] = field(default_factory=Counter)
+    turns: Turns = field(default_factory=Turns)
     whole: bool = True
     large: Batch = field(default_factory=dict)
     lacking: bool = False
@@ -199,11 +200,7 @@ class Forward:
 
     def head_of(self, module: nn.Module) -> Head | None:
         """The head that a module is."""
-        mine = [head for head in self.heads if head.module is module]
-        if not mine:
-            return None
-        nth, self.called[id(module)] = self.called[id(module)], self.called[id(module)] + 1
-        return next((head for head in mine if head.call in (None, nth)), None)
+        return self.turns.head(self.heads, module)
 
     def vocab(self, head: Head) -> int:
         """The size of a head's vocabulary."""

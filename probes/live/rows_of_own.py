@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from alignment import InputError
 
+from ..models.called import given_by
 from ..models.rows import match_rows, row_keys, rows_behind
 
 __all__ = ["OwnRows"]
@@ -29,8 +30,7 @@ class OwnRows:
     def note(self, module: nn.Module, arguments: Mapping[str, Any], output: Any) -> None:
         """A module was called."""
         self._read += [value.detach() for value in arguments.values() if _is_rows(value)]
-        first = output[0] if isinstance(output, (tuple, list)) and output else output
-        first = getattr(first, "last_hidden_state", first)
+        first = given_by(output)
         if _is_rows(first) and not isinstance(module, nn.Embedding):
             self._given.append(first.detach())
 

@@ -25,10 +25,10 @@ from torch.optim.optimizer import Optimizer
 from ..host.forward_patch import ForwardPatch, bound_arguments
 from ..host.sharded import must_finish
 from ..models.adapter import Batch, Head
+from ..models.called import fields_of, given_by
 from ..models.codebooks import CodebookAdapter
 from ..models.declaration import Declaration
 from ..models.declared import DeclaredAdapter
-from ..models.declared_heads import Logits, field_of
 from ..models.embedded import embedded_ids
 from ..models.modules import unwrapped
 from ..models.reading import CACHE, decoder_of, is_encoder_decoder
@@ -436,10 +436,8 @@ class Watcher:
 
     def _note_fields(self, forward: Forward, outputs: Any) -> None:
         """Fields of the outputs that were declared as heads."""
-        for head in forward.heads:
-            name = head.module.output if isinstance(head.module, Logits) else ""
-            logits = field_of(outputs, name) if name else None
-            if isinstance(logits, Tensor) and logits.requires_grad:
+        for head, _, logits in fields_of(forward.heads, outputs):
+            if logits.requires_grad:
                 self._settle().note_made(logits)
                 self.gradients.note_call(forward, head, None, logits)
 
@@ -488,7 +486,7 @@ class Watcher:
         forward = self._inside
         if forward is None:  # the script calls the body itself, below every hooked forward
             forward = self._begin(module, bound_arguments(module, args, kwargs), inner=False)
-        first = output[0] if isinstance(output, (tuple, list)) else getattr(output, "last_hidden_state", output)
+        first = given_by(output)
         if forward is not None and isinstance(first, Tensor):
             forward.hidden = first.detach()
             if first.requires_grad:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from contextlib import ExitStack
 from typing import Any
 
@@ -13,8 +12,9 @@ from torch.utils.hooks import RemovableHandle
 from ..host.forward_patch import ForwardPatch, bound_arguments
 from ..host.sharded import all_ids, spread_as, whole
 from ..models.adapter import Batch, Head, bodies_of
+from ..models.called import Turns, as_it_was, fields_of, given_by, giving_logits
 from ..models.causal_lm import CausalLMAdapter
-from ..models.declared_heads import Logits, field_of, with_field
+from ..models.declared_heads import Logits, with_field
 from ..models.followed import Followed
 from ..models.modules import is_linear_alone
 from ..models.products import Products, sought
@@ -34,7 +34,7 @@ class Recorder:
         self.run = Run()
         self._fed: dict[str, Tensor] = {}
         self._bodies: list[tuple[nn.Module, Tensor, int]] = []
-        self._counts: Counter[tuple[int, int]] = Counter()
+        self._turns = Turns()
         self._inside = False
         self._linear: set[int] = set()
         self._in_head = False
@@ -52,7 +52,7 @@ class Recorder:
             handles.append(body.register_forward_hook(self._leave_body))
         fed = [(head, head.fed[0]) for head in self.heads if head.fed is not None]
         handles += [module.register_forward_pre_hook(self._note_fed(head), with_kwargs=True) for head, module in fed]
-        modules = {id(head.module): head.module for head in self.heads if not isinstance(head.module, Logits)}
+        modules = {id(module): module for module in giving_logits(self.heads)}
         if self.base is None:
             self._linear = {number for number, module in modules.items() if is_linear_alone(module)}
         elif self.rows_only:
@@ -83,16 +83,14 @@ class Recorder:
     def _around_inner(self, forward: Any, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         given = {key: value for key, value in kwargs.items() if key not in self.scene.withhold}
         received = bound_arguments(module, args, given)
-        self.run.forwards.append(Forward({key: _kept(value) for key, value in received.items()}))
+        self.run.forwards.append(Forward({key: as_it_was(value) for key, value in received.items()}))
         self._inside = True
         try:
             outputs = forward(*args, **given)
         finally:
             self._inside = False
-        for head in self.heads:
-            name = head.module.output if isinstance(head.module, Logits) else ""
-            logits = field_of(outputs, name) if name else None
-            if isinstance(logits, Tensor) and (made := self._noted(head, None, logits)) is not None:
+        for head, name, logits in fields_of(self.heads, outputs):
+            if (made := self._noted(head, None, logits)) is not None:
                 outputs = with_field(outputs, name, made)
         return outputs
 
@@ -101,7 +99,7 @@ class Recorder:
             self.run.forwards.append(Forward(bound_arguments(module, args, kwargs)))
 
     def _leave_body(self, module: nn.Module, args: Any, output: Any) -> None:
-        first = output[0] if isinstance(output, (tuple, list)) else getattr(output, "last_hidden_state", output)
+        first = given_by(output)
         if torch.is_grad_enabled() and isinstance(first, Tensor) and self.run.forwards:
             self._bodies.append((module, first.detach(), sum(one is module for one, _, _ in self._bodies)))
             self.run.forwards[-1].hidden = first.detach()
@@ -154,9 +152,7 @@ class Recorder:
 
     def _called(self, module: nn.Module) -> Head | None:
         """Which of the heads that share a module this call of it is; None where it is none of them."""
-        key = (id(module), len(self.run.forwards))
-        nth, self._counts[key] = self._counts[key], self._counts[key] + 1
-        return next((one for one in self.heads if one.module is module and one.call in (None, nth)), None)
+        return self._turns.head(self.heads, module, len(self.run.forwards))
 
     def _leave_head(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor | None:
         """After a module that gives logits: of one head, or of several that are calls of it."""
@@ -226,7 +222,3 @@ class Recorder:
         """The call of that number in the other run."""
         calls = () if self.base is None else self.base.calls
         return calls[number] if number < len(calls) else None
-
-
-def _kept(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) and not value.is_floating_point() else value

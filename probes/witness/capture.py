@@ -29,7 +29,8 @@ from ..host.forward_patch import ForwardPatch, bound_arguments
 from ..host.sharded import all_ids, is_spread, reshard, spread_as, whole
 from ..host.stopping import uninterrupted
 from ..models.adapter import Adapter, Head, bodies_of
-from ..models.declared_heads import Logits, field_of, with_field
+from ..models.called import Turns, as_it_was, fields_of, given_by, giving_logits
+from ..models.declared_heads import Logits, with_field
 from ..models.forward import all_finite, can_be_learnt
 from ..models.modules import is_linear_alone
 from ..models.products import Products, sought
@@ -91,7 +92,8 @@ class Capture:
     _again: bool = False
     _rows: RowsRead = field(default_factory=RowsRead)
     _bodies: list[tuple[nn.Module, Tensor, int]] = field(default_factory=list)
-    _counts: Counter[Any] = field(default_factory=Counter)
+    _turns: Turns = field(default_factory=Turns)
+    _counts: Counter[int] = field(default_factory=Counter)
     _suspended: bool = False
     _passed_by: PassedBy | None = None
     _inside: bool = False
@@ -141,8 +143,7 @@ class Capture:
     def _stand_in_for(self, heads: Sequence[Head]) -> None:
         """Hook every module that gives logits, once, and look for the logits that none gives."""
         add = self._handles.append
-        modules = {id(head.module): head.module for head in heads if not isinstance(head.module, Logits)}
-        for module in modules.values():
+        for module in giving_logits(heads):
             product = None
             if self.values == "noise" and is_linear_alone(module):
                 product = SkippedProduct(module, self._replaces)
@@ -186,9 +187,8 @@ class Capture:
         self, forward: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         changed = {key: value for key, value in kwargs.items() if key not in self.withhold}
-        # ids and masks as they were: the loss may edit its batch afterwards
         given = bound_arguments(module, args, changed)
-        seen = Forward({key: _kept(value) for key, value in given.items()})
+        seen = Forward({key: as_it_was(value) for key, value in given.items()})
         self.inner_labels |= self._given(seen.received, self.adapter.label_keys)
         self.forwards.append(seen)
         self._inside = True
@@ -227,7 +227,7 @@ class Capture:
             self._resume()
         if output is None:  # it raised
             return None
-        first = output[0] if isinstance(output, (tuple, list)) else getattr(output, "last_hidden_state", output)
+        first = given_by(output)
         nth = sum(one is module for one, _, _ in self._bodies)
         if wanted and self.alone is None and self.values == "noise":
             first = self._rows.number(first)
@@ -265,7 +265,7 @@ class Capture:
             self._in_head = False
             if not self._suspended:
                 return None  # the loss asked for no gradients here (a reference model, say)
-            head = self._called(heads)
+            head = self._turns.head(heads, module, len(self.forwards))
             if not isinstance(output, Tensor):
                 raise UsageError(
                     f"the {heads[0].name} head, a {type(module).__name__}, gives a {type(output).__name__} and no "
@@ -278,18 +278,12 @@ class Capture:
 
         return hook
 
-    def _called(self, heads: Sequence[Head]) -> Head | None:
-        """Which of the heads that share a module this call of it is; None where it is none of them."""
-        key = (id(heads[0].module), len(self.forwards))
-        nth, self._counts[key] = self._counts[key], self._counts[key] + 1
-        return next((head for head in heads if head.call in (None, nth)), None)
-
     def _multiplied(self, head: Head, inputs: Tensor | None, output: Tensor) -> Tensor | None:
         """A parameter was multiplied: its product is a head's, but where the head itself multiplies it."""
         if self._in_head or not (self._suspended or torch.is_grad_enabled()):
             return None
         declared = isinstance(head.module, Logits)
-        called = head if declared else self._called([one for one in self.heads if one.module is head.module])
+        called = head if declared else self._turns.head(self.heads, head.module, len(self.forwards))
         if called is None:
             return None
         self._rows.read(inputs)
@@ -299,10 +293,8 @@ class Capture:
 
     def _replace_fields(self, outputs: Any) -> Any:
         """The outputs of the model with leaves for those of their fields that are heads."""
-        for head in self.heads:
-            name = head.module.output if isinstance(head.module, Logits) else ""
-            logits = field_of(outputs, name) if name else None
-            if isinstance(logits, Tensor) and (self._suspended or torch.is_grad_enabled()):
+        for head, name, logits in fields_of(self.heads, outputs):
+            if self._suspended or torch.is_grad_enabled():
                 self._rows.read(None)
                 outputs = with_field(outputs, name, self._stand_in_of(head, logits, finite=all_finite(logits)))
         return outputs
@@ -420,10 +412,6 @@ class Capture:
             call.later_grad = None if call.later is None else found[id(call.later)]
             call.end()
         return any(call.reading is not None for call in calls)
-
-
-def _kept(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) and not value.is_floating_point() else value
 
 
 def _replace_first(output: Any, tensor: Tensor) -> Any:

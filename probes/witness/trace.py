@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,8 +12,9 @@ from torch import Tensor, nn
 from ..host.forward_patch import ForwardPatch, bound_arguments
 from ..host.preserve import copy_of, cuda_devices, preserved, same_random_state
 from ..models.adapter import Batch, Head
+from ..models.called import Turns, fields_of, giving_logits
 from ..models.declared import DeclaredAdapter
-from ..models.declared_heads import Logits, field_of
+from ..models.declared_heads import Logits
 from ..models.products import Products
 from .trail import ModuleCall, called, is_rows, keys_of
 
@@ -43,7 +43,7 @@ class Trace:
         self.heads = adapter.learnt.heads
         self.calls: list[ModuleCall] = []
         self.head_calls: list[HeadRows] = []
-        self._counts: Counter[int] = Counter()
+        self._turns = Turns()
 
     def run(self, model: nn.Module, batch: Batch, loss_fn: LossFunction) -> Trace:
         """Run the loss.
@@ -57,11 +57,7 @@ class Trace:
             for module in self.inner.modules()
             if id(module) not in own and not isinstance(module, nn.Embedding)
         ]
-        handles += [
-            module.register_forward_hook(self._after_head)
-            for module in {id(head.module): head.module for head in self.heads}.values()
-            if not isinstance(module, Logits)
-        ]
+        handles += [module.register_forward_hook(self._after_head) for module in giving_logits(self.heads)]
         handles.append(ForwardPatch(self.inner, self._around))
         made = [h for h in self.heads if isinstance(h.module, Logits) and h.module.parameter is not None]
         try:
@@ -80,11 +76,8 @@ class Trace:
 
     def _around(self, forward: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
         out = forward(*args, **kwargs)
-        for head in self.heads:
-            name = head.module.output if isinstance(head.module, Logits) else ""
-            logits = field_of(out, name) if name else None
-            if isinstance(logits, Tensor):
-                self._note_head(head, None, logits)
+        for head, _, logits in fields_of(self.heads, out):
+            self._note_head(head, None, logits)
         return out
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -93,9 +86,7 @@ class Trace:
             self.calls.append(call)
 
     def _after_head(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        nth, self._counts[id(module)] = self._counts[id(module)], self._counts[id(module)] + 1
-        mine = [head for head in self.heads if head.module is module]
-        head = next((head for head in mine if head.call in (None, nth)), None)
+        head = self._turns.head(self.heads, module)
         if head is not None and isinstance(output, Tensor):
             self._note_head(head, args[0] if args and isinstance(args[0], Tensor) else None, output)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..models.adapter import Head
+from ..models.called import given_by
 from ..models.declaration import Declaration
 from ..models.rows import row_keys
 
@@ -35,8 +36,7 @@ class ModuleCall:
 
 def called(module: nn.Module, arguments: Mapping[str, Any], output: Any) -> ModuleCall | None:
     """The call of a module, as its rows show it; None where it gave no rows."""
-    first = output[0] if isinstance(output, (tuple, list)) and output else output
-    first = getattr(first, "last_hidden_state", first)
+    first = given_by(output)
     if not is_rows(first):
         return None
     read = {name: keys_of(value) for name, value in arguments.items() if is_rows(value)}
