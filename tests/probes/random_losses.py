@@ -17,6 +17,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from typing import Any
@@ -32,6 +33,7 @@ from random_programs import SOFT, Program
 from alignment import AlignmentError, InputError
 from probes import Report, check_loss
 from probes.errors import UsageError
+from probes.host.files import write_text
 
 #: Warnings of labels: they are true of such batches (no end id, a sample that is masked, weights that differ).
 TRUE = frozenset(("LA203", "LA207", "LA208", "LA301"))
@@ -40,6 +42,8 @@ KINDS = {
     "": ("silent", "blind by right", "false alarm", "blind", "refused", "crashed"),
     "fault": ("named", "blind by right", "misnamed", "missed", "blind", "refused", "crashed"),
 }
+#: Programs that one process takes at a time: what was judged wrongly is written after each of them.
+PIECE = 200
 #: Outcomes that are as they should be.
 RIGHT = ("silent", "named", "blind by right")
 
@@ -157,22 +161,21 @@ def main() -> int:
         print(program.script(), judged(program, replay=True), program.allowed, sep="\n")
         return 0
     numbers, begun = range(chosen.first, chosen.first + chosen.programs), time.monotonic()
-    work = [(seed, numbers[2 * n :: 2 * chosen.jobs], chosen) for n in range(chosen.jobs)]
-    work += [(seed, numbers[2 * n + 1 :: 2 * chosen.jobs], chosen) for n in range(chosen.jobs)]
-    if chosen.jobs == 1:
-        counted = [_counted(*one) for one in work]
-    else:
-        with multiprocessing.get_context("fork").Pool(chosen.jobs) as pool:
-            counted = pool.starmap(_counted, work)
-    if chosen.failures:
-        with open(chosen.failures, "w", encoding="utf-8") as file:  # noqa: PTH123
-            file.writelines(json.dumps(one) + "\n" for count in counted for one in count.failures)
+    work = [(seed, numbers[at : at + PIECE], chosen) for at in range(0, len(numbers), PIECE)]
+    counted = []
+    with multiprocessing.get_context("fork").Pool(chosen.jobs) if chosen.jobs > 1 else nullcontext() as pool:
+        for one in pool.imap_unordered(_counted, work) if pool else map(_counted, work):
+            counted.append(one)
+            if chosen.failures:
+                write_text(chosen.failures, "".join(json.dumps(told) + "\n" for it in counted for told in it.failures))
+            print(f"{min(len(counted) * PIECE, len(numbers))} of {len(numbers)}", end="\r", file=sys.stderr, flush=True)
     _print(counted)
     print(f"seed {seed}, programs {numbers.start} to {numbers.stop - 1}, {time.monotonic() - begun:.0f} s")
     return 1 if any(count.kinds["", "false alarm"] for count in counted) else 0
 
 
-def _counted(seed: int, numbers: Sequence[int], chosen: argparse.Namespace) -> Count:
+def _counted(work: tuple[int, Sequence[int], argparse.Namespace]) -> Count:
+    seed, numbers, chosen = work
     count = Count(Counter(), Counter(), [])
     for number in numbers:
         program = drawn(seed, number)
