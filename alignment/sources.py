@@ -28,7 +28,7 @@ from .recovery import Form, Reading
 from .streams import IGNORE_INDEX, NO_TOKEN, Stream, numbered
 from .supervision import Supervision
 
-__all__ = ["agreed", "infer_sources", "is_ambiguous", "unpenalised"]
+__all__ = ["agreed", "ambiguous_offsets", "infer_sources", "unpenalised"]
 
 #: Share of rows without a plain cross-entropy from which, beside soft ones, all may have a soft teacher.
 TAUGHT = 0.1
@@ -214,7 +214,7 @@ def _inside(target: Tensor, rows: Tensor, stream: Stream, *, alone: bool) -> Ten
     fitting = most if len(most) == 1 else [one for one in fitting if most or (alone and one[0] > 0)]
     if not fitting:
         return None
-    offset, inside = fitting[0]  # the likeliest; that another explains as much is seen by ``is_ambiguous``
+    offset, inside = fitting[0]  # the likeliest; that another explains as much is seen by ``ambiguous_offsets``
     found = torch.where(inside, rows + offset, -1)
     outer = ~inside
     if bool(outer.any()):
@@ -287,14 +287,18 @@ def _matches(target: Tensor, rows: Tensor, stream: Stream, offset: int) -> Tenso
     return inside & (stream.ids[at.clamp(0, max(len(stream) - 1, 0))] == target) & (target != NO_TOKEN)
 
 
-def is_ambiguous(supervision: Supervision) -> bool:
-    """Whether another offset explains every trained row of the stream as well as the one found."""
+def ambiguous_offsets(supervision: Supervision) -> tuple[int, ...]:
+    """The offsets that explain every trained row of the stream, of those that code confuses; () if not two do.
+
+    A source that a renaming has proven is not ambiguous, whatever the ids are.
+    """
     rows = torch.nonzero(supervision.trained).reshape(-1)
     if rows.numel() == 0 or supervision.exact:
-        return False
-    fits = 0
+        return ()
+    fitting = []
     for offset in (0, 1, 2):
         inside = _same_sample(rows, rows + offset, supervision.stream)
         found = _matches(supervision.target[rows], rows, supervision.stream, offset)
-        fits += bool(inside.any()) and bool(found[inside].all())
-    return fits > 1
+        if bool(inside.any()) and bool(found[inside].all()):
+            fitting.append(offset)
+    return tuple(fitting) if len(fitting) > 1 else ()

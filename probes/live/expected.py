@@ -127,14 +127,14 @@ def _told(number: int, joined: Joined, convention: Convention) -> tuple[Supervis
     by = partial(demanded, joined.view, number, labels)
     if convention is not Convention.AMBIGUOUS:
         return by(convention), ""
-    for fits in (Convention.POSITION_ALIGNED, Convention.PRE_SHIFTED):
-        wanted = by(fits)
-        trained = joined.actual[number].trained
-        if torch.equal(wanted.target.masked_fill(~trained, 0), joined.actual[number].target.masked_fill(~trained, 0)):
-            break
-    else:
-        fits, wanted = Convention.POSITION_ALIGNED, by(Convention.POSITION_ALIGNED)
-    return wanted, f"{stream.name}: the ids fit both label conventions; {fits} fits what is trained"
+    actual = joined.actual[number]
+    both = {fits: by(fits) for fits in (Convention.POSITION_ALIGNED, Convention.PRE_SHIFTED)}
+    for rows in (slice(None), actual.trained):
+        for fits, wanted in both.items():
+            if torch.equal(wanted.target[rows], actual.target[rows]):
+                return wanted, f"{stream.name}: the ids fit both label conventions; {fits} fits what is trained"
+    fits = Convention.POSITION_ALIGNED
+    return both[fits], f"{stream.name}: the ids fit both label conventions; {fits} is taken"
 
 
 def _as_masked(actual: Supervision, why: str) -> Expectation:

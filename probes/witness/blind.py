@@ -13,6 +13,7 @@ from torch import Tensor
 from alignment import IGNORE_INDEX, Finding, Stream, Supervision
 from alignment.comparison import merge_codebooks
 from alignment.findings import Example, finding
+from alignment.sources import ambiguous_offsets
 from alignment.streams import NO_TOKEN
 
 __all__ = ["SPARED", "blind_spots", "unread_note", "wanted_rows"]
@@ -53,6 +54,7 @@ def blind_spots(
             out.append(finding("LA803", name, message, count=lost))
         out.extend(_unread(wanted, got, open_rows, spared))
         out.extend(_uncompared(got, open_rows))
+        out.extend(_alike(got))
     return list(merge_codebooks(out, sum(one.stream.is_audio for one in actual)))
 
 
@@ -82,6 +84,18 @@ def _uncompared(actual: Supervision, open_rows: Tensor) -> Iterator[Finding]:
             "be: that they are trained on the next token is all that was judged"
         )
         yield finding("LA804", name, message, count=count)
+
+
+def _alike(actual: Supervision) -> Iterator[Finding]:
+    """LA804: the batch's own tokens explain every target at two distances, and no renaming has told them apart."""
+    fitting = ambiguous_offsets(actual)
+    if fitting:
+        name, (first, *others) = actual.stream.name, [f"+{offset}" for offset in fitting]
+        message = (
+            f"every target of {name} is the token at {first} and at {' and at '.join(others)} as well (ids that "
+            "are alike): which of them the loss takes is not judged; watch a batch whose ids differ"
+        )
+        yield finding("LA804", name, message, count=int(actual.trained.sum()))
 
 
 def unread_note(expected: Supervision, actual: Supervision, told: Sequence[Finding]) -> str:

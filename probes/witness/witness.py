@@ -21,7 +21,7 @@ from alignment import (
 )
 from alignment.comparison import unexplained
 from alignment.findings import LABELS
-from alignment.sources import infer_sources, is_ambiguous
+from alignment.sources import ambiguous_offsets, infer_sources
 from alignment.verdicts import Verdicts, judge
 
 from ..host.preserve import preserved
@@ -174,7 +174,7 @@ def _may_be_clipped(findings: Sequence[Finding], options: Options) -> bool:
 def _needs_proof(findings: Sequence[Finding], actual: Sequence[Supervision]) -> bool:
     """Whether sources decide anything: something differs, or could be read two ways."""
     about_sources = [f for f in findings if f.code not in ("LA205", "LA206") and f.severity == "error"]
-    return bool(about_sources) or any(f.code == "LA202" for f in findings) or any(is_ambiguous(a) for a in actual)
+    return bool(about_sources) or any(f.code == "LA202" for f in findings) or any(map(ambiguous_offsets, actual))
 
 
 def _blind(

@@ -29,7 +29,7 @@ from probes import Report
 __all__ = ["judged", "scripts"]
 
 #: Blind spots of these sentences leave no row judged.
-NOTHING = ("nothing was read", "none was judged")
+NOTHING = ("nothing was read", "none was judged", "is not judged")
 #: Faults that end the script by themselves.
 ENDS = ("detached", "length")
 
@@ -37,14 +37,13 @@ ENDS = ("detached", "length")
 def scripts(seed: int, count: int, first: int = 0) -> list[tuple[int, Program]]:
     """Programs that are scripts, with their numbers.
 
-    Not those of codebooks and of an encoder, whose streams ``run`` must be told, nor of one token alone, of which no
-    offset shows.
+    Not those of codebooks and of an encoder, whose streams ``run`` must be told.
     """
     out: list[tuple[int, Program]] = []
     number = first
     while len(out) < count:
         one = replace(drawn(seed, number), key="wanted")
-        meant = one.model not in ("books", "t5") and one.ids != "constant" and one.fault not in ENDS
+        meant = one.model not in ("books", "t5") and one.fault not in ENDS
         if meant and not (one.accumulated or one.reduction) and is_meant(one):
             out.append((number, one))
         number += 1

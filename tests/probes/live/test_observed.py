@@ -46,6 +46,41 @@ def unlabelled(loss):
     return popped
 
 
+# -- ids that are alike ---------------------------------------------------------------------------------
+
+
+def shifted(offset):
+    def loss(model, batch):
+        rows = batch["input_ids"].shape[1] - offset
+        logits = model(**batch).logits[:, :rows]
+        return F.cross_entropy(logits.flatten(0, 1), batch["input_ids"][:, offset:].flatten())
+
+    return loss
+
+
+def filled(*ids):
+    return [{"input_ids": torch.tensor([list(ids) * (12 // len(ids))] * 2)} for _ in range(2)]
+
+
+@pytest.mark.parametrize("offset", [0, 1, 2])
+def test_a_batch_of_one_token_alone_does_not_show_which_one_is_trained(offset):
+    report, code = run(shifted(offset), filled(5))
+    assert (codes(report), report.verdict, code) == (UNTOLD, "incomplete", 0)
+    assert "at +0 and at +1 and at +2 as well" in report.findings[0].message
+
+
+@pytest.mark.parametrize(("offset", "told"), [(0, ["LA102 error"]), (1, []), (2, ["LA102 error"])])
+def test_two_tokens_in_turn_show_the_next_one(offset, told):
+    """Two ahead is the token itself: either name is right."""
+    report, _ = run(shifted(offset), filled(5, 7))
+    assert codes(report) == told
+
+
+def test_one_sample_that_differs_is_enough():
+    report, _ = run(shifted(1), [*filled(5)[:1], {"input_ids": torch.arange(24).view(2, 12) + 3}])
+    assert report.verdict == "pass"
+
+
 # -- the labels are seen ------------------------------------------------------------------------------
 
 
