@@ -58,7 +58,7 @@ def told(program: Program) -> Told:
     name, source = f"/random/{program.seed}.py", program.source()
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
     try:
-        report = checked(program, file=name)
+        report = checked(program, lines=True, file=name)
     except (UsageError, InputError, AlignmentError) as error:
         return Told("other", codes=(type(error).__name__,))
     found = [one for one in report.findings if one.is_error]

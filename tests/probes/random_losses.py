@@ -21,6 +21,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from typing import Any
+from unittest.mock import patch
 
 import random_choices
 import torch
@@ -43,7 +44,7 @@ KINDS = {
     "fault": ("named", "blind by right", "misnamed", "missed", "blind", "refused", "crashed"),
 }
 #: Programs that one process takes at a time: what was judged wrongly is written after each of them.
-PIECE = 200
+PIECE = 100
 #: Outcomes that are as they should be.
 RIGHT = ("silent", "named", "blind by right")
 
@@ -73,17 +74,23 @@ def loss_of(program: Program, file: str = "<string>") -> Any:
     return space["loss"]
 
 
-def checked(program: Program, *, replay: bool = False, file: str = "<string>") -> Report:
-    """What the check says of a program; ``file`` as in ``loss_of``."""
+def checked(program: Program, *, replay: bool = False, lines: bool = False, file: str = "<string>") -> Report:
+    """What the check says of a program; ``file`` as in ``loss_of``.
+
+    Args:
+        replay: run the loss again with later inputs replaced.
+        lines: look for the lines of the program that made a finding.
+    """
     model, loss = model_named(program.model, program.vocab), loss_of(program, file)
     torch.manual_seed(program.seed)
-    return check_loss(model, program.batch(), loss, replay=replay and not program.packed, **program.options)
+    with nullcontext() if lines else patch("probes.checks.check.with_lines", lambda findings, _: findings):
+        return check_loss(model, program.batch(), loss, replay=replay and not program.packed, **program.options)
 
 
-def judged(program: Program, *, replay: bool = False) -> Outcome:
-    """Run the check on a program."""
+def judged(program: Program, *, whole: bool = False) -> Outcome:
+    """Run the check on a program; a ``whole`` one replays it, and looks for its lines."""
     try:
-        report = checked(program, replay=replay)
+        report = checked(program, replay=whole, lines=whole)
     except (UsageError, InputError, AlignmentError) as error:
         return Outcome("refused", (type(error).__name__,), str(error))
     except Exception as error:  # noqa: BLE001 - whatever it is, the next program comes
@@ -149,7 +156,9 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first program")
     parser.add_argument("--show", type=int, metavar="N", help="print program N of the seed as a script, and judge it")
     parser.add_argument("--failures", metavar="FILE", help="write what was judged wrongly, shrunk, as JSON lines")
-    parser.add_argument("--replay", type=int, default=10, metavar="N", help="replay every Nth program too (default 10)")
+    parser.add_argument(
+        "--whole", type=int, default=10, metavar="N", help="two in N are replayed, and their lines found"
+    )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default 1)")
     chosen = parser.parse_args()
     seed = random.SystemRandom().randrange(10**6) if chosen.seed is None else chosen.seed
@@ -158,7 +167,7 @@ def main() -> int:
     transformers.logging.set_verbosity_error()
     if chosen.show is not None:
         program = drawn(seed, chosen.show)
-        print(program.script(), judged(program, replay=True), program.allowed, sep="\n")
+        print(program.script(), judged(program, whole=True), program.allowed, sep="\n")
         return 0
     numbers, begun = range(chosen.first, chosen.first + chosen.programs), time.monotonic()
     work = [(seed, numbers[at : at + PIECE], chosen) for at in range(0, len(numbers), PIECE)]
@@ -179,7 +188,7 @@ def _counted(work: tuple[int, Sequence[int], argparse.Namespace]) -> Count:
     count = Count(Counter(), Counter(), [])
     for number in numbers:
         program = drawn(seed, number)
-        outcome = judged(program, replay=number % chosen.replay in (0, 1))
+        outcome = judged(program, whole=number % chosen.whole in (0, 1))
         count.kinds["fault" if program.fault else "", outcome.kind] += 1
         if outcome.kind in RIGHT:
             continue

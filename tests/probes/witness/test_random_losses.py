@@ -71,7 +71,7 @@ def test_a_program_is_a_script():
 
 @pytest.mark.parametrize("first", JUDGED[::10])
 def test_programs_of_a_fixed_seed_are_judged_rightly(first):
-    told = {number: judged(drawn(11, number), replay=number % 10 < 2) for number in range(first, first + 10)}
+    told = {number: judged(drawn(11, number), whole=number % 10 < 2) for number in range(first, first + 10)}
     assert {number: one for number, one in told.items() if one.kind not in RIGHT} == {}
 
 
@@ -152,7 +152,7 @@ def test_what_was_judged_wrongly_once_is_judged_rightly(program):
 
 def test_a_replay_goes_on_with_ids_that_the_loss_knows():
     program = Program(vocab=40, samples=3, after="padded columns", criterion="categorical", kind="int32", seed=836211)
-    assert judged(program, replay=True).kind == "silent"
+    assert judged(program, whole=True).kind == "silent"
 
 
 def test_a_reader_that_is_wrong_is_seen_and_shrunk(monkeypatch):
