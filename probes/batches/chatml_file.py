@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import UsageError
+from ..host.json_text import json_of
 from ..ranks import Place
 
 __all__ = ["LONGEST_SECONDS", "Record", "has_codes", "is_audio", "parts_of", "read_chatml", "shard_of", "where_of"]
@@ -135,23 +136,14 @@ def _constant(name: str) -> None:
         raise ValueError(f"{name} is no JSON value")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, each of whose keys stands in it once: of two, readers would take the one or the other."""
-    entries = dict(pairs)
-    if len(entries) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
-    return entries
-
-
 def _record(line: str, where: str, folder: Path | None) -> Record:
     return _checked(_parsed(line, where), where, folder)
 
 
 def _parsed(text: str, where: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_constant, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
+        return json_of(text, _constant)
+    except ValueError as error:
         raise UsageError(
             f"{where}: no JSON ({error}); each line must hold one whole object, {FORM}, or the file one array of them"
         ) from error

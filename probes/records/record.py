@@ -14,6 +14,7 @@ from typing import Any, Literal, NoReturn
 
 from ..errors import UsageError
 from ..host.files import check_regular, write_json
+from ..host.json_text import json_of
 from .report import SCHEMA, Report
 from .schema import (
     Check,
@@ -186,7 +187,7 @@ def _parsed(path: str, content: bytes) -> Any:
     if not content.strip():
         raise UsageError(f"{path}: is empty; write it again with loss-align record")
     try:
-        return json.loads(content.decode("utf-8-sig"), parse_constant=_not_json, object_pairs_hook=_unique)
+        return json_of(content.decode("utf-8-sig"), _not_json)
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: is not UTF-8 (byte {error.start})") from error
     except json.JSONDecodeError as error:
@@ -194,18 +195,8 @@ def _parsed(path: str, content: bytes) -> Any:
         cut = " (the file is cut off)" if ended else ""
         where = f"line {error.lineno} column {error.colno}"
         raise UsageError(f"{path}: is not JSON: {error.msg} at {where}{cut}") from error
-    except (RecursionError, ValueError) as error:  # nested too deep, a number of too many digits, NaN
-        told = "nested too deep" if isinstance(error, RecursionError) else str(error)
-        raise UsageError(f"{path}: is not JSON that can be read: {told}") from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, each of whose keys stands in it once: of two, readers would take the one or the other."""
-    entries = dict(pairs)
-    if len(entries) < len(pairs):
-        twice = next(key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1)
-        raise ValueError(f"the key {twice!r} stands twice in one object")
-    return entries
+    except ValueError as error:  # nested too deep, a number of too many digits, NaN
+        raise UsageError(f"{path}: is not JSON that can be read: {error}") from error
 
 
 def _not_json(word: str) -> NoReturn:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..host.json_text import json_of
 
-__all__ = ["FORMS", "Conversation", "conversation_of", "read_conversations"]
+__all__ = ["FORMS", "Conversation", "conversation_of", "parsed", "read_conversations"]
 
 #: Whose turn it is, by the names that data sets give their speakers.
 SPEAKERS = {
@@ -139,18 +139,27 @@ def _samples(path: Path) -> Sequence[tuple[Any, str]]:
         why = getattr(error, "strerror", None) or error
         raise UsageError(f"cannot read {path}: {why}; give JSON lines or one JSON array, in UTF-8") from error
     if text.lstrip().startswith("["):
-        listed = _parsed(text, str(path))
+        listed = parsed(text, str(path))
         found = [(sample, f"{path}, sample {number}") for number, sample in enumerate(listed, start=1)]
     else:
         lines = [(line, f"{path}, line {n}") for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
-        found = [(_parsed(line, where), where) for line, where in lines]
+        found = [(parsed(line, where), where) for line, where in lines]
     if not found:
         raise UsageError(f"{path} holds no sample; the forms are {FORMS}")
     return found
 
 
-def _parsed(text: str, where: str) -> Any:
+def parsed(line: str, where: str) -> Any:
+    """The JSON value of a line.
+
+    Raises:
+        UsageError: it is none, holds bytes that are no UTF-8, or a key twice.
+    """
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        line.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{where}: is not UTF-8 (character {error.start})") from None
+    try:
+        return json_of(line)
+    except ValueError as error:
         raise UsageError(f"{where}: no JSON ({error}); give one object a line, or one array of them") from error

@@ -16,10 +16,11 @@ from ..errors import CannotRunError, UsageError
 from ..host.stopping import check_stopped
 from ..records.choice import Choice
 from ..records.report import Report
+from ..roles.forms import parsed
 from .judge import judge
 from .known import Known, known_of
 from .sample import samples_of
-from .source import FileSource, Source, as_source, drawn, parsed
+from .source import FileSource, Source, as_source, drawn
 from .tally import Tally
 from .told import report_of_sweep
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -11,8 +10,9 @@ from typing import Any
 
 from ..errors import UsageError
 from ..host.files import check_regular
+from ..roles.forms import parsed
 
-__all__ = ["FileSource", "Source", "as_source", "drawn", "parsed"]
+__all__ = ["FileSource", "Source", "as_source", "drawn"]
 
 #: An item, and what it is called.
 Item = tuple[Any, str]
@@ -68,30 +68,6 @@ class FileSource:
 
 #: What a sweep goes through.
 Source = FileSource | Iterable[Any]
-
-
-def parsed(line: str, where: str) -> Any:
-    """The JSON value of a line.
-
-    Raises:
-        UsageError: it is none, holds bytes that are no UTF-8, or a key twice.
-    """
-    try:
-        line.encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(f"{where}: is not UTF-8 (character {error.start})") from None
-    try:
-        return json.loads(line, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        told = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise UsageError(f"{where}: no JSON ({told}); give one object a line, or one array of them") from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    entries = dict(pairs)
-    if len(entries) < len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return entries
 
 
 @dataclass(frozen=True)
