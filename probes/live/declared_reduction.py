@@ -20,7 +20,7 @@ from alignment.weights import TOLERANCE, spread
 
 from ..checks.reduction import Reduced, Reduction
 from .micro_batches import MARGIN
-from .whole_step import StepWeights
+from .step_weights import StepWeights, kinds_of
 
 __all__ = ["held_to"]
 
@@ -58,7 +58,7 @@ def held_to(
             wrong.append(_sharper(one, declared))
     accused = {one.stream.partition("[")[0] for one in [*wrong, *kept] if one.is_error}
     told: list[str] = []
-    for kind in dict.fromkeys(kind for step in steps for kind in step):
+    for kind in kinds_of(steps):
         whole = [_Step.of(step[kind], declared, averaged=averaged) for step in steps if kind in step]
         read = [one for one in whole if one is not None]
         if not read or accused & {kind, "all"}:

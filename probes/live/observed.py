@@ -25,7 +25,8 @@ from .further import called_apart, lent_labels, settled_heads
 from .joined import Joined, Part, join
 from .kept_back import without_silent
 from .micro_batches import MicroBatch, accumulation
-from .whole_step import Rows, StepWeights, of_the_count, step_weights
+from .step_weights import Rows, StepWeights, step_weights
+from .whole_step import of_the_count
 
 __all__ = ["Nothing", "Observed", "observe"]
 

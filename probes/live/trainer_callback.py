@@ -46,11 +46,13 @@ from ..roles import TRAIN_ON
 from ..witness.with_roles import template
 from ..witness.witness import LossFunction, Options, Witness, witness
 from .first_step import FirstStep, OnFindings, acted_on
+from .handed_count import handed_on
 from .joined import Part
 from .loggers import log_report
 from .micro_batches import MicroBatch, accumulation
+from .step_weights import Rows, step_weights
 from .tokenizers import tokenizer_of_trainer
-from .whole_step import Rows, handed_on, of_the_count, step_weights
+from .whole_step import of_the_count
 
 __all__ = ["AlignmentCallback"]
 

@@ -39,6 +39,7 @@ from .discovery import Discovery, Found
 from .eagerly import Eagerly
 from .forwards import Forward, kept, label_entries
 from .gradients import Gradients
+from .handed_count import count_in_reach
 from .hooks import AfterModules, BeforeModules
 from .joined import explained
 from .kept_back import kept_back
@@ -46,9 +47,9 @@ from .lines import Lines, begun_after
 from .multiplied import Multiplied
 from .optimizers import learner, may_be_copy, unwatched_models
 from .search import Search
+from .step_weights import StepWeights
 from .teachers import Teachers
 from .trained import Trained
-from .whole_step import StepWeights, count_in_reach
 
 __all__ = ["ENDED", "Step", "Watcher"]
 

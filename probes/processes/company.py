@@ -13,7 +13,8 @@ from ..checks.reduction import Reduction
 from ..errors import CannotRunError, UsageError
 from ..host.place import environment_place
 from ..live.declared_reduction import held_to
-from ..live.whole_step import of_all_ranks, of_ranks
+from ..live.step_weights import of_all_ranks
+from ..live.whole_step import of_ranks
 from ..ranks import MissingRanksError, RankExchange, told_ranks
 from ..ranks.drift import drift, still_alike
 from ..ranks.launcher import leave_reason, told_code

@@ -12,7 +12,7 @@ from live_runs import batches, llama, watched
 
 from loss_align import main
 from probes.live.declared_reduction import held_to
-from probes.live.whole_step import StepWeights, of_all_ranks
+from probes.live.step_weights import StepWeights, of_all_ranks
 
 ACCUMULATED = 2
 

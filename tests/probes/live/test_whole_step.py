@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from live_runs import batches, llama, watched
 
-from probes.live.whole_step import StepWeights, count_in_reach, of_ranks
+from probes.live.handed_count import count_in_reach
+from probes.live.step_weights import StepWeights
+from probes.live.whole_step import of_ranks
 
 ACCUMULATED = 2
 
