@@ -13,15 +13,12 @@ beforehand: its real first step is watched instead, and judged before the optimi
 
 from __future__ import annotations
 
-import copy
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import Trainer, TrainerCallback
 
 from alignment import Convention, Finding, InputError
@@ -46,12 +43,12 @@ from ..roles import TRAIN_ON
 from ..witness.with_roles import template
 from ..witness.witness import LossFunction, Options, Witness, witness
 from .first_step import FirstStep, OnFindings, acted_on
-from .handed_count import handed_on
 from .joined import Part
 from .loggers import log_report
 from .micro_batches import MicroBatch, accumulation
 from .step_weights import Rows, step_weights
 from .tokenizers import tokenizer_of_trainer
+from .trainer_step import Stand, StepLoss, counters_kept
 from .whole_step import of_the_count
 
 __all__ = ["AlignmentCallback"]
@@ -60,8 +57,6 @@ __all__ = ["AlignmentCallback"]
 MOST = 8
 #: What hands a trainer all micro-batches of a step before it begins: since transformers 4.46.
 GATHERS = "get_batch_samples"
-#: What a trainer keeps beside its modules: its own counters and logs.
-PLAIN = (bool, int, float, str, type(None))
 
 
 class AlignmentCallback(TrainerCallback):
@@ -137,7 +132,7 @@ class AlignmentCallback(TrainerCallback):
             stand.close()
             told = template(self._tokenizer(trainer), self.train_on)
             self.options = replace(self.options, told=told)
-            report = self._checked(trainer, model, gathered or [inputs], _StepLoss(trainer, given, named))
+            report = self._checked(trainer, model, gathered or [inputs], StepLoss(trainer, given, named))
             if report is not None:
                 self._tell(trainer, report)
             else:
@@ -145,7 +140,7 @@ class AlignmentCallback(TrainerCallback):
                 self._watched.begin()
             return trainer.training_step(model, inputs, *given, **named)
 
-        stand = _Stand(trainer)
+        stand = Stand(trainer)
         if hasattr(trainer, GATHERS):
             stand.around(GATHERS, note)
         stand.around("training_step", check_first)
@@ -165,14 +160,14 @@ class AlignmentCallback(TrainerCallback):
             report, self._watched = self._watched.end(), None
             self._tell(_calling_trainer(), report)
 
-    def _checked(self, trainer: Trainer, model: nn.Module, parts: Sequence[Any], loss: _StepLoss) -> Report | None:
+    def _checked(self, trainer: Trainer, model: nn.Module, parts: Sequence[Any], loss: StepLoss) -> Report | None:
         """The report of a step that is run beforehand; None where its batches cannot be read before it."""
         if not all(isinstance(part, Mapping) for part in parts):
             return None  # samples, from which the step makes its batch
         if not hasattr(trainer, GATHERS) and trainer.args.gradient_accumulation_steps > 1:
             return None  # the first of its micro-batches, which says nothing of the others
         try:
-            with _counters_kept(trainer):
+            with counters_kept(trainer):
                 return self._watch(model, parts, loss)
         except (UsageError, InputError, CannotRunError):
             if self.on_findings == "fail" and (self.heads or self.streams is not None):
@@ -196,7 +191,7 @@ class AlignmentCallback(TrainerCallback):
         if hasattr(tokenizer, "decode"):
             in_words(report, tokenizer, {})
 
-    def _watch(self, model: nn.Module, parts: Sequence[Any], loss: _StepLoss) -> Report:
+    def _watch(self, model: nn.Module, parts: Sequence[Any], loss: StepLoss) -> Report:
         watched = [dict(part) for part in parts[:MOST]]
         adapters = self._adapters(model, watched, loss)
         first = watch(model, adapters[0], watched[0], loss, self.options)
@@ -225,7 +220,7 @@ class AlignmentCallback(TrainerCallback):
         report.notes.append(f"the first step of the trainer, micro-batches: {which}")
         return report
 
-    def _reduced(self, model: nn.Module, adapter: Adapter, watched: Sequence[Batch], loss: _StepLoss) -> Reduced | None:
+    def _reduced(self, model: nn.Module, adapter: Adapter, watched: Sequence[Batch], loss: StepLoss) -> Reduced | None:
         """A declared reduction, proven by splitting the one micro-batch of the step; None where that cannot be."""
         if self.reduction is None or len(watched) > 1 or len(adapter.split(model, watched[0])) == 1:
             return None
@@ -252,71 +247,6 @@ def _calling_trainer() -> Trainer:
             return found
         frame = frame.f_back
     raise UsageError("AlignmentCallback belongs to a transformers.Trainer: trainer.add_callback(AlignmentCallback())")
-
-
-class _Stand:
-    """Functions that stand around methods of one object until ``close``."""
-
-    def __init__(self, owner: Any) -> None:
-        self.owner = owner
-        self.before: dict[str, Any] = {}
-
-    def around(self, name: str, function: Callable[..., Any]) -> None:
-        """Call ``function(method, *args, **kwargs)`` in place of the method."""
-        method = getattr(self.owner, name)
-        self.before[name] = vars(self.owner).get(name)
-        setattr(self.owner, name, lambda *args, **kwargs: function(method, *args, **kwargs))
-
-    def close(self) -> None:
-        """Put the methods back."""
-        for name, own in self.before.items():
-            if own is None:
-                delattr(self.owner, name)
-            else:
-                setattr(self.owner, name, own)
-        self.before.clear()
-
-
-class _StepLoss:
-    """The loss of one micro-batch as the trainer is about to call backward on it, ``num_items_in_batch`` and all."""
-
-    def __init__(self, trainer: Trainer, given: Sequence[Any], named: Mapping[str, Any]) -> None:
-        self.trainer = trainer
-        self.given, self.named = given, named
-
-    def __call__(self, model: nn.Module, batch: Batch) -> Any:
-        return self._with(model, batch, *self.given, **self.named)
-
-    @property
-    def count(self) -> float | None:
-        """``num_items_in_batch``, where the trainer hands one on."""
-        return handed_on(*self.given, *self.named.values())
-
-    def of_a_step(self) -> LossFunction:
-        """The same of any batch as a whole step, which asks for its own count where the trainer hands one on."""
-        if all(one is None for one in (*self.given, *self.named.values())):
-            return self
-        return lambda model, batch, num_items_in_batch: self._with(model, batch, num_items_in_batch)  # noqa: PLW0108 - its name is asked for
-
-    def _with(self, model: nn.Module, batch: Batch, *given: Any, **named: Any) -> Any:
-        accelerator, taken = self.trainer.accelerator, []
-
-        def backward(_: Any, loss: Any, **kwargs: Any) -> None:
-            # the accelerator divides by the steps that it accumulates itself; DeepSpeed does unless told not to
-            divisor = accelerator.gradient_accumulation_steps if kwargs.get("scale_wrt_gas", True) else 1
-            taken.append(loss / divisor)
-
-        stand = _Stand(accelerator)
-        stand.around("backward", backward)
-        try:
-            returned = self.trainer.training_step(model, batch, *given, **named)
-        except AttributeError:  # the step goes on to a method of tensors
-            if not taken or isinstance(taken[0], Tensor):
-                raise
-            return taken[0]
-        finally:
-            stand.close()
-        return torch.stack([one.reshape(()) for one in taken]).sum() if taken else returned
 
 
 def _accumulated(seen: Sequence[Witness], reduction: Reduction | None) -> list[Finding]:
@@ -346,33 +276,3 @@ def _joined(found: Sequence[Sequence[Finding]]) -> list[Finding]:
             message = one.message if number == 0 else f"micro-batch {number + 1}: {one.message}"
             joined.setdefault((one.code, one.stream), replace(one, message=message))
     return list(joined.values())
-
-
-@contextmanager
-def _counters_kept(trainer: Trainer) -> Iterator[None]:
-    """Leave the trainer's own numbers and logs as they were: a ``compute_loss`` may keep metrics of what it sees."""
-    kept = [(owner, _plain_attributes(owner)) for owner in (trainer, trainer.state)]
-    try:
-        yield
-    finally:
-        for owner, attributes in kept:
-            for name, value in attributes.items():
-                now = getattr(owner, name, None)
-                if isinstance(now, (dict, list)) and type(now) is type(value):
-                    now.clear()
-                    now.extend(value) if isinstance(now, list) else now.update(value)
-                else:
-                    setattr(owner, name, value)
-
-
-def _plain_attributes(owner: Any) -> dict[str, Any]:
-    """Copies of the attributes that hold numbers and words alone, at any depth."""
-    return {name: copy.deepcopy(value) for name, value in vars(owner).items() if _is_plain(value)}
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(_is_plain(key) and _is_plain(entry) for key, entry in value.items())
-    if isinstance(value, (list, tuple)):
-        return all(_is_plain(entry) for entry in value)
-    return isinstance(value, PLAIN)
