@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -11,11 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alignment import IGNORE_INDEX, InputError
-from alignment.hidden import read_hidden
+from alignment import InputError
 from alignment.recovery import Form, Reading, silent_reading
-from alignment.sketch import Sketch
-from alignment.sketched import read_sketched
 
 from ..errors import UsageError
 from ..models.adapter import Adapter, Batch, Head, OtherCheckpointError, View
@@ -26,72 +22,13 @@ from ..models.declared import DeclaredAdapter
 from ..models.reading import is_encoder_decoder
 from ..models.rows import head_rows, match_rows, rows_behind
 from ..witness.placement import merge
-from .declared_rows import Origin, Trail, laid_over, taught
+from .declared_rows import Trail, laid_over, taught
+from .head_calls import Call, signature
+from .received import Received
 from .rows_of_own import OwnRows
-from .standing_still import attributes_kept, device_of, moved
+from .standing_still import attributes_kept
 
-__all__ = ["Call", "Forward", "grade", "grade_hidden", "kept", "label_entries"]
-
-
-@dataclass
-class Call:
-    """One call of a head; a head that is read at its input counts as called once.
-
-    Attributes:
-        head: that was called.
-        rows: (r,) int64, the received row of each row of the call; None where they cannot be placed.
-        origin: which module's rows a declared head has read; None for any other.
-        hidden: (r,) int64, the row of the body's output that each row of the call has read; None where unknown.
-        output: identity, address and shape of the tensor that it gave.
-        nth: how many calls of its head the forward had made before.
-        finite: whether its logits are.
-        readings: what each backward said, at the head's output (``head``) or where the model handed it on
-            (``later``); codebooks interleaved.
-        taught: how many of its rows have a soft target at which offset, in either place.
-    """
-
-    head: Head
-    rows: Tensor | None
-    hidden: Tensor | None = None
-    origin: Origin | None = None
-    output: tuple[int, int, tuple[int, ...]] = (0, 0, ())
-    nth: int = 0
-    finite: bool = True
-    readings: dict[str, list[Reading]] = field(default_factory=dict)
-    taught: dict[str, Counter[int]] = field(default_factory=dict)
-
-    def take(self, place: str, reading: Reading) -> None:
-        """What one backward said."""
-        self.readings.setdefault(place, []).append(reading.to("cpu"))
-
-    def learn(self, place: str, offsets: Counter[int]) -> None:
-        """What one backward said of soft targets."""
-        self.taught.setdefault(place, Counter()).update(offsets)
-
-    @property
-    def soft(self) -> Counter[int]:
-        """Soft targets by the rows that the head gave, unless only what the model made of them tells."""
-        found = (self.taught.get(place, Counter()) for place in ("head", "later"))
-        return max(found, key=Counter.total)
-
-    def explains(self, count: int) -> Tensor:
-        """(count,) bool: rows of the body's output whose gradient comes, in part at least, from this call."""
-        out = torch.zeros(count, dtype=torch.bool)
-        if self.reading is not None and self.hidden is not None:
-            active = (self.reading.form != int(Form.NONE)).view(-1, self.head.books).any(1)
-            out[self.hidden[active]] = True
-        return out
-
-    @property
-    def reading(self) -> Reading | None:
-        """All backwards together, as close to the loss as they were seen; None before the first."""
-        found = self.readings.get("later") or self.readings.get("head") or []
-        if len(found) < 2:
-            return found[0] if found else None
-        total = silent_reading(len(found[0].target))
-        for one in found:
-            merge(total, one, torch.arange(len(one.target)))
-        return total
+__all__ = ["Forward"]
 
 
 @dataclass
@@ -101,7 +38,7 @@ class Forward:
     Attributes:
         model: as the script calls it.
         adapter: of the model.
-        received: arguments of the innermost forward, small ones only, on the CPU.
+        given: arguments of the innermost forward.
         training: whether the model was in train mode.
         begun: when, in the watcher's count of events.
         inner_seen: whether the innermost forward was seen, and not only its body.
@@ -121,16 +58,11 @@ class Forward:
         own: what its modules have given, where none is known to feed its heads.
         fed: rows of the body that reach a head through layers of its own, by the identity of these.
         turns: counts how often each module has been called.
-        whole: whether it was given nothing but tensors, numbers and words, and no keys and values of what came before.
-        large: what the first forward was given beside ``received``: images, embeddings in place of ids.
-        lacking: whether a later one was given such, too, which is not kept.
-        wrapper: the script's own module that called the first one, and what that was given; None where no wrapper
-            did, or one that was given other things than tensors, numbers and words.
     """
 
     model: nn.Module
     adapter: Adapter
-    received: Batch
+    given: Received
     training: bool
     begun: int
     inner_seen: bool = True
@@ -150,10 +82,6 @@ class Forward:
     own: OwnRows | Trail | None = None
     fed: dict[int, Tensor] = field(default_factory=dict)
     turns: Turns = field(default_factory=Turns)
-    whole: bool = True
-    large: Batch = field(default_factory=dict)
-    lacking: bool = False
-    wrapper: tuple[nn.Module, Batch] | None = None
     _heads: tuple[Head, ...] | None = None
     _streams: View | None = None
 
@@ -162,6 +90,11 @@ class Forward:
             self.own = Trail(self.adapter.inner(self.model), self.adapter, self.received)
         elif self.adapter.body(self.model) is None:
             self.own = OwnRows()
+
+    @property
+    def received(self) -> Batch:
+        """Arguments of the innermost forward, small ones only, on the CPU."""
+        return self.given.small
 
     @property
     def view(self) -> View:
@@ -243,7 +176,7 @@ class Forward:
                 read = match_rows(inputs.detach(), self.hidden).cpu()
         nth = sum(one.head.module is head.module for one in self.calls)
         read = read if read is not None and len(read) == count else None
-        call = Call(head, rows, read, None, _signature(output), nth)
+        call = Call(head, rows, read, None, signature(output), nth)
         self.calls.append(call)
         return call
 
@@ -266,7 +199,7 @@ class Forward:
         adapter.learn_width(head, rows.shape[-1])
         count, received = len(rows) // head.books, len(self._streams.streams[head.streams[0]])
         origin = self.own.origin(head, inputs, count) if isinstance(self.own, Trail) else None
-        call = Call(head, torch.arange(count) if count == received else None, None, origin, _signature(output))
+        call = Call(head, torch.arange(count) if count == received else None, None, origin, signature(output))
         self.calls.append(call)
         return call
 
@@ -281,41 +214,6 @@ class Forward:
         except InputError as error:
             self.problem = str(error)
             return None
-
-    def read_past_heads(self, grad: Tensor, hidden: Tensor, scale: float) -> None:
-        """Read what the loss makes of the body's output without a head: the logits of a fused loss never exist.
-
-        Rows that no head explains are read by the one head of a single codebook that has no gradient. Those that it
-        does not explain either make the streams of all other silent heads unreadable.
-        """
-        width = hidden.shape[-1]
-        flat = grad.reshape(-1, width)
-        active = ((flat != 0).any(-1) | flat.isnan().any(-1)).cpu()
-        self.still = not bool(active.any())
-        read = [call for call in self.calls if call.reading is not None]
-        if any(call.hidden is None for call in read):
-            return
-        for call in read:
-            active &= ~call.explains(len(active))
-        heard = {call.head.name for call in read}
-        silent = [head for head in self.heads if head.name not in heard and head.books == 1]
-        silent = [head for head in silent if not self.is_candidate(head)]
-        rows = torch.nonzero(active).reshape(-1)
-        weight = getattr(silent[0].module, "weight", None) if len(silent) == 1 else None
-        # of a sharded head every process would have to gather its part
-        if len(rows) and isinstance(weight, Tensor) and not hasattr(weight, "full_tensor"):
-            at = rows.to(grad.device)
-            reading = grade_hidden(flat[at], hidden.reshape(-1, width)[at], silent[0], scale).to("cpu")
-            hard = reading.target != IGNORE_INDEX
-            if bool(hard.any()):
-                assert self._streams is not None
-                fits = len(active) == len(self._streams.streams[silent[0].streams[0]])
-                call = Call(silent[0], rows if fits else None, rows)
-                call.take("head", reading)
-                self.calls.append(call)
-                self.problem = self.problem or ("" if fits else "a fused loss reads rows that are none of the ids")
-                active[rows[hard]] = False
-        self.fused |= bool(active.any())
 
     def _refuse_other_checkpoints(self) -> None:
         try:
@@ -400,13 +298,6 @@ class Forward:
                 reading.form[:] = int(Form.SOFT)  # it may be what could not be read
         return view, readings
 
-    def note_wrapper(self, module: nn.Module, given: Batch) -> None:
-        """A module of the script's own has called this one on the same ids, and was given this."""
-        ids = [key for key, value in given.items() if _same(value, self.received.get("input_ids"))]
-        told = {key: kept(value, whole=True) for key, value in given.items() if value is not None}
-        if ids == ["input_ids"] and None not in told.values():
-            self.wrapper = module, told
-
     @property
     def lends_labels(self) -> bool:
         """Whether what it must train is said by labels, or a mask, that the script has kept back."""
@@ -425,18 +316,9 @@ class Forward:
         Raises:
             InputError: it cannot be run again.
         """
-        if not self.whole or self.lacking:
-            raise InputError("the watched forward reads keys and values of what came before, or other objects")
         module = self.adapter.inner(self.model) if self.inner_seen else self.adapter.body(self.model)
-        if module is None:
-            raise InputError("the watched forward is no call of the model")
         beyond = [call.head.name for call in self.calls if call.reading is not None and call.hidden is None]
-        if beyond and not self.inner_seen:
-            if self.wrapper is None:
-                raise InputError(f"what {beyond[0]} has read is not made by the body, which alone can be run again")
-            module, given = self.wrapper
-            return module, moved(given, device_of(module))
-        return module, moved({**self.received, **self.large}, device_of(module))
+        return self.given.again(module, beyond[0] if beyond and not self.inner_seen else "")
 
     def _learn(self) -> None:
         """Take an adapter that knows what declared ids become in this forward.
@@ -467,44 +349,3 @@ class Forward:
         if rows is None:
             raise InputError(self.problem or f"the {call.head.name} head gave {count} rows that no id stands for")
         return rows
-
-
-def _signature(output: Tensor) -> tuple[int, int, tuple[int, ...]]:
-    return id(output), output.data_ptr(), tuple(output.shape)
-
-
-def grade(grad: Tensor, kept_rows: Sketch, scale: float) -> Reading:
-    """The reading of one head's gradient, a loss scale divided out; what a scaler made overflow is unreadable."""
-    reading = read_sketched(grad, kept_rows)
-    if scale == 1.0:
-        return reading
-    broken = reading.form == int(Form.NOT_FINITE)  # the scaler skips this step, and tries a smaller scale
-    form = reading.form.masked_fill(broken, int(Form.SOFT))
-    return Reading(reading.target, (reading.weight / scale).masked_fill(broken, 0), reading.residual, form)
-
-
-def grade_hidden(grad: Tensor, hidden: Tensor, head: Head, scale: float) -> Reading:
-    """The same where the logits never were a tensor: at the head's input."""
-    width = hidden.shape[-1]
-    bias = getattr(head.module, "bias", None)
-    reading = read_hidden(grad.reshape(-1, width), hidden.reshape(-1, width), head.module.weight, bias)
-    return reading.scaled(1 / scale)
-
-
-def _same(value: Any, ids: Any) -> bool:
-    both = isinstance(value, Tensor) and isinstance(ids, Tensor) and not value.is_floating_point()
-    return both and torch.equal(value.cpu(), ids)
-
-
-def kept(value: Any, *, whole: bool = False) -> Any:
-    """An argument as it was: ids, labels and masks are copied, what is large only where ``whole`` says so."""
-    if not isinstance(value, Tensor):
-        return value if isinstance(value, (int, float, bool, str)) else None
-    if not whole and value.dim() > (2 if value.is_floating_point() else 3):
-        return None
-    return value.detach().to("cpu", copy=True)
-
-
-def label_entries(given: Mapping[Any, Any]) -> Batch:
-    """What is called a label among the arguments of a wrapper."""
-    return {str(key): kept(value) for key, value in given.items() if "label" in str(key) and isinstance(value, Tensor)}

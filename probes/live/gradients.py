@@ -12,7 +12,9 @@ from torch import Tensor
 from alignment.sketch import sketch
 
 from ..models.adapter import Head
-from .forwards import Call, Forward, grade
+from .forwards import Forward
+from .head_calls import Call, grade
+from .past_heads import read_past_heads
 from .teachers import Teachers
 
 __all__ = ["Gradients"]
@@ -66,7 +68,7 @@ class Gradients:
 
         def seen(grad: Tensor) -> None:
             self._grade(forward, grad)
-            forward.read_past_heads(grad, hidden, self._scale())
+            read_past_heads(forward, grad, hidden, self._scale())
 
         made.register_hook(self._safely(seen))
 

@@ -22,7 +22,8 @@ from ..line.traced import Traced, row_numbers
 from ..models.ahead import laid_rows
 from ..records.report import Report
 from . import launch
-from .forwards import Call, Forward
+from .forwards import Forward
+from .head_calls import Call
 
 if TYPE_CHECKING:
     from .observed import Observed

@@ -26,7 +26,7 @@ from ..models.modules import unwrapped
 from ..models.place import Place
 from ..models.token_ids import vocabularies
 from .first_tape import FirstTape
-from .forwards import kept
+from .received import kept
 from .targets import Part, Sequences
 
 __all__ = ["Search"]

@@ -21,7 +21,8 @@ from ..models.declared_heads import field_of
 from ..records.choice import Keep
 from ..records.report import Report
 from ..replay.soft import soft_finding
-from .forwards import Call, Forward
+from .forwards import Forward
+from .head_calls import Call
 
 __all__ = ["Lesson", "Teachers", "add_soft"]
 

@@ -29,15 +29,14 @@ from ..models.called import fields_of, given_by
 from ..models.codebooks import CodebookAdapter
 from ..models.declaration import Declaration
 from ..models.declared import DeclaredAdapter
-from ..models.embedded import embedded_ids
 from ..models.modules import unwrapped
-from ..models.reading import CACHE, decoder_of, is_encoder_decoder
+from ..models.reading import decoder_of, is_encoder_decoder
 from ..ranks.drift import imprint
 from .beside import Beside
 from .boundaries import Boundaries
 from .discovery import Discovery, Found
 from .eagerly import Eagerly
-from .forwards import Forward, kept, label_entries
+from .forwards import Forward
 from .gradients import Gradients
 from .handed_count import count_in_reach
 from .hooks import AfterModules, BeforeModules
@@ -46,6 +45,7 @@ from .kept_back import kept_back
 from .lines import Lines, begun_after
 from .multiplied import Multiplied
 from .optimizers import learner, may_be_copy, unwatched_models
+from .received import Received, kept, label_entries
 from .search import Search
 from .step_weights import StepWeights
 from .teachers import Teachers
@@ -400,26 +400,15 @@ class Watcher:
         if len(self.open) >= MOST_FORWARDS:
             self.finish(f"{MOST_FORWARDS} forwards without an optimizer step")
             return None
-        signals = self.found.adapter.signals if isinstance(self.found.adapter, CodebookAdapter) else ()
-        small = {key: kept(value, whole=key in signals) for key, value in received.items()}
-        embeddings = received.get("inputs_embeds")
-        if isinstance(embeddings, Tensor) and small.get("input_ids") is None:
-            small["input_ids"] = kept(embedded_ids(self._parts.inner, embeddings))
-        if received.get(CACHE) is not None:
-            small[CACHE] = True  # that there is one is all that matters
-        forward = Forward(self.found.root, self.found.adapter, small, module.training, self._tick(), inner)
+        first = not self.steps and not self.open  # the one that is made again
+        given = Received.of(received, self.found.adapter, self._parts.inner, first=first)
+        forward = Forward(self.found.root, self.found.adapter, given, module.training, self._tick(), inner)
         mine = getattr(forward.adapter, "id_keys", ())  # where a mask can be read at all
         keys = [key for key in mine if key not in forward.adapter.label_keys]
         ids = next((received[key] for key in keys if received.get(key) is not None), None)
         text = forward.adapter.text(received) if isinstance(forward.adapter, CodebookAdapter) else None
         forward.kept_back = kept_back(ids, sys._getframe(1), text)  # noqa: SLF001 - the one way to what stands above
         forward.count = count_in_reach(sys._getframe(1))  # noqa: SLF001
-        large = {key: value for key, value in received.items() if value is not None and small[key] is None}
-        forward.whole = all(isinstance(value, Tensor) for value in large.values()) and received.get(CACHE) is None
-        if not self.steps and not self.open:  # the one that is run again
-            forward.large = {key: value.detach() for key, value in large.items() if isinstance(value, Tensor)}
-        else:
-            forward.lacking = bool(large)
         forward.fresh = self._trained is not None and self._trained.is_fresh()
         self.open.append(forward)
         self._inside = forward if inner else None
@@ -505,7 +494,7 @@ class Watcher:
             forward.outer = labels
         if len(mine) == 1 and len(self.open) == 1 and not self.steps:  # the one that is run again
             root = unwrapped(module)
-            mine[0].note_wrapper(root, bound_arguments(root, args, kwargs))
+            mine[0].given.note_wrapper(root, bound_arguments(root, args, kwargs))
 
     # -- its steps -------------------------------------------------------------------------------
 
