@@ -94,7 +94,7 @@ def test_commands_parse(words):
 def excerpts():
     for page, text in TEXTS.items():
         for command, _, excerpt in EXCERPT.findall(text):
-            marks = [pytest.mark.higgs] if RELEASED in command else []
+            marks = [pytest.mark.higgs if RELEASED in command else pytest.mark.once]
             yield pytest.param(command, excerpt, marks=marks, id=f"{page} {command}")
 
 

@@ -295,8 +295,7 @@ def test_junit_properties_and_marker(project):
     assert properties == {"loss_alignment_verdict": "fail", "loss_alignment_findings": "LA102"}
 
 
-@pytest.mark.parametrize("folder", ["alignment", "probes"])
-@pytest.mark.parametrize("start", ["python -m pytest", "pytest"])
+@pytest.mark.parametrize(("start", "folder"), [("python -m pytest", "alignment"), ("pytest", "probes")])
 def test_a_folder_of_the_same_name_stops_no_other_test(tmp_path, folder, start):
     (tmp_path / folder).mkdir()
     (tmp_path / folder / "__init__.py").touch()

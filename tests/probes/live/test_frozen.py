@@ -113,6 +113,7 @@ def test_the_loss_of_a_model_that_trains_through_a_frozen_one_is_checked(make, s
     assert report.streams["text"]["supervised"] > 10
 
 
+@pytest.mark.versions
 @pytest.mark.usefixtures("fresh_accelerate")
 @pytest.mark.parametrize(("shift", "found"), [(1, []), (0, ["LA102 error"])])
 def test_under_a_trainer(shift, found, tmp_path):
@@ -142,6 +143,7 @@ def copied(model, batch):
     return mean(model(**batch).logits[:, -labels.shape[1] :], labels, 0)
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize(("loss", "found"), [(own, []), (copied, ["LA102 error"])])
 @pytest.mark.parametrize("kind", ["PromptTuningConfig", "PrefixTuningConfig", "PromptEncoderConfig"])
 def test_learnt_prompts(kind, loss, found):
@@ -157,6 +159,7 @@ def test_learnt_prompts(kind, loss, found):
 # -- multimodal models of transformers ---------------------------------------------------------------
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize(
     "name",
     [

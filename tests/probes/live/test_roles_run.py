@@ -119,6 +119,7 @@ def called(callback, tmp_path, trained, processing_class=None):
     return {found.code for found in callback.report.findings}
 
 
+@pytest.mark.versions
 @pytest.mark.usefixtures("fresh_accelerate")
 @pytest.mark.parametrize(("trained", "found"), [("assistant", set()), ("all", {"LA208"}), ("last", {"LA208"})])
 @pytest.mark.parametrize("own", [False, True], ids=["given", "the trainer's own"])

@@ -121,6 +121,7 @@ def codes(callback):
     return [(f.code, f.stream, f.severity) for f in callback.report.findings]
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize(("loss", "accum"), [(None, 1), (None, 2), (whole_step, 2), (added_up, 2)])
 def test_a_correct_trainer_passes_and_its_weights_are_bit_identical(trained, loss, accum):
     callback = AlignmentCallback(reduction="sum" if loss is added_up else None)
@@ -131,6 +132,7 @@ def test_a_correct_trainer_passes_and_its_weights_are_bit_identical(trained, los
     assert watched != weights(small_llama())
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize(
     ("loss", "accum", "uneven", "code", "said"),
     [
@@ -177,6 +179,7 @@ def test_a_step_that_is_not_gathered_is_judged_whole_before_it_moves_a_weight(tr
     assert weights(model) == before
 
 
+@pytest.mark.versions
 def test_later_micro_batches_are_watched_too(trained):
     calls = []
 
@@ -205,6 +208,7 @@ def test_a_report_is_shown_on_standard_error(trained, capsys):
     assert "LA302" not in shown.out
 
 
+@pytest.mark.versions
 def test_label_smoothing_is_no_fault(trained):
     callback = AlignmentCallback()
     trained(None, callback, label_smoothing_factor=0.1)
@@ -255,6 +259,7 @@ class Keeping(Trainer):
         return loss
 
 
+@pytest.mark.versions
 def test_what_a_trainer_counts_itself_is_left_as_it_was(tmp_path):
     told = []
     for callbacks in ([], [AlignmentCallback()]):

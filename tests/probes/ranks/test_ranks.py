@@ -65,10 +65,18 @@ def ranks(warm, tmp_path):
     return run
 
 
-def test_the_line_of_readme_on_ranks_that_agree(checkpoint, tmp_path):
+@pytest.fixture(params=["forked", pytest.param("torchrun", marks=pytest.mark.deep)])
+def started(request, ranks, tmp_path):
+    """``loss-align preflight`` on two ranks: forked, or three processes that import torch, as a user starts them."""
+    if request.param == "forked":
+        return lambda *words: ranks(*PREFLIGHT, *words)
+    return lambda *words: torchrun(*words, cwd=tmp_path)
+
+
+def test_the_line_of_readme_on_ranks_that_agree(checkpoint, tmp_path, started):
     """A trainer's flags as they stand, and a loss that divides by the targets of all ranks."""
     words = f"--base_ckpt {checkpoint} --batch_size 2 --lr 2e-4 --epochs 2 --grad_accum 8 --output_dir out"
-    done = torchrun(*words.split(), "--loss", f"{LOSSES}:counted", "--json", "r.json", cwd=tmp_path)
+    done = started(*words.split(), "--loss", f"{LOSSES}:counted", "--json", "r.json")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("PASS: ") == 2  # the verdict, and what it means
     report = json.loads((tmp_path / "r.json").read_text())

@@ -5,6 +5,7 @@ import re
 from xml.etree import ElementTree as ET
 
 import pytest
+from narrow import narrow_default
 from rich.console import Console
 
 from loss_align import main
@@ -94,7 +95,8 @@ def test_of_another_sample_or_stream_nothing_is_shown():
     assert file.getvalue() == ""
 
 
-def test_explain_draws_the_sample_that_is_asked_for(capsys):
+def test_explain_draws_the_sample_that_is_asked_for(capsys, monkeypatch):
+    narrow_default(monkeypatch)
     small = ["--batch-size", "4", "--sample", "3", "--stream", "text"]
     assert main(["explain", *small, "--rows", "90:100"]) == 0
     out = capsys.readouterr().out
