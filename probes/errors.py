@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from alignment.errors import AlignmentError, InputError
 
@@ -12,6 +13,7 @@ __all__ = [
     "CannotRunError",
     "RunFailedError",
     "UsageError",
+    "answer_of",
     "check_choice",
     "ending",
     "first_line",
@@ -77,6 +79,23 @@ def ending(error: BaseException) -> tuple[str, int]:
 def first_line(error: BaseException) -> str:
     """The first line of what an exception says; its kind where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def answer_of(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function of the user's returns; ``what`` is how it is called in messages.
+
+    Raises:
+        UsageError: it raises, or ends the program.
+        CannotRunError: memory did not suffice.
+    """
+    try:
+        return function(*arguments)
+    except UsageError:
+        raise
+    except SystemExit as error:
+        raise UsageError(f"{what} ended the program (sys.exit({error.code!r}))") from error
+    except Exception as error:  # the user's function may raise anything
+        raise raised_by(what, error) from error
 
 
 def raised_by(what: str, error: BaseException, hint: str = "") -> UsageError | CannotRunError:

@@ -9,7 +9,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError, raised_by
+from ..errors import UsageError, answer_of
 from .options import add_baseline, add_report_options, add_roles, finding_filter, spelled, strict_findings
 from .values import positive, seed
 
@@ -135,12 +135,7 @@ def _source(spec: str, known: Known) -> Source:
         return FileSource(Path(spec))
     function = load_function(spec, "data", "data.py:batches")
     takes = inspect.signature(function).parameters
-    try:
-        found = function(*([known.tokenizer] if takes else []))
-    except UsageError:
-        raise
-    except Exception as error:  # the user's function may raise anything
-        raise raised_by(f"data {spec}", error) from error
+    found = answer_of(f"data {spec}", function, *([known.tokenizer] if takes else []))
     return as_source(found, f"data {spec} must return batches, rows or conversations, it returned")
 
 

@@ -7,8 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from .device import pick_device, pick_dtype
-from .options import DTYPES
+from .options import add_device
 from .values import seed
 
 if TYPE_CHECKING:
@@ -40,8 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.py:FUNC",
         help="FUNC(model, batch) -> scalar tensor; default: the loss that the model itself returns",
     )
-    parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="default: cuda if there is one")
-    parser.add_argument("--dtype", choices=DTYPES, help="of the model; default: float32, or the checkpoint's own")
+    add_device(parser)
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of weights and batch (default 0)")
     parser.add_argument("--out", default="-", metavar="FILE|-", help="the streams file (default: standard output)")
     parser.add_argument("-v", "--verbose", action="store_true", help="tracebacks of errors")
@@ -51,15 +49,13 @@ def run(args: argparse.Namespace) -> int:
     """Find, write, and say in a line what was found; returns the exit code."""
     from ..finder.discover import discover
     from ..host.files import check_writable, write_text
-    from ..models.loading import load_model
     from ..witness.loss_file import load_loss
-    from .own import load_own_batch, load_own_model, names_function
+    from .own import load_own_batch, named_model
 
     if args.out != "-":
         check_writable(args.out)
     loss = own_loss if args.loss is None else load_loss(args.loss)
-    load = load_own_model if names_function(args.model) else load_model
-    model = load(args.model, device=pick_device(args.device), dtype=pick_dtype(args.dtype), seed=args.seed).model
+    model = named_model(args).model
     found = discover(model, load_own_batch(args.batch, model), loss)
     if args.out == "-":
         sys.stdout.write(found.toml())

@@ -8,9 +8,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from .device import pick_device, pick_dtype
-from .options import add_loss_options, add_report_options, add_weights, check_weights_given, finding_filter
-from .values import dashed, positive, seed
+from .options import (
+    add_device,
+    add_labels,
+    add_loss_options,
+    add_report_options,
+    add_weights,
+    finding_filter,
+)
+from .values import positive, seed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,11 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.py:FUNC",
         help="FUNC(model) returns a batch, made anew under a seed and its ids redrawn for every case",
     )
-    parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:N]")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
-    parser.add_argument(
-        "--labels", type=dashed, choices=("position-aligned", "pre-shifted", "none"), default="position-aligned"
-    )
+    add_device(parser)
+    add_labels(parser)
     add_loss_options(parser)
     group = parser.add_argument_group("cases")
     group.add_argument("--examples", type=positive, default=100, metavar="N", help="cases to draw (default 100)")
@@ -119,26 +122,16 @@ def _contract(args: argparse.Namespace) -> Contract:
     from ..checks.preflight import CONVENTIONS
     from ..fuzzing.fuzz import ALLOWED, Contract, case_batch
     from ..fuzzing.redrawn import Redrawn
-    from ..models.loading import load_model
-    from ..witness.loss_file import load_loss
     from ..witness.witness import Options
-    from .own import declared_streams, load_own_model, names_function
+    from .own import declared_streams, named_loss, named_model
 
     allow = frozenset(word.strip() for word in args.allow.split(",") if word.strip())
     unknown = sorted(allow - set(ALLOWED))
     if unknown:
         raise UsageError(f"--allow {unknown[0]}: choose from {', '.join(ALLOWED)}")
     keep = finding_filter(args)
-    device, dtype = pick_device(args.device), pick_dtype(args.dtype)
-    loss = None if args.loss is None else load_loss(args.loss)
-    streams = declared_streams(args)
-    if streams is not None and args.batch is None:
-        raise UsageError("--streams declares what lies in a batch of your own: name it with --batch FILE.py:FUNC")
-    if loss is None and (streams is not None or names_function(args.model)):
-        raise UsageError("a model of your own has a loss of its own: name it with --loss FILE.py:FUNC")
-    check_weights_given(args)
-    load = load_own_model if names_function(args.model) else load_model
-    loaded = load(args.model, device=device, dtype=dtype, seed=args.seed, weights=args.weights)
+    streams, loss = declared_streams(args), named_loss(args)
+    loaded = named_model(args)
     adapter, make_batch = _adapter_and_batches(args, loaded.model, loss, streams)
     reduction = args.reduction or ("token-mean" if args.grad_accum > 1 else None)
     contract = Contract(
@@ -162,16 +155,12 @@ def _adapter_and_batches(
     args: argparse.Namespace, model: nn.Module, loss: LossFunction | None, streams: Sequence[Declaration] | None
 ) -> tuple[Adapter, MakeBatch | None]:
     """The adapter of the model, and what makes the batches where they are one's own."""
-    from ..batches.batch_source import check_logits
-    from ..checks.check import adapter_of
     from ..models import adapter_for
-    from .own import load_own_batch
+    from .own import load_own_batch, own_adapter
 
     if args.batch is None:
         return adapter_for(model, args.head), None
-    batch = load_own_batch(args.batch, model)
-    adapter = adapter_of(model, batch, loss or (lambda *_: None), args.head, streams)
-    check_logits(adapter, model, batch)
+    adapter, _ = own_adapter(args, model, loss, streams)
     return adapter, lambda: load_own_batch(args.batch, model)
 
 

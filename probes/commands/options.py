@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_baseline",
+    "add_device",
+    "add_labels",
     "add_lora_options",
     "add_loss_options",
     "add_model_options",
@@ -47,12 +49,6 @@ def add_weights(parser: Any) -> None:
         choices=("none",),
         help="read none of --model's: a small random model is made of its configuration, and needs no more than that",
     )
-
-
-def check_weights_given(args: argparse.Namespace) -> None:
-    """Refuse ``--weights`` without a model whose they are."""
-    if args.weights is not None and args.model is None:
-        raise UsageError("--weights none is about a --model: name a folder that holds its config.json")
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -87,6 +83,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="expanded length of the barcoded batch (256; a lone sample is padded by 8 more)",
     )
+    add_labels(group)
+    add_device(group)
+    group.add_argument("--seed", type=seed, default=0, metavar="N", help="of weights and batch (default 0)")
+    add_lora_options(parser)
+
+
+def add_labels(group: Any) -> None:
+    """--labels."""
     group.add_argument(
         "--labels",
         type=dashed,
@@ -94,10 +98,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         default="position-aligned",
         help="how the batch hands its text labels to the model (default: position-aligned)",
     )
+
+
+def add_device(group: Any) -> None:
+    """--device and --dtype."""
     group.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="default: cuda where there is one")
     group.add_argument("--dtype", choices=DTYPES, help="of the model; default: float32, or the checkpoint's own")
-    group.add_argument("--seed", type=seed, default=0, metavar="N", help="of weights and batch (default 0)")
-    add_lora_options(parser)
 
 
 def add_lora_options(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from .device import pick_device, pick_dtype
 from .options import (
     REPLAYS,
     add_baseline,
@@ -18,7 +17,6 @@ from .options import (
     add_replay,
     add_report_options,
     add_trainer_options,
-    check_weights_given,
     finding_filter,
     ignored_flags,
     spelled,
@@ -165,21 +163,15 @@ def make_plan(args: argparse.Namespace, place: Place | None = None) -> Plan:
     from ..checks.preflight import Plan
     from ..checks.reduction import COUNTS
     from ..host.origin import other_copies, package_of
-    from ..models.loading import load_model
-    from ..witness.loss_file import load_loss
-    from .own import declared_streams, load_own_model, names_function
+    from .own import declared_streams, named_loss, named_model
 
     streams = declared_streams(args)
-    device, dtype = pick_device(args.device, place), pick_dtype(args.dtype)
     if args.data is not None and args.length is not None:
         raise UsageError("--length shapes the barcoded batch: it cannot be used with --data")
     for option, given in (("--data", args.data), ("--length", args.length), ("--batch-size", args.batch_size)):
         if args.batch is not None and given is not None:
             raise UsageError(f"--batch is the batch: it cannot be used with {option}")
-    check_weights_given(args)
-    if args.loss is None and (streams is not None or names_function(args.model)):
-        raise UsageError("a model of your own has a loss of its own: name it with --loss FILE.py:FUNC")
-    loss = None if args.loss is None else load_loss(args.loss)
+    loss = named_loss(args)
     if loss is not None and args.policy != "evidence":
         raise UsageError("--policy is about the engine's own loss: it cannot be used with --loss")
     if loss is not None:
@@ -188,8 +180,7 @@ def make_plan(args: argparse.Namespace, place: Place | None = None) -> Plan:
             signature.bind(None, None, **dict.fromkeys(signature.parameters.keys() & COUNTS))
         except (TypeError, ValueError) as error:
             raise UsageError(f"--loss {args.loss}: must be callable as FUNC(model, batch): {error}") from error
-    load = load_own_model if names_function(args.model) else load_model
-    loaded = load(args.model, device=device, dtype=dtype, seed=args.seed, weights=args.weights)
+    loaded = named_model(args, place)
     adapter, source = _adapter_and_batch(args, loaded.model, loss, streams, place)
     plan = Plan(
         model=loaded.model,
@@ -238,20 +229,15 @@ def _adapter_and_batch(
     place: Place | None,
 ) -> tuple[Adapter, Source]:
     """The adapter of the model, and the batch: of one's own, or as the other options say."""
-    from ..batches.batch_source import Source, check_logits, load_batch
-    from ..checks.check import adapter_of
+    from ..batches.batch_source import Source, load_batch
     from ..models import adapter_for
     from ..models.registry import registered
     from ..ranks import ALONE
-    from .own import load_own_batch
+    from .own import own_adapter
 
     if args.batch is not None:
-        batch = load_own_batch(args.batch, model)
-        adapter = adapter_of(model, batch, loss or (lambda *_: None), args.head, streams)
-        check_logits(adapter, model, batch)
+        adapter, batch = own_adapter(args, model, loss, streams)
         return adapter, Source(batch)
-    if streams is not None:
-        raise UsageError("--streams declares what lies in a batch of your own: name it with --batch FILE.py:FUNC")
     if not args.head and registered(model):
         name = type(model).__name__
         raise UsageError(f"no batch is made for declared streams: give one of {name}'s own with --batch FILE.py:FUNC")

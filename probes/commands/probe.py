@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 
-from .device import pick_device, pick_dtype
-from .options import add_baseline, spelled
+from .options import add_baseline, add_device, spelled
 from .values import seed
 
 NAME = "probe"
@@ -27,9 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_grid(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME_OR_PATH", help="a Higgs checkpoint; default: a small random model")
-    parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:N]")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
-    parser.add_argument("--seed", type=seed, default=0, metavar="N")
+    add_device(parser)
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of weights and batches (default 0)")
     parser.add_argument("--quick", action="store_true", help="every fourth case of the grid")
 
 
@@ -41,13 +39,12 @@ def run(args: argparse.Namespace) -> int:
     from ..report.terminal import console_for, show_finding
 
     check_writable(args.out)
-    device, dtype = pick_device(args.device), pick_dtype(args.dtype)
     baseline = None if args.baseline is None else read_baseline(args.baseline, "probe", _recording(args))
     console = console_for(args.out)
     from ..fuzzing.grid import QUICK, grid_record
-    from ..models.loading import load_model
+    from .own import named_model
 
-    loaded = load_model(args.model, device=device, dtype=dtype, seed=args.seed)
+    loaded = named_model(args)
     record, problems = grid_record(loaded, seed=args.seed, quick=args.quick, console=console, command=args.command_line)
     write_record(args.out, record)
     console.print(f"{len(record.content)} cases, {len(problems)} with a problem")

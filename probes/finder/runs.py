@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from alignment.streams import IGNORE_INDEX
 
-from ..errors import UsageError, raised_by
+from ..errors import UsageError, answer_of
 from ..host.preserve import copy_of, cuda_devices, same_random_state
 from ..models.adapter import Batch
 from ..models.modules import unwrapped
@@ -149,14 +149,7 @@ def called(loss_fn: Callable[[nn.Module, Any], Tensor], model: nn.Module, batch:
     Raises:
         UsageError: it raises, or returns no scalar with a gradient.
     """
-    try:
-        loss = loss_fn(model, copy_of(batch))
-    except UsageError:
-        raise
-    except SystemExit as error:
-        raise UsageError(f"the loss function ended the program (sys.exit({error.code!r}))") from error
-    except Exception as error:  # the user's loss may raise anything
-        raise raised_by("the loss function", error) from error
+    loss = answer_of("the loss function", loss_fn, model, copy_of(batch))
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise UsageError(f"the loss function must return a scalar tensor, it returned {got}")
