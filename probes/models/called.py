@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .adapter import Head
 from .declared_heads import Logits, field_of
 
-__all__ = ["Turns", "as_it_was", "fields_of", "given_by", "giving_logits"]
+__all__ = ["Turns", "as_it_was", "fields_of", "given_by", "giving_logits", "with_given"]
 
 
 class Turns:
@@ -48,3 +49,21 @@ def given_by(output: Any) -> Any:
     """What a module gives row by row, where it gives more beside it: the first of several, or the last hidden state."""
     first = output[0] if isinstance(output, (tuple, list)) and output else output
     return getattr(first, "last_hidden_state", first)
+
+
+def with_given(output: Any, rows: Tensor) -> Any:
+    """The output of a body that gives other rows, also where all its hidden states are listed."""
+    if isinstance(output, Tensor):
+        return rows
+    if isinstance(output, tuple) and not hasattr(output, "_fields"):
+        return (rows, *output[1:])
+    for name in ("hidden_states", "decoder_hidden_states"):
+        states = getattr(output, name, None)
+        if isinstance(states, tuple) and states and _same(states[-1], output.last_hidden_state):
+            setattr(output, name, (*states[:-1], rows))
+    output.last_hidden_state = rows
+    return output
+
+
+def _same(state: Any, last: Any) -> bool:
+    return isinstance(state, Tensor) and state.shape == last.shape and (state is last or torch.equal(state, last))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from alignment.recovery import Reading
+
 from ..errors import UsageError
 from ..host.sharded import loss_context
+from .head_call import HeadCall
 
-__all__ = ["dtypes_of", "gradients_at", "trains"]
+__all__ = ["dtypes_of", "gradients_at", "read_calls", "trains"]
 
 
 #: Functions that are no product of matrices: a penalty on weights has these.
@@ -43,6 +47,36 @@ def gradients_at(
         if "second time" not in str(error):
             raise
         raise UsageError("the loss function ran the backward of its own loss: return the loss before it") from error
+
+
+def read_calls(
+    calls: Sequence[HeadCall], anchor: Tensor, loss: Tensor, model: nn.Module, look: Callable[[int, HeadCall], Reading]
+) -> bool:
+    """Run the backward of a loss, and have every call of a head that it reaches read; nothing reaches a parameter.
+
+    Args:
+        calls: of heads, in order.
+        anchor: what the logits that were handed for them hang on.
+        loss: one value.
+        model: whose gradients stay as they are.
+        look: how a call is read, and which it is.
+
+    Returns:
+        Whether the loss reaches any.
+    """
+    for nth, call in enumerate(calls):
+        call.let_go()
+        call.look = partial(look, nth)
+    wanted: list[Tensor] = [anchor]
+    for call in calls:
+        wanted += [t for t in (call.leaf, call.later) if t is not None and all(t is not w for w in wanted)]
+    grads = gradients_at(wanted, loss, model)
+    found = {id(tensor): grad for tensor, grad in zip(wanted, grads, strict=True)}
+    for call in calls:
+        call.grad = call.grad if call.leaf is None else found[id(call.leaf)]
+        call.later_grad = None if call.later is None else found[id(call.later)]
+        call.end()
+    return any(call.reading is not None for call in calls)
 
 
 def _by_backward(wanted: Sequence[Tensor], loss: Tensor, model: nn.Module, *, keep: bool) -> list[Tensor | None]:

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from alignment import InputError
-from alignment.noise import NOISE_ROWS, Values, noise_rows, tiled
+from alignment.noise import Values
 from alignment.recovery import Reading
 
 from ..errors import UsageError
@@ -29,26 +28,22 @@ from ..host.forward_patch import ForwardPatch, bound_arguments
 from ..host.sharded import all_ids, is_spread, reshard, spread_as, whole
 from ..host.stopping import uninterrupted
 from ..models.adapter import Adapter, Head, bodies_of
-from ..models.called import Turns, as_it_was, fields_of, given_by, giving_logits
+from ..models.called import Turns, as_it_was, fields_of, given_by, giving_logits, with_given
 from ..models.declared_heads import Logits, with_field
 from ..models.forward import all_finite, can_be_learnt
 from ..models.modules import is_linear_alone
 from ..models.products import Products, sought
 from ..models.rows import match_rows
-from .backward import gradients_at
+from .backward import read_calls
 from .head_call import Forward, HeadCall
 from .hidden import hidden_leaf, lent_tables
 from .passed_by import PassedBy
 from .rows_read import RowsRead
 from .skipped_product import SkippedProduct
-from .stand_in import handed, is_untouched
+from .stand_in import StandIns, handed, is_untouched
 from .turned import Turned
 
-__all__ = ["Capture", "Forward", "HeadCall", "told_dropped"]
-
-#: Logits of this size are kept until the loss has returned, in case that it writes to them: it is that of many short
-#: chunks. Beyond it a loss that holds on to no logits needs no more memory for being watched.
-HELD_BYTES = 1 << 28
+__all__ = ["Capture", "Forward", "HeadCall"]
 
 
 @dataclass
@@ -87,8 +82,6 @@ class Capture:
     _following: ExitStack = field(default_factory=ExitStack)
     _stand_in: Tensor | None = None
     _anchor: Tensor = field(default_factory=lambda: torch.zeros((), requires_grad=True))
-    _noise: dict[Any, Tensor] = field(default_factory=dict)
-    _held: list[HeadCall] = field(default_factory=list)
     _again: bool = False
     _rows: RowsRead = field(default_factory=RowsRead)
     _bodies: list[tuple[nn.Module, Tensor, int]] = field(default_factory=list)
@@ -98,6 +91,9 @@ class Capture:
     _passed_by: PassedBy | None = None
     _inside: bool = False
     _in_head: bool = False
+
+    def __post_init__(self) -> None:
+        self._stand_ins = StandIns(self.values, self.dtype, alike=self.alike)
 
     def __enter__(self) -> Capture:
         try:
@@ -231,7 +227,7 @@ class Capture:
         nth = sum(one is module for one, _, _ in self._bodies)
         if wanted and self.alone is None and self.values == "noise":
             first = self._rows.number(first)
-            output = _replace_first(output, first)
+            output = with_given(output, first)
         if wanted and self.alone is None:
             self._rows.follow(first, len(self.forwards) - 1)
         self.forwards[-1].hidden = first.detach()
@@ -247,7 +243,7 @@ class Capture:
             self._note_at_input(self.alone, first.detach(), every)
         torch.set_grad_enabled(True)
         self._suspended = False
-        return _replace_first(output, stand_in)
+        return with_given(output, stand_in)
 
     def _enter_head(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Give the head the model's own rows, where it is called on numbered ones."""
@@ -302,7 +298,7 @@ class Capture:
     def _stand_in_of(self, head: Head, output: Tensor, *, finite: bool) -> Tensor:
         """A leaf in place of what a head gave, noted as a call of it."""
         given = all_ids(output, getattr(head.module, "weight", None))
-        noise, made = self._values_of(given)
+        noise, made = self._stand_ins.made_for(given)
         if self.turned is not None and head.is_plain:
             self.turned.turn(len(self.calls), made, head.vocabulary(made.shape[-1]))
         if not finite and can_be_learnt(real := whole(given)):
@@ -318,29 +314,10 @@ class Capture:
         if self._again:  # what a checkpoint computes again was seen before
             return shown
         call.handed, call.version = logits, logits._version  # noqa: SLF001 - its only name
-        self._hold(call)
+        self._stand_ins.hold(call)
         self._rows.place(call)
         self.calls.append(call)
         return shown
-
-    def _values_of(self, output: Tensor) -> tuple[Tensor | None, Tensor]:
-        """What stands in for a head's output, without gradients, and the rows of noise that it repeats."""
-        dtype = self.dtype or output.dtype
-        if self.values == "real":
-            return None, whole(output.detach()).to(dtype, copy=True)
-        key = (output.shape[-1], dtype, output.device)
-        if key not in self._noise:  # once: a head may be called chunk by chunk
-            rows = 1 if self.alike else NOISE_ROWS
-            self._noise[key] = noise_rows(output, values=self.values, dtype=dtype, rows=rows)
-        return self._noise[key], tiled(self._noise[key], output.shape)
-
-    def _hold(self, call: HeadCall) -> None:
-        """Keep no more logits than a loss might still write to: one in chunks never holds all of them at once."""
-        if sum(one.held for one in self._held) > HELD_BYTES:
-            for one in self._held:
-                one.let_go()
-            self._held = [one for one in self._held if one.held]
-        self._held.append(call)
 
     def _note_body(self, call: HeadCall) -> None:
         """Which rows a declared head was cut out of; without a body its own calls are counted."""
@@ -381,57 +358,15 @@ class Capture:
         return {key for key in keys if kwargs.get(key) is not None}
 
     def read(self, loss: Tensor, look: Callable[[int, HeadCall], Reading]) -> bool:
-        """Run the backward of a loss, and have every call of a head that it reaches read; nothing reaches a parameter.
-
-        Args:
-            loss: one value.
-            look: how a call is read, and which it is.
-
-        Returns:
-            Whether the loss reaches any.
-        """
+        """Run the backward of a loss, and have ``look`` read every call of a head; whether the loss reaches any."""
         self._following.close()  # no rows are looked for any more, and what reads them is many small steps
         calls = list(self.calls)
         if not calls:
             return False
-        for nth, call in enumerate(calls):
-            call.let_go()
-            call.look = partial(look, nth)
-        wanted: list[Tensor] = [self._anchor]
-        for call in calls:
-            wanted += [t for t in (call.leaf, call.later) if t is not None and all(t is not w for w in wanted)]
         self._again = True
         try:
-            grads = gradients_at(wanted, loss, self.model)
+            reached = read_calls(calls, self._anchor, loss, self.model, look)
         finally:
             self._again = False
         del self.calls[len(calls) :]
-        found = {id(tensor): grad for tensor, grad in zip(wanted, grads, strict=True)}
-        for call in calls:
-            call.grad = call.grad if call.leaf is None else found[id(call.leaf)]
-            call.later_grad = None if call.later is None else found[id(call.later)]
-            call.end()
-        return any(call.reading is not None for call in calls)
-
-
-def _replace_first(output: Any, tensor: Tensor) -> Any:
-    """The body's output with ``tensor`` as its last hidden state, also where all hidden states are listed."""
-    if isinstance(output, Tensor):
-        return tensor
-    if isinstance(output, tuple) and not hasattr(output, "_fields"):
-        return (tensor, *output[1:])
-    for name in ("hidden_states", "decoder_hidden_states"):
-        states = getattr(output, name, None)
-        if isinstance(states, tuple) and states and _same(states[-1], output.last_hidden_state):
-            setattr(output, name, (*states[:-1], tensor))
-    output.last_hidden_state = tensor
-    return output
-
-
-def _same(state: Any, last: Any) -> bool:
-    return isinstance(state, Tensor) and state.shape == last.shape and (state is last or torch.equal(state, last))
-
-
-def told_dropped(labels: Sequence[str]) -> str:
-    """What a message says of labels that a wrapper dropped."""
-    return f"{', '.join(labels)} was given to the outermost model and did not reach the innermost forward"
+        return reached

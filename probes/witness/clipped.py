@@ -12,7 +12,8 @@ from alignment.sources import infer_sources
 
 from ..errors import UsageError
 from ..models.adapter import Batch, View
-from .one_pass import LossError, Watched, run_pass
+from .one_pass import LossError, run_pass
+from .watched import Watched
 
 __all__ = ["on_real_logits"]
 

@@ -25,7 +25,7 @@ from ..host.preserve import copy_of, cuda_devices
 from ..models.adapter import Batch, View
 from ..models.declared import DeclaredAdapter
 from .capture import Capture, HeadCall
-from .one_pass import Watched
+from .watched import Watched
 
 __all__ = ["explain_exception", "explain_silence"]
 

@@ -18,10 +18,10 @@ from alignment.findings import finding
 from ..models.adapter import View
 from .ahead import told_ahead
 from .aside import from_aside
-from .capture import told_dropped
 from .delayed import within_delay
 from .kin import among_kin
 from .masked import masked
+from .problems import told_dropped
 
 __all__ = ["Judgement", "judge_loss", "labels_dropped", "unlabelled"]
 

@@ -12,79 +12,29 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from alignment import Convention, Finding
+from alignment import Finding
 from alignment.findings import finding
-from alignment.noise import Values
 from alignment.recovery import FAINT, Form, Reading, silent_reading, smallest, without_faint
 
 from ..errors import UsageError
 from ..host.preserve import copy_of, cuda_devices, same_random_state
-from ..models.adapter import Adapter, Batch, Head, View
+from ..models.adapter import Batch, Head, View
 from ..models.causal_lm import CausalLMAdapter
 from ..models.declared_heads import Logits
 from .backward import dtypes_of, gradients_at, trains
 from .capture import Capture
 from .demands import is_shared
 from .head_call import HeadCall
-from .pace import LOSS, Pace
+from .pace import LOSS
 from .placement import place_readings
 from .problems import as_scalar, not_finite
 from .turned import TREATS_ALIKE, Turned
+from .watched import Watched
 
-__all__ = [
-    "LossError",
-    "LossFunction",
-    "Options",
-    "Pass",
-    "Watched",
-    "run_along",
-    "run_pass",
-    "run_penalties",
-    "run_turned",
-]
+__all__ = ["LossError", "Pass", "run_along", "run_pass", "run_penalties", "run_turned"]
 
-LossFunction = Callable[[nn.Module, Batch], Tensor]
 #: What a call of a head, counted in order, says by the gradients that a backward has brought to it.
 ReadCall = Callable[[int, HeadCall], Reading]
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a loss is watched.
-
-    Attributes:
-        values: what stands in for the logits.
-        leaf_dtype: dtype of the leaves; None takes the head's own.
-        convention: the convention declared for text labels, where the ids cannot tell.
-        withhold: take the labels from the innermost forward (``--labels none``).
-        told: what else is known of the batch: its template.
-        whole: run every layer of the body, also where nobody reads what it gives.
-        alike: the same noise for every row: weights that depend on it (focal, smoothing) can be compared.
-    """
-
-    values: Values = "noise"
-    leaf_dtype: torch.dtype | None = torch.float32
-    convention: Convention = Convention.POSITION_ALIGNED
-    withhold: bool = False
-    told: Callable[[View], View] | None = None
-    alike: bool = False
-    whole: bool = False
-
-
-@dataclass(frozen=True)
-class Watched:
-    """A loss on a model, and how it is watched."""
-
-    model: nn.Module
-    adapter: Adapter
-    loss_fn: LossFunction
-    options: Options
-    pace: Pace
-
-    @property
-    def withhold(self) -> tuple[str, ...]:
-        """Label keywords that are taken from the innermost forward (``--labels none``)."""
-        return self.adapter.label_keys if self.options.withhold else ()
 
 
 @dataclass
@@ -168,15 +118,7 @@ def _is_elsewhere(watched: Watched, batch: Batch, view: View, heads: Sequence[He
         return False
     watched.pace.step(LOSS + 1 + heads.index(head))
     asked = weight.requires_grad
-    capture = Capture(
-        watched.model,
-        watched.adapter,
-        heads,
-        values=watched.options.values,
-        dtype=watched.options.leaf_dtype,
-        alone=head,
-        withhold=watched.withhold,
-    )
+    capture = watched.capture(heads, alone=head)
     try:
         weight.requires_grad_(requires_grad=True)
         with _same_conditions(watched.model), torch.enable_grad(), capture:
@@ -267,18 +209,7 @@ def _run(
 ) -> Pass:
     model, adapter, options = watched.model, watched.adapter, watched.options
     ids = adapter.followed(model, batch) if isinstance(adapter, CausalLMAdapter) else ()
-    capture = Capture(
-        model,
-        adapter,
-        heads,
-        values=options.values,
-        dtype=options.leaf_dtype,
-        alone=alone,
-        withhold=watched.withhold,
-        alike=options.alike,
-        turned=turned,
-        whole=options.whole,
-    )
+    capture = watched.capture(heads, alone=alone, alike=options.alike, turned=turned, whole=options.whole)
     for given in ids:
         capture.begin(given)
     # equal conditions for every pass: dropout and sampling in the loss must not differ between them

@@ -17,7 +17,8 @@ from alignment.rules import RULES
 from ..errors import UsageError
 from ..host.sharded import runs_together
 from ..models.adapter import Batch, View
-from .one_pass import LossError, Pass, Watched, run_penalties, run_turned
+from .one_pass import LossError, Pass, run_penalties, run_turned
+from .watched import Watched
 
 __all__ = ["Penalised", "told_apart"]
 

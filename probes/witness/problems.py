@@ -16,10 +16,10 @@ from alignment.wording import tokens_named
 
 from ..errors import UsageError
 from ..models.adapter import View
-from .capture import Capture, told_dropped
+from .capture import Capture
 from .head_call import HeadCall
 
-__all__ = ["as_scalar", "not_finite"]
+__all__ = ["as_scalar", "not_finite", "told_dropped"]
 
 
 def as_scalar(value: Any, capture: Capture) -> tuple[Tensor | float, list[Finding]]:
@@ -44,6 +44,11 @@ def as_scalar(value: Any, capture: Capture) -> tuple[Tensor | float, list[Findin
     if not value.requires_grad:
         return value, [finding("LA605", "all", "the loss is a constant or was detached: it has no gradient")]
     return value, []
+
+
+def told_dropped(labels: Sequence[str]) -> str:
+    """What a message says of labels that a wrapper dropped."""
+    return f"{', '.join(labels)} was given to the outermost model and did not reach the innermost forward"
 
 
 def not_finite(loss: float, capture: Capture, read: Sequence[Reading], view: View) -> list[Finding]:

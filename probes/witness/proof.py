@@ -16,8 +16,9 @@ from alignment.sources import infer_sources, unpenalised
 from ..errors import raised_by
 from ..models.adapter import Batch, View
 from ..models.modules import positions_hint, task_type_hint
-from .one_pass import LossError, Watched, run_pass
+from .one_pass import LossError, run_pass
 from .pace import IDS
+from .watched import Watched
 
 __all__ = ["prove", "retry_in_range"]
 

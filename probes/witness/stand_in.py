@@ -8,7 +8,49 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-__all__ = ["handed", "is_untouched"]
+from alignment.noise import NOISE_ROWS, Values, noise_rows, tiled
+
+from ..host.sharded import whole
+from .head_call import HeadCall
+
+__all__ = ["StandIns", "handed", "is_untouched"]
+
+#: Logits of this size are kept until the loss has returned, in case that it writes to them: it is that of many short
+#: chunks. Beyond it a loss that holds on to no logits needs no more memory for being watched.
+HELD_BYTES = 1 << 28
+
+
+class StandIns:
+    """Makes what stands in for what the heads give, and keeps of it what a loss might still write to.
+
+    Args:
+        values: noise, or the model's own logits.
+        dtype: of the leaves; None takes the head's own.
+        alike: the same noise for every row of logits.
+    """
+
+    def __init__(self, values: Values, dtype: torch.dtype | None, *, alike: bool) -> None:
+        self._values, self._dtype, self._rows = values, dtype, 1 if alike else NOISE_ROWS
+        self._noise: dict[Any, Tensor] = {}
+        self._held: list[HeadCall] = []
+
+    def made_for(self, output: Tensor) -> tuple[Tensor | None, Tensor]:
+        """What stands in for a head's output, without gradients, and the rows of noise that it repeats."""
+        dtype = self._dtype or output.dtype
+        if self._values == "real":
+            return None, whole(output.detach()).to(dtype, copy=True)
+        key = (output.shape[-1], dtype, output.device)
+        if key not in self._noise:  # once: a head may be called chunk by chunk
+            self._noise[key] = noise_rows(output, values=self._values, dtype=dtype, rows=self._rows)
+        return self._noise[key], tiled(self._noise[key], output.shape)
+
+    def hold(self, call: HeadCall) -> None:
+        """Keep no more logits than a loss might still write to: one in chunks never holds all of them at once."""
+        if sum(one.held for one in self._held) > HELD_BYTES:
+            for one in self._held:
+                one.let_go()
+            self._held = [one for one in self._held if one.held]
+        self._held.append(call)
 
 
 class Taker(Protocol):

@@ -8,7 +8,7 @@ from torch import nn
 
 from ..models.adapter import Adapter, Batch
 from ..replay.calls import Scene
-from .one_pass import LossFunction, Options
+from .watched import LossFunction, Options
 from .witness import Witness, witness
 
 __all__ = ["NOTHING_TRAINED", "Subject"]

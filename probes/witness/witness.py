@@ -35,10 +35,11 @@ from .demands import expected_of, of_this_process, within_range
 from .diagnose import explain_exception, explain_silence
 from .judgement import judge_loss, labels_dropped
 from .label_rules import label_findings
-from .one_pass import LossError, LossFunction, Options, Pass, Watched, run_along, run_pass
+from .one_pass import LossError, Pass, run_along, run_pass
 from .pace import LOSS, Pace
 from .penalised import Penalised, told_apart
 from .proof import prove, retry_in_range
+from .watched import LossFunction, Options, Watched
 
 __all__ = ["LossFunction", "Options", "Witness", "witness"]
 

@@ -14,7 +14,7 @@ from startup import LIGHT
 from verification import Setting, decoding
 
 from alignment import hidden, recovery
-from probes.witness import capture
+from probes.witness import stand_in
 
 ROOT = Path(__file__).parents[2]
 TINY = Size("tiny", torch.device("cpu"), 1)
@@ -63,7 +63,7 @@ def test_a_pass_needs_no_more_memory_than_its_floor(dtype):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_that_never_holds_all_logits_is_watched_without_holding_them(name, monkeypatch):
-    monkeypatch.setattr(capture, "HELD_BYTES", 0)
+    monkeypatch.setattr(stand_in, "HELD_BYTES", 0)
     for reader in (recovery, hidden):
         monkeypatch.setattr(reader, "CHUNK_ELEMENTS", CHUNK << 14)
     few, many = (Chunks(1 << 14, rows, name, TINY.device).extra() for rows in (2 * CHUNK, 8 * CHUNK))

@@ -7,7 +7,7 @@ from lm_batches import text_batch
 from lm_tiny import tiny_model
 
 from probes.models import adapter_for
-from probes.witness import capture
+from probes.witness import stand_in
 from probes.witness.witness import witness
 
 CHUNK = 5
@@ -48,11 +48,11 @@ def masked(model, batch):
     return chunk_by_chunk(model, batch, without)
 
 
-@pytest.mark.parametrize("held", [0, capture.HELD_BYTES], ids=["let-go", "held"])
+@pytest.mark.parametrize("held", [0, stand_in.HELD_BYTES], ids=["let-go", "held"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize(("loss", "scale"), [(chunk_by_chunk, 1), (doubled, 2), (masked, 1)])
 def test_weights_are_right_to_three_digits(loss, scale, dtype, held, monkeypatch):
-    monkeypatch.setattr(capture, "HELD_BYTES", held)
+    monkeypatch.setattr(stand_in, "HELD_BYTES", held)
     model, batch = tiny_model("LlamaForCausalLM").to(dtype), text_batch()
     seen = witness(model, adapter_for(model), batch, loss)
     assert not seen.findings
