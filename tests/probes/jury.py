@@ -43,8 +43,8 @@ from probes.witness.witness import Witness, witness
 
 #: A step of four times the batch's targets: as with four micro-batches of one size.
 ACCUMULATION = 4
-#: What every batch of text has.
-TEXT_INPUTS = frozenset(("input_ids", "attention_mask", "labels"))
+#: What every batch of text has, or may have without any image.
+TEXT_INPUTS = frozenset(("input_ids", "attention_mask", "labels", "mm_token_type_ids"))
 #: Classes that no batch of text fits; those of codes have one of their own.
 NOT_RUN = {name: reason for name, reason in NO_TEXT.items() if name not in CODES}
 
@@ -268,7 +268,7 @@ def markdown_of(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _is_signal(key: str) -> bool:
-    return key.startswith(("pixel_values", "input_features", "input_values", "flattened_patches"))
+    return key.startswith(("pixel_values", "input_features", "input_values", "flattened_patches", "encoder_inputs"))
 
 
 def _print(verdicts: Sequence[Verdict], console: Console) -> None:

@@ -91,6 +91,7 @@ BATCHES = {
         lambda: _with_placeholders(3, 1, pixel_values=_PIXELS[:, None]),
     ),
     "Mistral3ForConditionalGeneration": lambda: _with_placeholders(3, 1, **_IMAGES, image_sizes=_SIZES),
+    "Molmo2ForConditionalGeneration": lambda: {**text_batch(), "mm_token_type_ids": 0 * text_batch()["input_ids"]},
     "InstructBlipForConditionalGeneration": lambda: {
         **_with_placeholders(3, 2, **_IMAGES),
         "qformer_input_ids": text_batch()["input_ids"],
@@ -125,6 +126,12 @@ BATCHES = {
         feature_attention_mask=torch.ones(BATCH, 32, dtype=torch.long),
     ),
     "VoxtralForConditionalGeneration": lambda: _with_placeholders(4, 4, **_MEL),
+    # audio beside every id
+    "VoxtralRealtimeForConditionalGeneration": lambda: {
+        **text_batch(),
+        "encoder_inputs_embeds": _noise(BATCH, 4 * LENGTH, HIDDEN),
+        "num_delay_tokens": 2,
+    },
     # an encoder of something else than text
     **_each(
         "CohereAsrForConditionalGeneration CanaryForConditionalGeneration",
@@ -144,6 +151,10 @@ BATCHES = {
         "UdopForConditionalGeneration",
         lambda: {**text_batch(), "bbox": torch.zeros(BATCH, LENGTH, 4).long(), **_IMAGES},
     ),
+    "PPFormulaNetForConditionalGeneration": lambda: {  # it shifts input_ids where these are not given
+        **_instead(**_IMAGES),
+        "decoder_input_ids": text_batch()["input_ids"].roll(1, 1),
+    },
     "VisionEncoderDecoderModel": lambda: _instead(**_IMAGES),
     "WhisperForConditionalGeneration": lambda: _instead(input_features=_noise(BATCH, 8, 128)),
 }

@@ -83,6 +83,10 @@ _IDS = {"pad_token_id": PAD, "decoder_start_token_id": BOS}
 _CROSS = {"add_cross_attention": True, "is_decoder": True}
 _SECTIONS = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
 _HYBRID = {"layer_types": ["linear_attention", "full_attention"]}
+#: A map of image tokens to the ids that the vocabulary has for them, which no batch of text holds.
+_IMAGE_IDS = {"<image>": 3, **{f"IMGIMG{letter}Z": 10 + number for number, letter in enumerate("ABCDEFGH")}}
+_VISUAL_IDS = {"<image>": 3, "<|extra_200|>": 9, **{f"<|visual token {n:06d}|>": 10 + n for n in range(8)}}
+_VQ = {"base_channels": 32, "num_res_blocks": 1}
 _ROPE_KEY = "rope_scaling" if VERSION < (5,) else "rope_parameters"
 _ROPE = {_ROPE_KEY: _SECTIONS}
 _GLM_ROPE = {_ROPE_KEY: {**_SECTIONS, "partial_rotary_factor": 1.0}, "partial_rotary_factor": 1.0}
@@ -94,6 +98,8 @@ SPECIAL = {
         "Qwen3_5MoeTextConfig",
         _HYBRID,
     ),
+    "BltConfig": {"encoder_hash_byte_group_vocab": 64},
+    "BltLocalDecoderConfig": {"hidden_size_global": HIDDEN},
     "BambaConfig": {"attn_layer_indices": [1]},
     "MegaConfig": {"bidirectional": False},
     "Qwen4ExpTextConfig": {
@@ -106,6 +112,16 @@ SPECIAL = {
     },
     "RecurrentGemmaConfig": {"block_types": ["recurrent", "attention"]},
     **_each("Blip2Config InstructBlipConfig InstructBlipVideoConfig", {"num_query_tokens": 2}),
+    "ChameleonConfig": {"vocabulary_map": _IMAGE_IDS},
+    "ChameleonVQVAEConfig": {**_VQ, "channel_multiplier": [1]},
+    "DeepseekOcr2TextConfig": {
+        "mlp_layer_types": ["dense", "sparse"],
+        "topk_method": "greedy",
+        "n_group": None,
+        "topk_group": None,
+    },
+    "Emu3Config": {"vocabulary_map": _VISUAL_IDS},
+    "Emu3VQVAEConfig": {**_VQ, "channel_multiplier": [1, 1], "codebook_size": 8},
     "DbrxConfig": {
         "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8},
         "ffn_config": {"ffn_hidden_size": HIDDEN, "moe_num_experts": 4, "moe_top_k": 2},
@@ -128,6 +144,15 @@ SPECIAL = {
     "Gemma2Config": {"use_cache": OLD},  # transformers 4.46 fails to log that its cache is off
     "GraniteMoeHybridConfig": {"layer_types": ["mamba", "attention"]},
     "Gemma3Config": {"mm_tokens_per_image": 4},
+    "Granite4VisionConfig": {
+        "deepstack_layer_map": [[-1, 0]],
+        "downsample_rate": "1/2",
+        "spatial_target_layers": [1],
+    },
+    "Granite4VisionConfig.vision_config": {"hidden_size": 64},
+    "HunYuanVLTextConfig": {"rope_parameters": _SECTIONS},
+    "Molmo2AdapterConfig": {"vision_feature_layer": [0, 1]},
+    "Molmo2VisionConfig": {"image_size": [16, 16]},
     "GPTNeoConfig": {"attention_types": [[["global", "local"], 1]]},
     "FalconH1Config": {"mamba_d_ssm": 64},
     "Kosmos2Config": {"latent_query_num": 4},
@@ -135,7 +160,20 @@ SPECIAL = {
     "Pix2StructVisionConfig": {"patch_embed_hidden_size": HIDDEN},
     "Step3p7TextConfig": {"sliding_window": 8},
     "Wav2Vec2Config": {"apply_spec_augment": False},
-    "ZambaConfig": {"num_hidden_layers": 3, "attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
+    "PerceptionLMConfig.vision_config": {"model_args": {"embed_dim": HIDDEN}},
+    "PPFormulaNetVisionConfig": {
+        "decoder_hidden_size": HIDDEN,
+        "mlp_dim": HIDDEN,
+        "post_conv_mid_channels": HIDDEN,
+        "post_conv_out_channels": HIDDEN,
+    },
+    "ZambaConfig": {
+        "num_hidden_layers": 4,
+        "layers_block_type": ["mamba", "hybrid"] * 2,
+        "attention_hidden_size": 2 * HIDDEN,
+        "attention_head_dim": 16,
+        "use_mamba_kernels": False,
+    },
     "Cosmos3EdgeTextConfig": _ROPE,
     "Ernie4_5_VLMoeTextConfig": {**_ROPE, "moe_intermediate_size": [16, 16]},
     "FunAsrNanoAdaptorConfig": {"intermediate_size": HIDDEN // 4},
@@ -165,6 +203,7 @@ SPECIAL = {
     "MoshiConfig": {"ffn_dim": 64, "num_codebooks": 2, "audio_vocab_size": VOCAB},
     "MoshiDepthConfig": {"ffn_dim": 64, "num_codebooks": 2, "input_size": HIDDEN, "audio_vocab_size": VOCAB},
     **_each("MusicgenDecoderConfig MusicgenMelodyDecoderConfig", {"num_codebooks": 1}),
+    "OpenLlamaConfig": {"shared_input_output_embedding": False},
     "PaddleOCRTextConfig": _ROPE,
     "Pop2PianoConfig": _START,
     "Qwen2AudioEncoderConfig": {"max_source_positions": 16},
@@ -198,9 +237,12 @@ SPECIAL = {
 #: Parts of a configuration, where the configuration class does not name their classes itself.
 PARTS = {
     "EncoderDecoderConfig": {"encoder": "BertConfig", "decoder": "BertConfig"},
+    "FastVlmConfig": {"vision_config": "CLIPVisionConfig"},  # in place of towers of a package that is not installed
     "LlavaConfig": {"vision_config": "CLIPVisionConfig", "text_config": "LlamaConfig"},
+    "PerceptionLMConfig": {"vision_config": "CLIPVisionConfig"},
     "Qwen2AudioConfig": {"audio_config": "Qwen2AudioEncoderConfig", "text_config": "Qwen2Config"},
     "SpeechEncoderDecoderConfig": {"encoder": "Wav2Vec2Config", "decoder": "BertConfig"},
+    **({"T5GemmaConfig": dict.fromkeys(("encoder", "decoder"), "T5GemmaModuleConfig")} if VERSION < (5,) else {}),
     "VisionEncoderDecoderConfig": {"encoder": "ViTConfig", "decoder": "GPT2Config"},
 }
 

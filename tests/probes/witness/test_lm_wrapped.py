@@ -324,12 +324,15 @@ def test_a_model_that_lengthens_the_sequence_is_refused():
         witness(model, CausalLMAdapter(model, ("head",)), text_batch(), loss)
 
 
-def test_an_image_put_before_the_text_is_refused():
+def test_an_image_put_before_the_text_is_refused_and_its_text_may_be_declared():
     sizes = {"hidden_size": HIDDEN, "intermediate_size": HIDDEN, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = tiny_model("GitForCausalLM", vision_config={**sizes, "image_size": 16, "patch_size": 8})
     batch = {**text_batch(), "pixel_values": torch.randn(2, 3, 16, 16)}
     with pytest.raises(InputError, match="the batch has 48 ids and the model's body 58 rows"):
         watch(model, batch, own_loss)
+    declared = {"text": {"head": "output", "ids": "input_ids", "labels": "labels"}}  # whose rows are followed
+    report = check_loss(model, batch, own_loss, streams=declared, replay=False)
+    assert (report.findings, report.streams["text"].offsets) == ([], {1: 36})
 
 
 def test_a_loss_over_several_adapters_leaves_the_active_one_as_it_was():
