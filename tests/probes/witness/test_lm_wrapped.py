@@ -332,7 +332,7 @@ def test_an_image_put_before_the_text_is_refused_and_its_text_may_be_declared():
         watch(model, batch, own_loss)
     declared = {"text": {"head": "output", "ids": "input_ids", "labels": "labels"}}  # whose rows are followed
     report = check_loss(model, batch, own_loss, streams=declared, replay=False)
-    assert (report.findings, report.streams["text"].offsets) == ([], {1: 36})
+    assert (report.findings, report.streams["text"]["offsets"]) == ([], {"1": 36})
 
 
 def test_a_loss_over_several_adapters_leaves_the_active_one_as_it_was():
