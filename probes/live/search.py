@@ -26,10 +26,11 @@ from ..models.modules import unwrapped
 from ..models.place import Place
 from ..models.token_ids import vocabularies
 from .first_tape import FirstTape
+from .hooks import AfterModules
 from .received import kept
 from .targets import Part, Sequences
 
-__all__ = ["Search"]
+__all__ = ["Search", "Searches"]
 
 
 class Search:
@@ -124,6 +125,54 @@ class Search:
             parts = [Part(one, self._tape.targets[one.made.order], head_of(one), given) for one in calls]
             chunks = _joined(parts, sequences)
             yield from parts if chunks is None else [chunks]
+
+
+class Searches:
+    """One search after another: what the modules of a model give is looked at until its first backward has ended.
+
+    Args:
+        safely: what a hook is wrapped in.
+        training: the same, where the script has gradients on.
+    """
+
+    def __init__(self, safely: Callable[..., Any], training: Callable[..., Any]) -> None:
+        self._safely, self._training = safely, training
+        self._search: Search | None = None
+        self._hook: AfterModules | None = None
+        self._ended: list[Search] = []
+
+    @property
+    def runs(self) -> bool:
+        """Whether there is one."""
+        return self._search is not None
+
+    def begin(self, module: nn.Module) -> None:
+        """Search a model that no adapter knows, unless one is searched already."""
+        if self._search is None:
+            self._search = Search(module, self._safely)
+            self._hook = AfterModules(self._training(self._search.after))
+
+    def taken(self, guess: Adapter | None, reads: Callable[[], bool]) -> tuple[nn.Module, FoundAdapter | None, str]:
+        """A backward has ended, and the search with it: the model, its streams if they are clear, and why not."""
+        search = self._search
+        assert search is not None
+        adapter = search.adapter(guess, reads)
+        self.end()
+        return search.root, adapter, search.reason
+
+    def end(self) -> None:
+        """Look at no module any more."""
+        if self._hook is not None:
+            self._hook.remove()
+        if self._search is not None:
+            self._search.end()
+            self._ended.append(self._search)
+        self._search = self._hook = None
+
+    def end_again(self) -> None:
+        """Once more where no function runs: a backward is one, and torch puts its modes back as it returns."""
+        while self._ended:
+            self._ended.pop().end()
 
 
 def _joined(calls: Sequence[Part], sequences: Sequences) -> Part | None:

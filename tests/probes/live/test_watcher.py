@@ -12,10 +12,11 @@ from live_runs import batches, llama, loop, mean, same_state, watched
 from torch import nn
 from torch.nn.modules import module as torch_module
 
-from probes.live import watcher as watching
+from probes.live import model_hooks
 from probes.live.arrival import when_imported
 from probes.live.gradients import Gradients
 from probes.live.launch import Ended
+from probes.live.model_hooks import ModelHooks
 from probes.live.watcher import Watcher
 from probes.processes.session import Session, Settings
 from probes.records.choice import Choice
@@ -163,7 +164,8 @@ def test_the_model_is_let_go(steps):
 
 
 HOOKS = [
-    *((Watcher, name) for name in ("_begin", "_stepped", "_returned", "_after_body", "_look_at")),
+    *((Watcher, name) for name in ("_stepped", "_returned", "_look_at")),
+    *((ModelHooks, name) for name in ("_begin", "_after_body")),
     *((Gradients, name) for name in ("note_call", "_grade")),
 ]
 
@@ -252,7 +254,7 @@ def test_a_step_that_a_scaler_skips_ends_a_step_all_the_same():
 
 
 def test_many_forwards_without_a_step_are_enough(monkeypatch):
-    monkeypatch.setattr(watching, "MOST_FORWARDS", 3)
+    monkeypatch.setattr(model_hooks, "MOST_FORWARDS", 3)
     report, _ = watched(lambda: loop(llama(), right, batches(6), accumulate=99))
     assert report.verdict == "pass"
     assert "no optimizer step was seen" in " ".join(report.notes)
