@@ -78,11 +78,8 @@ def load_batch(adapter: Adapter, model: nn.Module, args: argparse.Namespace, pla
         raise UsageError(f"--data holds text or Higgs samples: give {adapter.name} a batch with --batch FILE.py:FUNC")
     if args.data is None:
         source = Source(barcoded(adapter, model, args, args.seed + place.rank))
-    elif is_higgs(adapter):
-        source = _from_file(adapter, model, args, place)
-        source.batch = to_device(hand_labels(source.batch, args.labels, key=adapter.label_keys[0]), device)
     else:
-        source = _through_template(adapter, model, args, place)
+        source = (_from_file if is_higgs(adapter) else _through_template)(adapter, model, args, place)
         source.batch = to_device(hand_labels(source.batch, args.labels, key=adapter.label_keys[0]), device)
     try:
         adapter.check_batch(model, source.batch)
@@ -145,35 +142,29 @@ def _from_file(adapter: Adapter, model: nn.Module, args: argparse.Namespace, pla
                 f"{option} is for text models: {adapter.name} has a data path and a tokenizer of its own, and its "
                 "labels are held to the roles of its conversations as they are. Leave it out"
             )
+    config, how = adapter.inner(model).config, {"batch_size": args.batch_size, "place": place}
+    how |= {"tokenizer": tokenizer_at(args.model), "allow_outside": args.allow_outside}
     if isinstance(adapter, HiggsAudioV2Adapter):
-        return _through_processor(adapter, model, args, place)
+        return _through_processor(adapter, args.data, config, how)
     from .chatml import byte_tokenizer, chatml_batch
     from .chatml_file import read_chatml, shard_of
     from .chatml_rules import label_rule_findings
 
-    config = adapter.inner(model).config
-    own = tokenizer_at(args.model)
-    how = {"tokenizer": own, "batch_size": args.batch_size, "place": place, "allow_outside": args.allow_outside}
     batch, notes = chatml_batch(args.data, config, **how)
-    tokenizer = own or byte_tokenizer()
+    tokenizer = how["tokenizer"] or byte_tokenizer()
     records = shard_of(read_chatml(args.data, allow_outside=args.allow_outside), args.data, place)
     findings = label_rule_findings(batch, records, config, tokenizer=tokenizer)
     return Source(batch, notes, findings, tokenizer)
 
 
-def _through_processor(
-    adapter: HiggsAudioV2Adapter, model: nn.Module, args: argparse.Namespace, place: Place
-) -> Source:
+def _through_processor(adapter: HiggsAudioV2Adapter, path: str, config: Any, how: dict[str, Any]) -> Source:
     """The same through the processor of transformers."""
     from .byte_tokenizer import byte_tokenizer
     from .chatml_v2 import chatml_batch_v2
     from .chatml_v2_rules import rule_findings_v2
 
-    config = adapter.inner(model).config
-    own = tokenizer_at(args.model)
-    how = {"tokenizer": own, "batch_size": args.batch_size, "place": place, "allow_outside": args.allow_outside}
-    batch, notes, samples = chatml_batch_v2(args.data, config, **how)
-    tokenizer = own or byte_tokenizer(adapter.special_ids)
+    batch, notes, samples = chatml_batch_v2(path, config, **how)
+    tokenizer = how["tokenizer"] or byte_tokenizer(adapter.special_ids)
     found = rule_findings_v2(batch, samples, config, tokenizer)
     return Source(batch, [*notes, *([NOT_YOURS] * bool(found))], found, tokenizer)
 

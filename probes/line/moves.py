@@ -172,7 +172,7 @@ def moves_of(told: Traced, met: Meeting) -> list[Moved]:
             apart = None if chosen else move(step.before, step.after, coordinates(told, channel))
             lost = step.before.numel() - step.after.numel()
             if apart is None:  # several things in one line, one of which may move
-                each = [_alone(told, channel, *pair) for pair in _between(step, channel)]
+                each = [move(*pair, coordinates(told, channel)) for pair in _between(step, channel)]
                 known = [one for one in each if one is not None and one[1]]
                 apart = (0, sum(one[1] for one in known)) if known else None
             out.append(Moved(step, channel, apart, max(lost, 0)))
@@ -223,10 +223,6 @@ def _between(step: Step, channel: Channel) -> Iterator[tuple[Tensor, Tensor]]:
         if not (node.name in {"view", "_unsafe_view"} and before.dim() != after.dim()) and node.name not in CHOICES:
             yield before, after
         before = after
-
-
-def _alone(told: Traced, channel: Channel, before: Tensor, after: Tensor) -> tuple[int, int] | None:
-    return move(before, after, coordinates(told, channel))
 
 
 def the_call(met: Meeting, does: str) -> Spot:

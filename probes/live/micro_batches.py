@@ -12,17 +12,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alignment import IGNORE_INDEX, Finding
+from alignment import IGNORE_INDEX, Finding, Supervision
 from alignment.comparison import merge_codebooks
 from alignment.findings import finding
 from alignment.weights import TOLERANCE, spread
 
+from ..checks.reduction import told_sums
 from .joined import Part
 
-__all__ = ["MicroBatch", "accumulation"]
+__all__ = ["MicroBatch", "accumulation", "undivided"]
 
 #: Relative difference of two mean weights that is more than rounding, in single and in half precision.
 EXACT, HALF = 1e-4, 2e-3
+#: How near to one the weights of a micro-batch must add up to count as a mean of its own.
+NEAR_ONE = 1e-3
 #: Counts that lie nearer together than this many times the precision of the weights tell nothing.
 MARGIN = 3
 
@@ -82,6 +85,26 @@ def accumulation(steps: Sequence[Sequence[MicroBatch]], books: int) -> tuple[lis
             found.append(finding("LA302", name, f"{name}: {wrong[0]}", count=len(wrong)))
     why = "" if even else "micro-batches with equally many targets, or weights of another kind: nothing to compare"
     return list(merge_codebooks(found, books)), why
+
+
+def undivided(parts: Sequence[Sequence[Supervision]]) -> list[Finding]:
+    """LA302 where every micro-batch of one step is a mean, and nobody divides by their number.
+
+    Args:
+        parts: per micro-batch, what each stream is trained on, as the trainer calls backward on it.
+    """
+    names = list(dict.fromkeys(one.stream.name for part in parts for one in part))
+    findings = []
+    for name in names:
+        trained = [one for part in parts for one in part if one.stream.name == name and bool(one.trained.any())]
+        weights = [one.weight[one.trained] for one in trained]
+        if len(weights) > 1 and all(abs(float(weight.sum()) - 1) <= NEAR_ONE for weight in weights):
+            message = (
+                f"{name}: every one of {len(weights)} micro-batches is a mean of its own ({told_sums(weights)}), and "
+                "the weights of a step add up to their number: the gradient is that many times too large"
+            )
+            findings.append(finding("LA302", name, message, count=sum(map(len, weights))))
+    return list(merge_codebooks(findings, sum(name.startswith("audio") for name in names)))
 
 
 #: What is said of a stream in a step: its targets weigh alike although their numbers differ; or nothing.

@@ -23,7 +23,6 @@ from transformers import Trainer, TrainerCallback
 
 from alignment import Convention, Finding, InputError
 
-from ..checks.accumulation import undivided
 from ..checks.adapter_step import frozen_adapters
 from ..checks.causality import Replays, add_causality
 from ..checks.check import adapter_of
@@ -45,7 +44,7 @@ from ..witness.witness import LossFunction, Options, Witness, witness
 from .first_step import FirstStep, OnFindings, acted_on
 from .joined import Part
 from .loggers import log_report
-from .micro_batches import MicroBatch, accumulation
+from .micro_batches import MicroBatch, accumulation, undivided
 from .step_weights import Rows, step_weights
 from .tokenizers import tokenizer_of_trainer
 from .trainer_step import Stand, StepLoss, counters_kept

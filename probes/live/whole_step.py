@@ -18,7 +18,7 @@ from alignment.rules import Severity
 from alignment.weights import spread
 
 from .handed_count import COUNT
-from .micro_batches import MARGIN
+from .micro_batches import MARGIN, NEAR_ONE
 from .step_weights import StepWeights, kinds_of, of_all_ranks
 
 __all__ = ["of_ranks", "of_the_count"]
@@ -26,8 +26,6 @@ __all__ = ["of_ranks", "of_the_count"]
 #: What is wrong, in words; how much; and what to do.
 Wrong = tuple[str, Severity, str]
 
-#: How near to one the weights of a micro-batch must add up to count as a mean of its own.
-NEAR_ONE = 1e-3
 #: More ranks than these are told by their range.
 LISTED = 4
 FIX = (

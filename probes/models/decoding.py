@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .adapter import Batch, CannotDecodeError
 from .modules import unwrapped
 
-__all__ = ["beside", "decoded"]
+__all__ = ["beside", "decoded", "step_of"]
 
 
 def decoded(model: nn.Module, inner: Any, name: str, ids: Tensor, start: int, context: Batch) -> Iterator[Tensor]:
@@ -143,7 +143,7 @@ def _by_hand(model: nn.Module, inner: Any, name: str, ids: Tensor, start: int, c
                 given[key] = value[..., done:end] if follows else value
         if not encodes:
             given["attention_mask"] = ids.new_ones((1, end))
-        out = _call(model, **given, past_key_values=cache, use_cache=True)
+        out = step_of(model, **given, past_key_values=cache, use_cache=True)
         cache = getattr(out, "past_key_values", None)
         if cache is None:
             raise CannotDecodeError(f"{type(inner).__name__} hands back no past_key_values")
@@ -158,8 +158,13 @@ def _check_cache(inner: Any) -> None:
         raise CannotDecodeError(f"{type(inner).__name__}.forward takes no {' and no '.join(missing)}")
 
 
-def _call(model: nn.Module, **kwargs: Any) -> Any:
+def step_of(forward: Callable[..., Any], **kwargs: Any) -> Any:
+    """What one forward of a decoding gives.
+
+    Raises:
+        CannotDecodeError: it raises.
+    """
     try:
-        return model(**kwargs)
+        return forward(**kwargs)
     except Exception as error:  # whatever it raises, it cannot decode this
         raise CannotDecodeError(f"decoding raises {type(error).__name__}: {error}") from error

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from alignment import IGNORE_INDEX
 
 from .adapter import Batch, CannotDecodeError, Layout, Repadded, Step, View
+from .decoding import step_of
 
 __all__ = ["HiggsRuns"]
 
@@ -71,7 +72,7 @@ class HiggsRuns:
         if start >= len(ids):
             raise CannotDecodeError("nothing follows the last reference audio")
         frame = sum(token == config.audio_out_token_idx for token in ids[:start])
-        out = _call(model, **_prefix(sample, raw[start - 1] + 1, frame))
+        out = step_of(model, **_prefix(sample, raw[start - 1] + 1, frame))
         yield Step("text", int(places[start - 1]), out.logits[0, -1])
         audio_mask = out.audio_in_discrete_codes_mask | out.audio_out_mask
         for number in range(start, len(ids)):
@@ -80,7 +81,7 @@ class HiggsRuns:
             if is_frame:
                 given["audio_out_ids"] = sample["audio_out_ids"][:, frame : frame + 1]
                 given["audio_out_ids_start"] = sample["audio_out_ids_start"].new_zeros(1)
-            out = _call(
+            out = step_of(
                 model,
                 **given,
                 attention_mask=torch.ones_like(given["input_ids"]),
@@ -108,13 +109,6 @@ def _prefix(sample: Batch, columns: int, frames: int) -> Batch:
         given["audio_out_ids"] = sample["audio_out_ids"][:, :frames]
         given["audio_out_ids_start"] = starts[starts < frames]
     return {**given, "use_cache": True}
-
-
-def _call(model: nn.Module, **kwargs: Any) -> Any:
-    try:
-        return model(**kwargs)
-    except Exception as error:  # whatever it raises, it cannot decode this
-        raise CannotDecodeError(f"decoding raises {type(error).__name__}: {error}") from error
 
 
 def _trimmed(sample: Batch) -> Batch:

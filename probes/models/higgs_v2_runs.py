@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .adapter import Batch, CannotDecodeError, Layout, Step, View
+from .decoding import step_of
 from .text_runs import TextRuns
 
 __all__ = ["HiggsAudioV2Runs"]
@@ -49,7 +50,7 @@ class HiggsAudioV2Runs(TextRuns):
         cache = None
         for end in range(start, len(real) + 1):
             given["attention_mask"] = ids.new_ones((1, end))
-            out = self._call(model, **given, past_key_values=cache, use_cache=True)
+            out = step_of(lambda **more: self.outputs(model, more), **given, past_key_values=cache, use_cache=True)
             cache, place = out.past_key_values, int(real[end - 1])
             if out.logits is not None:
                 yield Step("text", place, out.logits[0, -1])
@@ -61,12 +62,6 @@ class HiggsAudioV2Runs(TextRuns):
                 done += 1
             else:
                 given = {"input_ids": tokens[:, end : end + 1]}
-
-    def _call(self, model: nn.Module, **kwargs: Any) -> Any:
-        try:
-            return self.outputs(model, kwargs)
-        except Exception as error:  # whatever it raises, it cannot decode this
-            raise CannotDecodeError(f"decoding raises {type(error).__name__}: {error}") from error
 
     def lora_targets(self, model: nn.Module) -> str:
         """Attention projections, and the audio feed-forward layers."""

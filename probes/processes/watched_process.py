@@ -178,14 +178,8 @@ class WatchedProcess(ABC):
 
     def _done(self, watcher: Watcher) -> None:
         """The watched steps are over, or nothing more will be seen."""
-        from ..host.preserve import same_random_state
-
         self._told = True
-        try:
-            with same_random_state():
-                self._hand_over(self._judged(watcher), watcher)
-        except Exception:  # noqa: BLE001 - the script must go on, whatever is wrong with us
-            self._hand_over(self._broken(traceback.format_exc()))
+        self._judge(watcher)
         if self._later is not None and watcher.optimizer is not None:
             self._later.begin(watcher.optimizer)
         if self.settings.stop and not self._over:
@@ -200,15 +194,18 @@ class WatchedProcess(ABC):
 
     def _done_again(self, step: int, watcher: Watcher) -> None:
         """A later step is over; what the end of the script has cut short is not told."""
+        if watcher.steps or watcher.failed:
+            self._judge(watcher, step)
+
+    def _judge(self, watcher: Watcher, step: int = 0) -> None:
+        """Hand over what the watched steps train."""
         from ..host.preserve import same_random_state
 
-        if not (watcher.steps or watcher.failed):
-            return
         try:
             with same_random_state():
                 self._hand_over(self._judged(watcher), watcher, step)
         except Exception:  # noqa: BLE001 - the script must go on, whatever is wrong with us
-            self._hand_over(self._broken(traceback.format_exc()), watcher, step)
+            self._hand_over(self._broken(traceback.format_exc()), watcher if step else None, step)
 
     def _judged(self, watcher: Watcher) -> Report:
         from ..batches.batch_source import template_at, tokenizer_beside

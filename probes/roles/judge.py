@@ -12,6 +12,7 @@ from torch import Tensor
 
 from alignment import IGNORE_INDEX, Finding
 from alignment.findings import LABELS, Example, finding
+from alignment.rules import Severity
 from alignment.streams import Stream
 from alignment.wording import tokens_named
 
@@ -147,15 +148,15 @@ def _declared(stream: Stream, labelled: Tensor, roles: Roles, train_on: str) -> 
         told.append(f"{int(extra.sum())} tokens that it leaves out are labelled ({_by_role(roles, extra, labelled)})")
     if bool(missing.any()):
         told.append(f"{int(missing.sum())} that it names are not ({_lacking(roles, missing)})")
-    message = f"{stream.name}: --train-on {train_on} was declared, and {', and '.join(told)}"
-    yield finding(
-        "LA208",
-        stream.name,
-        message,
-        count=int(rows.sum()),
-        severity="error",
-        basis=LABELS,
-        examples=_examples(stream, rows, labelled),
+    message = f"--train-on {train_on} was declared, and {', and '.join(told)}"
+    yield _wrong_role(stream, rows, labelled, message, "error")
+
+
+def _wrong_role(stream: Stream, rows: Tensor, labelled: Tensor, message: str, severity: Severity) -> Finding:
+    examples = _examples(stream, rows, labelled)
+    told = f"{stream.name}: {message}"
+    return finding(
+        "LA208", stream.name, told, count=int(rows.sum()), severity=severity, basis=LABELS, examples=examples
     )
 
 
@@ -218,19 +219,10 @@ def _mixture(stream: Stream, labelled: Tensor, roles: Roles, mixed: Tensor, coun
     if bool(missing.any()):
         parts.append(f"{int(missing.sum())} tokens of answers are not ({_lacking(roles, missing)})")
     message = (
-        f"{stream.name}: in {count} conversation{'s' * (count != 1)} the labels follow no choice that we know: "
-        f"{', and '.join(parts)}"
+        f"in {count} conversation{'s' * (count != 1)} the labels follow no choice that we know: {', and '.join(parts)}"
     )
     rows = extra | missing
-    yield finding(
-        "LA208",
-        stream.name,
-        message,
-        count=int(rows.sum()),
-        severity="warning",
-        basis=LABELS,
-        examples=_examples(stream, rows, labelled),
-    )
+    yield _wrong_role(stream, rows, labelled, message, "warning")
 
 
 # -- in words ----------------------------------------------------------------------------------------
