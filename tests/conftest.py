@@ -52,6 +52,7 @@ ONCE = (
     "probes/checks/test_windows.py",
     "probes/commands",
     "probes/finder",
+    "probes/fuzzing/test_fuzz.py",
     "probes/host",
     "probes/line",
     "probes/live/test_again.py",

@@ -19,9 +19,10 @@ import torch
 import torch.nn.functional as F
 from lm_batches import text_batch
 from lm_tiny import LENGTH, tiny_model
+from narrow import narrow_batch, narrow_model
 from torch import distributed, nn
 
-from probes import barcoded_batch, check_loss
+from probes import check_loss
 from probes.checks.preflight import Plan, preflight
 from probes.models import adapter_for
 from probes.witness.loss_file import load_loss
@@ -111,9 +112,7 @@ def encoder_decoder():
 
 
 def higgs():
-    from probes.models.higgs import small_model
-
-    model = small_model()
+    model = narrow_model()
     return sharded(model, model.layers)
 
 
@@ -144,7 +143,7 @@ class Case:
 
 
 def higgs_case(where, *codes, **options):
-    batch = partial(barcoded_batch, 2, length=96)
+    batch = partial(narrow_batch, 2, length=96)
     return Case(higgs, trainer(where), codes, batch, trainer("correct.py:loss"), **options)
 
 

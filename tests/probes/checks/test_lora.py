@@ -12,14 +12,13 @@ from narrow import narrow_batch, narrow_default, narrow_model
 
 from loss_align import main
 from probes import check_loss
-from probes.batches.barcoded import barcoded_batch
 from probes.checks import lora
 from probes.checks.engine import default_loss
 from probes.checks.lora import Lora, broken_task_types, lora_check, wrapped
 from probes.checks.preflight import Plan, preflight
 from probes.errors import CannotRunError, UsageError
 from probes.models import adapter_for
-from probes.models.higgs import HiggsAdapter, small_model
+from probes.models.higgs import HiggsAdapter
 from probes.witness.subject import Subject
 
 pytest.importorskip("peft")
@@ -337,7 +336,7 @@ def test_adapters_on_both_heads(family):
 @pytest.mark.parametrize(("sign", "status"), [(1, "pass"), (-1, "fail")], ids=["right", "audio trained upwards"])
 def test_parameters_that_serve_one_stream_first_are_judged_by_each_alone(sign, status):
     """An adapter on the text embedding lowers the text loss, and lets the audio loss rise a little."""
-    bare, batch = small_model(), barcoded_batch(2, length=128)
+    bare, batch = narrow_model(), narrow_batch(2, length=96)
     model = wrapped(bare, HiggsAdapter(), Lora(target=("embed_tokens",)), 0)
 
     def both(model, batch):

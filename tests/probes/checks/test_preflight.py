@@ -56,7 +56,7 @@ def run(wide, monkeypatch):
     narrow_default(monkeypatch)
 
     def call(*options):
-        return wide(*(() if {"--data", "--length"} & {*options} else ("--length", "96")), *options)
+        return wide(*(() if {"--data", "--train_manifest", "--length"} & {*options} else ("--length", "96")), *options)
 
     return call
 
@@ -192,9 +192,9 @@ def test_ignored_findings_are_skipped_not_passed(run):
     assert statuses(report)["pairing-text"] == "skip"
 
 
-def test_the_command_line_of_the_seed_document(wide, tmp_path):
-    small_model(hidden=16, layers=1).save_pretrained(tmp_path / "base")
-    code, report = wide(
+def test_the_command_line_of_the_seed_document(run, tmp_path):
+    narrow_model(hidden=16, layers=1).save_pretrained(tmp_path / "base")
+    code, report = run(
         *("--train_manifest", str(CHATML / "speech.jsonl"), "--output_dir", str(tmp_path / "output")),
         *("--base_ckpt", str(tmp_path / "base"), "--batch_size", "2", "--lr", "2e-4", "--epochs", "2"),
         *("--grad_accum", "8", "--lora_r", "16", "--lora_alpha", "32", "--lora_dropout", "0.05"),

@@ -30,12 +30,18 @@ AUDIO, DELAY = SPECIAL_IDS_V2["<|AUDIO_OUT|>"], SPECIAL_IDS_V2["<|reserved_speci
 
 @pytest.fixture(scope="module")
 def model():
-    return higgs_model("higgs_v2", wide=True, hidden=32, layers=1)
+    """Of a narrow vocabulary; ``published`` is asked where ids are named."""
+    return higgs_model("higgs_v2", hidden=32, layers=1)
 
 
 @pytest.fixture(scope="module")
 def batch(model):
     return higgs_batch(model)
+
+
+@pytest.fixture(scope="module")
+def published():
+    return higgs_model("higgs_v2", wide=True, hidden=32, layers=1)
 
 
 def own_loss(model, batch):
@@ -114,8 +120,9 @@ def test_the_grid_runs_on_it(tmp_path, monkeypatch, capsys):
 # -- the streams ------------------------------------------------------------------------------------
 
 
-def test_each_frame_stands_at_its_placeholder(model, batch):
-    text, *books = HiggsAudioV2Adapter(model).view(model, batch).streams
+def test_each_frame_stands_at_its_placeholder(published):
+    batch = higgs_batch(published)
+    text, *books = HiggsAudioV2Adapter(published).view(published, batch).streams
     frame = (batch["input_ids"] == AUDIO) | (batch["input_ids"] == DELAY)
     assert torch.equal(text.filler, frame.reshape(-1))
     codes = torch.stack([book.ids for book in books], dim=-1)
@@ -123,10 +130,10 @@ def test_each_frame_stands_at_its_placeholder(model, batch):
     assert bool((codes[~text.filler] == -1).all())
 
 
-def test_the_row_before_an_audio_belongs_to_it_and_the_end_of_the_one_before_does_not(model):
+def test_the_row_before_an_audio_belongs_to_it_and_the_end_of_the_one_before_does_not(published):
     ids = torch.tensor([[5, AUDIO, *[DELAY] * 7, AUDIO, *[DELAY] * 7, 6, 7, AUDIO, *[DELAY] * 7, 8]])
     batch = {"input_ids": ids, "audio_input_ids": torch.arange(24 * 8).reshape(1, 24, 8)}
-    segment = HiggsAudioV2Adapter(model).view(model, batch).streams[1].segment
+    segment = HiggsAudioV2Adapter(published).view(published, batch).streams[1].segment
     assert segment.tolist() == [0] * 9 + [1] * 8 + [2] * 10 + [3]
 
 
@@ -162,6 +169,10 @@ def test_codes_of_other_codebooks_are_refused(model, batch):
 # -- losses -----------------------------------------------------------------------------------------
 
 
+def test_its_own_loss_is_right_on_its_published_vocabulary(published):
+    assert check_loss(published, higgs_batch(published), own_loss).findings == []
+
+
 def test_its_own_loss_is_right_wherever_the_padding_is(model, batch):
     assert check_loss(model, batch, own_loss).findings == []
     beside = ("input_ids", "attention_mask", "labels")
@@ -176,8 +187,8 @@ def audio_logits(model, batch):
     """(B, T, K, C) logits and (B, T, K) labels of the frames."""
     logits = model(**{key: value for key, value in batch.items() if "labels" not in key}).logits
     labels = batch["input_ids"].new_full((*batch["input_ids"].shape, 8), -100)
-    frame = (batch["input_ids"] == AUDIO) | (batch["input_ids"] == DELAY)
-    labels[frame] = batch["audio_labels"][batch["audio_input_ids_mask"]]
+    ids = model.config.audio_token_id, model.config.audio_delay_token_id
+    labels[torch.isin(batch["input_ids"], torch.tensor(ids))] = batch["audio_labels"][batch["audio_input_ids_mask"]]
     return logits.unflatten(-1, (8, -1)), labels
 
 
@@ -236,7 +247,7 @@ def test_a_compiled_model_is_the_same_model(model, batch):
 
 @pytest.fixture(scope="module")
 def headless():
-    return higgs_model("higgs_v2", wide=True, use_text_head=False)
+    return higgs_model("higgs_v2", use_text_head=False)
 
 
 def test_without_a_text_head_audio_alone_is_judged_and_the_report_says_so(headless, batch):
@@ -277,7 +288,7 @@ def test_a_checkpoint_is_loaded_with_the_heads_that_it_has(tmp_path, head):
 def test_the_trainer_itself_hands_on_a_count_of_text_alone(batch, tmp_path):
     from transformers import Trainer, TrainingArguments
 
-    model = higgs_model("higgs_v2", wide=True, hidden=16, layers=1)
+    model = higgs_model("higgs_v2", hidden=16, layers=1)
     options = {"output_dir": str(tmp_path), "report_to": [], "use_cpu": True, "disable_tqdm": True}
     trainer = Trainer(model=model, args=TrainingArguments(**options))
     parts = adapter_for(model).split(model, batch)

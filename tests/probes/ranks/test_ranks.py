@@ -185,7 +185,7 @@ def test_the_torchrun_line_of_the_seed(ranks, tmp_path):
     """Word by word but for the paths and two ranks, prefixed as README says; the small model saved as a checkpoint."""
     from probes.models.higgs import small_model
 
-    small_model().save_pretrained(tmp_path / "checkpoint")
+    small_model(hidden=16, layers=1).save_pretrained(tmp_path / "checkpoint")
     words = (
         f"--train_manifest {ROOT}/fixtures/chatml/speech.jsonl --output_dir {tmp_path}/out "
         f"--base_ckpt {tmp_path}/checkpoint --batch_size 2 --lr 2e-4 --epochs 2 --grad_accum 8 "

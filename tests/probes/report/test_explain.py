@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from narrow import narrow_default
 
 from loss_align import main
 
@@ -13,7 +14,7 @@ TRAINERS = Path(__file__).parents[3] / "fixtures" / "trainers"
 
 
 @pytest.fixture
-def explain(tmp_path, capsys):
+def wide(tmp_path, capsys):
     def call(*options, name="correct"):
         path = tmp_path / "rows.json"
         loss = ("--loss", f"{TRAINERS / name}.py:loss")
@@ -23,8 +24,15 @@ def explain(tmp_path, capsys):
     return call
 
 
-def test_a_correct_loss_has_only_right_rows(explain):
-    code, shown, told = explain()
+@pytest.fixture
+def explain(wide, monkeypatch):
+    """The same on a narrow vocabulary."""
+    narrow_default(monkeypatch)
+    return wide
+
+
+def test_a_correct_loss_has_only_right_rows(wide):
+    code, shown, told = wide()
     assert code == 0
     verdicts = {row["verdict"] for rows in told["rows"].values() for row in rows}
     assert verdicts == {"right", "none"}

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch.nn.functional as F
+from narrow import narrow_default
 from pages import EVIL, report, story, told
 
 from alignment.findings import Example, finding
@@ -233,11 +234,17 @@ def lm():
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """The pages of the seed document's losses: before its fix, after it, and corrected."""
+    """The pages of the seed document's losses: before its fix, after it, and corrected; the last of published ids."""
     folder = tmp_path_factory.mktemp("pages")
-    for name, expected in (("seed_before_fix", 1), ("seed_after_fix", 1), ("correct", 0)):
-        loss = f"{TRAINERS / name}.py:loss"
-        assert main(["preflight", "--length", "96", "--loss", loss, "--html", str(folder / f"{name}.html")]) == expected
+
+    def write(name):
+        words = ("--length", "96", "--loss", f"{TRAINERS / name}.py:loss", "--html", str(folder / f"{name}.html"))
+        return main(["preflight", *words])
+
+    with pytest.MonkeyPatch.context() as narrow:
+        narrow_default(narrow)
+        assert [write(name) for name in ("seed_before_fix", "seed_after_fix")] == [1, 1]
+    assert write("correct") == 0
     return folder
 
 
@@ -257,7 +264,7 @@ def test_the_three_losses_of_the_seed(pages, name, says, kinds):
     data = told(page)
     assert {KINDS[kind].id for part in data["parts"] for kind, _ in part["kind"]} == kinds
     assert {part["stream"] for part in data["parts"]} == {"text", *(f"audio[{k}]" for k in range(8))}
-    assert data["names"]["128009"] == "<|eot_id|>"
+    assert name != "correct" or data["names"]["128009"] == "<|eot_id|>"
 
 
 #: The command that docs/reports.md gives for the picture in README; the picture is the page's first.
