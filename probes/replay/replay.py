@@ -30,15 +30,13 @@ from .perturbation import SAME_ORDER, Movement, more_rounding, moved_by, repeats
 from .reading import Reading
 from .run import run_loss
 from .soft import drifts, names_many, soft_findings
-from .told import Causality, Cut
+from .strip import strip_of
+from .told import Causality
 
 __all__ = ["MOST", "replay"]
 
-#: Cells of the strip that shows one cut.
-CELLS = 64
 #: Rows of a gradient that are looked through at once: most that train show it in the first.
 ROWS = 16
-UNMOVED, MOVED, LEAK = "·", "█", "!"
 
 
 def replay(
@@ -139,7 +137,7 @@ class _Replay:
                 return None
             leaks.add(cuts, moved)
             reading.add(cuts, moved)
-            told.cuts += [self._cut(told, cut, moved) for cut in cuts]
+            told.cuts += [strip_of(self.places, told.runs, cut, moved) for cut in cuts]
         told.cuts.sort(key=lambda cut: (cut.sample, cut.position))
         told.movement = self.movement
         if told.cuts and not any(cut.moved for cut in told.cuts):
@@ -331,25 +329,6 @@ class _Replay:
                 known, into = at >= 0, changes[number]
                 into[at[known]] = torch.maximum(into[at[known]], mine[known])  # NaN stays
         return changes
-
-    # -- the picture -----------------------------------------------------------------------------
-
-    def _cut(self, told: Causality, cut: Place, moved: Sequence[Tensor]) -> Cut:
-        mine = [run for run in told.runs if run.sample == cut.sample]
-        first, last = mine[0].first, mine[-1].last
-        found: dict[int, bool] = {}
-        for number, (stream, rows) in enumerate(zip(self.places.view.streams, moved, strict=True)):
-            positions = self.places.layout.positions[number]
-            shown = rows & (stream.sample == cut.sample) & (stream.segment >= 0)
-            early = (positions < cut.position) & (self.places.document[number] == cut.document)
-            for position, leak in zip(positions[shown].tolist(), early[shown].tolist(), strict=True):
-                found[position] = found.get(position, False) or leak
-        cells = [UNMOVED] * CELLS
-        for position, leak in sorted(found.items(), key=lambda item: item[1]):  # leaks last: they must show
-            if first <= position <= last:  # what predicts further ahead may be laid behind all that is an input
-                cells[(position - first) * CELLS // (last - first + 1)] = LEAK if leak else MOVED
-        leaking = sum(found.values())
-        return Cut(cut.sample, cut.position, cut.what, leaking, len(found) - leaking, "".join(cells))
 
 
 def _trains(call: Call) -> bool:
