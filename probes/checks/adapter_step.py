@@ -17,7 +17,7 @@ from ..host.preserve import copy_of, preserved
 from ..models.forward import forward
 from ..models.modules import output_embeddings, peft_model, pretrained_models
 from ..models.token_ids import text_config
-from ..replay.perturbation import SAME_ORDER, Movement, row_changes, stream_logits
+from ..replay.perturbation import SAME_ORDER, Rounding, row_changes, stream_logits
 from ..witness.subject import Subject
 from .training import LEARNING_RATE, MasterAdam, NotTrainedError, borrowed_weights
 
@@ -33,7 +33,7 @@ class AdapterStep:
     told: str
 
 
-def adapters_trained(subject: Subject, movement: Movement) -> AdapterStep:
+def adapters_trained(subject: Subject, rounding: Rounding) -> AdapterStep:
     """Take one optimizer step on what is trainable, and undo it.
 
     An adapter that does not move is at fault only where a trained row depends on the module that it adapts: those of
@@ -47,7 +47,7 @@ def adapters_trained(subject: Subject, movement: Movement) -> AdapterStep:
     foreign = [name for name in named if name in moved - inside]
     frozen = [owner for owner in still if not any(named[name].requires_grad for name in groups[owner])]
     findings = _left_behind(model)
-    first = frozen[0] if frozen else _first_needed(subject, still, movement)
+    first = frozen[0] if frozen else _first_needed(subject, still, rounding)
     if first:
         why = "is frozen" if frozen else "receives no gradient"
         message = f"{len(still)} of {len(groups)} adapters do not move in a step, first {first}: it {why}"
@@ -64,7 +64,7 @@ def adapters_trained(subject: Subject, movement: Movement) -> AdapterStep:
     return AdapterStep(len(groups), findings, told)
 
 
-def _first_needed(subject: Subject, owners: list[str], movement: Movement) -> str:
+def _first_needed(subject: Subject, owners: list[str], rounding: Rounding) -> str:
     """The first of some modules on which a trained row depends; empty if none does.
 
     Noise on their outputs tells it: unlike a gradient, it is stopped by no detach, which is what is looked for.
@@ -86,7 +86,7 @@ def _first_needed(subject: Subject, owners: list[str], movement: Movement) -> st
         def needed(some: list[str]) -> bool:
             with _noise(model, some):
                 changes = row_changes(base, rows())
-            allowed = (movement.allowed(stream.name, SAME_ORDER) for stream in streams)
+            allowed = (rounding.allowed(stream.name, SAME_ORDER) for stream in streams)
             return any(bool((~(change <= limit)).any()) for change, limit in zip(changes, allowed, strict=True))
 
         if not needed(owners):

@@ -17,7 +17,8 @@ from alignment import IGNORE_INDEX
 __all__ = ["Budget", "loss_budget"]
 
 ROUNDINGS = 8
-CHUNK = 64
+#: Logits that are read in float64 at once: as many as stay in a core's cache.
+CHUNK_ELEMENTS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,7 @@ def loss_budget(ours: Tensor | float, logits: Tensor, targets: Tensor) -> Budget
     rows = torch.nonzero(targets != IGNORE_INDEX).reshape(-1)
     if rows.numel() == 0:
         return Budget(float(ours), float("nan"), float("nan"), 0.0, 0)
-    total = sum(
-        float(F.cross_entropy(logits[part].double(), targets[part], reduction="sum")) for part in rows.split(CHUNK)
-    )
+    parts = rows.split(max(1, CHUNK_ELEMENTS // logits.shape[-1]))
+    total = sum(float(F.cross_entropy(logits[part].double(), targets[part], reduction="sum")) for part in parts)
     reference = float(F.cross_entropy(logits[rows].float(), targets[rows]))
     return Budget(float(ours), total / rows.numel(), reference, torch.finfo(torch.float32).eps, rows.numel())

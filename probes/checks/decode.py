@@ -20,7 +20,7 @@ from ..models.modules import routes_by_capacity
 from ..records.report import Check
 from ..replay.calls import Loss, NotReplayedError, Scene
 from ..replay.given import Given, given_by
-from ..replay.perturbation import OTHER_ORDER, Movement, near_ties, perturbed, row_changes
+from ..replay.perturbation import OTHER_ORDER, Rounding, near_ties, row_changes
 from .witness_checks import named
 
 __all__ = ["decode_check"]
@@ -43,11 +43,12 @@ class _Compared:
     wrong: dict[str, list[tuple[int, float]]] = field(default_factory=lambda: {"text": [], "audio": []})
     doubts: set[str] = field(default_factory=set)
 
-    def add(self, step: Step, teacher: Tensor, movement: Movement) -> None:
-        error = float(row_changes([step.logits], [teacher])[0].max())
+    def add(self, step: Step, teacher: Tensor, rounding: Rounding) -> None:
+        change = row_changes([step.logits], [teacher])[0]
+        error = float(change.max())
         self.steps[step.kind] += 1
         self.worst[step.kind] = max(self.worst.get(step.kind, 0.0), error)
-        if not error <= movement.allowed(step.kind, OTHER_ORDER):
+        if not bool(rounding.explains(change, step.kind, OTHER_ORDER).all()):
             self.wrong[step.kind].append((step.row, error))
             self.doubts |= {step.doubt} - {""}
 
@@ -64,13 +65,13 @@ def decode_check(
     model: nn.Module,
     adapter: Adapter,
     batch: Batch,
-    movement: Movement | None = None,
+    rounding: Rounding | None = None,
     loss_fn: Loss | None = None,
 ) -> tuple[Check, list[Finding]]:
     """Decode the end of the first sample, and compare each step with the forward that is trained.
 
     That is the loss's own where ``loss_fn`` is given and runs on one sample: it may train without the cache that
-    decoding has. ``movement`` is what rounding does to the logits of the batch, where it has been measured.
+    decoding has. ``rounding`` is of the batch; of that sample where None.
     """
     sample = adapter.split(model, batch)[0]
     told = _Compared()
@@ -83,18 +84,18 @@ def decode_check(
         given = forced.audio_logits if forced.logits is None else forced.logits
         if given is None or not (all_finite(given) or can_be_learnt(given)):
             return Check("decode", TITLE, "fail", "the logits are not finite"), []
-        movement = movement or perturbed(model, adapter, sample, forced)
+        rounding = rounding or Rounding(model, adapter, sample, forced)
         teacher = _Teacher(forced, _given(model, adapter, sample, loss_fn))
         try:
             for step in adapter.decode(model, sample, STEPS):
-                told.add(step, teacher.row(step), movement)
+                told.add(step, teacher.row(step), rounding)
         except CannotDecodeError as error:
             return Check("decode", TITLE, "skip", str(error)), []
         if told.differ:
             told.doubts |= {routes_by_capacity(model)} - {""}
             if not told.doubts and near_ties(model, adapter, sample, forced, told.errors):
                 told.doubts.add(NEAR_TIES)
-    return _verdict(told, movement)
+    return _verdict(told, rounding)
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def _given(model: nn.Module, adapter: Adapter, sample: Batch, loss_fn: Loss | No
         return []
 
 
-def _verdict(told: _Compared, movement: Movement) -> tuple[Check, list[Finding]]:
+def _verdict(told: _Compared, rounding: Rounding) -> tuple[Check, list[Finding]]:
     if told.doubts:
         return Check("decode", TITLE, "skip", f"{told.differ} rows differ, but {'; '.join(sorted(told.doubts))}"), []
     findings = [
@@ -139,7 +140,7 @@ def _verdict(told: _Compared, movement: Movement) -> tuple[Check, list[Finding]]
             "LA604",
             kind,
             f"{len(rows)} of {told.steps[kind]} decoded {kind} rows differ from teacher forcing, by up to "
-            f"{told.errors[kind]:.1e} (rounding explains {movement.allowed(kind, OTHER_ORDER):.1e}); "
+            f"{told.errors[kind]:.1e} (rounding explains {rounding.allowed(kind, OTHER_ORDER):.1e}); "
             f"first at sample 0 row {rows[0][0]}",
             count=len(rows),
             basis="decoding against teacher forcing",

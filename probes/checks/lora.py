@@ -25,7 +25,7 @@ from ..models import Adapter, Batch
 from ..models.forward import Outputs, forward
 from ..models.modules import peft_model
 from ..records.report import Check
-from ..replay.perturbation import SAME_ORDER, Movement, row_changes
+from ..replay.perturbation import SAME_ORDER, Rounding, row_changes
 from ..witness.subject import Subject
 from ..witness.witness import Witness, witness
 from .adapter_step import adapters_trained
@@ -121,7 +121,7 @@ def broken_task_types(model: nn.Module, adapter: Adapter, batch: Batch) -> dict[
     return broken
 
 
-def lora_check(subject: Subject, movement: Movement | None, broken: Mapping[str, str]) -> tuple[Check, list[Finding]]:
+def lora_check(subject: Subject, rounding: Rounding, broken: Mapping[str, str]) -> tuple[Check, list[Finding]]:
     """Compare the wrapped model with the bare one, then train one step."""
     outer = peft_model(subject.model)
     dropped = [f for f in subject.seen.findings if f.code == "LA601"]
@@ -130,11 +130,10 @@ def lora_check(subject: Subject, movement: Movement | None, broken: Mapping[str,
     if subject.trains_nothing:
         return Check("peft", TITLE, "skip", f"the loss does not train: {subject.trains_nothing}"), []
     fresh = is_fresh(outer)
-    movement = movement or Movement(0.0)
-    problem = _difference(subject, movement, fresh=fresh)
+    problem = _difference(subject, rounding, fresh=fresh)
     if problem:
         return Check("peft", TITLE, "fail", problem), []
-    step = adapters_trained(subject, movement)
+    step = adapters_trained(subject, rounding)
     if step.findings:
         return Check("peft", TITLE, "fail", f"LA602 {step.findings[0].name}: {step.findings[0].message}"), step.findings
     same = "outputs, labels and supervision as without" if fresh else f"{_past(outer)}: not compared with none"
@@ -158,18 +157,18 @@ def is_fresh(outer: Any) -> bool:
     return bool(zero) and not any(bool(param.detach().any()) for param in zero)
 
 
-def _difference(subject: Subject, movement: Movement, *, fresh: bool) -> str:
+def _difference(subject: Subject, rounding: Rounding, *, fresh: bool) -> str:
     """What the wrapper, or a fresh adapter, changes; empty if nothing."""
     outer, adapter, batch = peft_model(subject.model), subject.adapter, subject.batch
     with _evaluating(outer):
         through, past = forward(outer, adapter, batch), forward(outer.base_model, adapter, batch)
-        told = _outputs_differ(through, past, movement, "through the wrapper", "past it (base_model)")
+        told = _outputs_differ(through, past, rounding, "through the wrapper", "past it (base_model)")
         if told or not fresh:
             return told
         del past
         with _bare(outer) as inner:
             bare = forward(inner, adapter, batch)
-        told = _outputs_differ(through, bare, movement, "with a fresh adapter", "without")
+        told = _outputs_differ(through, bare, rounding, "with a fresh adapter", "without")
     if told:
         return told
     try:
@@ -196,7 +195,7 @@ def _bare(outer: Any) -> Iterator[nn.Module]:
         yield outer.get_base_model()
 
 
-def _outputs_differ(one: Outputs, other: Outputs, movement: Movement, this: str, that: str) -> str:
+def _outputs_differ(one: Outputs, other: Outputs, rounding: Rounding, this: str, that: str) -> str:
     for name in COMPARED:
         mine, theirs = getattr(one, name), getattr(other, name)
         if (mine is None) != (theirs is None):
@@ -205,7 +204,7 @@ def _outputs_differ(one: Outputs, other: Outputs, movement: Movement, this: str,
             continue
         if mine.shape != theirs.shape:
             return f"{name} {list(mine.shape)} {this}, {list(theirs.shape)} {that}"
-        allowed = movement.allowed(name.partition("_")[0], SAME_ORDER) if mine.is_floating_point() else 0
+        allowed = rounding.allowed(name.partition("_")[0], SAME_ORDER) if mine.is_floating_point() else 0
         error = max(row_changes([mine], [theirs])[0].tolist(), default=0.0)
         if not error <= allowed:
             return f"{name} {this} differ from those {that} by {error:.1e} (rounding explains {allowed:.1e})"

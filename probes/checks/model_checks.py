@@ -11,12 +11,11 @@ from ..models.forward import Outputs, all_finite, can_be_learnt
 from ..models.modules import peft_model
 from ..records.choice import Keep
 from ..records.report import Check, Report
-from ..replay.perturbation import perturbed
+from ..replay.perturbation import Rounding
 from ..witness.subject import Subject
 from .causality import REPLAYED_NOT, Replays, causality, causality_check, causality_findings, settle_soft
 from .decode import TITLE as DECODE
 from .decode import decode_check
-from .lora import lora_check
 from .padding import padding_matters
 from .witness_checks import named
 
@@ -45,12 +44,12 @@ def model_checks(
     model, adapter, batch, loss_fn = subject.model, subject.adapter, subject.batch, subject.loss_fn
     progress("cutting the inputs")
     seed = int(report.environment.get("seed", 0))
-    movement = None if outputs is None else perturbed(model, adapter, batch, outputs)
+    rounding = None if outputs is None else Rounding(model, adapter, batch, outputs)
     told = causality(subject, replays=replays, seed=seed)
     ahead = told is not None and told.ahead
     padding, found = "padding not varied", []
-    if outputs is not None and movement is not None and _readable(outputs):
-        padding, found = padding_matters(model, adapter, batch, subject.seen.view, movement, loss_fn)
+    if outputs is not None and rounding is not None and _readable(outputs):
+        padding, found = padding_matters(model, adapter, batch, subject.seen.view, rounding, loss_fn)
     if ahead and found:
         padding, found = "padding not compared: rows read later inputs", []
     leaks = [] if told is None else causality_findings(told, report.findings)
@@ -65,14 +64,16 @@ def model_checks(
         report.checks.append(Check("decode", DECODE, "skip", why))
         return
     progress("decoding step by step")
-    check, found = decode_check(model, adapter, batch, movement, loss_fn)
+    check, found = decode_check(model, adapter, batch, rounding, loss_fn)
     if ahead and found:  # a visible prefix, or LA401: what is decoded token by token cannot have read them
         why = "rows of the forward that is trained read later inputs, which step by step are not there yet"
         check, found = Check("decode", DECODE, "skip", why), []
     join(check, found)
     if peft_model(model) is not None:
+        from .lora import lora_check  # most models have none
+
         progress("comparing with the bare model")
-        join(*lora_check(subject, movement, task_types))
+        join(*lora_check(subject, rounding, task_types))
 
 
 def _readable(outputs: Outputs) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -17,7 +18,7 @@ from ..models import Adapter, Batch, View
 from ..models.forward import Outputs, forward, spelled_out
 from ..replay.calls import Loss, NotReplayedError, Scene
 from ..replay.given import Given, given_by
-from ..replay.perturbation import OTHER_ORDER, Movement, changes_at, near_ties, stream_logits
+from ..replay.perturbation import OTHER_ORDER, Rounding, changes_at, near_ties, stream_logits
 
 __all__ = ["padding_matters"]
 
@@ -35,7 +36,7 @@ def padding_matters(
     adapter: Adapter,
     batch: Batch,
     view: View,
-    movement: Movement,
+    rounding: Rounding,
     loss_fn: Loss | None = None,
 ) -> tuple[str, list[Finding]]:
     """Run the samples under other padding, without dropout; says what was compared, and what differs.
@@ -48,11 +49,19 @@ def padding_matters(
         return "padding not varied", []
     with preserved(model):
         model.eval()
-        parts = [batch, *(part for one in variants for part in one.batches)]
-        rows = None if loss_fn is None else _by_loss(Scene(model, adapter, view, loss_fn), parts)
-        rows = rows or [_real_rows(forward(model, adapter, part), adapter.view(model, part)) for part in parts]
-        real, rest = rows[0], iter(rows[1:])
-        found = {one.how: _compare(real, [next(rest) for _ in one.batches], view, movement) for one in variants}
+
+        def found_by(rows: Callable[[Batch], _Real]) -> dict[str, _Moved]:
+            real = rows(batch)
+            return {one.how: _compare(real, list(map(rows, one.batches)), view, rounding) for one in variants}
+
+        def by_forward(part: Batch) -> _Real:
+            return _real_rows(forward(model, adapter, part), adapter.view(model, part))
+
+        try:
+            scene = None if loss_fn is None else Scene(model, adapter, view, loss_fn)
+            found = found_by(by_forward if scene is None else partial(_by_loss, scene))
+        except (NotReplayedError, UsageError, InputError):  # the loss does not run on all of them
+            found = found_by(by_forward)
         bad = {how: moved for how, moved in found.items() if moved.told}
         if not bad:
             return "padding does not matter", []
@@ -67,12 +76,9 @@ def padding_matters(
 _Real = list[Given]
 
 
-def _by_loss(scene: Scene, batches: Sequence[Batch]) -> list[_Real] | None:
-    """What the loss's own forward gives on each of the batches; None where it does not run on all of them."""
-    try:
-        return [_real_given(given_by(scene, batch), scene.adapter.view(scene.model, batch)) for batch in batches]
-    except (NotReplayedError, UsageError, InputError):
-        return None
+def _by_loss(scene: Scene, batch: Batch) -> _Real:
+    """What the loss's own forward gives on one of the batches."""
+    return _real_given(given_by(scene, batch), scene.adapter.view(scene.model, batch))
 
 
 def _real_given(given: Sequence[Given], view: View) -> _Real:
@@ -89,7 +95,7 @@ def _real_rows(outputs: Outputs, view: View) -> _Real:
     return _real_given(given, replace(view, streams=handed))
 
 
-def _compare(real: _Real, parts: Sequence[_Real], view: View, movement: Movement) -> _Moved:
+def _compare(real: _Real, parts: Sequence[_Real], view: View, rounding: Rounding) -> _Moved:
     """How far real rows move under other padding."""
     for number, (stream, mine) in enumerate(zip(view.streams, real, strict=False)):
         found, first = [], 0
@@ -102,10 +108,9 @@ def _compare(real: _Real, parts: Sequence[_Real], view: View, movement: Movement
         if first != len(mine.at):
             return _Moved(f"{first} rows of {stream.name} instead of {len(mine.at)}")
         change = torch.cat(found) if found else mine.logits.new_zeros(0)
-        allowed = movement.allowed(stream.name, OTHER_ORDER)
-        moved = ~(change <= allowed)
+        moved = ~rounding.explains(change, stream.name, OTHER_ORDER)
         if bool(moved.any()):
-            most = float(change.max())
+            most, allowed = float(change.max()), rounding.allowed(stream.name, OTHER_ORDER)
             told = f"{int(moved.sum())} of {len(change)} rows of {stream.name} move by up to {most:.1e}"
             return _Moved(f"{told} (rounding explains {allowed:.1e})", {stream.name: most})
     return _Moved()

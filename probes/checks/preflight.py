@@ -12,11 +12,9 @@ from alignment import Convention, Finding
 from alignment.pairing import Policy
 
 from ..errors import out_of_memory
-from ..line import with_lines
 from ..models import Adapter, Batch
 from ..models.adapter import LabelsAs, labels_as
 from ..models.forward import Outputs, forward, shapes_of
-from ..models.modules import is_pretrained
 from ..records.choice import Keep
 from ..records.report import CHECKLIST, Report
 from ..report.words import in_words
@@ -143,8 +141,11 @@ def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> R
     else:
         outputs = _seed_checks(plan, report, subject, progress)
     model_checks(report, outputs, subject, plan.task_types, plan.keep, progress, plan.replay)
-    progress("looking for the lines")
-    report.findings = with_lines(report.findings, subject)
+    if report.findings:
+        from ..line import with_lines  # a clean loss has nothing to explain
+
+        progress("looking for the lines")
+        report.findings = with_lines(report.findings, subject)
     report.checks.sort(key=lambda check: ORDER.index(check.id))
     return report
 
@@ -155,11 +156,10 @@ def _seed_checks(plan: Plan, report: Report, subject: Subject, progress: Callabl
     withheld = plan.labels == "none"
     progress("real forward passes")
     outputs = forward(model, adapter, batch, labels=not withheld)
-    without = _without_labels(model, adapter, batch, outputs) if not withheld else outputs
     engine = Engine.run(model, adapter, outputs, batch, seen.view, seen.expected, plan.policy)
     report.shapes = shapes_of(outputs)
     _decide(report, engine)
-    fallback = Engine.run(model, adapter, without, batch, seen.view, seen.expected, plan.policy)
+    fallback = _fallback(plan, subject, engine)
     progress("training steps")
     steps = _steps(plan, subject, engine)
     _losses(report, engine, steps, own=plan.loss is None)
@@ -167,20 +167,19 @@ def _seed_checks(plan: Plan, report: Report, subject: Subject, progress: Callabl
     report.checks += [
         text_length(engine, findings),
         *(loss_value(kind, engine, findings, random_init=plan.random_init) for kind in kinds_of(seen)),
-        fallback_path(fallback, expands=without.expanded_input_ids is not None),
+        fallback_path(fallback, expands=fallback.outputs.expanded_input_ids is not None),
         training_step(steps, findings),
     ]
     return outputs
 
 
-def _without_labels(model: nn.Module, adapter: Adapter, batch: Batch, outputs: Outputs) -> Outputs:
-    """A forward that is given no labels; ``outputs`` where a module of the user's own cannot do without them."""
-    try:
-        return forward(model, adapter, batch, labels=False)
-    except TypeError:
-        if is_pretrained(adapter.inner(model)):
-            raise
-        return outputs
+def _fallback(plan: Plan, subject: Subject, engine: Engine) -> Engine:
+    """The engine on a forward without labels: ``engine`` itself where the model hands back nothing expanded."""
+    seen, given = subject.seen, engine.outputs
+    if plan.labels == "none" or (given.expanded_labels is None and given.expanded_input_ids is None):
+        return engine
+    without = forward(subject.model, subject.adapter, subject.batch, labels=False)
+    return Engine.run(subject.model, subject.adapter, without, subject.batch, seen.view, seen.expected, plan.policy)
 
 
 def _decide(report: Report, engine: Engine) -> None:

@@ -87,10 +87,6 @@ def _handed_in(args: argparse.Namespace, part: Part) -> int:
 
 
 def _reported(args: argparse.Namespace, part: Part | None = None) -> int:
-    from ..checks.suggested import add_suggested
-    from ..records.baseline import add_comparison, read_baseline
-    from ..records.provenance import provenance
-    from ..records.record import record_of_report
     from ..report.annotations import annotate
     from ..report.outputs import checked_outputs, standard_output, write_outputs
     from ..report.terminal import console_for, show, status_line
@@ -98,21 +94,37 @@ def _reported(args: argparse.Namespace, part: Part | None = None) -> int:
     outputs = checked_outputs(args)
     console = console_for(standard_output(outputs))
     keep = finding_filter(args)
-    baseline = None if args.baseline is None else read_baseline(args.baseline, "preflight", _recording(args))
+    compare = None if args.baseline is None else _comparison(args, keep)
     with status_line(console) as progress:
         plan, report = _checked(args, keep, progress, part)
         if args.diff and part is None:
+            from ..checks.suggested import add_suggested
+
             progress("trying other slices")
             add_suggested(plan, report)
     report.notes += [*ignored_flags(args), *keep.notes]
-    if baseline is not None:
-        origin = provenance(plan.adapter.inner(plan.model), report.environment, args.command_line)
-        add_comparison(report, baseline, record_of_report(report, origin), keep)
+    if compare is not None:
+        compare(plan, report)
     report.findings = strict_findings(report.findings, args.strict)
     show(report, console, verbose=args.verbose)
     annotate(report, console.file)
     write_outputs(outputs, report)
     return report.exit_code
+
+
+def _comparison(args: argparse.Namespace, keep: Choice) -> Callable[[Plan, Report], None]:
+    """Read the baseline, before any work; what is returned adds to a report what differs from it."""
+    from ..records.baseline import add_comparison, read_baseline
+    from ..records.provenance import provenance
+    from ..records.record import record_of_report
+
+    baseline = read_baseline(args.baseline, "preflight", _recording(args))
+
+    def compare(plan: Plan, report: Report) -> None:
+        origin = provenance(plan.adapter.inner(plan.model), report.environment, args.command_line)
+        add_comparison(report, baseline, record_of_report(report, origin), keep)
+
+    return compare
 
 
 def _recording(args: argparse.Namespace) -> str:

@@ -218,19 +218,28 @@ class HiggsAudioV2Adapter(HiggsAudioV2Runs, StreamsAdapter):
 
     def outputs(self, model: nn.Module, kwargs: Mapping[str, Any]) -> Any:
         """A forward with the logits of both heads: the model hands back those of its audio head alone."""
+        inner = self.inner(model)
+        audio_logits, hidden, cache = self.audio_outputs(model, kwargs)
+        return SimpleNamespace(
+            logits=None if inner.text_lm_head is None else inner.text_lm_head(hidden),  # (B, T, V)
+            audio_logits=audio_logits,
+            past_key_values=cache,
+        )
+
+    def audio_outputs(self, model: nn.Module, kwargs: Mapping[str, Any]) -> tuple[Tensor, Tensor, Any]:
+        """Audio logits (B * T, K, C) of a forward, what both heads read (B, T, H), and its cache.
+
+        The model makes nothing of labels but a loss, and multiplies by the text head for it: it is given none.
+        """
         inner, seen = self.inner(model), []
         handle = inner.model.register_forward_hook(lambda _m, _a, out: seen.append(out))
         try:
-            out = model(**kwargs)
+            out = model(**self.without_labels(model, kwargs))
         finally:
             handle.remove()
-        config, hidden = inner.config, seen[-1].last_hidden_state
-        return SimpleNamespace(
-            loss=out.loss,
-            logits=None if inner.text_lm_head is None else inner.text_lm_head(hidden),  # (B, T, V)
-            audio_logits=out.logits.reshape(-1, config.num_codebooks, config.codebook_size),  # (B * T, K, C)
-            past_key_values=out.past_key_values,
-        )
+        config = inner.config
+        audio_logits = out.logits.reshape(-1, config.num_codebooks, config.codebook_size)
+        return audio_logits, seen[-1].last_hidden_state, out.past_key_values
 
     # -- the batch -------------------------------------------------------------------------------
 

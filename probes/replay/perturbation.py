@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ __all__ = [
     "OTHER_ORDER",
     "SAME_ORDER",
     "Movement",
+    "Rounding",
     "changes_at",
     "more_rounding",
     "moved_by",
@@ -57,6 +59,42 @@ class Movement:
         """The budget of a stream's rows."""
         return times * (self.audio if stream.startswith("audio") else self.text)
 
+    def explains(self, change: Tensor, stream: str, times: float) -> Tensor:
+        """(R,) bool: rows of a stream that have moved no further than that; none that is NaN."""
+        return change <= self.allowed(stream, times)
+
+
+@dataclass
+class Rounding:
+    """What rounding does to the logits ``base`` of a batch, measured once a row has moved by more than one unit of it.
+
+    That unit is part of every measurement, and most rows stay within: the batch is not run once more for them.
+    """
+
+    model: nn.Module
+    adapter: Adapter
+    batch: Batch
+    base: Outputs
+
+    @cached_property
+    def measured(self) -> Movement:
+        """What one rounding in every layer does."""
+        return perturbed(self.model, self.adapter, self.batch, self.base)
+
+    @cached_property
+    def least(self) -> Movement:
+        """What no measurement lies below: one unit of the largest logit."""
+        return Movement(**{kind: _unit(logits) for kind, logits in _by_kind(self.base)})
+
+    def allowed(self, stream: str, times: float) -> float:
+        """The measured budget of a stream's rows."""
+        return self.measured.allowed(stream, times)
+
+    def explains(self, change: Tensor, stream: str, times: float) -> Tensor:
+        """(R,) bool: rows of a stream that have moved no further than that; none that is NaN."""
+        within = self.least.explains(change, stream, times)
+        return within if bool(within.all()) else self.measured.explains(change, stream, times)
+
 
 def perturbed(
     model: nn.Module, adapter: Adapter, batch: Batch, base: Outputs, roundings: float = 1, seed: int = 0
@@ -64,17 +102,25 @@ def perturbed(
     """Run the batch with a rounding of so many units more in every layer, and compare with ``base``."""
     with more_rounding(model, roundings, seed):
         moved = forward(model, adapter, batch)
-    found = {}
-    for kind, name in (("text", "logits"), ("audio", "audio_logits")):
-        one, other = getattr(base, name), getattr(moved, name)
-        if one is not None and one.numel():
-            found[kind] = moved_by(one.detach(), _distance(one, other))
-    return Movement(**found)
+    others = dict(_by_kind(moved))
+    return Movement(**{kind: moved_by(one, _distance(one, others[kind])) for kind, one in _by_kind(base)})
 
 
 def moved_by(logits: Tensor, change: Tensor) -> float:
     """How far logits have moved by one rounding in every layer, and one more."""
-    return float(change.max()) + torch.finfo(logits.dtype).eps * _largest(logits)
+    return float(change.max()) + _unit(logits)
+
+
+def _unit(logits: Tensor) -> float:
+    """One rounding of the largest logit."""
+    return torch.finfo(logits.dtype).eps * _largest(logits)
+
+
+def _by_kind(outputs: Outputs) -> Iterator[tuple[str, Tensor]]:
+    """The logits of each modality that has any."""
+    for kind, logits in (("text", outputs.logits), ("audio", outputs.audio_logits)):
+        if logits is not None and logits.numel():
+            yield kind, logits.detach()
 
 
 def near_ties(model: nn.Module, adapter: Adapter, batch: Batch, base: Outputs, errors: Mapping[str, float]) -> bool:
@@ -123,9 +169,16 @@ def row_changes(one: Sequence[Tensor], other: Sequence[Tensor]) -> list[Tensor]:
 def changes_at(one: Tensor, at: Tensor, other: Tensor, there: Tensor) -> Tensor:
     """(r,): the largest difference between rows ``at`` (r,) of one and rows ``there`` of another, both (.., V)."""
     step = _rows_at_once(one.shape[-1])
-    pairs = zip(at.to(one.device).split(step), there.to(other.device).split(step), strict=True)
-    parts = [_difference(one[mine].float(), other[theirs].float()) for mine, theirs in pairs]
+    pairs = zip(at.split(step), there.split(step), strict=True)
+    parts = [_difference(_rows(one, mine).float(), _rows(other, theirs).float()) for mine, theirs in pairs]
     return torch.cat(parts) if parts else one.new_zeros(0)
+
+
+def _rows(values: Tensor, at: Tensor) -> Tensor:
+    """Some rows: where they lie one after another, as most do, without a copy."""
+    rows = at.tolist()
+    ordered = bool(rows) and rows == list(range(rows[0], rows[-1] + 1))
+    return values[rows[0] : rows[-1] + 1] if ordered else values[rows]
 
 
 def repeats(logits: Sequence[Tensor], changes: Sequence[Tensor | None]) -> bool:

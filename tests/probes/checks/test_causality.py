@@ -13,7 +13,7 @@ from probes.checks.engine import default_loss
 from probes.checks.padding import padding_matters
 from probes.models import adapter_for
 from probes.models.forward import forward
-from probes.replay.perturbation import perturbed
+from probes.replay.perturbation import Rounding
 from probes.witness.subject import Subject
 from probes.witness.witness import witness
 
@@ -224,7 +224,7 @@ def test_the_model_is_afterwards_as_before():
 def pad(model, batch=None):
     batch, adapter = text_batch() if batch is None else batch, adapter_for(model)
     seen = witness(model, adapter, batch, own_loss)
-    movement = perturbed(model, adapter, batch, forward(model, adapter, batch))
+    movement = Rounding(model, adapter, batch, forward(model, adapter, batch))
     return padding_matters(model, adapter, batch, seen.view, movement)
 
 
@@ -336,7 +336,7 @@ def test_higgs_padding_does_not_matter(alone):
     model = narrow_model()
     adapter, batch = adapter_for(model), lone_sample(model) if alone else narrow_batch(2, length=96)
     seen = witness(model, adapter, batch, default_loss(adapter, "evidence"))
-    movement = perturbed(model, adapter, batch, forward(model, adapter, batch))
+    movement = Rounding(model, adapter, batch, forward(model, adapter, batch))
     assert padding_matters(model, adapter, batch, seen.view, movement) == ("padding does not matter", [])
     model.layers[0].register_forward_pre_hook(
         lambda _m, args, kwargs: (args, {**kwargs, "attention_mask": None}), with_kwargs=True

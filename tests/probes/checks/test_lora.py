@@ -18,7 +18,9 @@ from probes.checks.lora import Lora, broken_task_types, lora_check, wrapped
 from probes.checks.preflight import Plan, preflight
 from probes.errors import CannotRunError, UsageError
 from probes.models import adapter_for
+from probes.models.forward import forward
 from probes.models.higgs import HiggsAdapter
+from probes.replay.perturbation import Rounding
 from probes.witness.subject import Subject
 
 pytest.importorskip("peft")
@@ -36,7 +38,8 @@ def llama(**options):
 
 def judge(model, batch=None, loss=own_loss):
     adapter, batch = adapter_for(model), text_batch() if batch is None else batch
-    check, findings = lora_check(Subject.watched(model, adapter, batch, loss), None, {})
+    subject = Subject.watched(model, adapter, batch, loss)
+    check, findings = lora_check(subject, Rounding(model, adapter, batch, forward(model, adapter, batch)), {})
     return check, [f.code for f in findings]
 
 
@@ -297,16 +300,16 @@ def test_an_adapter_that_is_cut_off_is_found_beside_those_that_are_not_judged(hi
 
 
 def test_a_wrapper_that_drops_the_labels(higgs, monkeypatch):
-    forward, adapter = type(higgs).forward, adapter_for(higgs)
+    whole, adapter = type(higgs).forward, adapter_for(higgs)
 
     def without(self, *args, **kwargs):
-        return forward(self, *args, **{**kwargs, adapter.label_keys[0]: None})
+        return whole(self, *args, **{**kwargs, adapter.label_keys[0]: None})
 
     monkeypatch.setattr(type(higgs), "forward", without)
     batch, loss = higgs_batch(higgs), default_of(higgs)
     subject = Subject.watched(higgs, adapter, batch, loss)
     assert "LA601" in [f.code for f in subject.seen.findings]
-    check, _ = lora_check(subject, None, {})
+    check, _ = lora_check(subject, Rounding(higgs, adapter, batch, forward(higgs, adapter, batch)), {})
     assert check.status == "fail"
     assert "LA601" in check.detail
 

@@ -17,6 +17,7 @@ from probes.batches.barcoded import hand_labels
 from probes.checks.preflight import Plan, preflight
 from probes.fuzzing import grid
 from probes.models import HiggsAudioV2Adapter, adapter_for
+from probes.models.forward import forward
 from probes.models.higgs_v2 import SPECIAL_IDS_V2
 from probes.models.loading import load_model
 
@@ -243,6 +244,30 @@ def test_a_compiled_model_is_the_same_model(model, batch):
 
 
 # -- without a text head ----------------------------------------------------------------------------
+
+
+def products(module, run):
+    """How often a module runs in a function."""
+    seen = []
+    handle = module.register_forward_hook(lambda _m, args, _o: seen.append(args[0].shape[:-1].numel()))
+    try:
+        run()
+    finally:
+        handle.remove()
+    return seen
+
+
+def test_text_logits_are_made_once_with_labels_and_once_for_all_steps_of_a_decoding(model, batch):
+    adapter = adapter_for(model)
+    given = forward(model, adapter, batch)
+    assert torch.equal(given.logits, forward(model, adapter, batch, labels=False).logits)
+    rows = batch["input_ids"].numel()
+    assert products(model.text_lm_head, lambda: forward(model, adapter, batch)) == [rows]
+    sample = adapter.split(model, batch)[0]
+    with torch.no_grad():
+        steps = []
+        made = products(model.text_lm_head, lambda: steps.extend(adapter.decode(model, sample, 8)))
+    assert made == [sum(step.kind == "text" for step in steps)]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from probes.checks.decode import decode_check
 from probes.checks.padding import padding_matters
 from probes.models import adapter_for
 from probes.models.forward import forward
-from probes.replay.perturbation import perturbed
+from probes.replay.perturbation import Rounding
 from probes.witness.subject import Subject
 
 
@@ -96,7 +96,7 @@ def surveyed(name):
     adapter = adapter_for(model)
     subject = Subject.watched(model, adapter, batch, own_loss)
     seen = subject.seen
-    movement = perturbed(model, adapter, batch, forward(model, adapter, batch))
+    movement = Rounding(model, adapter, batch, forward(model, adapter, batch))
     told = causality(subject)
     padding, _ = padding_matters(model, adapter, batch, seen.view, movement)
     decoded, _ = decode_check(model, adapter, batch, movement)

@@ -17,7 +17,7 @@ from probes.checks.decode import decode_check
 from probes.checks.padding import padding_matters
 from probes.models import adapter_for
 from probes.models.forward import forward
-from probes.replay.perturbation import perturbed
+from probes.replay.perturbation import Rounding
 
 LENGTH, PREFIX = 24, 8
 
@@ -494,7 +494,7 @@ def with_positions(model, batch):
 def test_positions_that_the_loss_makes_are_those_that_count(loss, said):
     model, batch = gpt(), padded()
     adapter = adapter_for(model)
-    movement = perturbed(model, adapter, batch, forward(model, adapter, batch))
+    movement = Rounding(model, adapter, batch, forward(model, adapter, batch))
     _, found = padding_matters(model, adapter, batch, adapter.view(model, batch), movement, loss)
     assert [one.code for one in found] == said
     check, _ = decode_check(model, adapter, batch, movement, loss)
