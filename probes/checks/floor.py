@@ -18,7 +18,6 @@ from alignment import Finding
 from alignment.findings import finding
 
 from ..witness.witness import LossFunction, Options, Witness, witness
-from .engine import default_loss
 from .preflight import Plan
 from .reduction import counted_loss
 from .training import MasterAdam, borrowed_weights, trainable_parameters
@@ -44,7 +43,7 @@ class Floor:
 def floor_finding(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> Floor:
     """Train on fresh random batches and compare the loss with the entropy of their tokens."""
     model, adapter, batch = plan.model, plan.adapter, plan.batch
-    loss_fn = counted_loss(plan.loss or default_loss(adapter, plan.policy), model, adapter, batch)
+    loss_fn = counted_loss(plan.asked, model, adapter, batch)
     withheld = plan.labels == "none"
     seen = witness(model, adapter, batch, loss_fn, Options(withhold=withheld))
     mass = sum(float(one.weight.abs().sum()) for one in seen.actual)

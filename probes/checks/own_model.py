@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ..errors import out_of_memory
 from ..host.preserve import copy_of, preserved
 from ..models import Adapter, Batch, View
 from ..models.codebooks import CodebookAdapter
@@ -17,7 +16,7 @@ from ..models.modules import is_pretrained, unwrapped
 from ..records.report import Check
 from ..witness.subject import Subject
 from .checklist import training_step
-from .training import Steps, take_steps
+from .training import Steps, take_steps, taken_or_why
 
 __all__ = ["checks_of_loss", "why_no_outputs"]
 
@@ -60,8 +59,6 @@ def checks_of_loss(why: str, subject: Subject, kinds: Sequence[str]) -> list[Che
 
 
 def _steps(subject: Subject) -> Steps | str | Exception:
-    if subject.trains_nothing:
-        return f"the loss does not train: {subject.trains_nothing}"
     model = subject.model
 
     def judge() -> dict[str, float]:
@@ -70,9 +67,4 @@ def _steps(subject: Subject) -> Steps | str | Exception:
             return {"loss": float(subject.loss_fn(model, copy_of(subject.batch)))}
 
     whole = sum(parameter.numel() for parameter in model.parameters()) <= SMALL
-    try:
-        return take_steps(subject, judge(), judge, everything=whole)
-    except Exception as error:  # the user's loss may raise anything; the report goes on without it
-        if out_of_memory(error):
-            raise
-        return error
+    return taken_or_why(subject, lambda: take_steps(subject, judge(), judge, everything=whole))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +11,6 @@ from torch import nn
 from alignment import Convention, Finding
 from alignment.pairing import Policy
 
-from ..errors import out_of_memory
 from ..models import Adapter, Batch
 from ..models.adapter import LabelsAs, labels_as
 from ..models.forward import Outputs, forward, shapes_of
@@ -20,16 +19,16 @@ from ..records.report import CHECKLIST, Report
 from ..report.words import in_words
 from ..witness.subject import Subject
 from ..witness.with_roles import Template
-from ..witness.witness import LossFunction, Options
+from ..witness.witness import LossFunction, Options, Witness
 from .causality import Replays
 from .checklist import fallback_path, loss_value, text_length, training_step
 from .engine import Engine, default_loss
 from .model_checks import model_checks
 from .own_model import checks_of_loss, why_no_outputs
-from .reduction import Reduction, check_reduction, counted_loss
+from .reduction import Reduced, Reduction, check_reduction, counted_loss
 from .reported import report_of
-from .training import Steps, take_steps
-from .watch import watch
+from .training import Steps, take_steps, taken_or_why
+from .watch import Watch, watch
 from .witness_checks import kinds_of
 
 __all__ = ["CONVENTIONS", "Plan", "preflight"]
@@ -92,6 +91,22 @@ class Plan:
         """How the loss is watched."""
         return Options(convention=CONVENTIONS[self.labels], withhold=self.labels == "none", told=self.template)
 
+    @property
+    def asked(self) -> LossFunction:
+        """The loss that is checked: the user's, or the engine's own."""
+        return self.loss or default_loss(self.adapter, self.policy)
+
+    def watched(self) -> Watch:
+        """What the loss trains; raises what :func:`watch` raises."""
+        loss_fn = counted_loss(self.asked, self.model, self.adapter, self.batch, self.options)
+        return watch(self.model, self.adapter, self.batch, loss_fn, self.options)
+
+    def report_of(self, seen: Witness, findings: Sequence[Finding], reduced: Reduced | None = None) -> Report:
+        """The report of what was seen, with these findings, and of a declared reduction."""
+        how = {"withheld": self.labels == "none", "name": self.name, "seed": self.seed}
+        found = {"findings": findings, "keep": self.keep, "reduced": reduced}
+        return report_of(self.model, self.adapter, self.batch, seen, **found, **how)
+
 
 def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> Report:
     """Run the checklist.
@@ -102,12 +117,9 @@ def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> R
     """
     model, adapter, batch = plan.model, plan.adapter, plan.batch
     adapter.check_batch(model, batch)
-    withheld = plan.labels == "none"
-    named = plan.loss or default_loss(adapter, plan.policy)
-    options = plan.options
+    asked = plan.asked
     progress("watching the loss")
-    loss_fn = counted_loss(named, model, adapter, batch, options)
-    watched = watch(model, adapter, batch, loss_fn, options)
+    watched = plan.watched()
     subject = watched.subject
     adapter, seen = subject.adapter, subject.seen
     plan = replace(plan, adapter=adapter)
@@ -116,21 +128,10 @@ def preflight(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> R
     reduced = None
     if plan.reduction is not None or plan.grad_accum > 1:
         progress("splitting the batch")
-        reduced = check_reduction(model, adapter, batch, named, plan.reduction, plan.grad_accum, options)
+        reduced = check_reduction(model, adapter, batch, asked, plan.reduction, plan.grad_accum, plan.options)
         found = reduced.settled(found)
     found += watched.findings
-    report = report_of(
-        model,
-        adapter,
-        batch,
-        seen,
-        findings=found,
-        keep=plan.keep,
-        reduced=reduced,
-        withheld=withheld,
-        name=plan.name,
-        seed=plan.seed,
-    )
+    report = plan.report_of(seen, found, reduced)
     report.notes += [*watched.notes, *plan.notes]
     in_words(report, plan.tokenizer, adapter.special_ids)
     why = why_no_outputs(model, adapter, batch, seen.view)
@@ -194,10 +195,6 @@ def _decide(report: Report, engine: Engine) -> None:
 
 def _steps(plan: Plan, subject: Subject, engine: Engine) -> Steps | str | Exception:
     """A few training steps, or why there are none."""
-    if subject.trains_nothing:
-        return f"the loss does not train: {subject.trains_nothing}"
-    if engine.dual is None:
-        return f"the engine cannot judge it: {engine.problem}"
 
     def judge() -> dict[str, float]:
         out = forward(subject.model, subject.adapter, subject.batch)
@@ -207,17 +204,17 @@ def _steps(plan: Plan, subject: Subject, engine: Engine) -> Steps | str | Except
     def steps(before: dict[str, float], only: str = "") -> Steps:
         return take_steps(subject, before, judge, everything=plan.random_init, only=only)
 
-    judged = plan.policy == "evidence" and plan.labels != "none"  # the engine has seen what the steps start from
-    try:
+    def take() -> Steps | str:
+        if engine.dual is None:
+            return f"the engine cannot judge it: {engine.problem}"
+        judged = plan.policy == "evidence" and plan.labels != "none"  # the engine has seen what the steps start from
         taken = steps(engine.losses() if judged else judge())
         silent = {f.stream.partition("[")[0] for f in subject.seen.findings if f.code == "LA205"}
         # few parameters may serve one stream at the cost of another: each is then looked at alone
         apart = [kind for kind in taken.risen if kind not in silent and len(taken.risen) < len(taken.before)]
         return replace(taken, alone={kind: steps(taken.before, kind).after[kind] for kind in apart})
-    except Exception as error:  # the user's loss may raise anything; the report goes on without it
-        if out_of_memory(error):
-            raise
-        return error
+
+    return taken_or_why(subject, take)
 
 
 def _losses(report: Report, engine: Engine, steps: Steps | str | Exception, *, own: bool) -> None:

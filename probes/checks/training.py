@@ -13,12 +13,21 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from ..errors import out_of_memory
 from ..host.preserve import copy_of, preserved
 from ..host.sharded import local
 from ..models import Adapter, View
 from ..witness.subject import Subject
 
-__all__ = ["MasterAdam", "NotTrainedError", "Steps", "borrowed_weights", "take_steps", "trainable_parameters"]
+__all__ = [
+    "MasterAdam",
+    "NotTrainedError",
+    "Steps",
+    "borrowed_weights",
+    "take_steps",
+    "taken_or_why",
+    "trainable_parameters",
+]
 
 #: The fewest by which all of a LoRA has moved: at the first its B is zero, and hands A no gradient.
 STEPS = 2
@@ -143,6 +152,18 @@ class MasterAdam:
         second.mul_(slower).addcmul_(gradient, gradient, value=1 - slower)
         root = (1 - slower**self.steps) ** 0.5
         master.addcdiv_(first, second.sqrt().add_(1e-8 * root), value=-self.lr * root / (1 - slow**self.steps))
+
+
+def taken_or_why(subject: Subject, take: Callable[[], Steps | str]) -> Steps | str | Exception:
+    """The steps that ``take`` takes, or why there are none, or what the user's loss raised meanwhile."""
+    if subject.trains_nothing:
+        return f"the loss does not train: {subject.trains_nothing}"
+    try:
+        return take()
+    except Exception as error:  # it may raise anything; the report goes on without it
+        if out_of_memory(error):
+            raise
+        return error
 
 
 def take_steps(

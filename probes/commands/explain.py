@@ -11,7 +11,6 @@ from .options import add_loss_options, add_model_options, add_outputs, add_repla
 
 if TYPE_CHECKING:
     from ..checks.preflight import Plan
-    from ..records.choice import Choice
     from ..records.row_story import RowStory
     from ..report import Report
     from ..witness.witness import Witness
@@ -41,15 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Explain one sample; exit code 1 if the loss has an error finding, 4 if only a blind spot."""
     from ..checks.causality import causality
-    from ..checks.engine import default_loss
-    from ..checks.preflight import CONVENTIONS
-    from ..checks.reduction import counted_loss
-    from ..checks.watch import watch
     from ..records.report import EXIT
     from ..report.explain import pick_streams, row_stories
     from ..report.outputs import checked_outputs, standard_output, write_outputs
     from ..report.terminal import console_for, status_line
-    from ..witness.witness import Options
     from .preflight import make_plan
 
     outputs = checked_outputs(args)
@@ -59,10 +53,8 @@ def run(args: argparse.Namespace) -> int:
     with status_line(console) as progress:
         progress("watching the loss")
         plan = make_plan(args)
-        options = Options(convention=CONVENTIONS[plan.labels], withhold=plan.labels == "none")
-        named = plan.loss or default_loss(plan.adapter, plan.policy)
-        loss_fn = counted_loss(named, plan.model, plan.adapter, plan.batch, options)
-        watched = watch(plan.model, plan.adapter, plan.batch, loss_fn, options)
+        plan.keep = keep
+        watched = plan.watched()
         plan.adapter, seen = watched.subject.adapter, watched.subject.seen
     stories = {
         seen.view.streams[n].name: [s for s in row_stories(seen, n, args.sample) if s.row in rows]
@@ -71,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
     if not any(stories.values()):
         last = max(int(seen.view.streams[n].row.max()) for n in pick_streams(seen, args.stream))
         raise UsageError(f"--rows {args.rows}: no such row; they are counted from 0 to {last}")
-    report = _report(plan, seen, stories, keep)
+    report = _report(plan, seen, stories)
+    report.notes += keep.notes
     cuts = causality(watched.subject, replays=plan.replay, seed=plan.seed, drawn=args.sample)
     report.causality = {} if cuts is None else cuts.as_dict()
     _show(stories, report, console, args)
@@ -84,25 +77,12 @@ def run(args: argparse.Namespace) -> int:
     return EXIT["incomplete" if any(f.is_blind for f in report.findings) else "pass"]
 
 
-def _report(plan: Plan, seen: Witness, stories: dict[str, list[RowStory]], keep: Choice) -> Report:
+def _report(plan: Plan, seen: Witness, stories: dict[str, list[RowStory]]) -> Report:
     """The report of the witness alone, over the rows that were picked."""
-    from ..checks.reported import report_of
     from ..report.words import in_words
 
-    found = [*plan.findings, *seen.findings]
-    withheld = plan.labels == "none"
-    report = report_of(
-        plan.model,
-        plan.adapter,
-        plan.batch,
-        seen,
-        findings=found,
-        keep=keep,
-        withheld=withheld,
-        name=plan.name,
-        seed=plan.seed,
-    )
-    report.notes += [*plan.notes, *keep.notes]
+    report = plan.report_of(seen, [*plan.findings, *seen.findings])
+    report.notes += plan.notes
     report.rows = lambda: [story for part in stories.values() for story in part]
     in_words(report, plan.tokenizer, plan.adapter.special_ids)
     return report
