@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .walk import is_called, modules_of, parameters_of
+from .walk import is_called, modules_of, nodes_of, parameters_of
 
 __all__ = [
     "all_ids",
@@ -118,13 +118,7 @@ def loss_context(loss: Tensor, model: nn.Module) -> AbstractContextManager[Any]:
     The graph of a model that is not spread is not walked: what a checkpoint keeps for it would be computed to be looked
     at, and held.
     """
-    nodes, known = [loss.grad_fn] if any(is_spread(one) for one in parameters_of(model)) else [], set()
-    while nodes:
-        node: Any = nodes.pop()
-        if node is None or node in known:
-            continue
-        known.add(node)
-        nodes += [below for below, _ in node.next_functions]
+    for node in nodes_of(loss) if any(is_spread(one) for one in parameters_of(model)) else ():
         made = getattr(node, "_saved_result", None) if node.name().startswith("LogSoftmax") else None
         if is_spread(made) and any(place.is_shard(made.dim() - 1) for place in made.placements):
             from torch.distributed.tensor.parallel import loss_parallel

@@ -1,12 +1,14 @@
-"""A model gone through: its modules and parameters, in torch's own order, and what its classes are called."""
+"""Models and graphs gone through: modules and parameters in torch's own order, names of classes, nodes of a loss."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["is_called", "modules_of", "parameters_of"]
+__all__ = ["is_called", "modules_of", "nodes_of", "parameters_of"]
 
 
 def modules_of(model: nn.Module) -> list[nn.Module]:
@@ -32,6 +34,17 @@ def parameters_of(*models: nn.Module) -> list[nn.Parameter]:
             if held:
                 found |= {id(one): one for one in held.values() if one is not None}
     return list(found.values())
+
+
+def nodes_of(*made: Tensor) -> Iterator[Any]:
+    """The nodes of the graph that tensors were made by, each once."""
+    nodes, known = [one.grad_fn for one in made], set()
+    while nodes:
+        node = nodes.pop()
+        if node is not None and node not in known:
+            known.add(node)
+            yield node
+            nodes += [below for below, _ in node.next_functions]
 
 
 def is_called(module: nn.Module, name: str, package: str) -> bool:

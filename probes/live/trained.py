@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
+from ..host.walk import nodes_of
+
 __all__ = ["Trained"]
 
 
@@ -62,15 +64,4 @@ class Trained:
 
 def _leaves(made: Sequence[Tensor]) -> list[Tensor]:
     """The leaves of the graph of some tensors."""
-    leaves: list[Tensor] = []
-    known, nodes = set(), [one.grad_fn for one in made]
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in known:
-            continue
-        known.add(node)
-        variable = getattr(node, "variable", None)
-        if variable is not None:
-            leaves.append(variable)
-        nodes += [below for below, _ in node.next_functions]
-    return leaves
+    return [leaf for node in nodes_of(*made) if (leaf := getattr(node, "variable", None)) is not None]

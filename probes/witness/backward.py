@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from alignment.recovery import Reading
 
 from ..errors import UsageError
 from ..host.sharded import loss_context
+from ..host.walk import nodes_of
 from .head_call import HeadCall
 
 __all__ = ["dtypes_of", "gradients_at", "read_calls", "trains"]
@@ -96,7 +97,7 @@ def _by_backward(wanted: Sequence[Tensor], loss: Tensor, model: nn.Module, *, ke
 
 def _is_checkpointed(loss: Tensor) -> bool:
     """Whether the loss's graph holds a reentrant checkpoint, for which torch has no ``autograd.grad``."""
-    return any(node.name() == "CheckpointFunctionBackward" for node in _nodes(loss))
+    return any(node.name() == "CheckpointFunctionBackward" for node in nodes_of(loss))
 
 
 def trains(loss: Tensor, parameters: Sequence[Tensor]) -> bool:
@@ -104,7 +105,7 @@ def trains(loss: Tensor, parameters: Sequence[Tensor]) -> bool:
     wanted = {id(one) for one in parameters}
     return any(
         len(others) > 1 and any(_leads_to(below, wanted) for below in others)
-        for node in _nodes(loss)
+        for node in nodes_of(loss)
         if not node.name().startswith(ELEMENTWISE)
         for others in [[below for below, _ in node.next_functions]]
     )
@@ -121,19 +122,7 @@ def dtypes_of(loss: Tensor) -> set[torch.dtype]:
     """The floating-point types that a gradient of the loss passes through."""
     return {
         one.dtype
-        for node in _nodes(loss)
+        for node in nodes_of(loss)
         for one in getattr(node, "_input_metadata", ())
         if isinstance(one.dtype, torch.dtype) and one.dtype.is_floating_point
     }
-
-
-def _nodes(loss: Tensor) -> Iterator[Any]:
-    """The nodes of a loss's graph, each once."""
-    nodes, known = [loss.grad_fn], set()
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in known:
-            continue
-        known.add(node)
-        yield node
-        nodes += [below for below, _ in node.next_functions]

@@ -51,6 +51,7 @@ def test_lines_and_one_array_are_read(tmp_path, form):
     ("line", "says"),
     [
         ("{", "line 1: no JSON"),
+        ('{"text": "a", "text": "b"}', "line 1: no JSON (the key 'text' stands twice"),
         ("3", "line 1: a JSON int, not an object"),
         ('{"a": 1}', "no known form (it has a)"),
         ('{"messages": [{"role": "dog", "content": "w"}]}', "nobody knows the role 'dog'"),
