@@ -216,6 +216,7 @@ def run(
     source: str = "barcoded",
     *,
     narrow: bool = False,
+    replay: bool = True,
 ) -> Outcome:
     """Check one case on one batch."""
     narrow = narrow and narrows(case)
@@ -225,7 +226,7 @@ def run(
         batch, findings = collated(case, size, model)
     else:
         batch = batch_of(case, size, source, narrow=narrow)
-    findings = [*findings, *check_loss(model, batch, loss_of(case), **case.options).findings]
+    findings = [*findings, *check_loss(model, batch, loss_of(case), replay=replay, **case.options).findings]
     said = {
         severity: tuple(sorted({short(f) for f in findings if f.severity == severity}))
         for severity in ("error", "warning", "blind")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from lm_tiny import tiny_model
+from narrow import narrow_default
 from rank_pairs import launched
 from safetensors.torch import load_file, save_file
 
@@ -207,7 +208,8 @@ def test_a_batch_that_cannot_fit_is_refused_before_it_is_allocated(files, capsys
 
 
 @pytest.mark.parametrize(("name", "code"), SWALLOWED.items(), ids=SWALLOWED.keys())
-def test_a_loss_without_gradient_never_passes(name, code, files, capsys):
+def test_a_loss_without_gradient_never_passes(name, code, files, capsys, monkeypatch):
+    narrow_default(monkeypatch)
     report = files / "swallowed.json"
     spec = f"{files / 'losses.py'}:{name}"
     model = ["--length", "96"] if name == "zero" else ["--model", str(files / "llama")]  # one on several heads
