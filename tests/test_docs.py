@@ -5,8 +5,6 @@ A page that is added is picked up by itself.
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -104,10 +102,9 @@ def test_every_command_that_is_named_is_one_of_ours():
 
 
 @pytest.mark.parametrize(("command", "excerpt"), list(excerpts()))
-def test_an_excerpt_is_part_of_what_the_command_prints(command, excerpt, monkeypatch):
+def test_an_excerpt_is_part_of_what_the_command_prints(command, excerpt, monkeypatch, warm):
     monkeypatch.setenv("COLUMNS", "120")
-    run = [sys.executable, "-m", "loss_align", *shlex.split(command)[1:]]
-    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    done = warm.python("-m", "loss_align", *shlex.split(command)[1:], cwd=ROOT)
     seen = " ".join((done.stdout + done.stderr).split())
     for line in filter(str.strip, excerpt.splitlines()):
         assert " ".join(line.split()) in seen

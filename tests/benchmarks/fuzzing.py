@@ -48,13 +48,13 @@ def fuzzing(size: Size) -> Iterator[Figure]:
 
         return run
 
-    from probes.witness import capture, head_call
+    from probes.witness import head_call, stand_in
 
     contract = Contract(model, adapter, timed("forward and loss", default_loss(adapter, "evidence")))
     fuzz(contract, examples=2, seed=0)
     spent.update(dict.fromkeys(spent, 0.0))
     with (
-        patch.object(capture, "tiled", timed("leaves", capture.tiled)),
+        patch.object(stand_in, "tiled", timed("leaves", stand_in.tiled)),
         patch.object(head_call, "read", timed("reading", head_call.read)),
         patch.object(torch.autograd, "grad", timed("backward", torch.autograd.grad)),
     ):
