@@ -22,6 +22,7 @@ from ..models.causal_lm import CausalLMAdapter
 from ..models.declared_heads import Logits
 from ..models.placed import Places
 from ..witness.capture import Capture
+from ..witness.head_call import HeadCall
 from ..witness.subject import Subject
 from ..witness.witness import Witness
 from .nodes import Failed, Node, Root
@@ -243,7 +244,7 @@ def _place(
     for root, call in zip(capture.leaves, capture.calls, strict=True):
         for book, number in enumerate(call.head.streams):
             with suppress(*UNREAD):
-                rows = places.rows_of_call(call, call.count, number)
+                rows = places.rows_of(call, call.count, number)
                 told.place(root.first + book, rows, number, call.head.books)
     plain = [head for head in heads if head.is_plain and head.books == 1 and not isinstance(head.module, Logits)]
     if len(plain) != 1:
@@ -254,7 +255,8 @@ def _place(
             told.place(root.first, torch.arange(count), number)
     for root, hidden, forward in capture.hidden:
         with suppress(*UNREAD):
-            rows = places.rows_of(plain[0], forward, hidden.numel() // hidden.shape[-1], hidden, number=number)
+            call = HeadCall(plain[0], hidden.shape, hidden.device, hidden, forward)
+            rows = places.rows_of(call, hidden.numel() // hidden.shape[-1], number)
             told.place(root.first, rows, number)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -19,18 +19,29 @@ from .declared import DeclaredAdapter
 from .embedded import embedded_ids
 from .rows import align_streams, head_rows
 
-__all__ = ["Places"]
+__all__ = ["Forward", "Places"]
 
 
-class _Forward(Protocol):
+@dataclass
+class Forward:
     """One call of the innermost model: what it was given, and what its body gave."""
 
     received: dict[str, Any]
-    hidden: Tensor | None
+    hidden: Tensor | None = None
 
 
 class _Call(Protocol):
-    """One call of a head, by whichever witness: what it read, and how its rows were followed."""
+    """One call of a head, by whichever witness.
+
+    Attributes:
+        head: that was called.
+        forward: number of the forward it was called in or after; -1 before any.
+        inputs: (.., H), what it read, where that was seen.
+        hidden: (.., H), the rows of a declared head's body; those of the forward if None.
+        nth: which call this is of its body, or of the head where that has none.
+        batch_rows: (r,), the rows of the batch, where they were followed from its ids.
+        body_rows: (r,), those of the forward, where they were followed from what its body gave.
+    """
 
     head: Head
     forward: int
@@ -44,64 +55,21 @@ class _Call(Protocol):
 class Places:
     """Which rows of the batch the rows of each head call stand for."""
 
-    def __init__(self, forwards: Sequence[_Forward], model: nn.Module, adapter: Adapter, view: View) -> None:
+    def __init__(self, forwards: Sequence[Forward], model: nn.Module, adapter: Adapter, view: View) -> None:
         self.forwards, self.model, self.adapter, self.view = forwards, model, adapter, view
         self.found: dict[tuple[int, int], Tensor] = {}
         self.uses = [torch.zeros_like(stream.ids) for stream in view.streams]
 
-    def rows_of(
-        self,
-        head: Head,
-        forward: int,
-        count: int,
-        inputs: Tensor | None,
-        *,
-        number: int | None = None,
-        hidden: Tensor | None = None,
-        nth: int = 0,
-        batch_rows: Tensor | None = None,
-        body_rows: Tensor | None = None,
-    ) -> Tensor:
-        """(r,) rows of the head's streams in the batch, -1 where a row belongs to none of them.
-
-        Args:
-            head: the head that was called.
-            forward: number of the forward it was called in or after; -1 before any.
-            count: how many rows of logits it gave.
-            inputs: (.., H), what it read, where that was seen.
-            number: of the stream; the head's first if None.
-            hidden: (.., H), the rows of a declared head's body; those of the forward if None.
-            nth: which call this is of its body, or of the head where that has none.
-            batch_rows: (r,), the rows of the batch, where they were followed from its ids.
-            body_rows: (r,), those of the forward, where they were followed from what its body gave.
-
-        Raises:
-            InputError: rows that cannot be placed.
-        """
-        number = head.streams[0] if number is None else number
-        if batch_rows is None or len(batch_rows) != count:
-            rows = self._rows_of(head, forward, count, inputs, number, hidden, nth, body_rows)
-        else:
-            rows = batch_rows.to(self.view.streams[number].ids.device)
-        return laid_rows(rows, self.view.streams[number], self.view.ahead[number]) if self.view.ahead else rows
-
-    def rows_of_call(self, call: _Call, count: int, number: int) -> Tensor:
+    def rows_of(self, call: _Call, count: int, number: int) -> Tensor:
         """(count,) rows of stream ``number`` in the batch for the rows of a head call; -1 where a row is none of them.
 
         Raises:
             InputError: rows that cannot be placed.
         """
-        return self.rows_of(
-            call.head,
-            call.forward,
-            count,
-            call.inputs,
-            number=number,
-            hidden=call.hidden,
-            nth=call.nth,
-            batch_rows=call.batch_rows,
-            body_rows=call.body_rows,
-        )
+        stream = self.view.streams[number]
+        followed = call.batch_rows is not None and len(call.batch_rows) == count
+        rows = call.batch_rows.to(stream.ids.device) if followed else self._rows_of(call, count, number)
+        return laid_rows(rows, stream, self.view.ahead[number]) if self.view.ahead else rows
 
     def given(self, number: int) -> Tensor | None:
         """(R,) bool: which rows of a stream the model was given in any forward; None where none was placed."""
@@ -120,21 +88,13 @@ class Places:
             with suppress(InputError):
                 self.found[forward, number] = self._received_rows(forward, number)
 
-    def _rows_of(
-        self,
-        head: Head,
-        forward: int,
-        count: int,
-        inputs: Tensor | None,
-        number: int,
-        hidden: Tensor | None,
-        nth: int,
-        body_rows: Tensor | None,
-    ) -> Tensor:
+    def _rows_of(self, call: _Call, count: int, number: int) -> Tensor:
         """The same of rows as they lie in the ids that they have read."""
+        head, forward, inputs, body_rows = call.head, call.forward, call.inputs, call.body_rows
         if isinstance(self.adapter, DeclaredAdapter):
-            hidden = self.forwards[forward].hidden if hidden is None and forward >= 0 else hidden
-            return self.adapter.entered(head, number, nth, count, inputs, hidden if head.body is not None else None)
+            hidden = self.forwards[forward].hidden if call.hidden is None and forward >= 0 else call.hidden
+            hidden = hidden if head.body is not None else None
+            return self.adapter.entered(head, number, call.nth, count, inputs, hidden)
         # rows of one head are those of all its streams, and heads that predict further ahead read the ids of the first
         number = 0 if self.view.ahead else head.streams[0]
         key = (forward, number)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor, nn
 
 from ..models.adapter import Adapter, Batch, Head, View
+from ..models.placed import Forward
 
-__all__ = ["BeyondError", "Call", "Forward", "Loss", "NotReplayedError", "Run", "Scene"]
+__all__ = ["BeyondError", "Call", "Loss", "NotReplayedError", "Run", "Scene"]
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 
@@ -35,14 +35,6 @@ class Scene:
     view: View
     loss_fn: Loss
     withhold: tuple[str, ...] = ()
-
-
-@dataclass
-class Forward:
-    """One call of the innermost model: what it was given, and what its body gave."""
-
-    received: dict[str, Any]
-    hidden: Tensor | None = None
 
 
 @dataclass

@@ -69,7 +69,7 @@ def rows_of(call: Call, placing: Placing) -> list[Tensor] | None:
     """(r,) rows of the batch per stream of the head, for the rows of a call; None where they cannot be placed."""
     count = len(call.values) // call.books
     try:
-        found = [placing.rows_of_call(call, count, number) for number in streams_of(call)]
+        found = [placing.rows_of(call, count, number) for number in streams_of(call)]
     except InputError:
         return None
     return [rows.to(placing.view.streams[0].ids.device) for rows in found]

@@ -17,9 +17,10 @@ from ..models.causal_lm import CausalLMAdapter
 from ..models.declared_heads import Logits, with_field
 from ..models.followed import Followed
 from ..models.modules import is_linear_alone
+from ..models.placed import Forward
 from ..models.products import Products, sought
 from ..models.rows import row_keys
-from .calls import Call, Forward, Run, Scene
+from .calls import Call, Run, Scene
 from .perturbation import row_changes
 
 __all__ = ["Recorder"]

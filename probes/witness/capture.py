@@ -32,10 +32,11 @@ from ..models.called import Turns, as_it_was, fields_of, given_by, giving_logits
 from ..models.declared_heads import Logits, with_field
 from ..models.forward import all_finite, can_be_learnt
 from ..models.modules import is_linear_alone
+from ..models.placed import Forward
 from ..models.products import Products, sought
 from ..models.rows import match_rows
 from .backward import read_calls
-from .head_call import Forward, HeadCall
+from .head_call import HeadCall
 from .hidden import hidden_leaf, lent_tables
 from .passed_by import PassedBy
 from .rows_read import RowsRead
@@ -43,7 +44,7 @@ from .skipped_product import SkippedProduct
 from .stand_in import StandIns, handed, is_untouched
 from .turned import Turned
 
-__all__ = ["Capture", "Forward", "HeadCall"]
+__all__ = ["Capture", "HeadCall"]
 
 
 @dataclass

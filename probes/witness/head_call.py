@@ -1,10 +1,9 @@
-"""What a capture keeps: every call of the innermost model, and every call of a head."""
+"""What a capture keeps of every call of a head."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,15 +17,7 @@ from ..models.adapter import Head
 from ..models.forward import all_finite
 from .hidden import read_books
 
-__all__ = ["Forward", "HeadCall"]
-
-
-@dataclass
-class Forward:
-    """One call of the innermost model: what it was given, and what it gave."""
-
-    received: dict[str, Any]
-    hidden: Tensor | None = None
+__all__ = ["HeadCall"]
 
 
 @dataclass
