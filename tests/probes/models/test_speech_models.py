@@ -7,9 +7,9 @@ from speech_models import SPEECH
 from probes import check_loss
 
 
-def checked(one, loss):
+def checked(one, loss, *, replay=True):
     torch.manual_seed(0)
-    return check_loss(one.model(), one.batch(), loss, streams=one.streams)
+    return check_loss(one.model(), one.batch(), loss, streams=one.streams, replay=replay)
 
 
 @pytest.mark.parametrize("one", SPEECH, ids=lambda one: one.name)
@@ -28,7 +28,8 @@ def test_a_right_trainer_passes(one):
 )
 def test_a_wrong_trainer_has_its_code(one, fault):
     loss, code = one.wrong[fault]
-    assert code in {f.code for f in checked(one, loss).findings if f.is_error}
+    found = checked(one, loss, replay=code.startswith("LA4")).findings  # no other code needs it
+    assert code in {f.code for f in found if f.is_error}
 
 
 def test_a_head_of_no_tokens_is_a_note():
