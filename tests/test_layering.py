@@ -177,3 +177,23 @@ def test_no_two_files_of_the_tests_share_a_name():
     """They lie on one path, without packages: the second one would never be imported."""
     names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
     assert {name for name in names if names.count(name) > 1} == set()
+
+
+#: A module beyond it is two ideas, and becomes two files.
+LONGEST = 400
+
+
+def long_modules(*packages):
+    """Modules of packages that are longer than one idea takes."""
+    every = (path for package in packages for path in package.rglob("*.py"))
+    return sorted(path.name for path in every if len(path.read_text().splitlines()) > LONGEST)
+
+
+def test_no_module_is_two_ideas_by_its_length():
+    assert long_modules(ROOT / "probes", ROOT / "alignment") == []
+
+
+def test_a_long_module_is_seen(tmp_path):
+    (tmp_path / "short.py").write_text("pass\n" * LONGEST)
+    (tmp_path / "long.py").write_text("pass\n" * (LONGEST + 1))
+    assert long_modules(tmp_path) == ["long.py"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
@@ -13,7 +14,7 @@ from .frames import Frame, Place
 from .given import as_given, made_of, so_given, takes
 from .moves import CUTS, caller_of, coordinates, met_by, rows_of, the_call, told_move
 from .nodes import BORN, Node
-from .path import holds, move, path_of, steps
+from .path import Step, holds, move, path_of, steps
 from .spots import KEPT, UNSEEN, Blame, NotSeenError, Spot
 from .traced import Meeting, Traced, values_of
 from .wrong_ids import wrong_ids
@@ -105,16 +106,19 @@ def _mask_of(told: Traced, node: Node, but: Node) -> list[Spot]:
     """The lines that moved the mask by which a line masks."""
     out = []
     for mask in node.parents:
-        if mask is but or mask.values is None or mask.values.dtype != torch.bool or mask.tokens is None:
+        if mask is but or mask.values is None or mask.values.dtype != torch.bool:
             continue
-        codes = mask.tokens[mask.tokens >= 0]
-        if not len(codes):
-            continue
-        for step in steps(path_of(mask, "tokens", int(codes[0])), "tokens"):
-            apart = move(step.before, step.after, coordinates(told, "tokens"))
+        for step, apart in _moves_of_mask(told, mask):
             if apart is not None and apart[1]:
                 out.append(Spot(step.place, told_move("the mask", apart, 0), step.nodes[0].number))
     return out
+
+
+def _moves_of_mask(told: Traced, mask: Node) -> Iterator[tuple[Step, tuple[int, int] | None]]:
+    """The lines on the way of a mask from the labels on, and by how much each moves it."""
+    codes = () if mask.tokens is None else mask.tokens[mask.tokens >= 0]
+    for step in steps(path_of(mask, "tokens", int(codes[0])), "tokens") if len(codes) else ():
+        yield step, move(step.before, step.after, coordinates(told, "tokens"))
 
 
 def _switched_off(told: Traced, number: int, row: int) -> list[Spot] | None:
@@ -156,16 +160,9 @@ def _gate_value(node: Node, met: Meeting) -> float | None:
 
 def _gate_moves(told: Traced, node: Node) -> list[Spot]:
     """The way of a mask that weighs rows, from the labels on."""
-    gate = node.gate
-    if gate is None or gate.tokens is None:
-        return []
-    codes = gate.tokens[gate.tokens >= 0]
-    if not len(codes):
-        return []
     out = []
-    for step in steps(path_of(gate, "tokens", int(codes[0])), "tokens"):
+    for step, apart in _moves_of_mask(told, node.gate) if node.gate is not None else ():
         if any(one.name in CUTS for one in step.nodes):
-            apart = move(step.before, step.after, coordinates(told, "tokens"))
             lost = step.before.numel() - step.after.numel()
             out.append(Spot(step.place, told_move("the mask", apart, lost), step.nodes[0].number))
     return out
