@@ -12,7 +12,7 @@ from alignment.findings import finding
 
 from ..errors import UsageError
 from ..finder.adapter import used
-from ..finder.found import Found
+from ..finder.found import Discovery, Found
 from ..finder.guard import beside
 from ..models.adapter import Adapter, Batch
 from ..models.causal_lm import CausalLMAdapter
@@ -55,13 +55,23 @@ def watch(model: nn.Module, adapter: Adapter, batch: Batch, loss_fn: LossFunctio
         return Watch(subject)
     found = beside(model, adapter, batch, seen.view, loss_fn)
     others = found.discovery.found
-    unnamed = isinstance(adapter, CausalLMAdapter) and not adapter.paths and _is_trainable(adapter.main(model))
-    if others and unnamed and not found.called and _reaches_none(seen):  # another head stands in its place
+    silent = isinstance(adapter, CausalLMAdapter) and _reaches_none(seen)
+    teaches = silent and not _is_trainable(adapter.main(model))
+    passed_by = silent and others and not adapter.paths and not found.called
+    if passed_by and not teaches:  # another head stands in its place
         return watch(model, used(model, found.discovery, batch, loss_fn), batch, loss_fn, options)
+    if teaches and found.findings and not others:  # what it teaches was not read
+        return Watch(
+            replace(subject, seen=replace(seen, expected=(), actual=(), findings=())), found.findings, found.notes
+        )
     subject = replace(subject, seen=_trains_others(seen, [one.head for one in (*others, *found.discovery.unclear)]))
     taken: set[str] = set()
     wider = _with_found(model, adapter, subject.seen, others)
     again = _read_by(wider, subject)
+    if again is None and passed_by:  # the rows of a draft that are fewer than the ids are followed
+        return watch(
+            model, used(model, _labelled(found.discovery, adapter, batch), batch, loss_fn), batch, loss_fn, options
+        )
     if again is not None:
         subject, taken = again, {_path(one) for one in others}
     led = wider is None or len(wider.ahead) > len(taken)
@@ -109,6 +119,19 @@ def _trains_others(seen: Witness, others: Sequence[str]) -> Witness:
     ]
     none = f"no label of the batch asks for a target of the judged streams: all that the loss trains is {listed}"
     return replace(seen, findings=tuple(silent) or (finding("LA804", "all", none),))
+
+
+def _labelled(found: Discovery, adapter: CausalLMAdapter, batch: Batch) -> Discovery:
+    """Streams that were found over the ids of a text model, held to the labels of its batch."""
+    key = next((key for key in adapter.label_keys if batch.get(key) is not None), None)
+    ids = [Place(key) for key in adapter.id_keys]
+    labelled = [
+        replace(one, declaration=replace(one.declaration, labels=Place(key)))
+        if key and one.declaration.ids in ids and one.declaration.labels is None
+        else one
+        for one in found.found
+    ]
+    return replace(found, found=tuple(labelled))
 
 
 def _path(one: Found) -> str:

@@ -147,7 +147,7 @@ def _coverage_check(batch: Batch, seen: Witness, findings: Sequence[Finding]) ->
     if bad:
         return Check("coverage", title, "fail", named(bad))
     if not seen.actual:
-        return Check("coverage", title, "skip", "the loss did not run")
+        return Check("coverage", title, "skip", "the loss did not run" if seen.loss is None else "no stream was read")
     if unlabelled(seen.view) and not any(bool(e.trained.any()) for e in seen.expected):
         return Check("coverage", title, "skip", f"the batch has no labels for the model: it has {', '.join(batch)}")
     swallowed = [f for f in findings if f.is_error and f.code in PAIRING]

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import pad
 
 from alignment import IGNORE_INDEX, Finding
 from alignment.findings import LOSS
@@ -153,6 +154,7 @@ def case_batch(contract: Contract, case: Case | Redrawn) -> Batch:
 
         if isinstance(adapter, CodebookAdapter):  # frames stand where tokens of text do
             frames = case.text_batch(torch.arange(1))["labels"] != IGNORE_INDEX
+            frames = pad(frames, (0, max(0, 2 - frames.shape[1])))  # text beside one frame alone has no target
             return to_device(codes_under(adapter, model, frames, 0), next(model.parameters()).device)
         batch = as_read(adapter.inner(model), case.text_batch(ordinary_ids(adapter, model)))
         batch = hand_labels(batch, contract.labels, key="labels")

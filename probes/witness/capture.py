@@ -31,7 +31,7 @@ from ..models.adapter import Adapter, Head, bodies_of
 from ..models.called import Turns, as_it_was, fields_of, given_by, giving_logits, with_given
 from ..models.declared_heads import Logits, with_field
 from ..models.forward import all_finite, can_be_learnt
-from ..models.modules import is_linear_alone
+from ..models.modules import is_linear_alone, unwrapped
 from ..models.placed import Forward
 from ..models.products import Products, sought
 from ..models.rows import match_rows
@@ -118,6 +118,8 @@ class Capture:
         if inner is not self.model:
             add(self.model.register_forward_pre_hook(self._enter_outer, with_kwargs=True))
             add(self.model.register_forward_hook(self._resume, always_call=True))
+        if (own := unwrapped(self.model)) is not inner:  # of the user's own: it may run the model without gradients
+            add(own.register_forward_pre_hook(self._resume))
         add(ForwardPatch(inner, self._around_inner))
         for body in bodies:
             add(body.register_forward_pre_hook(self._enter_body, with_kwargs=True))

@@ -177,6 +177,7 @@ class Entries:
         if labels is not None:
             wanted = (labels >= 0).reshape(shape) & live
             live = torch.where(wanted.any(1, keepdim=True), wanted, live)
+        live[:, 0] &= ~live[:, 1:].any(1)  # of its first id nobody sees whether a row before it could have read it
         order = torch.arange(shape[1])
         for share in (0.0, 0.5, 0.9):
             ranks = live.long().cumsum(1)

@@ -102,6 +102,32 @@ class Draft(nn.Module):
         return self.main.lm_head(hidden), self.draft_head(self.draft(torch.cat([hidden, following], -1)))
 
 
+class Eagle(Draft):
+    """EAGLE as it is trained: the model runs without gradients, the draft gives a row less than there are ids."""
+
+    def forward(self, input_ids):
+        with torch.no_grad():
+            out = self.main(input_ids=input_ids, output_hidden_states=True)
+        following = self.main.model.embed_tokens(input_ids)
+        row = torch.cat([out.hidden_states[-1][:, :-1], following[:, 1:]], -1)  # has read the token after its own
+        return out.logits, self.draft_head(self.draft(row))
+
+
+def eagle_loss(far, *, soft=False, whole=False):
+    """On the token ``far`` after the feature of a row: 2, where 1 is the token that the row has read."""
+
+    def loss(model, batch):
+        teacher, student = model(batch["input_ids"])
+        target = batch["input_ids" if whole else "labels"][:, far:]
+        student = student[:, : target.shape[1]]
+        if not soft:
+            return ce(student, target)
+        wanted = teacher[:, far - 1 : far - 1 + target.shape[1]].softmax(-1)
+        return F.cross_entropy(student[target != -100], wanted[target != -100])
+
+    return loss
+
+
 def draft_loss(far, *, soft=False):
     def loss(model, batch):
         teacher, student = model(batch["input_ids"])

@@ -2,7 +2,20 @@
 
 import pytest
 import torch
-from further_models import IDS, LABELS, Draft, Medusa, Mtp, ce, draft_loss, later, medusa_loss, mtp_loss
+from further_models import (
+    IDS,
+    LABELS,
+    Draft,
+    Eagle,
+    Medusa,
+    Mtp,
+    ce,
+    draft_loss,
+    eagle_loss,
+    later,
+    medusa_loss,
+    mtp_loss,
+)
 
 from probes import check_loss
 from probes.checks.preflight import Plan, preflight
@@ -89,6 +102,23 @@ def test_packed_documents_end_at_their_borders_for_every_head():
 def test_a_draft_head_that_a_frozen_model_feeds(far, codes):
     """EAGLE: features of a frozen model and the next token give the token after it."""
     assert errors(check_loss(Draft(), BATCH, draft_loss(far))) == codes
+
+
+@pytest.mark.parametrize(
+    ("far", "whole", "codes"),
+    [(2, False, []), (1, False, [("LA102", "text")]), (3, False, [("LA103", "text")]), (2, True, [("LA202", "text")])],
+)
+def test_a_draft_of_a_model_that_runs_without_gradients(far, whole, codes):
+    """The rows of the draft are fewer than the ids: they are followed, and held to the labels of the batch."""
+    assert errors(check_loss(Eagle(), BATCH, eagle_loss(far, whole=whole), replay=False)) == codes
+
+
+@pytest.mark.parametrize(("far", "verdict"), [(2, "incomplete"), (1, "fail"), (3, "fail")])
+def test_soft_targets_of_a_draft_are_no_constant_loss_and_judged_where_it_is_declared(far, verdict):
+    report = check_loss(Eagle(), BATCH, loss := eagle_loss(far, soft=True), replay=False)
+    assert (report.verdict, [one.code for one in report.findings]) == ("incomplete", ["LA801"])
+    draft = {"draft": {"head": "draft_head", "ids": "input_ids", "labels": "labels"}}
+    assert check_loss(Eagle(), BATCH, loss, streams=draft, replay=False).verdict == verdict
 
 
 def test_soft_targets_of_a_draft_head_cannot_be_read():

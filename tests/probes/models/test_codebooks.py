@@ -13,6 +13,8 @@ from probes import check_loss, register
 from probes.batches.codebook_batch import barcoded_codes
 from probes.checks.cut_off import cut_off
 from probes.checks.preflight import Plan, preflight
+from probes.fuzzing.cases import parse_case
+from probes.fuzzing.fuzz import Contract, run_case
 from probes.models import adapter_for, registry
 from probes.models.checkpoint import load_causal_lm
 from probes.replay.calls import Scene
@@ -340,3 +342,10 @@ def test_the_commands_take_them(tmp_path, capsys):
 def test_fuzz_draws_frames_for_them(tmp_path):
     small.musicgen().save_pretrained(tmp_path / "model")
     assert main(["fuzz", "--model", str(tmp_path / "model"), "--examples", "5"]) == 0
+
+
+def test_fuzz_puts_a_second_frame_behind_one_alone():
+    """The text beside a single frame has no target, and Moshi's mean over none is no number."""
+    model = small.moshi()
+    _, seen, findings = run_case(Contract(model, adapter_for(model), own_loss), parse_case("t1a"))
+    assert (findings, len(seen.actual)) == ([], 5)
