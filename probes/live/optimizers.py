@@ -59,7 +59,9 @@ def learner(optimizer: Optimizer) -> str:
         return f"no tokens are trained: {told}, and it reads none (regression, flow matching)"
     if width not in vocabularies(root):
         return f"no tokens are trained: {told}, and it reads no vocabulary of that size (a reward, a class)"
-    return f"{told}: if it gives logits over tokens, name it with --head {name}"
+    return (
+        f"{told}: if it gives logits over tokens, name it with --head {name}, or declare its stream with --streams FILE"
+    )
 
 
 def _is_graded(parameter: nn.Parameter) -> bool:
