@@ -122,17 +122,18 @@ def _spans(stream: Stream, labels: Tensor, convention: Convention) -> list[_Span
     lasts[:-1] = ~linked[1:]
     ends = torch.nonzero(known & lasts).reshape(-1).tolist()
     segment, sample = stream.segment.tolist(), stream.sample.tolist()
+    ids, filler, follows, beyond = stream.ids.tolist(), stream.filler.tolist(), follows.tolist(), beyond.tolist()
     out = []
     for first, last in zip(firsts, ends, strict=True):
         opened = first > 0 and segment[first - 1] == segment[first]
-        interrupted = bool(follows[last]) and bool(stream.filler[last + 1])  # by an image, by audio: it goes on
-        stops = INSIDE if bool(follows[last]) and not interrupted else CUT
+        interrupted = follows[last] and filler[last + 1]  # by an image, by audio: it goes on
+        stops = INSIDE if follows[last] and not interrupted else CUT
         goes_on = last + 1 < len(segment) and sample[last + 1] == sample[last]
         padded = goes_on and segment[last + 1] < 0
         untold = convention is Convention.PRE_SHIFTED and not goes_on  # the label of its last row names nothing
-        if stops == CUT and (padded or untold) and not bool(beyond[last]):
+        if stops == CUT and (padded or untold) and not beyond[last]:
             stops = SHORT
-        out.append(_Span(first, last, int(stream.ids[first - 1]) if opened else -1, stops))
+        out.append(_Span(first, last, ids[first - 1] if opened else -1, stops))
     return out
 
 

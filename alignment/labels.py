@@ -100,9 +100,7 @@ def check_labels(labels: Tensor, rows: int, name: str, *, beside: Tensor | None 
 
 def next_row_values(values: Tensor, stream: Stream, fill: int) -> Tensor:
     """(R,): at each row the value of the next row of its segment, ``fill`` where the segment ends."""
-    out = torch.full_like(values, fill)
-    out[:-1] = values[1:]
-    return torch.where(stream.follows(), out, torch.full_like(out, fill))
+    return torch.where(stream.follows(), values.roll(-1), torch.full_like(values, fill))
 
 
 def infer_convention(labels: Tensor, stream: Stream, *, limit: int = 4) -> Evidence:
@@ -130,9 +128,8 @@ def infer_convention(labels: Tensor, stream: Stream, *, limit: int = 4) -> Evide
     after_ids = next_row_values(stream.ids, stream, -1)
     free = labelled & ~stream.follows()
     after = labelled & stream.follows() & (labels == after_ids)
-    aligned = bool((here == labelled).all())
-    shifted = bool((after | free)[labelled].all())
     counts = (total, int(here.sum()), int(after.sum()), int(free.sum()))
+    aligned, shifted = counts[1] == total, counts[2] + counts[3] == total
     if aligned and shifted:
         return Evidence(Convention.AMBIGUOUS, *counts)
     if aligned:

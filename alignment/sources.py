@@ -207,8 +207,11 @@ def _inside(target: Tensor, rows: Tensor, stream: Stream, *, alone: bool) -> Ten
     fitting = []
     for offset in USUAL_OFFSETS:
         inside = _same_sample(rows, rows + offset, stream)
-        if LEAST_INSIDE * int(inside.sum()) >= len(rows) and bool(_matches(target, rows, stream, offset)[inside].all()):
+        count = int(inside.sum())
+        if LEAST_INSIDE * count >= len(rows) and bool(_matches(target, rows, stream, offset)[inside].all()):
             fitting.append((offset, inside))
+            if len(fitting) == 1 and 2 * count > len(rows):  # the likeliest, whatever else fits
+                break
     most = [one for one in fitting if 2 * int(one[1].sum()) > len(rows)]
     # where anything fits, that of fewer rows may be the likeliest; where nothing else does, it is one that looks ahead
     fitting = most if len(most) == 1 else [one for one in fitting if most or (alone and one[0] > 0)]
@@ -295,10 +298,13 @@ def ambiguous_offsets(supervision: Supervision) -> tuple[int, ...]:
     rows = torch.nonzero(supervision.trained).reshape(-1)
     if rows.numel() == 0 or supervision.exact:
         return ()
-    fitting = []
-    for offset in (0, 1, 2):
-        inside = _same_sample(rows, rows + offset, supervision.stream)
-        found = _matches(supervision.target[rows], rows, supervision.stream, offset)
-        if bool(inside.any()) and bool(found[inside].all()):
-            fitting.append(offset)
+    target, stream = supervision.target[rows], supervision.stream
+
+    def fits(offset: int) -> bool:
+        inside = _same_sample(rows, rows + offset, stream)
+        return bool(inside.any()) and bool(_matches(target, rows, stream, offset)[inside].all())
+
+    fitting = [offset for offset in (0, 2) if fits(offset)]
+    if fitting and fits(1):  # else it could only be the one
+        fitting = sorted((*fitting, 1))
     return tuple(fitting) if len(fitting) > 1 else ()

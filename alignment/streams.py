@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -75,7 +76,12 @@ class Stream:
         return self.name.startswith("audio")
 
     def follows(self) -> Tensor:
-        """(R,) bool: whether row r + 1 continues the segment of row r."""
+        """(R,) bool: whether row r + 1 continues the segment of row r. Nobody may write to it."""
+        return self._follows
+
+    @cached_property
+    def _follows(self) -> Tensor:
+        """Asked for by nearly everything that looks at a stream."""
         out = torch.zeros_like(self.segment, dtype=torch.bool)
         out[:-1] = (self.segment[1:] == self.segment[:-1]) & (self.segment[:-1] >= 0)
         return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ __all__ = ["Supervision", "expect"]
 
 @dataclass(frozen=True)
 class Supervision:
-    """What one stream's rows are trained to predict.
+    """What one stream's rows are trained to predict. Nobody writes to its tensors.
 
     Attributes:
         stream: the rows.
@@ -45,12 +46,12 @@ class Supervision:
     exact: bool = True
     mixed: Tensor | None = None
 
-    @property
+    @cached_property
     def trained(self) -> Tensor:
         """(R,) bool: rows with a target."""
         return self.target != IGNORE_INDEX
 
-    @property
+    @cached_property
     def offset(self) -> Tensor:
         """(R,) int64: source - row in tokens of the stream, meaningful where the source is known and its own.
 

@@ -45,8 +45,9 @@ def admissible(labels: Tensor, stream: Stream, convention: Convention) -> Tensor
     drop |= filler if stream.is_audio else _is(labels, stream.placeholder_ids)
     drop |= _is(labels, [token for token in stream.pad_ids if token not in stream.end_ids])
     begins = _is(labels, stream.begin_ids)
-    prompted = _opens(labelled, stream) & ~trained_whole(labels, stream)
-    drop |= begins & _begun(stream) & ((labels == read) | prompted)
+    if bool(begins.any()):
+        prompted = _opens(labelled, stream) & ~trained_whole(labels, stream)
+        drop |= begins & _begun(stream) & ((labels == read) | prompted)
     return labels.masked_fill(drop & labelled, IGNORE_INDEX)
 
 

@@ -48,14 +48,17 @@ def judge(number: int, expected: Supervision, actual: Supervision, streams: Sequ
     """Judge every row of stream ``number``; ``streams`` are the supervisions that ``origin`` counts."""
     stream, trained = actual.stream, actual.trained
     known, own = actual.source >= 0, actual.origin == number
-    at = actual.source.clamp(min=0)
-    own_at = at.clamp(max=max(len(stream) - 1, 0))
-    step = actual.offset == 1
-    placed = ~known | (expected.source < 0) | (own & (actual.source == expected.source))
-    if not actual.exact:
-        placed = torch.ones_like(placed)  # inferred sources do not speak against the right token
-    right = trained & expected.trained & (actual.target == expected.target) & placed
+    right = trained & expected.trained & (actual.target == expected.target)
+    if actual.exact:  # inferred sources do not speak against the right token
+        right &= ~known | (expected.source < 0) | (own & (actual.source == expected.source))
     wrong = trained & ~right
+    missing = expected.trained & ~trained & ~actual.soft
+    lost = missing & expected.lost
+    ends = _untrained_ends(expected, actual) & missing & ~lost
+    if not bool(wrong.any()):
+        return Verdicts(right, wrong, wrong, wrong, wrong, wrong, wrong, missing, lost, ends)
+    own_at = actual.source.clamp(0, max(len(stream) - 1, 0))
+    step = actual.offset == 1
     never = torch.tensor(never_targets(stream)).to(actual.target)
     barred = wrong & ~expected.trained & torch.isin(actual.target, never)  # wherever it was taken from
     audio = torch.tensor([s.stream.is_audio for s in streams], device=trained.device)
@@ -72,10 +75,7 @@ def judge(number: int, expected: Supervision, actual: Supervision, streams: Sequ
         if not bool((astray & stream.follows()).any()):
             astray = torch.zeros_like(astray)  # found elsewhere by chance
     unexpected = (inside & ~astray & ~border) | (wrong & ~known & ~expected.trained) | barred
-    missing = expected.trained & ~trained & ~actual.soft
-    lost = missing & expected.lost
     across = inside & samples_differ
-    ends = _untrained_ends(expected, actual) & missing & ~lost
     return Verdicts(right, foreign, codebook, astray, across, border, unexpected, missing, lost, ends)
 
 

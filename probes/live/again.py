@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -107,6 +108,7 @@ def _called(module: Any, embeddings: Tensor | None, ids: Any, _: nn.Module, give
 def _on(told: Sequence[Supervision], device: torch.device) -> list[Supervision]:
     moved = []
     for one in told:
-        fields = {key: value.to(device) for key, value in vars(one).items() if isinstance(value, Tensor)}
-        moved.append(Supervision(**{**vars(one), **fields, "stream": one.stream.to(device)}))
+        named = {field.name: getattr(one, field.name) for field in fields(one)}
+        there = {name: value.to(device) for name, value in named.items() if isinstance(value, Tensor)}
+        moved.append(replace(one, stream=one.stream.to(device), **there))
     return moved

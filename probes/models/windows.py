@@ -16,6 +16,9 @@ from alignment import IGNORE_INDEX, Convention, Stream, infer_convention
 
 __all__ = ["named_after"]
 
+#: Arguments of models that hold no tokens.
+NO_TOKENS = frozenset(("attention_mask", "decoder_attention_mask", "position_ids", "token_type_ids"))
+
 
 def named_after(batch: Mapping[str, Any], ids: Tensor, stream: Stream, known: Collection[str]) -> Tensor | None:
     """(R,) int64: the token after each row as a tensor of the batch names it; None where none does.
@@ -24,10 +27,10 @@ def named_after(batch: Mapping[str, Any], ids: Tensor, stream: Stream, known: Co
         batch: as a loss is given it.
         ids: (B, T) that the model reads.
         stream: the same as rows.
-        known: keys whose meaning is known.
+        known: keys of ids.
     """
     for key, value in batch.items():
-        if key in known or not isinstance(value, Tensor) or value.is_floating_point() or value.shape != ids.shape:
+        if key in known or key in NO_TOKENS or not isinstance(value, Tensor) or value.is_floating_point() or value.shape != ids.shape:
             continue
         after = value.reshape(-1).long()
         after = after.masked_fill(after == -1, IGNORE_INDEX).to(stream.ids.device)

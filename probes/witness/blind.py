@@ -52,15 +52,16 @@ def blind_spots(
         if lost:
             message = f"{lost} trained rows of {name} belong to no position of the batch (what the model puts in)"
             out.append(finding("LA803", name, message, count=lost))
-        out.extend(_unread(wanted, got, open_rows, spared))
-        out.extend(_uncompared(got, open_rows))
+        due = open_rows & wanted_rows(got.stream) if bool(open_rows.any()) else open_rows
+        out.extend(_unread(wanted, got, due, spared))
+        out.extend(_uncompared(got, open_rows, due))
         out.extend(_alike(got))
     return list(merge_codebooks(out, sum(one.stream.is_audio for one in actual)))
 
 
-def _unread(expected: Supervision, actual: Supervision, open_rows: Tensor, spared: float) -> Iterator[Finding]:
-    """LA802: rows that must be trained, and whose gradient names no target."""
-    due = expected.trained | (open_rows & wanted_rows(actual.stream))
+def _unread(expected: Supervision, actual: Supervision, open_due: Tensor, spared: float) -> Iterator[Finding]:
+    """LA802: rows that must be trained, and whose gradient names no target; ``open_due`` are those nobody speaks of."""
+    due = expected.trained | open_due
     unread = due & actual.soft
     count, total = int(unread.sum()), int(due.sum())
     if count and count > spared * total:
@@ -72,10 +73,10 @@ def _unread(expected: Supervision, actual: Supervision, open_rows: Tensor, spare
         yield finding("LA802", name, message, count=count, examples=_examples(unread, expected))
 
 
-def _uncompared(actual: Supervision, open_rows: Tensor) -> Iterator[Finding]:
-    """LA804: rows are trained, others are not, and nobody says which must be."""
+def _uncompared(actual: Supervision, open_rows: Tensor, due: Tensor) -> Iterator[Finding]:
+    """LA804: rows are trained, others that are ``due`` are not, and nobody says which must be."""
     trained = (actual.trained | actual.soft) & open_rows
-    left = wanted_rows(actual.stream) & open_rows & ~trained
+    left = due & ~trained
     count, untrained = int(trained.sum()), int(left.sum())
     if count and untrained:
         name = actual.stream.name
