@@ -62,17 +62,16 @@ def end_findings(stream: Stream, labels: Tensor, convention: Convention) -> Iter
     alike = len(spans) > 1 and len(lasts) == 1  # they end, with whatever
     if not spans or alike or bool(torch.isin(named, torch.tensor(stream.end_ids).to(named)).any()):
         return
-    prompted = stream.answers or not bool(trained_whole(labels, stream)[[span.first for span in spans]].all())
     inside = [span for span in spans if span.stops == INSIDE and not _pads_on(stream, span.last + 1)]
     following = {int(stream.ids[span.last + 1]) for span in inside} - {*stream.pad_ids}
     # one token alone is a choice and no text, and what is said twice was said once
     said = {(*stream.ids[span.first : span.last + 1].tolist(),) for span in inside if span.last > span.first}
     if (
-        prompted
-        and len(following) == 1
+        len(following) == 1
         and len(said) > 1
         and 2 * len(inside) >= len(spans)
         and not _among(following, named)
+        and _prompted(stream, labels, spans)
     ):
         message = (
             f"all {len(inside)} labelled spans that stop inside of a text stop before {tokens_named(following)}, which "
@@ -81,7 +80,8 @@ def end_findings(stream: Stream, labels: Tensor, convention: Convention) -> Iter
         yield _finding(stream, [span.last + 1 for span in inside], message)
         return
     short = [span for span in spans if span.stops != CUT]
-    if stream.end_ids and short and len(following) < 2 and prompted and _of_one_form(stream, spans):
+    openly = stream.end_ids and short and len(following) < 2 and _of_one_form(stream, spans)
+    if openly and _prompted(stream, labels, spans):
         message = (
             f"{len(short)} labelled spans stop before their rows do, and no end ({tokens_named(stream.end_ids)}) is a "
             "target anywhere: the model never learns to stop"
@@ -141,6 +141,11 @@ def _pads_on(stream: Stream, row: int) -> bool:
     """Whether one id repeats from a row to the end of its sample: padding, by its form."""
     rest = stream.ids[row:][stream.sample[row:] == stream.sample[row]]
     return len(rest) > 1 and bool((rest == rest[0]).all())
+
+
+def _prompted(stream: Stream, labels: Tensor, spans: list[_Span]) -> bool:
+    """Whether the spans answer something: not all of what they lie in is labelled."""
+    return stream.answers or not bool(trained_whole(labels, stream)[[span.first for span in spans]].all())
 
 
 def _of_one_form(stream: Stream, spans: list[_Span]) -> bool:

@@ -190,10 +190,9 @@ def _read_chunk(reading: Reading, rows: Tensor, grad: Tensor, logits: Tensor) ->
     pulls = pull_weight > 0
     residual = torch.where(push, push_residual, pull_residual)
     form = torch.full_like(rows, int(Form.SOFT))
-    form[pulls & (pull_residual <= SOFT_RESIDUAL) & (rival <= RIVAL_PULL)] = int(Form.NOT_PLAIN)
-    form[pulls & (pull_residual <= PLAIN_RESIDUAL)] = int(Form.PLAIN)
-    form[push] = int(Form.PLAIN)
-    form[(form == int(Form.SOFT)) & (low >= 0)] = int(Form.REGULARISER)
+    form.masked_fill_(pulls & (pull_residual <= SOFT_RESIDUAL) & (rival <= RIVAL_PULL), int(Form.NOT_PLAIN))
+    form.masked_fill_((pulls & (pull_residual <= PLAIN_RESIDUAL)) | push, int(Form.PLAIN))
+    form.masked_fill_((form == int(Form.SOFT)) & (low >= 0), int(Form.REGULARISER))
     target = torch.where(push, most, least)
     weight = torch.where(push, push_weight, pull_weight)
     unclear = torch.nonzero(((form == int(Form.SOFT)) | (form == int(Form.NOT_PLAIN))) & scale.isfinite()).reshape(-1)

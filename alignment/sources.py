@@ -91,10 +91,10 @@ def _infer(number: int, reading: Reading, streams: Sequence[Stream]) -> Supervis
                 break
             one = _inside(reading.target[rows], rows, own, alone=len(streams) == 1) if other == number else None
             found, unique = _find(reading.target[rows], rows, streams[other], one)
-            exact &= bool(unique[found >= 0].all())
-            source[rows[found >= 0]] = found[found >= 0]
-            origin[rows[found >= 0]] = other
-            rows = rows[found < 0] if one is None else rows[:0]
+            known = found >= 0
+            exact &= bool(unique[known].all())
+            source[rows[known]], origin[rows[known]] = found[known], other
+            rows = rows[~known] if one is None else rows[:0]
     lost = torch.zeros_like(source, dtype=torch.bool)
     soft = reading.form == int(Form.SOFT)
     mixed = reading.form == int(Form.NOT_PLAIN)

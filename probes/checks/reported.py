@@ -125,7 +125,7 @@ def _decisions(seen: Witness, path: str) -> dict[str, dict[str, Any]]:
 
 def decide(streams: Sequence[Stream], labels: Sequence[Tensor | None], kind: str, path: str) -> Decision | None:
     """The engine's decision over one modality's streams; None where the labels contradict the ids."""
-    whole = join_streams(tuple(streams))
+    whole = streams[0] if len(streams) == 1 else join_streams(tuple(streams))
     flat = torch.cat([row for row in labels if row is not None])[None]
     if not bool((flat != IGNORE_INDEX).any()):
         return None

@@ -12,6 +12,7 @@ from alignment import InputError
 
 from ..errors import UsageError
 from ..host.preserve import preserved
+from ..host.walk import modules_of
 from ..models import adapter_for
 from ..models.adapter import Adapter, Batch, View
 from ..models.causal_lm import CausalLMAdapter
@@ -132,7 +133,7 @@ def _knows(model: nn.Module, adapter: CausalLMAdapter, batch: Batch, loss_fn: Lo
     """Whether nothing needs to be searched: the ids are known, the head gives a row for each, and is all there is."""
     owners = pretrained_models(model)
     if owners:
-        inside = {id(part) for part in owners[0].modules()}
+        inside = {id(part) for part in modules_of(owners[0])}
         if _reads_other_keys(adapter, batch):
             return False
         if all(id(head) in inside for head in adapter.modules(model)):

@@ -70,13 +70,18 @@ def _put(module: nn.Module, forward: Any) -> None:
         vars(module)["forward"] = forward
 
 
+@functools.lru_cache(maxsize=256)
+def _signature(forward: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(forward)
+
+
 def bound_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Positional and keyword arguments of a forward, by name, those of a ``**kwargs`` parameter included.
 
     The class's own signature counts: accelerate and others put a ``forward(*args, **kwargs)`` on the instance.
     """
     try:
-        signature = inspect.signature(type(module).forward)
+        signature = _signature(type(module).forward)
         arguments = dict(signature.bind_partial(None, *args, **kwargs).arguments)
     except TypeError:
         return dict(kwargs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,5 +55,11 @@ def _place(package: str) -> Path | None:
     file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
     if file is None:
         return None
-    path = Path(file).resolve()
+    path = _resolved(file)
     return path.parent if path.name == "__init__.py" else path
+
+
+@cache
+def _resolved(file: str) -> Path:
+    """Each folder above a file is looked at on the disk, and what has been imported stays where it was."""
+    return Path(file).resolve()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from .attached import Attached
 from .forward_patch import ForwardPatch
 from .sharded import reshard
 from .stopping import uninterrupted
-from .walk import modules_of, parameters_of
+from .walk import buffers_of, modules_of, parameters_of
 
 __all__ = ["copy_of", "cuda_devices", "preserved", "same_random_state"]
 
@@ -27,7 +27,11 @@ ACTIVE = {"active_adapter", "_active_adapter", "_disable_adapters"}
 
 def cuda_devices(model: nn.Module) -> list[int]:
     """The accelerators that a model's parameters lie on."""
-    return sorted({param.device.index or 0 for param in parameters_of(model) if param.device.type == "cuda"})
+    return _cuda_devices(parameters_of(model))
+
+
+def _cuda_devices(parameters: Sequence[nn.Parameter]) -> list[int]:
+    return sorted({param.device.index or 0 for param in parameters if param.device.type == "cuda"})
 
 
 @contextmanager
@@ -42,13 +46,13 @@ def preserved(model: nn.Module) -> Iterator[None]:
     reshard(model)
     modes = {module: module.training for module in modules_of(model)}
     adapters = {module: {key: copy.copy(vars(module)[key]) for key in ACTIVE & vars(module).keys()} for module in modes}
-    params = [(param, param.grad, param.requires_grad) for param in parameters_of(model)]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    devices = cuda_devices(model)
+    parameters = parameters_of(model)
+    params = [(param, param.grad, param.requires_grad) for param in parameters]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in buffers_of(model)]
     grad_mode = torch.is_grad_enabled()
     attached = Attached(model)
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=devices))
+        stack.enter_context(torch.random.fork_rng(devices=_cuda_devices(parameters)))
         for module in modes:
             if type(module).__name__ == "DistributedDataParallel":
                 stack.callback(ForwardPatch(module, _below).remove)
@@ -62,7 +66,8 @@ def preserved(model: nn.Module) -> Iterator[None]:
                 attached.restore()
                 reshard(model)
                 for module, training in modes.items():
-                    module.training = training
+                    if module.training != training:
+                        module.training = training
                     vars(module).update(adapters[module])
                 for param, grad, requires_grad in params:
                     param.requires_grad_(requires_grad)

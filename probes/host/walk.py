@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["is_called", "modules_of", "nodes_of", "parameters_of"]
+__all__ = ["buffers_of", "descends", "has", "is_called", "modules_of", "nodes_of", "parameters_of"]
 
 
 def modules_of(model: nn.Module) -> list[nn.Module]:
@@ -47,6 +47,17 @@ def nodes_of(*made: Tensor) -> Iterator[Any]:
             nodes += [below for below, _ in node.next_functions]
 
 
+def buffers_of(model: nn.Module) -> list[Tensor]:
+    """What ``model.buffers()`` yields, each once, without a name for each."""
+    held = [module._buffers for module in modules_of(model)]  # noqa: SLF001 - most modules of a model have none
+    return list({id(one): one for buffers in held if buffers for one in buffers.values() if one is not None}.values())
+
+
+def has(module: nn.Module, name: str) -> bool:
+    """Whether a module has an attribute that is no parameter, buffer or module; none raises an error to say so."""
+    return name in vars(module) or hasattr(type(module), name)
+
+
 def is_called(module: nn.Module, name: str, package: str) -> bool:
     """Whether a module is of a class of that name, or of one derived from it, so that its package need not be imported.
 
@@ -55,10 +66,10 @@ def is_called(module: nn.Module, name: str, package: str) -> bool:
         name: of the class.
         package: the package that the class is from, or the module in it.
     """
-    return _descends(type(module), name, package)
+    return descends(type(module), name, package)
 
 
 @lru_cache(maxsize=4096)
-def _descends(kind: type, name: str, package: str) -> bool:
-    """Asked of every module of a model, many times in one check, and of few classes."""
+def descends(kind: type, name: str, package: str) -> bool:
+    """The same of a class. Asked of every module of a model, many times in one check, and of few classes."""
     return any(base.__name__ == name and f"{base.__module__}.".startswith(f"{package}.") for base in kind.__mro__)

@@ -19,7 +19,7 @@ from alignment.recovery import read
 from ..finder.candidates import Candidate, scores_axis, settled
 from ..finder.cooling import PRODUCTS
 from ..finder.tape import DEPTH, Tape, is_wide, tensors_in
-from .multiplied import inserted, restacked
+from ..host.modes import inserted, restacked
 
 __all__ = ["FirstTape"]
 

@@ -6,16 +6,13 @@ Below the modes that the script itself enters and leaves, so that it leaves its 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from torch.overrides import TorchFunctionMode, _len_torch_function_stack, _pop_mode, _push_mode
-from torch.utils._device import DeviceContext
-
+from ..host.modes import inserted, restacked
 from ..models.adapter import Head
 from ..models.declared_heads import Logits
 from ..models.products import Products
 
-__all__ = ["Multiplied", "inserted", "restacked"]
+__all__ = ["Multiplied"]
 
 
 class Multiplied:
@@ -37,16 +34,3 @@ class Multiplied:
         if self._products is not None:
             restacked(lambda stack: [mode for mode in stack if mode is not self._products])
             self._products = None
-
-
-def inserted(stack: list[Any], mode: TorchFunctionMode | None) -> list[Any]:
-    """The stack with a mode under all others but a default device, which torch looks for at the bottom."""
-    at = 1 if stack and isinstance(stack[0], DeviceContext) else 0
-    return [*stack[:at], mode, *stack[at:]]
-
-
-def restacked(change: Callable[[list[Any]], list[Any]]) -> None:
-    """Put other modes on torch's stack, bottom first."""
-    stack = [_pop_mode() for _ in range(_len_torch_function_stack())][::-1]
-    for mode in change(stack):
-        _push_mode(mode)

@@ -119,12 +119,17 @@ class CausalLMAdapter(TextBatch, TextRuns):
         Raises:
             UsageError: no head is known, and none was named.
         """
+        return self._owner(model)[0]
+
+    def _owner(self, model: nn.Module) -> tuple[Any, Any]:
+        """The same, and the output embeddings that it names; None in their place where heads were named."""
         candidates = (module for module in model.modules() if is_pretrained(module))  # most often the first of them
         if self._names:
-            return next(candidates, None) or unwrapped(model)
+            return next(candidates, None) or unwrapped(model), None
         for candidate in candidates:
-            if isinstance(output_embeddings(candidate), nn.Module):
-                return candidate
+            head = output_embeddings(candidate)
+            if isinstance(head, nn.Module):
+                return candidate, head
         raise UsageError(
             f"{type(model).__name__} has no output head that transformers knows of: name the layer that gives "
             f"the logits with --head ({widest_layers(model)})"
@@ -143,10 +148,9 @@ class CausalLMAdapter(TextBatch, TextRuns):
         return tuple(Head(view.streams[number].name, module, (number,)) for number, (_, module) in named)
 
     def _heads(self, model: nn.Module) -> list[tuple[str, nn.Module]]:
-        inner = self.inner(model)
+        inner, head = self._owner(model)
         if self._names:
             return [(name, module_at(model, inner, name)) for name in self._names]
-        head = output_embeddings(inner)
         if isinstance(head, (nn.ModuleList, nn.ModuleDict)):
             inside = set(head.children())
             listed = " ".join(f"--head {path}" for path, part in inner.named_modules() if part in inside)

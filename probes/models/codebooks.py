@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from alignment import InputError
 
+from ..host.walk import descends, modules_of
 from .adapter import Batch, Head, View, find_instance
 from .declaration import read_streams
 from .declared_heads import declared_heads, unfolded
@@ -28,7 +29,12 @@ __all__ = ["CodebookAdapter", "family_of"]
 
 def family_of(model: nn.Module) -> Family | None:
     """The family of which a model is, or wraps, one; None if none is known."""
-    return next((one for one in FAMILIES if _instance(model, one) is not None), None)
+    kinds = {type(module) for module in modules_of(model)}
+
+    def is_one(family: Family) -> bool:
+        return any(descends(kind, name, "transformers") for name in family.classes for kind in kinds)
+
+    return next((one for one in FAMILIES if is_one(one)), None)
 
 
 def _instance(model: nn.Module, family: Family) -> Any:

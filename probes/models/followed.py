@@ -7,8 +7,7 @@ and what a function makes of rows, row by row, keeps theirs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -46,7 +45,6 @@ class Followed(TorchFunctionMode):
         super().__init__()
         self._places: Any = WeakTensorKeyDictionary()
         self._known: set[int] = set()
-        self._paused = False
 
     def begin(self, tensor: Tensor, *, rows: bool, first: int = 0) -> None:
         """A tensor whose elements, or whose rows (.., H), are numbered in their order, from ``first`` on."""
@@ -61,15 +59,6 @@ class Followed(TorchFunctionMode):
     def _knows(self, tensor: Tensor) -> bool:
         """Whether places of a tensor are known. Most functions are given none such, and a number tells that sooner."""
         return id(tensor) in self._known and tensor in self._places
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """For steps of our own between two of the loss: nothing is followed through them (see ``follow``)."""
-        self._paused, before = True, self._paused
-        try:
-            yield
-        finally:
-            self._paused = before
 
     def follow(self, made: Tensor, rows: Tensor) -> None:
         """A tensor (.., H) was made of rows of the same shape, one of each: their places are its own."""
@@ -93,12 +82,7 @@ class Followed(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        if (
-            self._paused
-            or not self._known
-            or type(out) in NO_ROWS
-            or not isinstance(out, (Tensor, list, tuple, Mapping))
-        ):
+        if not self._known or type(out) in NO_ROWS or not isinstance(out, (Tensor, list, tuple, Mapping)):
             return out
         known = [one for one in _tensors((args, kwargs)) if self._knows(one)]
         name = getattr(func, "__name__", "")

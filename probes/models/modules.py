@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..host.walk import is_called, modules_of
+from ..host.walk import has, is_called, modules_of
 
 __all__ = [
     "HOOKS",
@@ -104,10 +104,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def peft_model(model: nn.Module) -> Any:
     """The PEFT model in a model, whatever wraps it; None if there is none."""
-    for module in modules_of(model):
-        if hasattr(module, "peft_config") and hasattr(module, "get_base_model"):
-            return module
-    return None
+    return next((one for one in modules_of(model) if has(one, "get_base_model") and hasattr(one, "peft_config")), None)
 
 
 def virtual_tokens(model: nn.Module) -> str:
@@ -172,7 +169,7 @@ def _bodies(owner: Any) -> Iterator[Any]:
 
 
 def _holds(model: nn.Module, module: nn.Module) -> bool:
-    return any(module is other for other in modules_of(model))
+    return module in modules_of(model)
 
 
 def vocabulary_of(head: nn.Module, inner: Any) -> int:

@@ -118,8 +118,8 @@ class Places:
         """The row of the batch for each row that a forward was given."""
         stream = self.view.streams[number]
         given = self._with_ids(self.forwards[forward].received if forward >= 0 else {}, len(stream))
-        received = stream
-        if any(given.get(key) is not None for key in _id_keys(self.adapter)):
+        received, ids = stream, [one for key in _id_keys(self.adapter) if (one := given.get(key)) is not None]
+        if ids and not _are_those_of(stream, ids[0]):
             seen = self.adapter.view(self.model, given).streams
             received = _tokens_alone(seen[number].to(stream.ids.device)) if len(seen) > number else stream
         rows = align_streams(received, stream, self.uses[number])
@@ -137,6 +137,12 @@ class Places:
             return given
         ids = embedded_ids(self.adapter.inner(self.model), embeddings)
         return given if ids is None else {**given, "input_ids": ids}
+
+
+def _are_those_of(stream: Stream, ids: Any) -> bool:
+    """Whether ids that a forward was given are a stream's, all of them in their order."""
+    alike = isinstance(ids, Tensor) and (ids.numel(), ids.dtype) == (len(stream), stream.ids.dtype)
+    return alike and torch.equal(ids.reshape(-1).to(stream.ids.device), stream.ids)
 
 
 def _tokens_alone(received: Stream) -> Stream:

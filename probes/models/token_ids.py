@@ -103,16 +103,17 @@ def text_config(model: Any) -> Any:
 
 def _entries(model: Any) -> Iterator[tuple[str, int]]:
     for config in (getattr(model, "config", None), getattr(model, "generation_config", None)):
-        yield from _walk(config.to_dict() if hasattr(config, "to_dict") else {})
+        yield from _walk(config) if hasattr(config, "to_dict") else ()
 
 
-def _walk(values: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _walk({str(key): inner for key, inner in value.items()})
+def _walk(held: Any) -> Iterator[tuple[str, int]]:
+    """What a configuration holds, or one inside it: its ``to_dict`` would copy all of it."""
+    for name, value in (held if isinstance(held, dict) else vars(held)).items():
+        if isinstance(value, dict) or hasattr(value, "to_dict"):
+            yield from _walk(value)
         else:
             for number in _numbers(value):
-                yield name, number
+                yield str(name), number
 
 
 def _numbers(value: Any) -> list[int]:

@@ -30,7 +30,9 @@ def named_after(batch: Mapping[str, Any], ids: Tensor, stream: Stream, known: Co
         known: keys of ids.
     """
     for key, value in batch.items():
-        if key in known or key in NO_TOKENS or not isinstance(value, Tensor) or value.is_floating_point() or value.shape != ids.shape:
+        if key in known or key in NO_TOKENS or not isinstance(value, Tensor):
+            continue
+        if value.is_floating_point() or value.shape != ids.shape:
             continue
         after = value.reshape(-1).long()
         after = after.masked_fill(after == -1, IGNORE_INDEX).to(stream.ids.device)

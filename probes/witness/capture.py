@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from alignment import InputError
@@ -25,6 +26,7 @@ from alignment.recovery import Reading
 
 from ..errors import UsageError
 from ..host.forward_patch import ForwardPatch, bound_arguments
+from ..host.modes import asleep
 from ..host.sharded import all_ids, is_spread, reshard, spread_as, whole
 from ..host.stopping import uninterrupted
 from ..models.adapter import Adapter, Head, bodies_of
@@ -81,6 +83,7 @@ class Capture:
     _handles: list[RemovableHandle | ForwardPatch | SkippedProduct | PassedBy] = field(default_factory=list)
     _lent: ExitStack = field(default_factory=ExitStack)
     _following: ExitStack = field(default_factory=ExitStack)
+    _modes: list[TorchFunctionMode] = field(default_factory=list)
     _stand_in: Tensor | None = None
     _anchor: Tensor = field(default_factory=lambda: torch.zeros((), requires_grad=True))
     _again: bool = False
@@ -113,7 +116,7 @@ class Capture:
         add = self._handles.append
         bodies = bodies_of(self.adapter, self.model)
         if not self.whole and self.values == "noise" and self.alone is None and len(bodies) == 1:
-            self._passed_by = PassedBy(inner, bodies[0])
+            self._passed_by = PassedBy(inner, bodies[0], self._modes)
             add(self._passed_by)
         if inner is not self.model:
             add(self.model.register_forward_pre_hook(self._enter_outer, with_kwargs=True))
@@ -123,7 +126,7 @@ class Capture:
         add(ForwardPatch(inner, self._around_inner))
         for body in bodies:
             add(body.register_forward_pre_hook(self._enter_body, with_kwargs=True))
-            add(body.register_forward_hook(self._leave_body, always_call=True))
+            add(body.register_forward_hook(self._unseen(self._leave_body), always_call=True))
         for head in self.heads:
             if head.fed is not None:
                 add(head.fed[0].register_forward_pre_hook(self._rows.note_fed(head), with_kwargs=True))
@@ -132,6 +135,7 @@ class Capture:
         self._stand_in_for([head for head in self.heads if head is not self.alone])
         self._lent.enter_context(self._following)
         self._following.enter_context(self._rows.followed)
+        self._modes.append(self._rows.followed)
         if self._passed_by is not None:
             self._passed_by.settle()
 
@@ -147,11 +151,12 @@ class Capture:
             if self.values == "noise" and is_linear_alone(module):
                 product = SkippedProduct(module, self._replaces)
                 add(product)
-            add(module.register_forward_pre_hook(self._enter_head, prepend=True))  # before any hook of a user
-            add(module.register_forward_hook(self._leave_head([h for h in heads if h.module is module], product)))
+            add(module.register_forward_pre_hook(self._unseen(self._enter_head), prepend=True))  # before a user's
+            given = self._leave_head([head for head in heads if head.module is module], product)
+            add(module.register_forward_hook(self._unseen(given)))
         products = sought(self.adapter, heads)
         if products:
-            self._lent.enter_context(Products(products, self._multiplied))
+            self._modes.append(self._lent.enter_context(Products(products, self._multiplied)))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -177,6 +182,15 @@ class Capture:
         return [] if self.withhold else sorted((self.outer_labels & set(self.adapter.label_keys)) - self.inner_labels)
 
     # -- the hooks -------------------------------------------------------------------------------
+
+    def _unseen(self, hook: Callable[..., Any]) -> Callable[..., Any]:
+        """A hook of ours that makes many small steps, which are none of the loss's."""
+
+        def unseen(*args: Any) -> Any:
+            with asleep(self._modes):
+                return hook(*args)
+
+        return unseen
 
     def _enter_outer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.outer_labels |= self._given(kwargs, (*self.adapter.label_keys, "labels"))

@@ -106,11 +106,13 @@ def _trained_padding(view: View, actual: Sequence[Supervision], found: Sequence[
     out = []
     for number, one in enumerate(actual):
         name, padding = one.stream.name, one.stream.segment < 0
+        if view.labels[number] is not None or accused & {"all", name, name.partition("[")[0]}:
+            continue
         own = one.trained & (one.origin == number) & (one.offset == 1)
         rows = own & padding[one.source.clamp(0, max(len(padding) - 1, 0))]  # sources of other streams count there
         rows &= padding | ~torch.isin(one.target, torch.tensor(one.stream.end_ids).to(one.target))
-        if view.labels[number] is None and bool(rows.any()) and not accused & {"all", name, name.partition("[")[0]}:
-            count = int(rows.sum())
+        count = int(rows.sum())
+        if count:
             message = f"{count} rows of {name} are trained on padding, which is no target"
             out.append(finding("LA202", name, message, count=count))
     return out

@@ -32,7 +32,7 @@ class Numbered:
         number = torch.arange(len(self._own), device=hidden.device)
         out = self._own * 0
         out[:, -1] += 1
-        digits = torch.stack([number // DIGITS**digit % DIGITS for digit in range(self._places)], -1)
+        digits = number[:, None] // _units(self._places, number) % DIGITS
         out[:, : self._places] += digits.to(out)
         out[:, self._places : -1][:, :1] += _checksum(digits)[:, None].to(out)
         self.rows = out.reshape(hidden.shape)
@@ -52,6 +52,8 @@ class Numbered:
         """
         if rows.numel() == 0 or rows.shape[-1:] != self._own.shape[-1:]:
             return None
+        if _are_the_same(rows, self.rows):
+            return self.rows, self._own.reshape(rows.shape)
         flat = rows.reshape(-1, rows.shape[-1])
         at, numbered = self._numbers(flat)
         if not bool(numbered.all()):
@@ -77,9 +79,20 @@ class Numbered:
         numbered &= scale.isfinite().all(-1) & (flat[:, places + 1 : -1] == 0).all(-1)
         numbered &= (whole[:, places:] == _checksum(whole[:, :places])[:, None]).all(-1)
         whole = whole[:, :places]
-        number = (whole * DIGITS ** torch.arange(places, device=flat.device)).sum(-1)
+        number = (whole * _units(places, flat)).sum(-1)
         numbered &= (number >= 0) & (number < len(self._own))
         return torch.where(numbered, number, 0).long(), numbered
+
+
+def _are_the_same(rows: Tensor, others: Tensor) -> bool:
+    """Whether rows are others, all of them in their order: most heads read what a body gave as it is."""
+    alike = (rows.shape, rows.dtype, rows.device) == (others.shape, others.dtype, others.device)
+    return alike and torch.equal(rows, others)
+
+
+def _units(places: int, like: Tensor) -> Tensor:
+    """(p,) int64: what a digit counts at each place."""
+    return DIGITS ** torch.arange(places, device=like.device)
 
 
 def _checksum(digits: Tensor) -> Tensor:

@@ -7,13 +7,15 @@ that they draw no random numbers and stay finite. Where anything else may read a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..host.forward_patch import ForwardPatch
+from ..host.modes import asleep
 from ..host.walk import modules_of, parameters_of
 from ..models.forward import all_finite
 from ..models.modules import HOOKS
@@ -50,10 +52,11 @@ class PassedBy:
     Args:
         inner: the model that owns the head.
         body: what feeds it.
+        modes: that have nothing to see in a body which is passed by.
     """
 
-    def __init__(self, inner: nn.Module, body: nn.Module) -> None:
-        self.inner = inner
+    def __init__(self, inner: nn.Module, body: nn.Module, modes: Collection[TorchFunctionMode] = ()) -> None:
+        self.inner, self._modes = inner, modes
         owner, layers = _layers(body) if _is_known(inner, body) else (body, [])
         self._watched = [vars(module) for module in (inner, body, *modules_of(owner))]
         self.layers = [] if any(self._counted()) else layers
@@ -62,13 +65,15 @@ class PassedBy:
         self._open = False
         self._marks: list[int] = []
         self._patches = [ForwardPatch(layer, self._around) for layer in self.layers]
+        if self.layers:
+            self._patches.append(ForwardPatch(body, self._around_body))
 
     def settle(self) -> None:
         """All hooks of ours are set: any further one is somebody else's."""
         self._marks = self._counted() if self.layers else []
 
     def remove(self) -> None:
-        """Put the layers' own forwards back."""
+        """Put the body's and the layers' own forwards back."""
         for patch in self._patches:
             patch.remove()
 
@@ -99,6 +104,12 @@ class PassedBy:
         told = any(getattr(one, name, None) is True for one in (config, text) for name in ASKED)
         wanted = any(given.get(name) not in (None, False) for name in ASKED)
         return told or wanted or given.get("use_cache") is True
+
+    def _around_body(
+        self, forward: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        with asleep(self._modes if self._open else ()):
+            return forward(*args, **kwargs)
 
     def _around(
         self, forward: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -70,9 +70,8 @@ class RowsRead:
         self.rows, self.places = given if isinstance(given, Tensor) else None, None
         if self.rows is None:
             return None
-        with self.followed.paused():
-            self.places, self.rows = self.followed.places_of(self.rows), self.rows.detach()
-            own = self._own()
+        self.places, self.rows = self.followed.places_of(self.rows), self.rows.detach()
+        own = self._own()
         if own is not None:
             self.followed.follow(own, given)
         return own
