@@ -184,17 +184,18 @@ def _read_chunk(reading: Reading, rows: Tensor, grad: Tensor, logits: Tensor) ->
     # a scale of its own per row, so that neither tiny nor huge weights leave the range of the norms
     scale = torch.maximum(low.abs(), high.abs()).to(grad.dtype)
     grad = grad / scale[:, None]
-    pull_weight, pull_residual, rival = _fit(grad, prob, least)
-    push_weight, push_residual, _ = _fit(grad, prob, most)
-    push = (push_weight < 0) & (push_residual <= PLAIN_RESIDUAL) & ~(pull_residual <= PLAIN_RESIDUAL)
-    pulls = pull_weight > 0
-    residual = torch.where(push, push_residual, pull_residual)
+    weight, residual, rival = _fit(grad, prob, least)
+    pulls, plain, target = weight > 0, residual <= PLAIN_RESIDUAL, least
     form = torch.full_like(rows, int(Form.SOFT))
-    form.masked_fill_(pulls & (pull_residual <= SOFT_RESIDUAL) & (rival <= RIVAL_PULL), int(Form.NOT_PLAIN))
-    form.masked_fill_((pulls & (pull_residual <= PLAIN_RESIDUAL)) | push, int(Form.PLAIN))
+    form.masked_fill_(pulls & (residual <= SOFT_RESIDUAL) & (rival <= RIVAL_PULL), int(Form.NOT_PLAIN))
+    form.masked_fill_(pulls & plain, int(Form.PLAIN))
+    if not bool(plain.all()):
+        push_weight, push_residual, _ = _fit(grad, prob, most)
+        push = (push_weight < 0) & (push_residual <= PLAIN_RESIDUAL) & ~plain
+        form.masked_fill_(push, int(Form.PLAIN))
+        target, weight = torch.where(push, most, least), torch.where(push, push_weight, weight)
+        residual = torch.where(push, push_residual, residual)
     form.masked_fill_((form == int(Form.SOFT)) & (low >= 0), int(Form.REGULARISER))
-    target = torch.where(push, most, least)
-    weight = torch.where(push, push_weight, pull_weight)
     unclear = torch.nonzero(((form == int(Form.SOFT)) | (form == int(Form.NOT_PLAIN))) & scale.isfinite()).reshape(-1)
     if len(unclear):
         kind, alone, left = _by_columns(grad[unclear], logits[unclear].to(grad.dtype), least[unclear])

@@ -92,8 +92,6 @@ def expect(
     labels = check_labels(labels, len(stream), stream.name, beside=stream.ids)
     convention, number = Convention(convention), check_integer(number, "number")
     lost = torch.zeros_like(labels, dtype=torch.bool)
-    rows = torch.arange(len(stream), device=labels.device)
-    after = torch.where(stream.follows(), rows + 1, torch.full_like(rows, -1))
     if convention is Convention.POSITION_ALIGNED:
         target = next_row_values(labels, stream, IGNORE_INDEX)
     elif convention is Convention.PRE_SHIFTED:
@@ -107,15 +105,14 @@ def expect(
     else:
         raise InputError(f"labels of {stream.name} are {convention}: name the convention they are meant to follow")
     trained = target != IGNORE_INDEX
-    nowhere = torch.full_like(rows, -1)
-    known = trained & (after >= 0)
-    known[known.clone()] &= stream.ids[after[known]] == target[known]
+    rows, nowhere = torch.arange(len(stream), device=labels.device), torch.full_like(target, -1)
+    known = trained & stream.follows() & (stream.ids.roll(-1) == target)
     return Supervision(
         stream,
         target,
         trained.double(),
-        torch.where(known, after, nowhere),
-        torch.where(known, torch.full_like(rows, number), nowhere),
+        torch.where(known, rows + 1, nowhere),
+        nowhere.masked_fill(known, number),
         lost,
         torch.zeros_like(lost),
     )

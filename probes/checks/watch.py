@@ -75,7 +75,7 @@ def watch(model: nn.Module, adapter: Adapter, batch: Batch, loss_fn: LossFunctio
     if again is not None:
         subject, taken = again, {_path(one) for one in others}
     led = wider is None or len(wider.ahead) > len(taken)
-    further = _looking(subject.adapter, subject.seen, layers_ahead(model), led=led)
+    further = _looking(subject, led=led)
     subject = _read_by(further, subject) or subject
     findings = [one for one in found.findings if one.stream not in taken]
     seen = subject.seen
@@ -173,13 +173,17 @@ def _teaches(head: nn.Module, actual: Supervision) -> bool:
     return untrained and not _is_trainable(head)
 
 
-def _looking(adapter: Adapter, seen: Witness, layers: int, *, led: bool) -> CausalLMAdapter | None:
+def _looking(subject: Subject, *, led: bool) -> CausalLMAdapter | None:
     """The adapter with each of its heads held to its distance; None where all predict the next token.
 
-    ``led`` says whether the first head is the main one, ``layers`` how many of the others the model says that it has.
+    ``led`` says whether the first head is the main one, which does.
     """
+    adapter, seen = subject.adapter, subject.seen
     if not isinstance(adapter, CausalLMAdapter) or adapter.lays_rows or seen.view.masked:
         return None
+    if led and len(seen.actual) == 1:
+        return None
+    layers = layers_ahead(subject.model)
     distances, kin = [distance(one) for one in seen.actual], seen.view.kin or ("",)
     ahead = held_to(distances, kin, layers) if led else held_to([1, *distances], ["", *kin], layers)[1:]
     return adapter.looking(ahead) if max(ahead) > 1 else None

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["ForwardPatch", "bound_arguments", "detached"]
+__all__ = ["ForwardPatch", "bound_arguments", "detached", "signature_of"]
 
 
 class ForwardPatch:
@@ -70,18 +70,23 @@ def _put(module: nn.Module, forward: Any) -> None:
         vars(module)["forward"] = forward
 
 
+def signature_of(module: nn.Module) -> inspect.Signature:
+    """What a module's forward takes, ``self`` first.
+
+    The class's own counts: accelerate and others put a ``forward(*args, **kwargs)`` on the instance.
+    """
+    return _signature(type(module).forward)
+
+
 @functools.lru_cache(maxsize=256)
 def _signature(forward: Callable[..., Any]) -> inspect.Signature:
     return inspect.signature(forward)
 
 
 def bound_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Positional and keyword arguments of a forward, by name, those of a ``**kwargs`` parameter included.
-
-    The class's own signature counts: accelerate and others put a ``forward(*args, **kwargs)`` on the instance.
-    """
+    """Positional and keyword arguments of a forward, by name, those of a ``**kwargs`` parameter included."""
     try:
-        signature = _signature(type(module).forward)
+        signature = signature_of(module)
         arguments = dict(signature.bind_partial(None, *args, **kwargs).arguments)
     except TypeError:
         return dict(kwargs)

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import UsageError
+from ..host.forward_patch import signature_of
 from .adapter import Head, View
 from .checkpoint import load_causal_lm
 from .modules import (
@@ -60,7 +61,7 @@ class CausalLMAdapter(TextBatch, TextRuns):
         inner = self.inner(model)
         self.name = type(inner).__name__
         self._encoder_decoder = is_encoder_decoder(inner)
-        parameters = list(inspect.signature(type(inner).forward).parameters)
+        parameters = list(signature_of(inner).parameters)
         if self._encoder_decoder:
             self.id_keys = ("decoder_input_ids", *self.label_keys)
         elif "input_ids" not in parameters:  # a module of the user's own: its first argument takes the ids
@@ -166,7 +167,7 @@ class CausalLMAdapter(TextBatch, TextRuns):
 
     def _taken(self, inner: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments that a module of the user's own takes, its ids under its own name."""
-        parameters = inspect.signature(type(inner).forward).parameters
+        parameters = signature_of(inner).parameters
         ids = next((key for key in self.id_keys if kwargs.get(key) is not None), self.id_keys[-1])
         given = {self.id_keys[-1]: kwargs.get(ids), **kwargs}
         if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..host.forward_patch import signature_of
 from .adapter import Batch, CannotDecodeError
 from .modules import unwrapped
 
@@ -59,7 +60,7 @@ def _generates(model: nn.Module, inner: Any, context: Batch) -> bool:
     """
     if unwrapped(model) is not inner or not getattr(inner, "can_generate", lambda: False)():
         return False
-    known = inspect.signature(type(inner).forward).parameters.keys() - {"position_ids"}
+    known = signature_of(inner).parameters.keys() - {"position_ids"}
     return context.keys() <= known
 
 
@@ -152,7 +153,7 @@ def _by_hand(model: nn.Module, inner: Any, name: str, ids: Tensor, start: int, c
 
 
 def _check_cache(inner: Any) -> None:
-    parameters = inspect.signature(type(inner).forward).parameters
+    parameters = signature_of(inner).parameters
     missing = [name for name in ("past_key_values", "use_cache") if name not in parameters]
     if missing and not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         raise CannotDecodeError(f"{type(inner).__name__}.forward takes no {' and no '.join(missing)}")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from alignment import InputError
 
+from ..host.forward_patch import signature_of
 from ..host.preserve import preserved
 from ..host.sharded import must_finish
 
@@ -141,7 +142,7 @@ def decoder_ids(model: Any, batch: Mapping[str, Any]) -> Tensor:
     onwards = must_finish(model)
 
     def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        arguments = inspect.signature(type(module).forward).bind_partial(module, *args, **kwargs).arguments
+        arguments = signature_of(module).bind_partial(module, *args, **kwargs).arguments
         ids = arguments.get("input_ids", arguments.get("input_values"))  # SpeechT5: values that are ids
         seen.append(None if isinstance(ids, Tensor) and ids.is_floating_point() else ids)
         if not onwards:
@@ -182,7 +183,7 @@ def decoder_of(model: Any) -> nn.Module | None:
 
 
 def _accepted(model: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
-    parameters = inspect.signature(type(model).forward).parameters
+    parameters = signature_of(model).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return dict(batch)
     return {key: value for key, value in batch.items() if key in parameters}

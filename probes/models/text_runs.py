@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from alignment import IGNORE_INDEX
 
+from ..host.forward_patch import signature_of
 from .adapter import Batch, CannotDecodeError, Layout, Repadded, Step, View
 from .decoding import beside, decoded
 from .modules import embedding_rows, is_pretrained, virtual_tokens
@@ -57,7 +57,7 @@ class TextRuns:
         given = {**batch, "attention_mask": torch.ones_like(ids) if mask is None else mask}
         sides = (("right", (0, MORE)), ("left", (MORE, 0)))
         inner = self.inner(model)
-        if not is_pretrained(inner) and "attention_mask" not in inspect.signature(type(inner).forward).parameters:
+        if not is_pretrained(inner) and "attention_mask" not in signature_of(inner).parameters:
             sides = sides[:1]  # it is never told where padding is: none can stand before what it reads
         kept = ("labels", "decoder_") if is_encoder_decoder(self.inner(model)) else ()
         padding = {**PADDING, "input_ids": _pad_id(self.inner(model))}

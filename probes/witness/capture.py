@@ -149,7 +149,7 @@ class Capture:
         for module in giving_logits(heads):
             product = None
             if self.values == "noise" and is_linear_alone(module):
-                product = SkippedProduct(module, self._replaces)
+                product = SkippedProduct(module, self._replaces, self._modes)
                 add(product)
             add(module.register_forward_pre_hook(self._unseen(self._enter_head), prepend=True))  # before a user's
             given = self._leave_head([head for head in heads if head.module is module], product)

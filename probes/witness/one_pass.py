@@ -225,16 +225,15 @@ def _run(
         except Exception as error:  # the user's loss may raise anything
             raise LossError(error, capture) from error
         loss, problems = as_scalar(value, capture)
-        nothing = [silent_reading(len(stream), stream.ids.device) for stream in view.streams]
         number = float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
         if problems:
-            return Pass(nothing, capture, number, finite=True, problems=problems)
+            return Pass(_nothing(view), capture, number, finite=True, problems=problems)
         assert isinstance(loss, Tensor)
         reached = capture.read(loss, read_call)
     if not reached:
         detached = finding("LA605", "all", "the loss has a gradient, but none reaches the logits of any head")
         weights = [one for head in heads if head.is_plain for one in head.module.parameters()]
-        return Pass(nothing, capture, number, finite=True, problems=[detached], past=trains(loss, weights))
+        return Pass(_nothing(view), capture, number, finite=True, problems=[detached], past=trains(loss, weights))
     dtypes = dtypes_of(loss)
     least = FAINT * max(map(smallest, dtypes), default=0.0)
     read = [
@@ -246,6 +245,11 @@ def _run(
     calls = _repeated(capture, placed)
     coarse = max((torch.finfo(one).eps for one in dtypes), default=0.0)
     return Pass(readings, capture, number, not problems, unplaced, problems, calls, coarse, given=given)
+
+
+def _nothing(view: View) -> list[Reading]:
+    """What is read of a loss that trains nothing."""
+    return [silent_reading(len(stream), stream.ids.device) for stream in view.streams]
 
 
 def _repeated(capture: Capture, placed: Sequence[Tensor]) -> tuple[int, ...]:

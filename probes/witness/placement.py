@@ -43,7 +43,7 @@ def place_readings(
         if call.rows is None and width != vocab:
             raise UsageError(f"the {call.head.name} head gives {width} scores a row, its vocabulary has {vocab} ids")
         for offset, number in enumerate(call.head.streams):
-            part = reading.select(torch.arange(offset, len(reading.target), books, device=reading.target.device))
+            part = reading.select(slice(offset, None, books))
             rows = places.rows_of(call, call.count, number)
             unplaced[view.streams[number].name] += int(((rows < 0) & (part.form != int(Form.NONE))).sum())
             merge(readings[number], part, rows)

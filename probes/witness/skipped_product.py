@@ -6,13 +6,15 @@ needed of it is its shape, its dtype, and whether it would have been finite.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..host.forward_patch import ForwardPatch
+from ..host.modes import asleep
 
 __all__ = ["SkippedProduct", "largest"]
 
@@ -23,10 +25,13 @@ class SkippedProduct:
     Args:
         module: the head.
         unseen: whether the logits of the present call will be replaced.
+        modes: that have nothing to see in a product which is left out.
     """
 
-    def __init__(self, module: nn.Linear, unseen: Callable[[], bool]) -> None:
-        self.unseen = unseen
+    def __init__(
+        self, module: nn.Linear, unseen: Callable[[], bool], modes: Collection[TorchFunctionMode] = ()
+    ) -> None:
+        self.unseen, self._modes = unseen, modes
         self.placeholder: Tensor | None = None
         self._largest: float | None = None
         self._patch = ForwardPatch(module, self._around)
@@ -43,11 +48,12 @@ class SkippedProduct:
         rows = args[0].detach()
         if rows.dim() == 0 or rows.numel() == 0 or rows.shape[-1] != module.in_features:
             return forward(*args)
-        none = forward(rows.reshape(-1, module.in_features)[:0])  # (0, V) in the dtype that autocast gives it
-        if not self.bound(module, rows) <= torch.finfo(none.dtype).max:
-            return forward(*args)  # it may overflow, or is not finite
-        self.placeholder = none.new_zeros(()).expand(*rows.shape[:-1], none.shape[-1])
-        return self.placeholder
+        with asleep(self._modes):
+            none = forward(rows.reshape(-1, module.in_features)[:0])  # (0, V) in the dtype that autocast gives it
+            if self.bound(module, rows) <= torch.finfo(none.dtype).max:
+                self.placeholder = none.new_zeros(()).expand(*rows.shape[:-1], none.shape[-1])
+                return self.placeholder
+        return forward(*args)  # it may overflow, or is not finite
 
     def bound(self, module: nn.Linear, rows: Tensor) -> float:
         """What no logit can exceed: the longest row (L1) times the largest weight; NaN if anything is NaN."""
