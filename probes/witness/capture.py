@@ -165,6 +165,7 @@ class Capture:
             for handle in self._handles:
                 handle.remove()
             self._handles.clear()
+            self._modes.clear()  # one of them knows this capture
 
     @property
     def passed(self) -> int:
