@@ -206,9 +206,9 @@ def _inside(target: Tensor, rows: Tensor, stream: Stream, *, alone: bool) -> Ten
     """
     fitting = []
     for offset in USUAL_OFFSETS:
-        inside = _same_sample(rows, rows + offset, stream)
+        inside, fits = _explained(target, rows, stream, offset)
         count = int(inside.sum())
-        if LEAST_INSIDE * count >= len(rows) and bool(_matches(target, rows, stream, offset)[inside].all()):
+        if fits and LEAST_INSIDE * count >= len(rows):
             fitting.append((offset, inside))
             if len(fitting) == 1 and 2 * count > len(rows):  # the likeliest, whatever else fits
                 break
@@ -284,6 +284,14 @@ def _by_chance(target: Tensor, ids: Tensor) -> bool:
     return len(target) > 0 and odds > CHANCE
 
 
+def _explained(target: Tensor, rows: Tensor, stream: Stream, offset: int) -> tuple[Tensor, bool]:
+    """(r,) bool, the rows whose source by an offset is in their sample; and whether it is the target of all of them."""
+    at = rows + offset
+    inside = _same_sample(rows, at, stream)
+    found = stream.ids[at[inside]]
+    return inside, bool(((found == target[inside]) & (found != NO_TOKEN)).all())
+
+
 def _matches(target: Tensor, rows: Tensor, stream: Stream, offset: int) -> Tensor:
     at = rows + offset
     inside = (at >= 0) & (at < len(stream))
@@ -301,8 +309,8 @@ def ambiguous_offsets(supervision: Supervision) -> tuple[int, ...]:
     target, stream = supervision.target[rows], supervision.stream
 
     def fits(offset: int) -> bool:
-        inside = _same_sample(rows, rows + offset, stream)
-        return bool(inside.any()) and bool(_matches(target, rows, stream, offset)[inside].all())
+        inside, all_of_them = _explained(target, rows, stream, offset)
+        return all_of_them and bool(inside.any())
 
     fitting = [offset for offset in (0, 2) if fits(offset)]
     if fitting and fits(1):  # else it could only be the one
