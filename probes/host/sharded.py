@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .walk import is_called, modules_of, nodes_of, parameters_of
+from .walk import descends, modules_of, nodes_of, parameters_of
 
 __all__ = [
     "all_ids",
@@ -69,7 +69,7 @@ def processes() -> int:
 
 def _fsdp_modules(model: nn.Module) -> Iterator[Any]:
     """Told by name: importing torch.distributed.tensor takes a second."""
-    return (module for module in modules_of(model) if is_called(module, "FSDPModule", "torch"))
+    return (module for module in modules_of(model) if descends(type(module), "FSDPModule", "torch"))
 
 
 def is_spread(tensor: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["buffers_of", "descends", "has", "is_called", "modules_of", "nodes_of", "parameters_of"]
+__all__ = ["buffers_of", "descends", "has", "modules_of", "nodes_of", "parameters_of"]
 
 
 def modules_of(model: nn.Module) -> list[nn.Module]:
@@ -58,18 +58,15 @@ def has(module: nn.Module, name: str) -> bool:
     return name in vars(module) or hasattr(type(module), name)
 
 
-def is_called(module: nn.Module, name: str, package: str) -> bool:
-    """Whether a module is of a class of that name, or of one derived from it, so that its package need not be imported.
+@lru_cache(maxsize=4096)
+def descends(kind: type, name: str, package: str) -> bool:
+    """Whether a class is of that name, or derived from one, so that its package need not be imported.
+
+    Asked of every module of a model, many times in one check, and of few classes.
 
     Args:
-        module: any.
+        kind: the class of a module.
         name: of the class.
         package: the package that the class is from, or the module in it.
     """
-    return descends(type(module), name, package)
-
-
-@lru_cache(maxsize=4096)
-def descends(kind: type, name: str, package: str) -> bool:
-    """The same of a class. Asked of every module of a model, many times in one check, and of few classes."""
     return any(base.__name__ == name and f"{base.__module__}.".startswith(f"{package}.") for base in kind.__mro__)

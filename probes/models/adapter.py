@@ -13,7 +13,7 @@ from alignment import Convention, DualLoss, Finding, InputError, Stream
 from alignment.pairing import Policy
 
 from ..errors import UsageError
-from ..host.walk import is_called, modules_of
+from ..host.walk import descends, modules_of
 from .place import Place
 
 __all__ = [
@@ -286,4 +286,4 @@ def bodies_of(adapter: Adapter, model: nn.Module) -> tuple[nn.Module, ...]:
 
 def find_instance(model: nn.Module, class_name: str, package: str) -> nn.Module | None:
     """The first module of a class, by name, so that its package need not be imported."""
-    return next((module for module in modules_of(model) if is_called(module, class_name, package)), None)
+    return next((module for module in modules_of(model) if descends(type(module), class_name, package)), None)

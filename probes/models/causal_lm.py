@@ -58,7 +58,7 @@ class CausalLMAdapter(TextBatch, TextRuns):
 
     def __init__(self, model: nn.Module, heads: Sequence[str] = (), found: CausalLMAdapter | None = None) -> None:
         self._names, self.found = tuple(heads) or _found(model), found
-        inner = self.inner(model)
+        inner, named = self._parts(model)
         self.name = type(inner).__name__
         self._encoder_decoder = is_encoder_decoder(inner)
         parameters = list(signature_of(inner).parameters)
@@ -68,14 +68,14 @@ class CausalLMAdapter(TextBatch, TextRuns):
             self.id_keys = ("input_ids", *parameters[1:2])
             if TARGETS in parameters:
                 self.label_keys = (*self.label_keys, TARGETS)
-        sizes = {name: vocabulary_of(head, inner) for name, head in self._heads(model)}
+        sizes = {name: vocabulary_of(head, inner) for name, head in named}
         if len(set(sizes.values())) > 1:
             listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
             raise UsageError(
                 f"heads of several vocabularies ({listed}): declare them as streams, or check them one at a time"
             )
         self._vocab = next(iter(sizes.values()))
-        self.ahead: tuple[int, ...] = (1,) * len(self._heads(model))
+        self.ahead: tuple[int, ...] = (1,) * len(named)
         self.calls: tuple[int, ...] = ()
         self._searched: tuple[Any, tuple[int, ...]] | None = None
 
@@ -138,7 +138,8 @@ class CausalLMAdapter(TextBatch, TextRuns):
 
     def body(self, model: nn.Module) -> nn.Module | None:
         """The base model that feeds the head; None in a module of the user's own."""
-        return feeder(self.inner(model), self._heads(model)[0][1])
+        inner, named = self._parts(model)
+        return feeder(inner, named[0][1])
 
     def heads(self, model: nn.Module, view: View) -> tuple[Head, ...]:
         """One head per stream: the output embeddings, or the modules that were named."""
@@ -149,14 +150,18 @@ class CausalLMAdapter(TextBatch, TextRuns):
         return tuple(Head(view.streams[number].name, module, (number,)) for number, (_, module) in named)
 
     def _heads(self, model: nn.Module) -> list[tuple[str, nn.Module]]:
+        return self._parts(model)[1]
+
+    def _parts(self, model: nn.Module) -> tuple[Any, list[tuple[str, nn.Module]]]:
+        """The model that owns the heads (see ``inner``), and these by their names."""
         inner, head = self._owner(model)
         if self._names:
-            return [(name, module_at(model, inner, name)) for name in self._names]
+            return inner, [(name, module_at(model, inner, name)) for name in self._names]
         if isinstance(head, (nn.ModuleList, nn.ModuleDict)):
             inside = set(head.children())
             listed = " ".join(f"--head {path}" for path, part in inner.named_modules() if part in inside)
             raise UsageError(f"{type(inner).__name__} has {len(head)} output heads: name one ({listed})")
-        return [("text", head)]
+        return inner, [("text", head)]
 
     def outputs(self, model: nn.Module, kwargs: Mapping[str, Any]) -> Any:
         """A forward; a module of the user's own is given what it takes, and its logits are called so."""

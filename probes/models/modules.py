@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..host.walk import has, is_called, modules_of
+from ..host.walk import descends, has, modules_of
 
 __all__ = [
     "HOOKS",
@@ -42,6 +42,8 @@ WRAPPERS = {
     "_FabricModule": "_forward_module",
 }
 
+#: What transformers' models descend from.
+PRETRAINED = ("PreTrainedModel", "transformers.modeling_utils")
 #: Vocabularies are padded to multiples of this.
 PADDED_TO = 64
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -61,7 +63,7 @@ def is_linear_alone(module: nn.Module) -> bool:
 
 def is_pretrained(module: nn.Module) -> bool:
     """Whether a module is a transformers model, told by name so that transformers need not be imported."""
-    return is_called(module, "PreTrainedModel", "transformers.modeling_utils")
+    return descends(type(module), *PRETRAINED)
 
 
 def is_masked_lm(model: Any) -> bool:
@@ -71,7 +73,7 @@ def is_masked_lm(model: Any) -> bool:
 
 def pretrained_models(model: nn.Module) -> list[Any]:
     """The transformers models in a model, outermost first."""
-    return [module for module in modules_of(model) if is_pretrained(module)]
+    return [module for module in modules_of(model) if descends(type(module), *PRETRAINED)]
 
 
 def output_embeddings(model: Any) -> Any:

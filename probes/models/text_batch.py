@@ -45,7 +45,7 @@ class TextBatch:
     inner: Any
     body: Any
     heads: Any
-    _heads: Any
+    _parts: Any
     _encoder_decoder: bool
     _searched: tuple[Any, tuple[int, ...]] | None
 
@@ -73,7 +73,7 @@ class TextBatch:
         Raises:
             InputError: no ids, or ids, masks and labels of different shapes.
         """
-        inner, named = self.inner(model), self._heads(model)
+        inner, named = self._parts(model)
         ids = self._ids(inner, batch)
         mask = batch.get("decoder_attention_mask" if self._encoder_decoder else "attention_mask")
         stream = text_stream(

@@ -8,6 +8,7 @@ that they draw no random numbers and stay finite. Where anything else may read a
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -94,7 +95,7 @@ class PassedBy:
 
     def _counted(self) -> list[int]:
         """How many hooks stand around what the rows go through, by kind, and how many forwards were put on one."""
-        hooks = [sum([len(module[name]) for module in self._watched]) for name in HOOKS]
+        hooks = [sum(map(len, map(itemgetter(name), self._watched))) for name in HOOKS]
         everywhere = [len(getattr(nn.modules.module, f"_global{name}", ())) for name in HOOKS]
         return [*hooks, *everywhere, sum(["forward" in module for module in self._watched])]
 

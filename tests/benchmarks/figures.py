@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
+from calling import calling
 from chunks import chunks
 from configurations import configurations
 from finding import finding
@@ -33,6 +34,7 @@ from probes.records.provenance import git_state
 __all__ = ["FAMILIES", "main"]
 
 FAMILIES: dict[str, Callable[[Size], Iterator[Figure]]] = {
+    "calling": calling,
     "verification": verification,
     "passing": passing,
     "decoding": decoding,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from probes.host.walk import is_called, modules_of
+from probes.host.walk import descends, modules_of
 
 
 def test_the_modules_are_those_of_torch_in_its_order() -> None:
@@ -28,7 +28,7 @@ def test_a_class_is_known_by_its_name_and_where_it_is_from() -> None:
         pass
 
     own = Own(2, 2)
-    assert is_called(own, "Linear", "torch")
-    assert is_called(own, "Linear", "torch.nn.modules.linear")
-    assert not is_called(own, "Linear", "tor")
-    assert not is_called(own, "Conv1d", "torch")
+    assert descends(type(own), "Linear", "torch")
+    assert descends(type(own), "Linear", "torch.nn.modules.linear")
+    assert not descends(type(own), "Linear", "tor")
+    assert not descends(type(own), "Conv1d", "torch")
