@@ -54,7 +54,7 @@ def judge(number: int, expected: Supervision, actual: Supervision, streams: Sequ
     wrong = trained & ~right
     missing = expected.trained & ~trained & ~actual.soft
     lost = missing & expected.lost
-    ends = _untrained_ends(expected, actual) & missing & ~lost
+    ends = _untrained_ends(expected, actual) & missing & ~lost if bool(missing.any()) else missing
     if not bool(wrong.any()):
         return Verdicts(right, wrong, wrong, wrong, wrong, wrong, wrong, missing, lost, ends)
     own_at = actual.source.clamp(0, max(len(stream) - 1, 0))

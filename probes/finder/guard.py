@@ -172,5 +172,5 @@ def _holds_all(model: nn.Module, adapter: Adapter, heads: Sequence[Head]) -> boo
         return adapter.inner(model) is unwrapped(model)  # a family of whole models: its heads are all known
     if body is None or (not is_pretrained(body) and heads_beside(unwrapped(model), heads, ())):
         return False  # a body of people's own need not call all that lies in it
-    held = {id(one) for one in parameters_of(body, *(head.module for head in heads))}
-    return all(id(one) in held for one in parameters_of(model) if one.requires_grad)
+    trained = {id(one) for one in parameters_of(model) if one.requires_grad}
+    return trained.issubset(map(id, parameters_of(body, *(head.module for head in heads))))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from alignment import Finding, Supervision
@@ -35,17 +34,14 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Penalised:
-    """Per stream, (R,) int64: the :class:`Penalty` that is all there is of a row's gradient."""
+    """Per stream, (R,) int64: the :class:`Penalty` that is all there is of a row's gradient; empty: no row has one."""
 
-    kinds: tuple[Tensor, ...]
-
-    @classmethod
-    def none(cls, actual: Sequence[Supervision]) -> Penalised:
-        """Where no row has one."""
-        return cls(tuple(torch.zeros_like(one.target) for one in actual))
+    kinds: tuple[Tensor, ...] = ()
 
     def without(self, actual: Sequence[Supervision]) -> tuple[Supervision, ...]:
         """The supervisions, such rows untrained: what has only a penalty has no target."""
+        if not self.kinds:
+            return tuple(actual)
         pairs = zip(actual, self.kinds, strict=True)
         return tuple(replace(one, soft=one.soft & (kind == int(Penalty.NONE))) for one, kind in pairs)
 
@@ -56,7 +52,7 @@ class Penalised:
         """
         absorbing = {one.stream for one in told if "LA202" in RULES[one.code].absorbs}
         found = []
-        for one, kind in zip(expected, self.kinds, strict=True):
+        for one, kind in zip(expected, self.kinds, strict=bool(self.kinds)):
             rows = (kind == int(Penalty.UNIFORM)) & ~one.trained
             count, name = int(rows.sum()), one.stream.name
             if count and bool(one.trained.any()) and name not in absorbing:
@@ -98,9 +94,9 @@ def told_apart(
     pairs = zip(first.readings, actual, strict=True)
     without = [one.soft | (read.form == int(Form.REGULARISER)).to(one.soft.device) for read, one in pairs]
     if watched.options.values != "noise" or not any(bool(rows.any()) for rows in without):
-        return Penalised.none(actual)
+        return Penalised()
     if runs_together(watched.model):
-        return Penalised.none(actual)
+        return Penalised()
     try:
         kinds = [
             kind.masked_fill(~rows, 0) for kind, rows in zip(run_penalties(watched, batch, view), without, strict=True)
@@ -114,5 +110,5 @@ def told_apart(
                 for kind, rows, one in zip(kinds, without, alike, strict=True)
             ]
     except (LossError, UsageError):
-        return Penalised.none(actual)
+        return Penalised()
     return Penalised(tuple(kinds))

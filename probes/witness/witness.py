@@ -124,7 +124,7 @@ def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
         expected, others = of_this_process(expected, first.given)
         notes = [*notes, *others]
     actual = infer_sources(first.readings, view.streams)
-    penalised = Penalised.none(actual)
+    penalised = Penalised()
     if not first.problems:
         penalised = told_apart(watched, batch, view, first, actual, expected)
     actual = penalised.without(actual)

@@ -1,4 +1,4 @@
-"""What a check costs that computes next to nothing: CPU time of ``check_loss`` on a tiny Llama, beside a training step."""
+"""What a check costs that computes next to nothing: ``check_loss`` of a tiny Llama, beside a training step."""
 
 from __future__ import annotations
 
