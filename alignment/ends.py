@@ -94,10 +94,14 @@ def _unnamed(stream: Stream, labels: Tensor, named: Tensor, convention: Conventi
 
     A span that ends with a labelled end of another kind needs no second one: padding is often written so.
     """
-    missing, content = torch.zeros_like(labels, dtype=torch.bool), labels != IGNORE_INDEX
+    missing = torch.zeros_like(labels, dtype=torch.bool)
     for end in stream.end_ids:
         if not bool((named == end).any()):
             missing |= stream.ids == end
+    if not bool(missing.any()):
+        return []
+    content = labels != IGNORE_INDEX
+    for end in stream.end_ids:
         content &= labels != end
     before = torch.zeros_like(content)
     lag = 1 if convention is Convention.POSITION_ALIGNED else 2

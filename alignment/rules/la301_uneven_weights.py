@@ -37,9 +37,9 @@ def uneven_weights(actual: Supervision, apart: Tensor | None = None) -> Iterator
         apart: (R,) int64, rows of one number were trained by one backward; weights are compared within. One if None.
     """
     rows = actual.trained.nonzero().reshape(-1)
-    number = rows * 0 if apart is None else apart[rows]
-    for one in number.unique().tolist():
-        found = _uneven(actual, rows[number == one])
+    numbers = [] if apart is None else apart[rows].unique().tolist()
+    for part in [rows] if apart is None else (rows[apart[rows] == number] for number in numbers):
+        found = _uneven(actual, part)
         if found is not None:
             yield found
             return
