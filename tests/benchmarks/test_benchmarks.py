@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from calling import Call
 from chunks import CHUNK, LOSSES, Chunks
 from figures import FAMILIES, main
 from measure import Figure, Size, compared, peak_bytes, slope
 from startup import LIGHT
+from torch.utils._python_dispatch import TorchDispatchMode
 from verification import Setting, decoding
 
 from alignment import hidden, recovery
@@ -72,6 +74,24 @@ def test_a_loss_that_never_holds_all_logits_is_watched_without_holding_them(name
 
 def test_reading_adds_no_second_buffer():
     assert all(figure.met for figure in decoding(TINY))
+
+
+class Counting(TorchDispatchMode):
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_check_of_a_tiny_model_makes_few_operations():
+    call = Call(TINY.device)
+    call.check()
+    with Counting() as check:
+        call.check()
+    with Counting() as step:
+        call.step()
+    assert check.count <= 2.5 * step.count
 
 
 def test_bytes_are_counted_with_those_that_come_and_go():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from probes.host.walk import descends, modules_of
+from probes.host.walk import buffers_of, descends, has, modules_of
 
 
 def test_the_modules_are_those_of_torch_in_its_order() -> None:
@@ -32,3 +32,18 @@ def test_a_class_is_known_by_its_name_and_where_it_is_from() -> None:
     assert descends(type(own), "Linear", "torch.nn.modules.linear")
     assert not descends(type(own), "Linear", "tor")
     assert not descends(type(own), "Conv1d", "torch")
+
+
+def test_buffers_are_those_of_torch_each_once() -> None:
+    norm = nn.BatchNorm1d(2)
+    model = nn.Sequential(norm, nn.Sequential(norm, nn.BatchNorm1d(3)))
+    assert [id(one) for one in buffers_of(model)] == [id(one) for one in model.buffers()]
+
+
+def test_what_a_module_has_is_of_its_own_or_of_its_class() -> None:
+    class Own(nn.Linear):
+        config = None
+
+    own = Own(2, 2)
+    own.told = 1
+    assert [has(own, name) for name in ("config", "told", "weight", "other")] == [True, True, False, False]
