@@ -53,9 +53,10 @@ def blind_spots(
             message = f"{lost} trained rows of {name} belong to no position of the batch (what the model puts in)"
             out.append(finding("LA803", name, message, count=lost))
         due = open_rows & wanted_rows(got.stream) if bool(open_rows.any()) else open_rows
-        out.extend(_unread(wanted, got, due, spared))
+        unread = list(_unread(wanted, got, due, spared))
+        out.extend(unread)
         out.extend(_uncompared(got, open_rows, due))
-        out.extend(_alike(got))
+        out.extend(() if unread else _alike(got))  # what is not read may tell the two apart
     return list(merge_codebooks(out, sum(one.stream.is_audio for one in actual)))
 
 
