@@ -163,6 +163,13 @@ def warm():
 
 
 @pytest.fixture
+def no_lines(monkeypatch):
+    """The lines of code behind a finding take a third of a check, or more, and are tested in their own room."""
+    for place in ("probes.checks.check", "probes.line"):
+        monkeypatch.setattr(f"{place}.with_lines", lambda findings, *_: findings)
+
+
+@pytest.fixture
 def fresh_accelerate():
     """Accelerate keeps one state a process: what a Trainer sets, others would inherit."""
     state = pytest.importorskip("accelerate.state")

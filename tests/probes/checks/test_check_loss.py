@@ -11,7 +11,7 @@ from probes.checks.preflight import Plan, preflight
 from probes.models.higgs import HiggsAdapter
 from probes.report import LossAlignmentError
 
-pytestmark = pytest.mark.higgs
+pytestmark = [pytest.mark.higgs, pytest.mark.usefixtures("no_lines")]
 
 
 class Wrapper(nn.Module):

@@ -58,12 +58,6 @@ def told(outcome):
     return f"{outcome.verdict}: {outcome.errors} {outcome.warnings}\n{outcome.messages}"
 
 
-@pytest.fixture
-def no_lines(monkeypatch):
-    """The lines of code behind a finding take a third of its time, and are tested in their own room."""
-    monkeypatch.setattr("probes.checks.check.with_lines", lambda findings, *_: findings)
-
-
 @pytest.mark.usefixtures("no_lines")
 @pytest.mark.parametrize(("case", "size", "dtype", "source"), params(deep=False))
 def test_a_fault_is_named_and_correct_code_is_silent(case, size, dtype, source):

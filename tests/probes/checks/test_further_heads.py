@@ -21,6 +21,8 @@ from probes import check_loss
 from probes.checks.preflight import Plan, preflight
 from probes.models import adapter_for
 
+pytestmark = pytest.mark.usefixtures("no_lines")
+
 BATCH = {"input_ids": IDS, "labels": LABELS}
 
 

@@ -15,6 +15,7 @@ from probes.checks.preflight import Plan, preflight
 from probes.models.higgs import HiggsAdapter, small_model, why_unavailable
 
 pytestmark = [
+    pytest.mark.usefixtures("no_lines"),
     pytest.mark.higgs,
     pytest.mark.skipif(why_unavailable() is not None, reason=why_unavailable() or ""),
 ]

@@ -10,6 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from probes import UsageError, check_loss
 
+pytestmark = pytest.mark.usefixtures("no_lines")
+
 IGNORE = -100
 
 

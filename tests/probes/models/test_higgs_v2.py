@@ -21,7 +21,7 @@ from probes.models.forward import forward
 from probes.models.higgs_v2 import SPECIAL_IDS_V2
 from probes.models.loading import load_model
 
-pytestmark = pytest.mark.higgs_v2
+pytestmark = [pytest.mark.higgs_v2, pytest.mark.usefixtures("no_lines")]
 
 ROOT = Path(__file__).parents[3]
 TRAINER = ROOT / "fixtures" / "trainers" / "higgs_v2.py"

@@ -10,7 +10,7 @@ from narrow import narrow_default
 from loss_align import main
 from probes.records.record import VARYING
 
-pytestmark = pytest.mark.higgs
+pytestmark = [pytest.mark.higgs, pytest.mark.usefixtures("no_lines")]
 
 ROOT = Path(__file__).parents[3]
 TRAINERS = ROOT / "fixtures" / "trainers"
