@@ -32,12 +32,14 @@ class Barcode:
         first: the number of each stream's first row.
         total: how many rows there are; the number ``total`` itself stands for "not an input".
         passes: how many digits a number has.
+        start: which of ``usable`` the lowest digit of the first row is.
     """
 
     usable: Tensor
     first: tuple[int, ...]
     total: int
     passes: int
+    start: int = 0
 
     def codes(self, number: int, rows: int, digit: int) -> Tensor:
         """(rows,) int64: the ids of one digit of the rows of stream ``number``."""
@@ -49,7 +51,7 @@ class Barcode:
 
     def _write(self, numbers: Tensor, digit: int) -> Tensor:
         base = len(self.usable)
-        turn = numbers if digit else 0
+        turn = numbers if digit else self.start
         return self.usable[(numbers.div(base**digit, rounding_mode="floor") + turn) % base]
 
     def decode(self, targets: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -60,8 +62,8 @@ class Barcode:
         for digit, target in enumerate(targets):
             place = torch.searchsorted(self.usable, target.contiguous()).clamp(max=len(self.usable) - 1)
             known &= self.usable[place] == target
-            lowest = place if digit == 0 else lowest
-            turn = lowest if digit else 0
+            lowest = (place - self.start) % base if digit == 0 else lowest
+            turn = lowest if digit else self.start
             number = number + (place - turn) % base * base**digit
         known &= number < self.total
         starts = torch.tensor(self.first)
@@ -92,7 +94,18 @@ def barcode(streams: Sequence[Stream], usable: Tensor) -> Barcode:
     passes, reach = 1, len(usable)
     while reach <= total:
         passes, reach = passes + 1, reach * len(usable)
-    return Barcode(usable, tuple(first), total, passes)
+    return Barcode(usable, tuple(first), total, passes, _start(streams, usable))
+
+
+def _start(streams: Sequence[Stream], usable: Tensor) -> int:
+    """Where to begin, so that the fewest rows keep their own token: a target that stays names no row then."""
+    if not streams:
+        return 0
+    ids = torch.cat([stream.ids.cpu() for stream in streams])
+    place = torch.searchsorted(usable, ids.contiguous()).clamp(max=len(usable) - 1)
+    kept = torch.nonzero(usable[place] == ids).reshape(-1)
+    starts = (place[kept] - kept) % len(usable)
+    return int(torch.bincount(starts, minlength=len(usable)).argmin())
 
 
 def resolve_sources(

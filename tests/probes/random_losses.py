@@ -195,7 +195,7 @@ def _counted(work: tuple[int, Sequence[int], argparse.Namespace]) -> Count:
         count.causes[program.fault, outcome.kind, outcome.codes] += 1
         if chosen.failures:
             least = shrunk(program, outcome)
-            told = {"number": number, "kind": outcome.kind, "codes": outcome.codes, "said": judged(least).said}
+            told = {"number": number, "outcome": outcome.kind, "codes": outcome.codes, "said": judged(least).said}
             count.failures.append({**told, "allowed": sorted(least.allowed), **asdict(least)})
     return count
 
