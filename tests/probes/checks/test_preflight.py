@@ -213,7 +213,7 @@ def test_strict_makes_warnings_errors(run):
     assert run("--labels", "pre-shifted", "--strict", "LA202")[0] == 0
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.deep)])
 def test_half_precision(run, dtype):
     code, report = run("--dtype", dtype)
     assert (code, report["findings"]) == (0, [])
