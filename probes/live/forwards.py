@@ -20,7 +20,7 @@ from ..models.called import Turns
 from ..models.causal_lm import CausalLMAdapter
 from ..models.declared import DeclaredAdapter
 from ..models.reading import is_encoder_decoder
-from ..models.rows import head_rows, match_rows, rows_behind
+from ..models.rows import FURTHEST, head_rows, match_rows, rows_behind
 from ..witness.placement import merge
 from .declared_rows import Trail, laid_over, taught
 from .head_calls import Call, signature
@@ -228,8 +228,9 @@ class Forward:
         received = len(self._streams.streams[head.streams[0]])
         if inputs is None or self.hidden is None:
             return self._own_rows(head, inputs, count, received)
+        further = head.streams[0] > 0 or any(one.head.module is head.module for one in self.calls)
         try:
-            return head_rows(inputs.detach(), self.hidden, count, received).cpu()
+            return head_rows(inputs.detach(), self.hidden, count, received, further=further).cpu()
         except InputError as error:
             fits = self.hidden.shape[:-1].numel() == received
             behind = rows_behind(self.reads, self.hidden, count) if fits else None
@@ -243,15 +244,20 @@ class Forward:
     @property
     def repeated(self) -> tuple[int, ...]:
         """Which calls of its one head are trained, where it is called again over all rows; none where it is not."""
-        whole = [one for one in self.calls if one.rows is not None and torch.equal(one.rows, self._all_rows)]
+        whole = [one for one in self.calls if one.rows is not None and self._is_whole(one.rows, once_more=one.nth > 0)]
         trained = [
             one.nth for one in whole if (read := one.reading) is not None and bool((read.form != int(Form.NONE)).any())
         ]
         return tuple(trained) if len(whole) > 1 else ()
 
-    @property
-    def _all_rows(self) -> Tensor:
-        return torch.arange(len(self._streams.streams[0]) if self._streams is not None else 0)
+    def _is_whole(self, rows: Tensor, *, once_more: bool) -> bool:
+        """Whether these are all rows; of a head that is called once more, all but the last of every sample."""
+        stream = self._streams.streams[0] if self._streams is not None else None
+        if stream is None or not len(stream) or not once_more:
+            return torch.equal(rows, torch.arange(0 if stream is None else len(stream)))
+        every = torch.arange(len(stream)).reshape(int(stream.sample.max()) + 1, -1)
+        kept = len(rows) // len(every)
+        return 0 <= every.shape[1] - kept <= FURTHEST and torch.equal(rows, every[:, :kept].reshape(-1))
 
     def numbers(self, call: Call, view: View) -> tuple[int, ...]:
         """The numbers of the streams that a call predicts; none where its head, or the call, turned out to be none."""

@@ -95,6 +95,7 @@ class Places:
             hidden = self.forwards[forward].hidden if call.hidden is None and forward >= 0 else call.hidden
             hidden = hidden if head.body is not None else None
             return self.adapter.entered(head, number, call.nth, count, inputs, hidden)
+        further = number > 0 or call.nth > 0
         # rows of one head are those of all its streams, and heads that predict further ahead read the ids of the first
         number = 0 if self.view.ahead else head.streams[0]
         key = (forward, number)
@@ -106,7 +107,8 @@ class Places:
         if body_rows is not None and len(body_rows) == count and given == len(in_batch):
             return in_batch[body_rows.to(in_batch.device)]
         if hidden is not None and inputs is not None:
-            return in_batch[head_rows(inputs, hidden, count, len(in_batch)).to(in_batch.device)]
+            rows = head_rows(inputs, hidden, count, len(in_batch), further=further)
+            return in_batch[rows.to(in_batch.device)]
         if count != len(in_batch):
             raise InputError(
                 f"the {head.name} head was called on {count} rows, the batch has {len(in_batch)}, and the body's "

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from alignment import InputError, Stream
 
-__all__ = ["align_streams", "head_rows", "match_rows", "row_keys", "rows_behind"]
+__all__ = ["FURTHEST", "align_streams", "head_rows", "match_rows", "row_keys", "rows_behind"]
 
 #: Inputs that a trainer may put in front of a segment: a begin, or a few of them.
 MOST_IN_FRONT = 8
@@ -26,6 +26,8 @@ KEY_ELEMENTS = 1 << 22
 #: Of so many rows it is looked whether they keep their place; alike is a row whose cosine with another is so much, and
 #: one that has moved is less like the row at its own place by so much.
 ANCHORS, ALIKE, APART = 64, 0.95, 0.3
+#: By so many rows the sequence of a module that predicts further ahead is shorter, at most.
+FURTHEST = 8
 
 
 def match_rows(inputs: Tensor, hidden: Tensor) -> Tensor:
@@ -83,7 +85,20 @@ def row_keys(rows: Tensor) -> Tensor:
     return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long, device=rows.device)
 
 
-def head_rows(inputs: Tensor, hidden: Tensor, count: int, received: int) -> Tensor:
+def cut_rows(inputs: Tensor, hidden: Tensor) -> Tensor | None:
+    """(r,) int64: the rows (B, T, H) of which a layer of the loss's own was given all but the last; None if it was not.
+
+    So a module that predicts further ahead joins ``hidden[:, :-1]`` with the tokens after them (DeepSeek's MTP).
+    """
+    if inputs.dim() != 3 or hidden.dim() != 3 or len(inputs) != len(hidden):
+        return None
+    length, whole = inputs.shape[1], hidden.shape[1]
+    if not 0 < whole - length <= FURTHEST or _is_reordered(inputs, hidden[:, :length]):
+        return None
+    return torch.arange(hidden.shape[:2].numel(), device=inputs.device).reshape(-1, whole)[:, :length].reshape(-1)
+
+
+def head_rows(inputs: Tensor, hidden: Tensor, count: int, received: int, *, further: bool = False) -> Tensor:
     """(count,) int64: the received row that each row of a head call stands for.
 
     Args:
@@ -91,6 +106,7 @@ def head_rows(inputs: Tensor, hidden: Tensor, count: int, received: int) -> Tens
         hidden: (.., H), what the body gave.
         count: how many rows of logits the head gave.
         received: how many ids the model was given.
+        further: whether the head stands beside the main one, or is called once more: its sequence may be cut.
 
     Raises:
         InputError: a model that lengthens its sequence, or a head that reads something else than the body's rows, or
@@ -102,6 +118,9 @@ def head_rows(inputs: Tensor, hidden: Tensor, count: int, received: int) -> Tens
         try:
             return match_rows(inputs, hidden)
         except InputError:
+            cut = cut_rows(inputs, hidden) if further else None
+            if cut is not None and len(cut) == count:
+                return cut
             if count != received or _is_reordered(inputs, hidden):
                 raise
     elif count != received:

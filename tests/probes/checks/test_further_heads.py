@@ -9,6 +9,7 @@ from further_models import (
     Eagle,
     Medusa,
     Mtp,
+    Shorter,
     ce,
     draft_loss,
     eagle_loss,
@@ -47,6 +48,16 @@ def test_a_head_of_its_own_for_the_token_after_the_next(heads, kind, codes):
     assert report.verdict == ("fail" if codes else "pass")
     assert report.streams["text"]["offsets"] == {"1": 32}
     assert report.streams["head[mtp_head]"]["ahead"] == 2
+
+
+@pytest.mark.parametrize(("tied", "name"), [(False, "head[mtp_head]"), (True, "text call 2")], ids=["own", "tied"])
+@pytest.mark.parametrize(
+    ("kind", "found"), [("right", []), ("shifted once more", ["LA104"]), ("prompt trained", ["LA202"])]
+)
+def test_a_sequence_that_is_cut_before_the_last_token(tied, name, kind, found):
+    report = check_loss(Shorter(tied=tied), BATCH, mtp_loss(kind), replay=False)
+    assert errors(report) == [(code, name) for code in found]
+    assert report.streams[name]["ahead"] == 2
 
 
 def test_the_weight_of_the_extra_loss_is_stated():

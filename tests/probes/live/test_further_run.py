@@ -1,7 +1,7 @@
 """``run``: heads beside the main one that predict further ahead are read with nothing named, as it trains them."""
 
 import pytest
-from further_models import IDS, LABELS, Medusa, Mtp, ce, later, medusa_loss, mtp_loss
+from further_models import IDS, LABELS, Medusa, Mtp, Shorter, ce, later, medusa_loss, mtp_loss
 from live_runs import loop, watched
 from torch import nn
 
@@ -28,6 +28,16 @@ def test_a_loop_that_keeps_its_labels_to_itself(kind, found):
     assert not [f for f in report.findings if f.code == "LA801"]
     assert report.streams["head[mtp_head]"]["ahead"] == 2
     assert round(report.streams["head[mtp_head]"]["weight_sum"], 3) == 0.3
+
+
+@pytest.mark.parametrize(("tied", "name"), [(False, "head[mtp_head]"), (True, "text call 2")], ids=["own", "tied"])
+@pytest.mark.parametrize(
+    ("kind", "found"), [("right", []), ("shifted once more", ["LA104"]), ("prompt trained", ["LA202"])]
+)
+def test_a_sequence_that_is_cut_before_the_last_token(tied, name, kind, found):
+    report, _ = watched(lambda: loop(Shorter(tied=tied), mtp_loss(kind), BATCHES))
+    assert codes(report) == [(code, name) for code in found]
+    assert (report.verdict == "pass", report.streams[name]["ahead"]) == (not found, 2)
 
 
 @pytest.mark.parametrize(
