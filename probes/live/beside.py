@@ -27,11 +27,12 @@ __all__ = ["Beside"]
 
 @dataclass(frozen=True)
 class _Seen:
-    """Logits by their look: who gave them, their shape, and how many rows have a gradient."""
+    """Logits by their look: who gave them or handed on a layer's, their shape, how many rows have a gradient."""
 
     path: str
     shape: tuple[int, ...]
     rows: int
+    handed_on: bool
 
 
 class Beside:
@@ -69,11 +70,12 @@ class Beside:
         if path is None or not wide or not output.requires_grad or isinstance(module, nn.Embedding):
             return
         value, version, node = output.detach(), output._version, output.grad_fn  # noqa: SLF001 - its only name
+        handed_on = node in self._others
 
         def seen(grad: Tensor) -> None:
             if value._version == version and path not in self._found and self._is_logits(value, grad, node):  # noqa: SLF001
                 rows = int((grad != 0).any(-1).sum())
-                self._found[path] = _Seen(path, tuple(value.shape), rows)
+                self._found[path] = _Seen(path, tuple(value.shape), rows, handed_on)
 
         output.register_hook(self._safely(seen))
 
@@ -106,7 +108,7 @@ class Beside:
                 count=one.rows,
             )
             for one in sorted(self._of_one_kind(), key=lambda one: one.path)
-            if one.path not in told
+            if one.path not in told and not (one.handed_on and any(_lies_in(path, one.path) for path in told if path))
         ]
 
     def _of_one_kind(self) -> Iterable[_Seen]:

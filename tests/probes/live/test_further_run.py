@@ -1,7 +1,8 @@
 """``run``: heads beside the main one that predict further ahead are read with nothing named, as it trains them."""
 
 import pytest
-from further_models import IDS, LABELS, Medusa, Mtp, Shorter, ce, later, medusa_loss, mtp_loss
+import torch
+from further_models import IDS, LABELS, D, Medusa, Mtp, Shorter, V, ce, later, medusa_loss, mtp_loss
 from live_runs import loop, watched
 from torch import nn
 
@@ -30,9 +31,14 @@ def test_a_loop_that_keeps_its_labels_to_itself(kind, found):
     assert round(report.streams["head[mtp_head]"]["weight_sum"], 3) == 0.3
 
 
-@pytest.mark.parametrize(("tied", "name"), [(False, "head[mtp_head]"), (True, "text call 2")], ids=["own", "tied"])
 @pytest.mark.parametrize(
-    ("kind", "found"), [("right", []), ("shifted once more", ["LA104"]), ("prompt trained", ["LA202"])]
+    ("tied", "name", "kind", "found"),
+    [
+        (False, "head[mtp_head]", "right", []),
+        (False, "head[mtp_head]", "prompt trained", ["LA202"]),
+        (True, "text call 2", "right", []),
+        (True, "text call 2", "shifted once more", ["LA104"]),
+    ],
 )
 def test_a_sequence_that_is_cut_before_the_last_token(tied, name, kind, found):
     report, _ = watched(lambda: loop(Shorter(tied=tied), mtp_loss(kind), BATCHES))
@@ -47,6 +53,25 @@ def test_a_sequence_that_is_cut_before_the_last_token(tied, name, kind, found):
 def test_medusa(kind, found):
     report, _ = watched(lambda: loop(Medusa(), medusa_loss(kind), BATCHES))
     assert codes(report) == [("LA104", name) for name in found]
+    assert not [f for f in report.findings if f.is_blind]
+
+
+class Residual(nn.Module):
+    """A head of Medusa: its last layer gives the logits, and it hands them on."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin, self.out = nn.Linear(D, D), nn.Linear(D, V, bias=False)
+
+    def forward(self, hidden):
+        return self.out(hidden + torch.tanh(self.lin(hidden)))
+
+
+def test_what_hands_on_the_logits_of_a_judged_layer_is_no_head_beside_it():
+    model = Medusa()
+    model.medusa = nn.ModuleList(Residual() for _ in model.medusa)
+    report, _ = watched(lambda: loop(model, medusa_loss("right"), BATCHES))
+    assert (report.verdict, [f for f in report.findings if f.is_blind]) == ("pass", [])
 
 
 class Tied(Mtp):
