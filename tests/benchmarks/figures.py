@@ -27,6 +27,7 @@ from rich.table import Table
 from scaling import scaling
 from startup import startup
 from verification import decoding, verification
+from watching import watching
 
 from probes.host.environment import environment
 from probes.records.provenance import git_state
@@ -43,10 +44,11 @@ FAMILIES: dict[str, Callable[[Size], Iterator[Figure]]] = {
     "finder": finding,
     "hidden": from_hidden_states,
     "logits": from_logits,
-    "scaling": scaling,
+    "watching": watching,
     "startup": startup,
     "small": configurations,
-    "fuzz": fuzzing,  # last: it changes the allocator of this process
+    "scaling": scaling,  # last: both change the allocator of this process
+    "fuzz": fuzzing,
 }
 
 

@@ -15,7 +15,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the memory profiler announces
 
 import torch
 
-__all__ = ["Figure", "Pair", "Size", "compared", "peak_bytes", "seconds", "slope"]
+__all__ = ["Figure", "Pair", "Size", "compared", "cpu_seconds", "peak_bytes", "seconds", "slope"]
 
 Run = Callable[[], Any]
 
@@ -85,6 +85,16 @@ def seconds(run: Run, device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - begin
+
+
+def cpu_seconds(run: Run, device: torch.device) -> float:
+    """What one run takes of the processor, which other work stretches less; on another device, its seconds."""
+    if device.type != "cpu":
+        return seconds(run, device)
+    gc.collect()
+    begin = time.process_time()
+    run()
+    return time.process_time() - begin
 
 
 def compared(ours: Run, others: Sequence[Run], size: Size) -> list[Pair]:

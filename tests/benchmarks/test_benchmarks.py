@@ -23,7 +23,7 @@ TINY = Size("tiny", torch.device("cpu"), 1)
 
 
 #: Those that take seconds at any size.
-SLOW = {"scaling", "chunks", "logits", "small"}
+SLOW = {"watching", "scaling", "chunks", "logits", "small"}
 
 
 @pytest.mark.parametrize(
