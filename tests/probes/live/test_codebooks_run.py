@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from codebook_models import drawn
+from families import higgs_batch, higgs_model
 from jury_codes import CODES
 from live_runs import loop, watched
 
@@ -147,3 +148,24 @@ def test_moshi_is_read_where_its_depth_decoder_is_sure(form, codes):
     report, _ = watched(lambda: loop(model, own_loss, [dialogue(0, **form), dialogue(1, **form)]))
     assert {f.code for f in report.findings} == codes
     assert report.verdict == ("fail" if codes else "pass")
+
+
+# -- transformers' Higgs v2: its own loss on codes, the script's on text -------------------------------
+
+
+@pytest.mark.deep
+@pytest.mark.higgs_v2
+@pytest.mark.parametrize(("ahead", "code"), [(1, None), (0, "LA102"), (2, "LA103")])
+def test_higgs_v2_with_labels_of_text_that_the_script_keeps(ahead, code):
+    model = higgs_model("higgs_v2", hidden=32, layers=1)
+    batch = higgs_batch(model, samples=1)
+
+    def by_hand(model, batch):
+        out = model(**{key: value for key, value in batch.items() if key != "labels"}, output_hidden_states=True)
+        logits = model.text_lm_head(out.hidden_states[-1])
+        return out.loss + F.cross_entropy(logits[:, : logits.shape[1] - ahead].mT, batch["labels"][:, ahead:])
+
+    report = watched(lambda: loop(model, by_hand, [batch, batch]))[0]
+    assert told(report) == ({(code, "text")} if code else set())
+    assert report.streams["text"]["expected"] == 2 * int((batch["labels"] >= 0).sum())  # the model was given none
+    assert report.verdict == ("fail" if code else "pass")
