@@ -336,10 +336,14 @@ def test_higgs_padding_does_not_matter(alone):
     model = narrow_model()
     adapter, batch = adapter_for(model), lone_sample(model) if alone else narrow_batch(2, length=96)
     seen = witness(model, adapter, batch, default_loss(adapter, "evidence"))
-    movement = Rounding(model, adapter, batch, forward(model, adapter, batch))
-    assert padding_matters(model, adapter, batch, seen.view, movement) == ("padding does not matter", [])
+
+    def judged():
+        rounding = Rounding(model, adapter, batch, forward(model, adapter, batch))
+        return padding_matters(model, adapter, batch, seen.view, rounding)
+
+    assert judged() == ("padding does not matter", [])
     model.layers[0].register_forward_pre_hook(
         lambda _m, args, kwargs: (args, {**kwargs, "attention_mask": None}), with_kwargs=True
     )
-    _, findings = padding_matters(model, adapter, batch, seen.view, movement)
+    _, findings = judged()
     assert [f.code for f in findings] == ["LA402"]
