@@ -136,7 +136,7 @@ class Entries:
         equal = all(length == shape[1] for _, length in sizes)
         found: list[Tensor] = [torch.full((count,), UNKNOWN) for count, _ in sizes]
         if one.objective != "masked":
-            for at in self._tries(number, shape):
+            for at in self._tries(number, shape, equal=equal):
                 changed = self._changed(number, anchor, at)
                 if changed is None:
                     break
@@ -170,14 +170,18 @@ class Entries:
         head = self._head(number)
         return None if head.fed is None else self._begun.get((id(head.body), shape))
 
-    def _tries(self, number: int, shape: torch.Size) -> Iterator[Tensor]:
-        """(B,) places of ids to change: the first that is a target or an ordinary token, then others."""
+    def _tries(self, number: int, shape: torch.Size, *, equal: bool) -> Iterator[Tensor]:
+        """(B,) places of ids to change: the first that is a target or an ordinary token, then others.
+
+        ``equal``: there are as many rows as ids.
+        """
         stream, labels = self.view.streams[number], self.view.labels[number]
         live = ((stream.segment >= 0) & ~stream.filler & (stream.ids >= 0)).reshape(shape)
         if labels is not None:
             wanted = (labels >= 0).reshape(shape) & live
             live = torch.where(wanted.any(1, keepdim=True), wanted, live)
-        live[:, 0] &= ~live[:, 1:].any(1)  # of its first id nobody sees whether a row before it could have read it
+        if not equal:  # of its first id nobody sees whether a row before it, which was cut off, has read it
+            live[:, 0] &= ~live[:, 1:].any(1)
         order = torch.arange(shape[1])
         for share in (0.0, 0.5, 0.9):
             ranks = live.long().cumsum(1)
