@@ -11,6 +11,7 @@ import inspect
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -108,10 +109,14 @@ def check_reduction(
         )
     options = replace(options or Options(), alike=True)
     whole = witness(model, adapter, batch, counted_loss(loss_fn, model, adapter, batch, options), options)
-    alone = [_watch_part(model, adapter, part, loss_fn, part, options) for part in parts]
-    within = [_watch_part(model, adapter, part, loss_fn, batch, options) for part in parts] if grad_accum > 1 else []
     if not whole.actual:
         return Reduced(reduction, (), "the loss did not run")
+    watched = partial(_watch_part, model, adapter, loss_fn, options)
+    try:
+        alone = [watched(part, part) for part in parts]
+        within = [watched(part, batch) for part in parts] if grad_accum > 1 else []
+    except UsageError as error:  # it may average nothing: a sample without targets, by itself
+        return Reduced(reduction, (), f"the loss does not run on a part of the batch: {error}")
     broken = [one for one in (*alone, *within) if not one.actual]
     if broken:
         why = f": {broken[0].findings[0].message}" if broken[0].findings else ""
@@ -194,10 +199,10 @@ def _asked_counts(loss_fn: Callable[..., Tensor]) -> set[str]:
 def _watch_part(
     model: nn.Module,
     adapter: Adapter,
-    part: Batch,
     loss_fn: Callable[..., Tensor],
-    step: Batch,
     options: Options | None,
+    part: Batch,
+    step: Batch,
 ) -> Witness:
     """Watch one micro-batch of a step."""
     counted = counted_loss(loss_fn, model, adapter, step, options)

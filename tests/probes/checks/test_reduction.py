@@ -193,6 +193,23 @@ def test_a_reduction_that_could_not_be_checked_is_said():
         assert report.check("reduction").status == status
 
 
+def test_a_loss_that_raises_on_a_sample_without_targets_is_judged_on_the_batch():
+    """A mean of none is refused by some losses; the batch as a whole is no less wrong for it."""
+
+    def categorical(model, batch):
+        logits, labels = model(input_ids=batch["input_ids"]).logits[:, :-1], batch["labels"][:, 1:].clone()
+        labels[0] = -100
+        kept = labels != -100
+        if not kept.any():
+            raise RuntimeError("no targets to be distributed over")
+        return -torch.distributions.Categorical(logits=logits[kept]).log_prob(labels[kept]).mean()
+
+    report = check_loss(model_for("llama"), text_batch(3), categorical, reduction="token-mean")
+    assert {one.code for one in report.findings if one.is_error} == {"LA201"}
+    assert report.check("reduction").status == "skip"
+    assert "no targets to be distributed over" in report.check("reduction").detail
+
+
 def rounded(kind):
     """Logits that pass through numbers of another kind, under parameters in float32."""
 
