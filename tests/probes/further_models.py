@@ -5,7 +5,22 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-__all__ = ["IDS", "LABELS", "Draft", "Medusa", "Mtp", "ce", "draft_loss", "later", "medusa_loss", "mtp_loss"]
+__all__ = [
+    "IDS",
+    "LABELS",
+    "SHORTER",
+    "Draft",
+    "Eagle",
+    "Medusa",
+    "Mtp",
+    "Shorter",
+    "ce",
+    "draft_loss",
+    "eagle_loss",
+    "later",
+    "medusa_loss",
+    "mtp_loss",
+]
 
 V, D = 128, 32
 IDS = torch.randint(4, V, (2, 24), generator=torch.Generator().manual_seed(1))
@@ -55,6 +70,15 @@ class Shorter(Mtp):
         hidden = body(input_ids=input_ids).last_hidden_state
         row = torch.cat([hidden[:, :-1], body.embed_tokens(input_ids[:, 1:])], -1)
         return self.main.lm_head(hidden), self.mtp_head(torch.tanh(self.join(row)))
+
+
+#: At every door: whether the head of ``Shorter`` is tied, the name of its stream, what is trained, and what is told.
+SHORTER = [
+    (False, "head[mtp_head]", "right", []),
+    (False, "head[mtp_head]", "prompt trained", ["LA202"]),
+    (True, "text call 2", "right", []),
+    (True, "text call 2", "shifted once more", ["LA104"]),
+]
 
 
 TARGETS = {

@@ -5,6 +5,7 @@ import torch
 from further_models import (
     IDS,
     LABELS,
+    SHORTER,
     Draft,
     Eagle,
     Medusa,
@@ -50,15 +51,7 @@ def test_a_head_of_its_own_for_the_token_after_the_next(heads, kind, codes):
     assert report.streams["head[mtp_head]"]["ahead"] == 2
 
 
-@pytest.mark.parametrize(
-    ("tied", "name", "kind", "found"),
-    [
-        (False, "head[mtp_head]", "right", []),
-        (False, "head[mtp_head]", "prompt trained", ["LA202"]),
-        (True, "text call 2", "right", []),
-        (True, "text call 2", "shifted once more", ["LA104"]),
-    ],
-)
+@pytest.mark.parametrize(("tied", "name", "kind", "found"), SHORTER)
 def test_a_sequence_that_is_cut_before_the_last_token(tied, name, kind, found):
     report = check_loss(Shorter(tied=tied), BATCH, mtp_loss(kind), replay=False)
     assert errors(report) == [(code, name) for code in found]

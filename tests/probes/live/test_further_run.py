@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from further_models import IDS, LABELS, D, Medusa, Mtp, Shorter, V, ce, later, medusa_loss, mtp_loss
+from further_models import IDS, LABELS, SHORTER, D, Medusa, Mtp, Shorter, V, ce, later, medusa_loss, mtp_loss
 from live_runs import loop, watched
 from torch import nn
 
@@ -31,15 +31,7 @@ def test_a_loop_that_keeps_its_labels_to_itself(kind, found):
     assert round(report.streams["head[mtp_head]"]["weight_sum"], 3) == 0.3
 
 
-@pytest.mark.parametrize(
-    ("tied", "name", "kind", "found"),
-    [
-        (False, "head[mtp_head]", "right", []),
-        (False, "head[mtp_head]", "prompt trained", ["LA202"]),
-        (True, "text call 2", "right", []),
-        (True, "text call 2", "shifted once more", ["LA104"]),
-    ],
-)
+@pytest.mark.parametrize(("tied", "name", "kind", "found"), SHORTER)
 def test_a_sequence_that_is_cut_before_the_last_token(tied, name, kind, found):
     report, _ = watched(lambda: loop(Shorter(tied=tied), mtp_loss(kind), BATCHES))
     assert codes(report) == [(code, name) for code in found]
