@@ -20,7 +20,7 @@ from alignment.streams import IGNORE_INDEX
 from ..witness.backward import gradients_at
 from .tape import LEAST_WIDTH, Made, Tape
 
-__all__ = ["Candidate", "Run", "has_form", "nodes_above", "scores_axis", "search", "settled"]
+__all__ = ["Candidate", "Run", "has_form", "nodes_above", "scores_axis", "search", "settled", "told"]
 
 #: This part of a tensor's active rows must be explained by a hard target.
 SHARE = 0.9
@@ -148,7 +148,7 @@ def scores_axis(value: Tensor, grad: Tensor) -> int | None:
 def has_form(value: Tensor, grad: Tensor, axis: int = -1) -> bool:
     """Whether a hard target explains what rows, evenly chosen, are told, over at least three live columns."""
     grad = grad.detach().movedim(axis, -1)
-    at = torch.nonzero((grad != 0).any(-1))
+    at = torch.nonzero(told(grad))
     if not len(at):
         return False
     at = at[torch.linspace(0, len(at) - 1, min(GLANCED, len(at))).round().long().to(at.device)]
@@ -159,6 +159,11 @@ def has_form(value: Tensor, grad: Tensor, axis: int = -1) -> bool:
         return False  # nearly all tensors of a model, at a hundredth of the price
     form = read(grad, value.detach().movedim(axis, -1)[rows].float().reshape(grad.shape)).form
     return _share((form == int(Form.PLAIN)) | (form == int(Form.NOT_PLAIN))) >= SHARE
+
+
+def told(grad: Tensor) -> Tensor:
+    """(...) bool: the rows of (..., V) that are told anything, at a quarter of what comparing every entry takes."""
+    return (grad.amax(-1) != 0) | (grad.amin(-1) != 0)
 
 
 def _pulls_one(grad: Tensor) -> tuple[Tensor, Tensor]:

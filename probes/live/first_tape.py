@@ -7,16 +7,18 @@ nothing is held once the first backward has ended.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from alignment.recovery import read
+from alignment.streams import IGNORE_INDEX
 
-from ..finder.candidates import Candidate, scores_axis, settled
+from ..finder.candidates import Candidate, scores_axis, settled, told
 from ..finder.cooling import PRODUCTS
 from ..finder.tape import DEPTH, Tape, is_wide, tensors_in
 from ..host.modes import inserted, restacked
@@ -44,6 +46,7 @@ class FirstTape(Tape):
         self.embedded: list[Tensor] = []
         self.targets: dict[int, Tensor] = {}
         self._axes: dict[int, int] = {}
+        self._read: defaultdict[int, list[tuple[int, Tensor, Tensor]]] = defaultdict(list)
         self._safely, self._listens = safely, True
         self._called: Counter[str] = Counter()
         self._saw = safely(self._note_made)
@@ -118,5 +121,32 @@ class FirstTape(Tape):
         if axis is not None:
             one = Candidate(made, axis)
             self._axes[order] = axis
-            target = read(one.flat(grad).float(), one.flat(made.value).float()).target
-            self.targets[order] = target.cpu().reshape(one.rows)
+            self.targets[order] = self._targets(one, one.flat(grad)).cpu().reshape(one.rows)
+
+    def _targets(self, one: Candidate, grad: Tensor) -> Tensor:
+        """(R,) what each row of (R, V) is trained on; what a tensor is made of comes after it and is not read again."""
+        target = _handed_on(self._read.pop(one.made.order, []), grad)
+        if target is None:
+            target = read(grad.float(), one.flat(one.made.value).float()).target
+        rows = torch.nonzero(target != IGNORE_INDEX)[:, 0]
+        for parent in one.made.parents:
+            self._read[parent.order].append((one.made.order, target[rows], grad[rows, target[rows]]))
+        return target
+
+
+def _handed_on(parts: list[tuple[int, Tensor, Tensor]], grad: Tensor) -> Tensor | None:
+    """(R,) what was told of tensors made of this one, if its rows are theirs in the order that they were made in.
+
+    A hard target is the one entry of its sign: where that of each row is what was read there, no other row's is.
+    """
+    if not parts:
+        return None
+    rows = torch.nonzero(told(grad))[:, 0]
+    _, targets, pulls = zip(*sorted(parts, key=itemgetter(0)), strict=True)
+    target, pull = torch.cat(targets), torch.cat(pulls)
+    if len(rows) != len(target) or int(target.max()) >= grad.shape[-1]:
+        return None
+    mine, least = grad[rows, target].float(), torch.finfo(grad.dtype).eps
+    if not torch.allclose(mine, pull.float(), rtol=least, atol=0.0):
+        return None
+    return target.new_full((len(grad),), IGNORE_INDEX).index_put((rows,), target)
