@@ -42,6 +42,7 @@ class Forward:
         training: whether the model was in train mode.
         begun: when, in the watcher's count of events.
         inner_seen: whether the innermost forward was seen, and not only its body.
+        by_parts: whether the script called the parts of a module of its own one by one, the table of tokens first.
         outer: the labels among the arguments of its wrapper; None where no wrapper was called.
         kept_back: a loss mask, and labels, that the script holds beside the ids.
         count: how many targets its step has, as the script hands it on; None if it does not.
@@ -66,6 +67,7 @@ class Forward:
     training: bool
     begun: int
     inner_seen: bool = True
+    by_parts: bool = False
     outer: Batch | None = None
     kept_back: Batch = field(default_factory=dict)
     count: float | None = None
@@ -204,6 +206,8 @@ class Forward:
         return call
 
     def _own_rows(self, head: Head, inputs: Tensor | None, count: int, received: int) -> Tensor | None:
+        if self.by_parts and self.problem:
+            return None
         if count == received:
             return torch.arange(count)
         if inputs is None or not isinstance(self.own, OwnRows):

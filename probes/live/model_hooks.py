@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from ..host.forward_patch import ForwardPatch, bound_arguments
 from ..models.adapter import Batch, Head
 from ..models.called import fields_of, given_by
+from ..models.causal_lm import CausalLMAdapter
 from ..models.codebooks import CodebookAdapter
 from ..models.declared import DeclaredAdapter
 from ..models.modules import unwrapped
@@ -24,6 +26,7 @@ from .handed_count import count_in_reach
 from .hooks import AfterModules
 from .kept_back import kept_back
 from .multiplied import Multiplied
+from .past_forward import PastForward
 from .received import Received, kept, label_entries
 from .watching import Watching
 
@@ -59,6 +62,9 @@ class ModelHooks:
             self._handles.append(ForwardPatch(fed[0], self._around_fed))
         if isinstance(found.adapter, DeclaredAdapter):
             self._handles.append(Multiplied(found.adapter.learnt.heads, training(self._multiplied)))
+        if isinstance(found.adapter, CausalLMAdapter) and self._body is None:
+            past = self._take_body, self._begin_at_table, lambda: self.inside is not None
+            self._handles.append(PastForward(found.root, found.adapter, *past, safely))
 
     def remove(self) -> None:
         """Leave no hook."""
@@ -140,7 +146,7 @@ class ModelHooks:
         if module is self._decoder and self.inside is not None:
             self.inside.received["decoder_input_ids"] = kept(bound_arguments(module, args, kwargs).get("input_ids"))
         if module is self._body:
-            self._after_body(module, args, kwargs, output)
+            self._after_body(module, bound_arguments(module, args, kwargs), output)
         elif module is self.found.root and module is not self._inner:
             self._after_root(module, args, kwargs)
         elif last is not None and (last.hidden is not None or self._body is None):
@@ -161,16 +167,31 @@ class ModelHooks:
         if self._watcher.lines is not None:
             self._watcher.lines.called(forward, output)
 
-    def _after_body(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def _after_body(self, module: nn.Module, given: Batch, output: Any) -> None:
         forward = self.inside
         if forward is None:  # the script calls the body itself, below every hooked forward
-            forward = self._begin(module, bound_arguments(module, args, kwargs), inner=False)
+            forward = self._begin(module, given, inner=False)
         first = given_by(output)
         if forward is not None and isinstance(first, Tensor):
             forward.hidden = first.detach()
             if first.requires_grad:
                 self._watcher.settle().note_made(first)
                 self._watcher.gradients.read_hidden(forward, first)
+
+    def _take_body(self, adapter: CausalLMAdapter, body: nn.Module, given: Batch, output: Any) -> None:
+        """A part of a module of the script's own was called past its forward, and is known from now on."""
+        self.found, self._body = replace(self.found, adapter=adapter), body
+        self._after_body(body, given, output)
+
+    def _begin_at_table(self, table: nn.Module, ids: Tensor) -> None:
+        """The script itself asks the table of a module of its own, and will call the other parts one by one."""
+        last = self._last
+        if last is not None and last.by_parts and not (last.calls or last.graded):
+            last.problem = "the table of tokens was asked twice before the head was called: it is not clear for which"
+            return
+        forward = self._begin(table, {"input_ids": ids}, inner=False)
+        if forward is not None:
+            forward.by_parts = True
 
     def _after_root(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = dict(kwargs)

@@ -77,6 +77,7 @@ class CausalLMAdapter(TextBatch, TextRuns):
         self._vocab = next(iter(sizes.values()))
         self.ahead: tuple[int, ...] = (1,) * len(named)
         self.calls: tuple[int, ...] = ()
+        self.fed = ""
         self._searched: tuple[Any, tuple[int, ...]] | None = None
 
     @property
@@ -112,6 +113,12 @@ class CausalLMAdapter(TextBatch, TextRuns):
         out.calls, out.ahead = tuple(calls), (1,) * len(calls)
         return out
 
+    def fed_by(self, part: str, key: str) -> CausalLMAdapter:
+        """The same adapter of a module of the user's own, whose head reads what ``part`` makes of the ids ``key``."""
+        out = copy(self)
+        out.fed, out.id_keys = part, tuple(dict.fromkeys((key, *self.id_keys)))
+        return out
+
     # -- the model -------------------------------------------------------------------------------
 
     def inner(self, model: nn.Module) -> Any:
@@ -137,9 +144,9 @@ class CausalLMAdapter(TextBatch, TextRuns):
         )
 
     def body(self, model: nn.Module) -> nn.Module | None:
-        """The base model that feeds the head; None in a module of the user's own."""
+        """The base model that feeds the head; None in a module of the user's own, unless a part of it is known to."""
         inner, named = self._parts(model)
-        return feeder(inner, named[0][1])
+        return inner.get_submodule(self.fed) if self.fed else feeder(inner, named[0][1])
 
     def heads(self, model: nn.Module, view: View) -> tuple[Head, ...]:
         """One head per stream: the output embeddings, or the modules that were named."""
