@@ -130,8 +130,9 @@ def _spans(stream: Stream, labels: Tensor, convention: Convention) -> list[_Span
     out = []
     for first, last in zip(firsts, ends, strict=True):
         opened = first > 0 and segment[first - 1] == segment[first]
-        interrupted = follows[last] and filler[last + 1]  # by an image, by audio: it goes on
-        stops = INSIDE if follows[last] and not interrupted else CUT
+        # interrupted by an image, by audio: it goes on; behind a row without an id nothing does
+        goes_inside = follows[last] and not filler[last + 1] and ids[last + 1] >= 0
+        stops = INSIDE if goes_inside else CUT
         goes_on = last + 1 < len(segment) and sample[last + 1] == sample[last]
         padded = goes_on and segment[last + 1] < 0
         untold = convention is Convention.PRE_SHIFTED and not goes_on  # the label of its last row names nothing

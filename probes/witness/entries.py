@@ -17,8 +17,8 @@ from alignment import InputError
 from ..models.adapter import Batch, Head
 from ..models.declared import DeclaredAdapter, Learnt
 from ..models.elements import Numbered
-from .trace import LossFunction, Trace
-from .trail import axis_of
+from .trace import LossFunction, Trace, calls_of
+from .trail import ModuleCall, axis_of
 
 __all__ = ["Entries"]
 
@@ -208,7 +208,7 @@ class Entries:
         if not written:
             return None
         try:
-            again = self._anchor(Trace(self.model, self.adapter).run(self.model, batch, self.loss_fn), number)
+            again = self._again(batch, number, len(anchor.leads))
         except Exception:  # noqa: BLE001 - a loss that holds on to its own ids
             return None
         if again.leads != anchor.leads:
@@ -243,13 +243,23 @@ class Entries:
         heads = tuple(replace(one, body=None, fed=None) if one is wrong else one for one in self.adapter.learnt.heads)
         self.adapter.learn(replace(self.adapter.learnt, heads=heads))
 
+    def _again(self, batch: Batch, number: int, count: int) -> _Anchor:
+        """The same of another batch, ``count`` calls."""
+        body = self._head(number).body
+        if body is None:
+            return self._anchor(Trace(self.model, self.adapter).run(self.model, batch, self.loss_fn), number)
+        return _of_calls(calls_of(body, count, self.model, batch, self.loss_fn))
+
     def _anchor(self, seen: Trace, number: int) -> _Anchor:
         """The calls of the module that feeds a stream's head, or those of the head."""
         mine = [call for call in seen.head_calls if number in call.head.streams]
         head = self._head(number)
         if head.body is not None:
-            calls = [call for call in seen.calls if call.module is head.body]
-            return _Anchor(tuple(call.lead for call in calls), tuple(call.given for call in calls))
+            return _of_calls([call for call in seen.calls if call.module is head.body])
         book = [call.head.streams.index(number) for call in mine]
         leads = tuple(call.leads[at] for call, at in zip(mine, book, strict=True))
         return _Anchor(leads, tuple(call.given[at] for call, at in zip(mine, book, strict=True)))
+
+
+def _of_calls(calls: Sequence[ModuleCall]) -> _Anchor:
+    return _Anchor(tuple(call.lead for call in calls), tuple(call.given for call in calls))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from ..host.forward_patch import ForwardPatch, bound_arguments
 from ..host.preserve import copy_of, cuda_devices, preserved, same_random_state
+from ..host.sharded import must_finish
 from ..models.adapter import Batch, Head
 from ..models.called import Turns, fields_of, giving_logits
 from ..models.declared import DeclaredAdapter
@@ -18,7 +20,7 @@ from ..models.declared_heads import Logits
 from ..models.products import Products
 from .trail import ModuleCall, called, is_rows, keys_of
 
-__all__ = ["LossFunction", "Trace", "same_head"]
+__all__ = ["LossFunction", "Trace", "calls_of", "same_head"]
 
 LossFunction = Callable[[nn.Module, Batch], Any]
 
@@ -61,13 +63,7 @@ class Trace:
         handles.append(ForwardPatch(self.inner, self._around))
         made = [h for h in self.heads if isinstance(h.module, Logits) and h.module.parameter is not None]
         try:
-            with (
-                preserved(model),
-                torch.random.fork_rng(devices=cuda_devices(model)),
-                same_random_state(),
-                torch.no_grad(),
-                Products(made, self._multiplied),
-            ):
+            with _as_it_is(model), Products(made, self._multiplied):
                 loss_fn(model, copy_of(batch))
         finally:
             for handle in handles:
@@ -105,6 +101,43 @@ class Trace:
             head, len(self.calls), read, leads, [keys_of(part) for part in own], [rows.shape[-1]] * len(own)
         )
         self.head_calls.append(call)
+
+
+def calls_of(body: nn.Module, count: int, model: nn.Module, batch: Batch, loss_fn: LossFunction) -> list[ModuleCall]:
+    """The first ``count`` calls of one module in a run of the loss, of which no more is run than that needs.
+
+    Raises:
+        Exception: whatever the loss raises until then.
+    """
+    calls: list[ModuleCall] = []
+    onwards = must_finish(model)
+
+    def note(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        call = called(module, {}, output) if len(calls) < count else None
+        if call is not None:
+            calls.append(call)
+        if len(calls) == count and not onwards:
+            raise _Seen
+
+    handle = body.register_forward_hook(note)
+    try:
+        with _as_it_is(model):
+            loss_fn(model, copy_of(batch))
+    except _Seen:
+        pass
+    finally:
+        handle.remove()
+    return calls
+
+
+class _Seen(BaseException):
+    """All calls have been made: heads and the loss behind them need not run."""
+
+
+@contextmanager
+def _as_it_is(model: nn.Module) -> Iterator[None]:
+    with preserved(model), torch.random.fork_rng(devices=cuda_devices(model)), same_random_state(), torch.no_grad():
+        yield
 
 
 def _is_stacked(logits: Tensor, books: int) -> bool:

@@ -18,44 +18,46 @@ from torch import nn
 from probes import check_loss
 from probes.host.allocator import keep_freed_memory
 
-__all__ = ["LIMIT", "scaling", "shown"]
+__all__ = ["LIMIT", "Books", "loss", "scaling", "shown"]
 
 HIDDEN = 16
+STREAMS = {"codes[{k}]": {"head": "heads.{k}", "ids": "codes[:, {k}]", "labels": "codes[:, {k}]"}}
 #: From these exponents on, growth is no longer linear.
 LIMIT = 1.1
 
 
-class Body(nn.Module):
-    """One linear layer under heads of several codebooks: what grows is the pass, not a model's attention."""
+class Books(nn.Module):
+    """One linear layer under a head for each of several codebooks: what grows is the pass, not a model's attention."""
 
-    def __init__(self, vocab: int, books: int) -> None:
+    def __init__(self, vocab: int, books: int, hidden: int = HIDDEN) -> None:
         super().__init__()
-        self.embed = nn.Embedding(vocab, HIDDEN)
-        self.heads = nn.ModuleList(nn.Linear(HIDDEN, vocab, bias=False) for _ in range(books))
+        self.tables = nn.ModuleList(nn.Embedding(vocab, hidden) for _ in range(books))
+        self.body = nn.Linear(hidden, hidden)
+        self.heads = nn.ModuleList(nn.Linear(hidden, vocab, bias=False) for _ in range(books))
 
-    def forward(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """One (B, T, V) of logits per head."""
-        hidden = self.embed(input_ids)
-        return tuple(head(hidden) for head in self.heads)
+    def forward(self, codes: torch.Tensor) -> list[torch.Tensor]:
+        """(B, T, V) logits of each codebook of (B, K, T) codes."""
+        rows = [table(codes[:, book]) for book, table in enumerate(self.tables)]
+        hidden = self.body(torch.stack(rows).sum(0))
+        return [head(hidden) for head in self.heads]
 
 
 def loss(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """The mean over all heads."""
-    labels = batch["labels"][:, 1:].flatten()
-    parts = [F.cross_entropy(logits[:, :-1].flatten(0, 1), labels) for logits in model(batch["input_ids"])]
+    codes = batch["codes"]
+    pairs = zip(model(codes), codes.unbind(1), strict=True)
+    parts = [F.cross_entropy(logits[:, :-1].flatten(0, 1), own[:, 1:].flatten()) for logits, own in pairs]
     return torch.stack(parts).mean()
 
 
 def _passes(size: Size, vocab: int, batch: int, length: int, books: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """A check of the loss, and the loss with its backward alone."""
     torch.manual_seed(0)
-    model = Body(vocab, books).to(size.device)
-    ids = torch.randint(vocab, (batch, length)).to(size.device)
-    given = {"input_ids": ids, "labels": ids.clone()}
-    heads = [f"heads.{book}" for book in range(books)]
+    model = Books(vocab, books).to(size.device)
+    given = {"codes": torch.randint(vocab, (batch, books, length)).to(size.device)}
 
     def check() -> None:
-        assert check_loss(model, dict(given), loss, heads=heads, replay=False).verdict == "pass"
+        assert check_loss(model, dict(given), loss, streams=STREAMS, replay=False).verdict == "pass"
 
     def step() -> None:
         loss(model, given).backward()

@@ -1,4 +1,4 @@
-"""What `run` costs a training: its watched steps against length, vocabulary and batch, and its first step."""
+"""What `run` costs a training: watched steps against length, vocabulary, batch and codebooks, and its first step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from measure import Figure, Size, peak_bytes, slope
-from scaling import LIMIT, shown
+from scaling import LIMIT, Books, loss, shown
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -44,19 +44,25 @@ class Own(nn.Module):
         return self.head(self.body(self.embed(ids), mask=mask, is_causal=True))
 
 
+def _next(logits: Tensor, ids: Tensor) -> Tensor:
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+
+
 @dataclass(frozen=True)
 class Training:
-    """A few steps of a loop, with and without us."""
+    """A few steps of a loop, with and without us; of several codebooks where ``books`` says how many."""
 
     vocab: int
     length: int
     batch: int = 1
     known: bool = True
+    books: int = 0
 
     def seconds(self, *, watched: bool) -> list[float]:
         """CPU time of every step."""
         torch.manual_seed(0)
-        model, logits_of = self._model()
+        model, loss_of = self._model()
+        shape = (STEPS, self.batch, *([self.books] if self.books else []), self.length)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         times = [time.process_time()]
         with contextlib.ExitStack() as stack:
@@ -64,9 +70,8 @@ class Training:
                 stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
                 session = stack.enter_context(Session(Settings(WATCHED, (), False, {}, Choice(), list)))
                 session.begin()
-            for ids in torch.randint(3, self.vocab, (STEPS, self.batch, self.length)):
-                logits = logits_of(ids)
-                F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
+            for ids in torch.randint(3, self.vocab, shape):
+                loss_of(ids).backward()
                 optimizer.step()
                 optimizer.zero_grad()
                 times.append(time.process_time())
@@ -75,12 +80,15 @@ class Training:
         return [late - early for early, late in pairwise(times)]
 
     def _model(self) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+        if self.books:
+            books = Books(self.vocab, self.books, HIDDEN)
+            return books, lambda codes: loss(books, {"codes": codes})
         if not self.known:
             own = Own(self.vocab)
-            return own, own
+            return own, lambda ids: _next(own(ids), ids)
         sizes = {"hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN, "num_attention_heads": 4}
         model = LlamaForCausalLM(LlamaConfig(vocab_size=self.vocab, num_hidden_layers=1, **sizes)).train()
-        return model, lambda ids: model(input_ids=ids).logits
+        return model, lambda ids: _next(model(input_ids=ids).logits, ids)
 
     def compared(self, runs: int) -> tuple[float, float, float, float]:
         """Medians of the first step and of later ones without us, and of the same while they are watched."""
@@ -102,6 +110,7 @@ def watching(size: Size) -> Iterator[Figure]:
         "length": ((32, 64) if few else (256, 1024, 4096), {"vocab": 256 if few else 8192}),
         "vocab": ((256, 512) if few else (16384, 65536, 131072), {"length": 32 if few else 256}),
         "batch": ((1, 2) if few else (1, 4, 16), {"vocab": 256 if few else 8192, "length": 32 if few else 256}),
+        "books": ((2, 4) if few else (4, 8, 16), {"vocab": 256 if few else 16384, "length": 32 if few else 128}),
     }
     for dimension, (sizes, fixed) in series.items():
         cells = [Training(**{**fixed, dimension: value}) for value in sizes]
