@@ -36,9 +36,8 @@ def head_of(candidate: Candidate) -> Maker:
         if made.given:
             path, call = made.given[0]
             return Maker(path, call - 1)
-        names = [name for name in made.parameters if not name.endswith("bias")]
-        if names:
-            return Maker(names[-1], is_parameter=True)
+        if made.parameters:
+            return Maker(made.parameters[-1], is_parameter=True)
     made = candidate.made
     return Maker(f"{made.by} in {made.inside}" if made.inside else made.by)
 

@@ -37,7 +37,7 @@ class Made:
         node: of autograd.
         by: the function's name.
         parents: what it was made of.
-        parameters: paths of the parameters that it was made with.
+        parameters: paths of the parameters that it was made with; not of vectors: a bias moves scores, and makes none.
         fixed: whether it was made of parameters alone (a transposed weight).
         inside: path of the innermost module that was running.
         given: modules that gave exactly this tensor, innermost first, and the number of their call (from 1).
@@ -145,7 +145,7 @@ class Tape(TorchFunctionMode):
 
     def _note(self, value: Tensor, by: str, given: Sequence[Tensor]) -> Made:
         parents = tuple(entry for one in given if (entry := self._entries.get(id(one))) is not None)
-        names = [self._names[id(one)] for one in given if id(one) in self._names]
+        names = [self._names[id(one)] for one in given if id(one) in self._names and one.dim() > 1]
         names += [name for parent in parents if parent.fixed for name in parent.parameters]
         fixed = by != "embedding" and all(self._is_fixed(one) for one in given if one.is_floating_point())
         inside = self._running[-1] if self._running else ""

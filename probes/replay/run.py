@@ -51,6 +51,7 @@ def run_loss(
         except (Exception, SystemExit) as error:
             raise BeyondError(f"run again, the loss raises {type(error).__name__}: {error}") from error
         if gradients:
+            recorder.is_backward = True
             _differentiate(recorder.run, loss, scene.model)
             for call in recorder.run.calls:  # a kernel of one's own on a GPU counts no versions
                 call.written = call.handed is None or call.handed.is_cuda or call.handed._version > 0  # noqa: SLF001

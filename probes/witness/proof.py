@@ -70,7 +70,8 @@ def _confirmed(
 
     A loss that holds on to labels of its own trains the same token under every barcode, and a source whose
     own token is not the trained one is none. Where most rows hold on to theirs, the others name their source
-    by chance. Heads that read the same ids share their sources.
+    by chance; where a few do (an end that the loss appends), no other stream is where they take it from: it was
+    renamed. Heads that read the same ids share their sources.
     """
     source, origin = proven.source.clone(), proven.origin.clone()
     held = torch.stack([target == inferred.target for target in targets]).all(0) & inferred.trained
@@ -82,10 +83,11 @@ def _confirmed(
         if other != number and torch.equal(stream.ids, view.streams[number].ids):
             origin[rows] = number
         doubtful[rows] = stream.ids[source[rows]] != proven.target[rows]
+    appended = held & (inferred.origin != number)
     return replace(
         proven,
-        source=torch.where(doubtful, inferred.source, source),
-        origin=torch.where(doubtful, inferred.origin, origin),
+        source=torch.where(doubtful, inferred.source.masked_fill(appended, -1), source),
+        origin=torch.where(doubtful, inferred.origin.masked_fill(appended, -1), origin),
         exact=proven.exact and not bool((doubtful & proven.trained).any()),
     )
 

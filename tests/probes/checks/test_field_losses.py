@@ -1,0 +1,120 @@
+"""Losses as the field writes them, each in a right form that passes and in a wrong one that is named."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from probes import check_loss
+
+VOCABULARY, WIDTH = 128, 16
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": WIDTH, "intermediate_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, pad_token_id=0, bos_token_id=1, eos_token_id=2, **sizes))
+
+
+def tokens(seed=0, high=VOCABULARY, samples=3, length=12):
+    return torch.randint(3, high, (samples, length), generator=torch.Generator().manual_seed(seed))
+
+
+def answered(prompt=4):
+    """Three samples whose prompts are masked."""
+    ids = tokens()
+    labels = ids.clone()
+    labels[:, :prompt] = -100
+    return {"input_ids": ids, "labels": labels}
+
+
+def by(loss, offset):
+    """``loss`` with its rows paired with the labels ``offset`` further on."""
+    return lambda model, batch: loss(model, batch, offset)
+
+
+def paired(logits, labels, offset):
+    return logits[:, : logits.shape[1] - offset].flatten(0, 1), labels[:, offset:].flatten()
+
+
+def judged(model, batch, loss, **options):
+    """The verdict, and the codes of what was found."""
+    report = check_loss(model, batch, loss, **options)
+    return report.verdict, [one.code for one in report.findings if one.severity != "warning"]
+
+
+def head_in_a_checkpoint(model, batch, offset):
+    def loss(hidden, labels):
+        return F.cross_entropy(*paired(model.lm_head(hidden), labels, offset))
+
+    return checkpoint(loss, model.model(input_ids=batch["input_ids"])[0], batch["labels"], use_reentrant=False)
+
+
+OFFSETS = [(1, ("pass", [])), (0, ("fail", ["LA102"])), (2, ("fail", ["LA103"]))]
+
+
+@pytest.mark.parametrize(("offset", "told"), OFFSETS)
+@pytest.mark.parametrize("loss", [head_in_a_checkpoint])
+def test_a_shift_in_each_form(model, loss, offset, told):
+    assert judged(model, answered(), by(loss, offset)) == told
+
+
+class TiedWithBias(nn.Module):
+    """Logits are a product with the embedding, and a bias beside it."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.body = nn.Embedding(VOCABULARY, WIDTH), nn.GRU(WIDTH, WIDTH, batch_first=True)
+        self.more = nn.Parameter(torch.randn(VOCABULARY) / 4)
+
+    def forward(self, ids):
+        return self.body(self.embed(ids))[0] @ self.embed.weight.T + self.more
+
+
+@pytest.mark.parametrize(("offset", "told"), OFFSETS)
+def test_a_bias_beside_a_tied_product_is_no_head(offset, told):
+    def loss(model, batch):
+        return F.cross_entropy(*paired(model(batch["input_ids"]), batch["labels"], offset))
+
+    ids = tokens()
+    assert judged(TiedWithBias(), {"input_ids": ids, "labels": ids.clone()}, loss) == told
+
+
+TEXT_END, SPEECH_END = 32, 40
+
+
+class TwoVocabularies(nn.Module):
+    """Text and speech in one sequence, each with an end of its own that is appended to its targets."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.text, self.speech = nn.Embedding(TEXT_END, WIDTH), nn.Embedding(SPEECH_END, WIDTH)
+        self.body = nn.GRU(WIDTH, WIDTH, batch_first=True)
+        self.text_head, self.speech_head = nn.Linear(WIDTH, TEXT_END + 1), nn.Linear(WIDTH, SPEECH_END + 1)
+
+    def forward(self, text, speech):
+        hidden = self.body(torch.cat([self.text(text), self.speech(speech)], 1))[0]
+        length = text.shape[1]
+        return self.text_head(hidden[:, :length]), self.speech_head(hidden[:, length:])
+
+
+@pytest.mark.parametrize(("swapped", "told"), [(False, set()), (True, {"LA106"})])
+def test_an_end_that_the_loss_appends_is_no_code_of_another_stream(swapped, told):
+    text, speech = tokens(1, TEXT_END), tokens(2, TEXT_END)
+    speech[:, 5] = TEXT_END  # as a code it is one of many
+
+    def loss(model, batch):
+        given = (batch["text"], batch["speech"])
+        logits = model(*given)
+        ends = (TEXT_END, SPEECH_END)
+        targets = [F.pad(ids[:, 1:], (0, 1), value=end) for ids, end in zip(given, ends, strict=True)]
+        pairs = zip(logits, targets[::-1] if swapped else targets, strict=True)
+        return sum(F.cross_entropy(one.flatten(0, 1), ids.clamp(max=one.shape[-1] - 1).flatten()) for one, ids in pairs)
+
+    streams = {key: {"head": f"{key}_head", "ids": key} for key in ("text", "speech")}
+    assert set(judged(TwoVocabularies(), {"text": text, "speech": speech}, loss, streams=streams)[1]) == told
