@@ -62,6 +62,7 @@ class Capture:
         alone: the head whose part of the gradient is read at the heads' common input; None reads all at the outputs.
         withhold: label keywords to take from the innermost forward (``--labels none``).
         alike: the same noise for every row of logits.
+        seed: of the noise.
         turned: two runs of which the second has its columns in the other order.
         whole: whether all layers run, or those that nobody reads are passed by.
     """
@@ -76,6 +77,7 @@ class Capture:
     alike: bool = False
     turned: Turned | None = None
     whole: bool = True
+    seed: int = 0
     forwards: list[Forward] = field(default_factory=list)
     calls: list[HeadCall] = field(default_factory=list)
     outer_labels: set[str] = field(default_factory=set)
@@ -97,7 +99,7 @@ class Capture:
     _in_head: bool = False
 
     def __post_init__(self) -> None:
-        self._stand_ins = StandIns(self.values, self.dtype, alike=self.alike)
+        self._stand_ins = StandIns(self.values, self.dtype, alike=self.alike, seed=self.seed)
 
     def __enter__(self) -> Capture:
         try:
@@ -254,7 +256,7 @@ class Capture:
             return output
         if self.alone.body not in (None, module):
             return output  # of another head
-        self._stand_in = stand_in = hidden_leaf(first, self.values)
+        self._stand_in = stand_in = hidden_leaf(first, self.values, self.seed)
         self._bodies[-1] = (module, stand_in.detach(), nth)
         if self.alone.books == 1:
             every = torch.arange(first.numel() // first.shape[-1], device=first.device)

@@ -25,11 +25,11 @@ __all__ = ["hidden_leaf", "lent_tables", "read_books"]
 LEAST_DIMENSIONS = 3
 
 
-def hidden_leaf(like: Tensor, values: Values) -> Tensor:
+def hidden_leaf(like: Tensor, values: Values, seed: int = 0) -> Tensor:
     """A leaf in place of hidden rows (.., H): noise in which no row is like another, or the real values."""
-    stand_in = leaf(like, values=values, dtype=like.dtype)
+    stand_in = leaf(like, values=values, dtype=like.dtype, seed=seed)
     if values == "noise":
-        generator = torch.Generator().manual_seed(1)
+        generator = torch.Generator().manual_seed(1 + seed)
         noise = torch.randn(like.shape, generator=generator).mul_(stand_in.detach().float().std().cpu())
         stand_in = noise.to(like.device, like.dtype).requires_grad_()
     return stand_in

@@ -27,10 +27,11 @@ class StandIns:
         values: noise, or the model's own logits.
         dtype: of the leaves; None takes the head's own.
         alike: the same noise for every row of logits.
+        seed: of the noise.
     """
 
-    def __init__(self, values: Values, dtype: torch.dtype | None, *, alike: bool) -> None:
-        self._values, self._dtype, self._rows = values, dtype, 1 if alike else NOISE_ROWS
+    def __init__(self, values: Values, dtype: torch.dtype | None, *, alike: bool, seed: int = 0) -> None:
+        self._values, self._dtype, self._rows, self._seed = values, dtype, 1 if alike else NOISE_ROWS, seed
         self._noise: dict[Any, Tensor] = {}
         self._held: list[HeadCall] = []
 
@@ -41,7 +42,7 @@ class StandIns:
             return None, whole(output.detach()).to(dtype, copy=True)
         key = (output.shape[-1], dtype, output.device)
         if key not in self._noise:  # once: a head may be called chunk by chunk
-            self._noise[key] = noise_rows(output, values=self._values, dtype=dtype, rows=self._rows)
+            self._noise[key] = noise_rows(output, values=self._values, dtype=dtype, seed=self._seed, rows=self._rows)
         return self._noise[key], tiled(self._noise[key], output.shape)
 
     def hold(self, call: HeadCall) -> None:

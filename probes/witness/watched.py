@@ -31,6 +31,7 @@ class Options:
         convention: the convention declared for text labels, where the ids cannot tell.
         withhold: take the labels from the innermost forward (``--labels none``).
         told: what else is known of the batch: its template.
+        seed: of the noise.
         whole: run every layer of the body, also where nobody reads what it gives.
         alike: the same noise for every row: weights that depend on it (focal, smoothing) can be compared.
     """
@@ -42,6 +43,7 @@ class Options:
     told: Callable[[View], View] | None = None
     alike: bool = False
     whole: bool = False
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,5 +64,5 @@ class Watched:
     def capture(self, heads: Sequence[Head], **more: Any) -> Capture:
         """The heads captured as the options say, and as ``more`` does."""
         values, dtype = self.options.values, self.options.leaf_dtype
-        more = {"values": values, "dtype": dtype, "withhold": self.withhold, **more}
+        more = {"values": values, "dtype": dtype, "seed": self.options.seed, "withhold": self.withhold, **more}
         return Capture(self.model, self.adapter, heads, **more)

@@ -29,7 +29,7 @@ from ..models.adapter import Adapter, Batch, View
 from ..models.modules import unwrapped, virtual_tokens
 from .blind import SPARED, blind_spots, unread_note
 from .capture import Capture
-from .clipped import on_real_logits
+from .clipped import on_other_logits
 from .delayed import without_their_labels
 from .demands import expected_of, of_this_process, within_range
 from .diagnose import explain_exception, explain_silence
@@ -130,12 +130,12 @@ def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
     actual = penalised.without(actual)
     told, clipped = judge_loss(view, expected, actual), []
     if not first.problems and _may_be_clipped(told.findings, options):
-        actual, clipped = on_real_logits(watched, batch, view, actual)
+        actual, clipped = on_other_logits(watched, batch, view, expected, actual)
         told = judge_loss(view, expected, actual)
     if not first.problems and _needs_proof(told.findings, actual):
         actual = penalised.without(prove(watched, batch, view, actual))
         if clipped:
-            actual, clipped = on_real_logits(watched, batch, view, actual)
+            actual, clipped = on_other_logits(watched, batch, view, expected, actual)
         told = judge_loss(view, expected, actual)
     expected, actual = told.expected, told.actual
     findings = list(first.problems or (*told.findings, *penalised.findings(expected, told.findings)))
@@ -167,9 +167,9 @@ def _told(
 
 
 def _may_be_clipped(findings: Sequence[Finding], options: Options) -> bool:
-    """Whether rows without a gradient may have one at the model's own logits."""
+    """Whether rows without a gradient may have one at other logits."""
     silent = {"LA201", "LA203", "LA205", "LA206"}
-    return options.values == "noise" and bool(findings) and {f.code for f in findings} & silent != set()
+    return options.values != "wide" and bool(findings) and {f.code for f in findings} & silent != set()
 
 
 def _needs_proof(findings: Sequence[Finding], actual: Sequence[Supervision]) -> bool:

@@ -43,6 +43,10 @@ LOGITS = {
     "rows first": "z = body(model, x)",
     "layer and rows": "z = F.layer_norm(body(model, x), (16,))",
     "kernel": "z = body(model, x)",
+    "functional call": "w = dict(model.named_parameters()); "
+    "z = whole(lambda **k: torch.func.functional_call(model, w, (), k), x)",
+    "two forwards": "z = torch.cat([whole(model, x), whole(model, x)]); "
+    "x, y, real = x.repeat(2, 1), y.repeat(2, 1), real.repeat(2, 1)",
 }
 #: Of these the head is called, or multiplied, on the rows that were paired.
 ROWS = ("rows first", "layer and rows", "kernel")
@@ -56,6 +60,7 @@ AFTER = {
     "temperature": "z = z / 0.7",
     "transposed": "z = z.transpose(-2, -1).contiguous().transpose(-2, -1)",
     "padded columns": f"z = z[..., :-{PADDED}]",
+    "id ruled out": "z = z.index_fill(-1, torch.tensor([0]), -torch.inf)",
 }
 #: How rows meet labels that name the token at their place, shifted by ``{d}`` (1 is right).
 ALIGNED = {
@@ -68,6 +73,8 @@ ALIGNED = {
     "flatten": "y = y.clone(); y[:, :{d}] = -100; "
     "z, y = z.flatten(0, 1)[: z.shape[0] * z.shape[1] - {d}], y.flatten()[{d}:]",
     "labelled": "z, y = z[:, : z.shape[1] - {d}], y[:, {d}:]; k = y != -100; z, y = z[k], y[k]",
+    "time-major": "z, y = z.transpose(0, 1), y.T; z, y = z[: len(z) - {d}], y[{d}:]",
+    "shortest first": "n = (y != -100).sum(1).argsort(); z, y = z[n, : z.shape[1] - {d}], y[n, {d}:]",
     "ends first": "z = z.flip(1)[:, {d}:].flip(1); y = y.flip(1)[:, : y.shape[1] - {d}].flip(1)",
 }
 #: The same for labels that name the token after their place.
@@ -76,6 +83,8 @@ SHIFTED = {
     "flattened": "z, y = z.flatten(0, 1), y.flatten()",
     "labelled": "k = y != -100; z, y = z[k], y[k]",
     "backwards": "z, y = z.flip(1), y.flip(1)",
+    "time-major": "z, y = z.transpose(0, 1), y.T",
+    "shortest first": "n = (y != -100).sum(1).argsort(); z, y = z[n], y[n]",
 }
 #: Losses of (N, V) logits and (N,) labels.
 CRITERIA = {
@@ -103,6 +112,11 @@ CRITERIA = {
     "loss = -F.logsigmoid(0.1 * (l[n:].sum() - l[:n].sum()))",
     "policy": "k = y != -100; l = z[k].log_softmax(-1).gather(-1, y[k, None])[:, 0]; "
     "loss = -((l - l.detach()).exp() * (1 + torch.arange(len(l)) % 3)).mean()",
+    "vmap": "k = y != -100; "
+    "loss = torch.vmap(lambda a, b: a.logsumexp(0) - a.gather(0, b[None])[0])(z[k], y[k]).mean()",
+    "clamped": "loss = F.cross_entropy(z, y, reduction='none').clamp(max=50).sum() / (y != -100).sum()",
+    "hardest": "l = F.cross_entropy(z, y, reduction='none')[y != -100]; "
+    "loss = l.topk((2 * len(l) + 2) // 3).values.mean()",
     "soft teacher": "k = y != -100; t = torch.linspace(-2, 2, z.shape[-1]).to(z).softmax(-1); "
     "loss = 0.5 * F.cross_entropy(z, y) + 0.5 * (t * (t.log() - z[k].log_softmax(-1))).sum(-1).mean()",
 }

@@ -18,6 +18,19 @@ OF_BATCHES = ("sample dropped", "one piece", "half trained")
 KEYS = {"aligned": ("labels", "labels", "wanted"), "shifted": ("shift_labels", "wanted"), "stream": ("wanted",)}
 #: Models that are called as a whole, and how their labels lie.
 WHOLE = {"t5": "shifted", "books": "aligned"}
+#: What may score an id with minus infinity.
+RULED_OUT = (
+    "cross_entropy",
+    "sum over count",
+    "sum",
+    "nll",
+    "log-sum-exp",
+    "focal",
+    "gather",
+    "vmap",
+    "clamped",
+    "hardest",
+)
 MULTIPLIED = ("product", "transposed product", "checkpointed", "kernel")
 
 
@@ -91,6 +104,10 @@ def _fits(one: Program) -> bool:
             one.logits == "kernel" and (one.criterion, one.after, one.extra) != ("cross_entropy", "", ""),
             one.logits == "kernel" and (one.accumulated or one.fault == "detached"),  # its head alone learns, as it may
             one.extra == "two ahead" and (one.logits != "body and head" or not aligned or one.loop or one.packed),
+            one.after == "id ruled out"
+            and (one.criterion not in RULED_OUT or one.extra not in ("", "weights", "scaled")),
+            one.criterion == "hardest" and (one.ids == "constant" or "entropy" in one.extra),  # which, nothing shows
+            one.logits == "two forwards" and one.fault in ("sample dropped", "one piece"),  # of one of them
             one.accumulated and (one.model == "books" or one.criterion != "cross_entropy" or one.key == "wanted"),
         )
     )

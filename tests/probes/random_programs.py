@@ -39,6 +39,7 @@ SOFT = ("soft teacher",)
 NAMES = {0: "LA102", 2: "LA103"}
 #: Criteria that mean over the targets; of the others a reduction is not declared.
 MEANS = ("cross_entropy", "sum over count", "nll", "log-sum-exp", "one-hot", "categorical", "custom function", "gather")
+MEANS += ("vmap", "clamped")
 
 
 @dataclass(frozen=True)

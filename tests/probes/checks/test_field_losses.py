@@ -53,13 +53,32 @@ def head_in_a_checkpoint(model, batch, offset):
     return checkpoint(loss, model.model(input_ids=batch["input_ids"])[0], batch["labels"], use_reentrant=False)
 
 
+def hardest_tokens(model, batch, offset, keep=0.6):
+    logits, labels = paired(model(input_ids=batch["input_ids"]).logits, batch["labels"], offset)
+    loss = F.cross_entropy(logits, labels, reduction="none")[labels != -100]
+    return loss.topk(int(keep * len(loss))).values.mean()
+
+
 OFFSETS = [(1, ("pass", [])), (0, ("fail", ["LA102"])), (2, ("fail", ["LA103"]))]
 
 
 @pytest.mark.parametrize(("offset", "told"), OFFSETS)
-@pytest.mark.parametrize("loss", [head_in_a_checkpoint])
+@pytest.mark.parametrize("loss", [head_in_a_checkpoint, hardest_tokens])
 def test_a_shift_in_each_form(model, loss, offset, told):
     assert judged(model, answered(), by(loss, offset)) == told
+
+
+@pytest.mark.parametrize("real_logits", [False, True])
+@pytest.mark.parametrize("keep", [0.2, 0.6])
+def test_rows_that_a_loss_leaves_out_by_its_logits_are_no_missing_ones(model, keep, real_logits):
+    def halved(model, batch):
+        labels = batch["labels"].clone()
+        labels[:, 1::2] = -100
+        return hardest_tokens(model, {**batch, "labels": labels}, 1, 0.6)
+
+    right = by(lambda *given: hardest_tokens(*given, keep), 1)
+    assert judged(model, answered(), right, real_logits=real_logits) == ("pass", [])
+    assert judged(model, answered(), halved, real_logits=real_logits) == ("fail", ["LA201"])
 
 
 class TiedWithBias(nn.Module):
