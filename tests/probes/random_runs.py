@@ -37,13 +37,14 @@ ENDS = ("detached", "length")
 def scripts(seed: int, count: int, first: int = 0) -> list[tuple[int, Program]]:
     """Programs that are scripts, with their numbers.
 
-    Not those of codebooks and of an encoder, whose streams ``run`` must be told.
+    Not those of codebooks and of an encoder, whose streams ``run`` must be told, nor those that keep their hardest
+    tokens: the logits of one step alone show some of them.
     """
     out: list[tuple[int, Program]] = []
     number = first
     while len(out) < count:
         one = replace(drawn(seed, number), key="wanted")
-        meant = one.model not in ("books", "t5") and one.fault not in ENDS
+        meant = one.model not in ("books", "t5") and one.fault not in ENDS and one.criterion != "hardest"
         if meant and not (one.accumulated or one.reduction) and is_meant(one):
             out.append((number, one))
         number += 1
