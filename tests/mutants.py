@@ -69,7 +69,7 @@ def module_of(name: str) -> str:
 
 
 def mutated(folder: Path, modules: list[str]) -> list[Mutant]:
-    """Mutate a copy of the engine in place; its mutants."""
+    """Mutate a copy of the engine in place; its mutants, of the modules that fit a pattern."""
     from mutmut.mutation.file_mutation import mutate_file_contents
 
     mutants = []
@@ -231,7 +231,10 @@ def main():
     )
     parser.add_argument("tests", nargs="*", default=TESTS, help="test files; all of tests/alignment if none is named")
     given = parser.parse_args()
-    named = given.names and {line.split()[-1] for line in given.names.read_text().splitlines() if line.strip()}
+    modules, named = given.modules.split(","), None
+    if given.names:
+        named = {line.split()[-1] for line in given.names.read_text().splitlines() if line.strip()}
+        modules = sorted({module_of(name).removeprefix("alignment.") for name in named})
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made).resolve()
         results = given.results.resolve() if given.results else folder / "results.tsv"
@@ -239,7 +242,7 @@ def main():
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             copy(ROOT / name, folder / name)
         os.chdir(folder)
-        mutants = [one for one in mutated(folder, given.modules.split(",")) if named is None or one.name in named]
+        mutants = [one for one in mutated(folder, modules) if named is None or one.name in named]
         if given.sample is not None:
             drawn = random.Random(given.seed).sample(range(len(mutants)), min(given.sample, len(mutants)))
             mutants = [mutants[place] for place in sorted(drawn)]

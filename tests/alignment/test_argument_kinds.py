@@ -20,6 +20,7 @@ from alignment import (
     text_stream,
     undelay,
 )
+from alignment.arguments import check_like, check_tensor
 from alignment.expansion import lengths_from_starts, placeholder_lengths
 from alignment.hidden import read_hidden
 from alignment.noise import leaf
@@ -113,3 +114,18 @@ def test_what_is_no_tensor_of_its_shape_and_kind_is_refused_by_its_name(call, na
 
 def test_a_seed_is_refused_by_its_name():
     assert_refused(lambda x: leaf(LOGITS, seed=x), 1.5, "seed must be an integer, got float")
+
+
+def test_what_belongs_to_ids_must_lie_beside_them():
+    assert_refused(
+        lambda x: check_like(x, "mask", IDS.to("meta")),
+        ONES,
+        "mask must be on meta, beside what belongs to it, got cpu",
+    )
+
+
+def test_any_number_of_dimensions_may_follow_those_that_a_shape_names():
+    assert check_tensor(ONES, "rows", "(B, ...)") is ONES
+    assert_refused(
+        lambda x: check_tensor(x, "rows", "(B, ...)"), torch.tensor(1), "rows must have shape (B, ...), got ()"
+    )

@@ -89,6 +89,22 @@ def test_the_fewest_rows_keep_their_own_token_where_some_must():
     assert int((code.codes(0, 6, 0) == torch.tensor([0, 1, 0, 0, 1, 1])).sum()) <= 3
 
 
+def test_the_last_id_counts_among_those_that_rows_would_keep():
+    code = barcode([plain_stream([1, 2, 1, 3], vocab=4)], torch.arange(4))
+    assert code.start == 2
+    assert not bool((code.codes(0, 4, 0) == torch.tensor([1, 2, 1, 3])).any())
+
+
+@pytest.mark.parametrize(("last", "usable"), [(8, [1, 2, 3, 4, 5, 6, 7]), (9, [1, 3, 5, 7])])
+def test_a_token_beside_a_code_is_none_where_the_ids_suffice_for_it(last, usable):
+    assert barcode(streams_of([3]), torch.arange(1, last)).usable.tolist() == usable
+
+
+def test_no_streams_have_a_barcode_of_no_rows():
+    code = barcode([], torch.arange(4))
+    assert (code.first, code.total, code.passes, code.start) == ((), 0, 1, 0)
+
+
 def test_neighbours_differ_in_every_pass():
     code = barcode(streams_of([40]), torch.arange(5))
     for digit in range(code.passes):
