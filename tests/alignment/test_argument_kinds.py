@@ -112,8 +112,50 @@ def test_what_is_no_tensor_of_its_shape_and_kind_is_refused_by_its_name(call, na
     assert_refused(call, torch.zeros([2] * least, dtype=other), f"{name} must be {told}, got {other}")
 
 
-def test_a_seed_is_refused_by_its_name():
-    assert_refused(lambda x: leaf(LOGITS, seed=x), 1.5, "seed must be an integer, got float")
+def text(**changed):
+    return text_stream(IDS, **{"vocab": 9, **changed})
+
+
+def audio(**changed):
+    return audio_streams(IDS, IDS[0, :1], **{"vocab": 9, **changed})
+
+
+TOKENS = ("audio_in_token", "audio_out_token", "pad_token")
+INTEGERS = {
+    **{name: lambda x, name=name: dual_loss({"logits": LOGITS}, {}, **{name: x}) for name in TOKENS},
+    "after": lambda x: delay(IDS, 0, x),
+    "before": lambda x: delay(IDS, x, 0),
+    "bos": lambda x: audio(bos=x),
+    "eos": lambda x: audio(eos=x),
+    "number": lambda x: expect(STREAM.ids, STREAM, number=x),
+    "pad_id": lambda x: expanded(pad_id=x),
+    "period": lambda x: read(LOGITS, LOGITS, period=x),
+    "round_to": lambda x: expanded(round_to=x),
+    "seed": lambda x: leaf(LOGITS, seed=x),
+    "vocab": lambda x: text(vocab=x),
+}
+SEVERAL = {
+    "begin_ids": lambda x: text(begin_ids=x),
+    "end_ids": lambda x: text(end_ids=x),
+    "frames": lambda x: expanded(frames=x),
+    "pad_ids": lambda x: text(pad_ids=x),
+    "placeholders": lambda x: text(placeholders=x),
+}
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+def test_what_is_no_integer_is_refused_by_its_name(name):
+    assert_refused(INTEGERS[name], 1.5, f"{name} must be an integer, got float")
+
+
+def test_the_vocabulary_of_codes_is_refused_by_its_name():
+    assert_refused(lambda x: audio(vocab=x), 1.5, "vocab must be an integer, got float")
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_what_are_no_integers_are_refused_by_their_name(name):
+    assert_refused(SEVERAL[name], 7, f"{name} must be several integers, got int")
+    assert_refused(SEVERAL[name], [7, 1.5], f"each of {name} must be an integer, got float")
 
 
 def test_what_belongs_to_ids_must_lie_beside_them():

@@ -251,6 +251,10 @@ CALLS = {
         lambda: compare(None, []),
         "expected must be a list of supervisions, one per stream, got NoneType",
     ),
+    "compare: one for a list": (
+        lambda: compare([], 7),
+        "actual must be a list of supervisions, one per stream, got int",
+    ),
     "compare: streams": (
         lambda: compare([STREAM], [STREAM]),
         "each of expected must be a Supervision (expect or infer_sources makes one), got Stream",
@@ -355,6 +359,10 @@ CALLS = {
     "dual_loss: a head that sums": (
         lambda: through_head(torch.zeros(2, 3, 4), torch.sum),
         "head (builtin_function_or_method) must give (0, V) logits for no rows of hidden (2, 3, 4), torch.float32 on",
+    ),
+    "dual_loss: a head that gives one dimension more": (
+        lambda: through_head(torch.zeros(2, 3, 4), lambda rows: rows[:, None]),
+        "head (function) must give (0, V) logits for no rows of hidden (2, 3, 4), torch.float32 on cpu",
     ),
     "dual_loss: unknown policy": (
         lambda: dual_loss({"logits": LOGITS}, {"label_ids": LONG, "input_ids": LONG}, policy="both"),

@@ -24,7 +24,7 @@ from planted import (
 )
 
 from alignment import IGNORE_INDEX, compare, expect
-from alignment.rules.judged import inside
+from alignment.rules.judged import inside, unrolled
 from alignment.verdicts import judge
 
 __ = IGNORE_INDEX
@@ -243,6 +243,62 @@ def test_a_stream_of_one_row_may_be_trained_on_any_row_of_another():
     streams = [plain_stream([40], vocab=VOCAB), BOOKS[0]]
     expected = [expect(streams[0].ids, streams[0]), EXPECTED[1]]
     assert brief(compare(expected, trained([torch.tensor([61]), RIGHT[1]], streams))) == [("LA107", "text", 1, "error")]
+
+
+# -- inferred sources where nothing is expected --------------------------------------------------------
+
+
+def untold(**sources):
+    """Twelve rows of two documents, of which some are trained on an inferred source; nobody says what they must be."""
+    stream = plain_stream(list(range(40, 52)), segment=[0] * 6 + [1] * 6, vocab=VOCAB)
+    nothing = expect(torch.full((12,), __), stream)
+    source = torch.full((12,), -1)
+    for row, at in sources.items():
+        source[int(row[1:])] = at
+    target = torch.where(source >= 0, stream.ids[source.clamp(min=0)], __)
+    return nothing, replace(
+        nothing, target=target, weight=(target >= 0).double(), source=source, origin=source.clamp(max=0), exact=False
+    )
+
+
+def test_the_last_rows_alone_say_nothing_of_an_offset():
+    nothing, actual = untold(r0=1, r5=3, r11=2)
+    verdicts = judge(0, nothing, actual, [actual])
+    assert torch.nonzero(verdicts.unexpected).flatten().tolist() == [0, 5, 11]
+    assert not verdicts.astray.any()
+    assert not verdicts.border.any()
+
+
+@pytest.mark.parametrize("exact", [True, False], ids=["proven", "inferred"])
+def test_a_row_that_another_follows_is_astray_and_the_last_ones_with_it(exact):
+    nothing, actual = untold(r0=1, r2=4, r11=2)
+    verdicts = judge(0, nothing, replace(actual, exact=exact), [actual])
+    assert torch.nonzero(verdicts.astray).flatten().tolist() == [2, 11]
+    assert torch.nonzero(verdicts.unexpected).flatten().tolist() == [0]
+
+
+def test_a_proven_source_at_the_last_rows_is_astray():
+    nothing, actual = untold(r0=1, r5=3, r11=2)
+    verdicts = judge(0, nothing, replace(actual, exact=True), [actual])
+    assert torch.nonzero(verdicts.astray).flatten().tolist() == [5, 11]
+
+
+def test_ids_that_count_from_another_place_are_one_finding():
+    targets = torch.where(RIGHT[0] != __, RIGHT[0] + 30, __)
+    (one,) = compare(EXPECTED[:1], trained([targets], [TEXT]))
+    assert (one.code, one.count) == ("LA201", 11)
+    assert one.message == (
+        "all 11 trained rows of text are trained on the id +30 of their target: right rows, wrong tokens"
+    )
+    assert one.fix.startswith("Ids and the columns of the logits count from different places")
+    assert [(e.row, e.target, e.expected) for e in one.examples[:2]] == [(3, 74, 44), (4, 75, 45)]
+
+
+@pytest.mark.parametrize(("length", "offsets"), [(6, [1]), (5, [-5, 1])])
+def test_a_roll_has_one_offset(length, offsets):
+    stream = plain_stream(range(length * 2), sample=[0] * length + [1] * length)
+    assert unrolled(torch.tensor([1, 1, 1, -5]), stream).tolist() == offsets
+    assert unrolled(torch.tensor([1, 1, -5]), plain_stream([1, 2, 3], sample=[0, 0, 1])).tolist() == [-5, 1]
 
 
 # -- proven sources -----------------------------------------------------------------------------------

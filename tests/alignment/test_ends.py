@@ -7,7 +7,7 @@ import torch
 from planted import plain_stream
 
 from alignment import Convention
-from alignment.ends import end_findings
+from alignment.ends import _Span, _spans, end_findings
 from alignment.findings import LABELS, Example
 
 __ = -100
@@ -244,3 +244,15 @@ def test_labels_cut_ahead_leave_the_last_row_to_be_told_or_not():
 
 def test_nothing_labelled_is_no_finding():
     assert told([5, HEAD, 6, 7, PAD], [8, HEAD, 9, 10, PAD]) == []
+
+
+# -- spans -----------------------------------------------------------------------------------------
+
+
+def test_spans_of_neighbouring_samples_are_two():
+    assert _spans(*batch([5, [6], [7]], [[8], [9], 10])) == [_Span(1, 2, 5, "cut"), _Span(3, 4, -1, "inside")]
+
+
+@pytest.mark.parametrize("texts", [([[6], [7], 8],), ([[6], 7], [8, [9]])], ids=["one", "two"])
+def test_nothing_opens_a_span_at_the_first_row(texts):
+    assert _spans(*batch(*texts))[0].opener == -1

@@ -180,3 +180,10 @@ def test_same_as_the_released_model(case):
     assert torch.equal(ours.labels, out.expanded_labels)
     assert torch.equal(ours.mask, out.attention_mask.bool())
     assert out.logits.shape[:2] == ours.ids.shape
+
+
+def test_lengths_are_counted_in_64_bits_whatever_the_ids_are():
+    ids = torch.tensor(RIGHT, dtype=torch.int32)
+    lengths = placeholder_lengths(ids, FRAMES)
+    assert lengths.dtype == torch.int64
+    assert torch.equal(lengths, placeholder_lengths(ids.long(), FRAMES))

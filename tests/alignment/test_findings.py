@@ -40,3 +40,9 @@ def test_the_lines_and_the_origin_of_a_finding_are_told_where_they_are_known():
     told = replace(finding("LA102", "text", "copied"), lines=(line,), origin="the batch was given so").as_dict()
     assert told["lines"] == [{"file": "train.py", "line": 7, "code": "loss = f(x)", "does": "cuts the last row"}]
     assert told["origin"] == "the batch was given so"
+
+
+def test_a_blind_finding_is_no_error():
+    found = finding("LA301", "text", "not looked at", severity="blind")
+    assert (found.is_blind, found.is_error) == (True, False)
+    assert not finding("LA301", "text", "uneven").is_blind

@@ -111,6 +111,25 @@ def test_logits_that_are_no_noise_leave_nothing_clear():
     assert not bool((glance(grad, logits.detach()).residual <= PLAIN_RESIDUAL).any())
 
 
+@pytest.mark.parametrize("beside", [1, 3 * BLOCK + 1], ids=["same block", "another"])
+def test_no_second_target_is_overlooked_wherever_it_lies(beside):
+    logits = leaf(torch.zeros(1, 1).expand(1, EVEN)).detach()
+    grad = torch.softmax(logits, -1)
+    grad[0, 5 * BLOCK + 7] -= 1
+    grad[0, 5 * BLOCK + 7 + beside] -= 0.2
+    open_part = torch.tensor(0.2) / torch.linalg.vector_norm(grad)
+    assert seen_residual(grad, logits) >= open_part
+
+
+def test_a_row_that_pulls_at_nothing_is_never_clear():
+    logits = leaf(torch.zeros(1, 1).expand(1, EVEN)).detach()
+    assert seen_residual(torch.ones(1, EVEN), logits) == torch.inf
+
+
+def seen_residual(grad, logits):
+    return float(glance(grad, logits).residual)
+
+
 @pytest.mark.parametrize(("rows", "vocab"), [(0, EVEN), (4, LEAST_VOCABULARY - 1)], ids=["no-rows", "few-ids"])
 def test_where_nothing_can_be_seen_nothing_is_said(rows, vocab):
     assert glance(torch.zeros(rows, vocab), torch.zeros(rows, vocab)[:NOISE_ROWS]) is None

@@ -7,6 +7,7 @@ from higgs_setting import Setting
 from strategies import End, HiggsCase, Reference, Target, Text
 
 from alignment import IGNORE_INDEX, InputError, dual_loss
+from alignment.cross_entropy import mean_cross_entropy
 
 __ = IGNORE_INDEX
 EXAMPLE = HiggsCase(
@@ -75,6 +76,14 @@ def test_from_hidden_states_the_head_sees_labelled_rows_alone():
     assert sum(seen) == int((case.setting.shifted() != __).sum())
     (grad,) = torch.autograd.grad(loss, case.hidden)
     assert torch.equal(grad.any(-1), case.setting.shifted() != __)
+
+
+def test_the_head_sees_labelled_rows_alone_where_nearly_all_are():
+    rows, targets, seen = torch.randn(20, 4), torch.arange(20) % 4, []
+    targets[7] = __
+    loss = mean_cross_entropy(rows, targets, lambda some: seen.append(len(some)) or some)
+    assert seen == [19]
+    assert torch.allclose(loss, F.cross_entropy(rows, targets))
 
 
 def test_from_hidden_states_the_fallback_is_the_same():

@@ -112,3 +112,8 @@ def test_an_offset_counts_the_tokens_of_the_stream_and_not_what_stands_between_t
 def test_an_unknown_source_has_no_offset_that_could_be_taken_for_one():
     unknown = expect(torch.tensor([__, 9]), plain_stream([3, 4]))
     assert unknown.offset.tolist() == [-1, -2]
+
+
+def test_a_stream_of_no_rows_has_no_offsets():
+    nothing = torch.zeros(0, dtype=torch.long)
+    assert expect(nothing, plain_stream(nothing)).offset.shape == (0,)

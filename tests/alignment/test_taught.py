@@ -84,3 +84,12 @@ def test_rows_that_are_alike_are_not_told_apart():
     (gradient,) = torch.autograd.grad(forward(leaf, theirs), leaf)
     student, teacher = (log_chances(rows, rows.logsumexp(-1)) for rows in (mine, theirs))
     assert (taught_by(gradient[:, columns(V)], student, [teacher, teacher]) == -1).all()
+
+
+@pytest.mark.parametrize(("loss", "row"), [(forward, 0), (hard, -1)], ids=["taught", "untaught"])
+def test_one_teacher_has_nobody_to_be_told_from(loss, row):
+    mine, theirs = drawn(1.0, R, 0), drawn(3.0, R, 1)
+    leaf = mine.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(leaf, theirs), leaf)
+    student, teacher = (log_chances(rows, rows.logsumexp(-1)) for rows in (mine, theirs))
+    assert (taught_by(gradient[:, columns(V)], student, [teacher]) == row).all()

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from planted import plain_stream
+from planted import EXPECTED, TEXT, plain_stream
 
 from alignment import IGNORE_INDEX, compare, expect, recover
 from alignment.rules.la301_uneven_weights import ALIKE, uneven_weights
@@ -248,6 +248,13 @@ def test_codebooks_that_weigh_differently():
     assert found.message == (
         "codebooks weigh differently (share of the mean): audio[0] 1.5, audio[1] 0.75, audio[2] 0.75"
     )
+
+
+def test_codebooks_that_weigh_differently_are_told_where_nothing_is_wrong():
+    louder = replace(EXPECTED[1], weight=2 * EXPECTED[1].weight)
+    assert [found.code for found in compare(EXPECTED, [EXPECTED[0], louder, *EXPECTED[2:]])] == ["LA303"]
+    copied = replace(EXPECTED[0], target=TEXT.ids.masked_fill(~EXPECTED[0].trained, IGNORE_INDEX), exact=False)
+    assert [found.code for found in compare(EXPECTED, [copied, louder, *EXPECTED[2:]])] != ["LA303"]
 
 
 def test_two_codebooks_are_enough_to_differ():
