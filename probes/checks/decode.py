@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +86,8 @@ def decode_check(
         if given is None or not (all_finite(given) or can_be_learnt(given)):
             return Check("decode", TITLE, "fail", "the logits are not finite"), []
         rounding = rounding or Rounding(model, adapter, sample, forced)
-        teacher = _Teacher(forced, _given(model, adapter, sample, loss_fn))
+        given = partial(_given, model, adapter, sample)
+        teacher = _Teacher(forced, given(loss_fn), lambda: given(adapter.outputs))
         try:
             for step in adapter.decode(model, sample, STEPS):
                 told.add(step, teacher.row(step), rounding)
@@ -95,25 +97,59 @@ def decode_check(
             told.doubts |= {routes_by_capacity(model)} - {""}
             if not told.doubts and near_ties(model, adapter, sample, forced, told.errors):
                 told.doubts.add(NEAR_TIES)
-    return _verdict(told, rounding)
+    return _verdict(told, rounding, teacher.unseen)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Teacher:
-    """Teacher-forced logits: those that the loss saw, and those of a forward of our own for rows that it left out."""
+    """Teacher-forced logits: those of a forward of our own, moved as those are that the loss saw at its heads.
+
+    A model may cap or scale what its heads give: the loss's heads are compared with the heads of our forward.
+
+    Args:
+        forced: our forward.
+        given: by the loss's heads, one entry per stream.
+        plain: makes the same of our forward.
+    """
 
     forced: Outputs
     given: Sequence[Given]
+    plain: Callable[[], Sequence[Given]]
 
     def row(self, step: Step) -> Tensor:
         audio = step.kind == "audio"
         forced = self.forced.audio_logits[step.row] if audio else self.forced.logits[0, step.row]
-        mine = [one for one in self.given[1:] if len(one.at)] if audio else self.given[:1]
-        given = [rows for one in mine if (rows := one.row(step.row)) is not None]
-        if not given or len(given) != len(mine):
+        rows = _rows(self.given, step)
+        if rows is None or torch.equal(rows, forced) or _rounded(rows, forced):
             return forced
-        rows = torch.stack(given) if audio else given[0]
-        return forced if _rounded(rows, forced) else rows
+        plain = _rows(self._plain, step)
+        if plain is None or torch.equal(plain, forced):
+            return rows
+        if torch.equal(rows, plain) or _rounded(rows, plain):
+            return forced
+        moved = (rows - plain) * (forced.abs().max() / plain.abs().max()).clamp(max=1)
+        return forced + (moved if moved.shape == forced.shape else moved.abs().amax(-1, keepdim=True))  # cut, or not
+
+    @property
+    def unseen(self) -> str:
+        """What was not compared: a loss that calls the body alone need not cap or scale logits as the model does."""
+        if "_plain" not in vars(self) or not any(one.body for one in self.given):
+            return ""
+        return "; whether the loss caps or scales its logits as the model does was not compared"
+
+    @cached_property
+    def _plain(self) -> Sequence[Given]:
+        return self.plain()
+
+
+def _rows(given: Sequence[Given], step: Step) -> Tensor | None:
+    """What the heads gave a row, in the shape of its logits; None where it was given nothing."""
+    audio = step.kind == "audio"
+    mine = [one for one in given[1:] if len(one.at)] if audio else given[:1]
+    found = [rows for one in mine if (rows := one.row(step.row)) is not None]
+    if not found or len(found) != len(mine):
+        return None
+    return torch.stack(found) if audio else found[0]
 
 
 def _rounded(rows: Tensor, exact: Tensor) -> bool:
@@ -132,7 +168,7 @@ def _given(model: nn.Module, adapter: Adapter, sample: Batch, loss_fn: Loss | No
         return []
 
 
-def _verdict(told: _Compared, rounding: Rounding) -> tuple[Check, list[Finding]]:
+def _verdict(told: _Compared, rounding: Rounding, unseen: str) -> tuple[Check, list[Finding]]:
     if told.doubts:
         return Check("decode", TITLE, "skip", f"{told.differ} rows differ, but {'; '.join(sorted(told.doubts))}"), []
     findings = [
@@ -153,4 +189,4 @@ def _verdict(told: _Compared, rounding: Rounding) -> tuple[Check, list[Finding]]
     if not sum(told.steps.values()):
         return Check("decode", TITLE, "skip", "the sample has no position to decode"), []
     shown = ", ".join(f"{told.steps[kind]} {kind} rows within {error:.1e}" for kind, error in told.worst.items())
-    return Check("decode", TITLE, "pass", f"{shown} of teacher forcing"), []
+    return Check("decode", TITLE, "pass", f"{shown} of teacher forcing{unseen}"), []

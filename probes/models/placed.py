@@ -24,10 +24,11 @@ __all__ = ["Forward", "Places"]
 
 @dataclass
 class Forward:
-    """One call of the innermost model: what it was given, and what its body gave."""
+    """One call of the innermost model, or of its ``body`` alone: what it was given, and what the body gave."""
 
     received: dict[str, Any]
     hidden: Tensor | None = None
+    body: bool = False
 
 
 class _Call(Protocol):

@@ -25,10 +25,12 @@ class Given:
     Attributes:
         logits: (r, V).
         at: (R,) int64, which of them each row of the stream was given; negative where none.
+        body: whether the loss called the model's body alone, and makes of its logits what it likes.
     """
 
     logits: Tensor
     at: Tensor
+    body: bool = False
 
     def row(self, number: int) -> Tensor | None:
         """(V,): what a row was given, None if nothing."""
@@ -55,7 +57,8 @@ def given_by(scene: Scene, batch: Batch) -> list[Given]:
             known = torch.nonzero(rows[offset] >= 0).reshape(-1)
             at[number][rows[offset][known]] = known + sum(map(len, made[number]))
             made[number].append(call.values[offset :: call.books])
-    return [Given(_joined(parts), where) for parts, where in zip(made, at, strict=True)]
+    body = any(forward.body for forward in run.forwards)
+    return [Given(_joined(parts), where, body) for parts, where in zip(made, at, strict=True)]
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

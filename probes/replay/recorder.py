@@ -98,7 +98,7 @@ class Recorder:
 
     def _enter_body(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self._inside:  # the loss calls the body itself
-            self.run.forwards.append(Forward(bound_arguments(module, args, kwargs)))
+            self.run.forwards.append(Forward(bound_arguments(module, args, kwargs), body=True))
 
     def _leave_body(self, module: nn.Module, args: Any, output: Any) -> None:
         first = given_by(output)

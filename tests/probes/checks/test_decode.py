@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from families import FAMILIES, higgs_batch, higgs_model
 from lm_batches import batch_for, prefix_batch, sequence_batch, text_batch
 from lm_tiny import OLD, tiny_model
@@ -101,6 +102,38 @@ def test_a_loss_that_computes_in_half_precision():
     assert (check.status, findings) == ("pass", [])
     forget_positions(model)
     assert decode_check(model, adapter_for(model), batch, loss_fn=loss)[0].status == "fail"
+
+
+def own(model, batch):
+    return model(**batch).loss
+
+
+def otherwise_masked(model, batch):
+    """Rows that do not see the first of the ids, of which decoding is given all."""
+    mask = batch["attention_mask"].clone()
+    mask[:, :4] = 0
+    return model(**{**batch, "attention_mask": mask}).loss
+
+
+def by_its_body(model, batch):
+    logits = model.lm_head(model.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])[0])
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
+
+
+FINISHED = {
+    "Gemma2ForCausalLM": {"final_logit_softcapping": 0.1},
+    "GraniteForCausalLM": {"logits_scaling": 8.0},
+    "CohereForCausalLM": {"logit_scale": 0.0625},
+}
+
+
+@pytest.mark.parametrize("name", FINISHED)
+@pytest.mark.parametrize(("loss", "status"), [(own, "pass"), (otherwise_masked, "fail"), (by_its_body, "pass")])
+def test_logits_that_the_model_caps_or_scales_behind_its_head(name, loss, status):
+    model = tiny_model(name, **FINISHED[name])
+    check, _ = decode_check(model, adapter_for(model), text_batch(), loss_fn=loss)
+    assert check.status == status, check.detail
+    assert ("was not compared" in check.detail) is (loss is by_its_body)
 
 
 def test_a_decoder_that_reads_padding_before_a_target():
