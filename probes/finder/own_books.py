@@ -36,9 +36,10 @@ def of_their_own(found: Sequence[Found], inner: nn.Module, batch: Mapping[str, A
 def _ordered(found: Sequence[Found], inner: nn.Module, batch: Mapping[str, Any]) -> list[Found]:
     """The same, siblings that differ in one number trained on codebooks in the order of their numbers.
 
-    Where there are as many heads as codebooks, each is for the one of its number, whichever of them are trained.
+    Where there are as many heads as codebooks, each is for the one of its number, whichever of them are trained; of one
+    head that gives as many slices, each slice.
     """
-    out = list(found)
+    out = _sliced(found, batch)
     groups: dict[tuple[str, str], list[int]] = {}
     for number, one in enumerate(found):
         place = _place(one)
@@ -56,6 +57,19 @@ def _ordered(found: Sequence[Found], inner: nn.Module, batch: Mapping[str, Any])
         places = [books[number] for number in own if number is not None] if None not in own else places
         for number, place in zip(by_head, places, strict=True):
             out[number] = _over(found[number], place)
+    return out
+
+
+def _sliced(found: Sequence[Found], batch: Mapping[str, Any]) -> list[Found]:
+    """The same, the slices of one head, which stand in their order, over all codebooks in theirs."""
+    out = list(found)
+    for path in {_path(one) for one in found}:
+        mine = [number for number, one in enumerate(found) if _path(one) == path]
+        places = {place for number in mine if (place := _place(found[number])) is not None}
+        books = next(iter(places)).books(batch) if len(places) == len(mine) > 1 else []
+        if books and places == set(books):
+            for number, place in zip(mine, books, strict=True):
+                out[number] = _over(found[number], place)
     return out
 
 

@@ -38,6 +38,7 @@ class Expectation:
         why: why they do not, or that nothing can be said; empty if known.
         judged: whether any row can be judged.
         note: a convention that was taken as declared; empty if the ids told.
+        unused: what is trained that labels beside the ids leave out; empty if nothing is.
         untold: (R,) bool, rows of which nobody says whether they must be trained; none if None.
     """
 
@@ -46,6 +47,7 @@ class Expectation:
     why: str = ""
     judged: bool = True
     note: str = ""
+    unused: str = ""
     untold: Tensor | None = None
 
 
@@ -85,8 +87,14 @@ def _if_used(told: Expectation, untold: Expectation, actual: Supervision) -> Exp
         return told
     beyond = torch.isin(stream.sample, stream.sample[extra])
     lacking = (wanted_rows(stream) & beyond & ~actual.trained) | (extra & (stream.segment < 0))
-    if not untold.judged or bool(lacking.any()) or not bool((meant & ~beyond).any()):
+    if not untold.judged or bool(lacking.any()):
         return untold
+    if not bool((meant & ~beyond).any()):
+        why = (
+            f"{int(extra.sum())} rows of {stream.name} are trained that the labels, or the loss mask, beside the ids "
+            "leave out: whether that is meant is not known"
+        )
+        return replace(untold, unused=why)
     note = f"{stream.name}: {len(torch.unique(stream.sample[beyond]))} samples are trained whole, others as labelled"
     return replace(told, supervision=_by_rows(beyond, untold.supervision, told.supervision), note=note)
 

@@ -194,7 +194,9 @@ class ModelHooks:
             forward.by_parts = True
 
     def _after_root(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = dict(kwargs)
+        root = unwrapped(module)
+        bound = bound_arguments(root, args, kwargs)
+        given = dict(bound)
         for one in args:
             if isinstance(one, Mapping):
                 given.update(one)
@@ -204,5 +206,4 @@ class ModelHooks:
         for forward in mine:
             forward.outer = labels
         if len(mine) == 1 and len(every) == 1 and not self._watcher.steps:  # the one that is made again
-            root = unwrapped(module)
-            mine[0].given.note_wrapper(root, bound_arguments(root, args, kwargs))
+            mine[0].given.note_wrapper(root, bound)

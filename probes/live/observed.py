@@ -218,6 +218,8 @@ def _blind(
         if not one.judged and one.untold is not None and count:
             out = [found for found in out if (found.code, found.stream) != ("LA804", name)]
             out.append(finding("LA804", name, f"{count} rows of {name} are trained and none was judged: {one.why}"))
+        if one.unused and not any((found.code, found.stream) == ("LA804", name) for found in out):
+            out.append(finding("LA804", name, one.unused))
     known = {(one.code, one.stream) for one in found}  # what nobody can read is why nothing was compared
     out = [one for one in out if (one.code, one.stream) not in known]
     if problems:

@@ -113,12 +113,28 @@ def unread_note(expected: Supervision, actual: Supervision, told: Sequence[Findi
 
 
 def wanted_rows(stream: Stream) -> Tensor:
-    """(R,) bool: rows that are no padding and no filler, and are followed by a token that is neither."""
+    """(R,) bool: rows that are no padding and no filler, and are followed by a token that is neither.
+
+    One that is no id of the stream's own vocabulary (a codebook's padding) is none.
+    """
     rows = torch.arange(len(stream), device=stream.ids.device)
     after = (rows + 1).clamp(max=max(len(stream) - 1, 0))
     token = (stream.segment >= 0) & ~stream.filler & (stream.ids != NO_TOKEN)
-    real = token & token[after]
-    return stream.follows() & real & ~_tail(stream)
+    real = token & token[after] & (stream.ids[after] < stream.vocab)
+    return stream.follows() & real & ~_tail(stream) & ~_front(stream)
+
+
+def _front(stream: Stream) -> Tensor:
+    """(R,) bool: rows before a token that begins its sample and has only been repeated since: padding on the left."""
+    differs = torch.ones_like(stream.filler)  # the token before it is another id, or its sample begins there
+    differs[1:] = stream.ids[1:] != stream.ids[:-1]
+    begins = torch.ones_like(differs)
+    begins[1:] = stream.sample[1:] != stream.sample[:-1]
+    changes = (differs | begins).long().cumsum(0)
+    own = torch.where(begins, changes, 0).cummax(0).values
+    out = torch.zeros_like(differs)
+    out[:-1] = (changes == own)[1:] & ~begins[1:]
+    return out
 
 
 def _tail(stream: Stream) -> Tensor:

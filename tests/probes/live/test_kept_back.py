@@ -265,6 +265,7 @@ def test_samples_that_are_trained_whole_beside_others_as_labelled_are_a_choice()
     assert any("are trained whole, others as labelled" in note for note in report.notes)
 
 
-def test_labels_that_a_loss_does_not_use_are_not_what_it_is_held_to():
+def test_labels_that_a_loss_does_not_use_are_not_what_it_is_held_to_and_said():
     report, _ = loop(whole_or_not(answers_alone=False), labelled())
-    assert (report.verdict, codes(report)) == ("pass", set())  # every token is trained: nothing is left to compare
+    assert (report.verdict, codes(report)) == ("incomplete", {"LA804"})
+    assert "beside the ids leave out" in report.findings[0].message
