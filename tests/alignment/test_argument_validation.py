@@ -99,6 +99,10 @@ CALLS = {
         lambda: expect(LONG[0], LONG[0]),
         "stream must be a Stream (text_stream makes one), got Tensor",
     ),
+    "infer_convention: ids for a stream": (
+        lambda: infer_convention(LONG[0], LONG[0]),
+        "stream must be a Stream (text_stream makes one), got Tensor",
+    ),
     "infer_convention: sparse labels": (
         lambda: infer_convention(LONG[0].to_sparse(), STREAM),
         "labels of text must be a dense tensor that holds values, got one of layout torch.sparse_coo",

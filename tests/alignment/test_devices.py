@@ -11,6 +11,7 @@ from alignment import expand, expect, infer_convention, read, recover, text_stre
 from alignment.blocks import BLOCK, likeliest, place_of_least
 from alignment.expansion import lengths_from_starts
 from alignment.glance import LEAST_VOCABULARY, glance
+from alignment.hidden import read_hidden
 from alignment.noise import tiled
 from alignment.penalties import penalties
 from alignment.sketch import sketch
@@ -23,6 +24,7 @@ IDS = torch.arange(12).view(2, 6) + 3
 LOGITS = torch.randn(6, LEAST_VOCABULARY, generator=torch.Generator().manual_seed(0))
 SPREAD = torch.softmax(LOGITS, -1) / 6
 GRADIENT = SPREAD - F.one_hot(torch.arange(6) + 7, LEAST_VOCABULARY) / 6
+HEAD = torch.randn(9, 64, generator=torch.Generator().manual_seed(1))
 TARGETS = moved(TEXT, 2)
 READING = recover(lambda z: F.cross_entropy(z, TARGETS), torch.zeros(len(TEXT), VOCAB))
 PUSHED = recover(
@@ -35,6 +37,7 @@ WORK = {
     "expansion": lambda: expand(IDS, IDS > 0, torch.ones_like(IDS), frames=(9,), pad_id=0, labels=IDS),
     "expansion: starts": lambda: lengths_from_starts(IDS[0], 20),
     "glance": lambda: glance(GRADIENT, LOGITS),
+    "hidden": lambda: read_hidden(GRADIENT[:, :64], LOGITS[:, :64], HEAD, HEAD[:, 0]),
     "noise": lambda: tiled(LOGITS[:3], (2, 3, LEAST_VOCABULARY)),
     "penalties": lambda: penalties(SPREAD - 1 / LEAST_VOCABULARY, LOGITS),
     "recovery": lambda: read(GRADIENT, LOGITS),

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from alignment import IGNORE_INDEX
+from alignment import IGNORE_INDEX, InputError
 from alignment.hidden import read_hidden
 from alignment.noise import leaf
 from alignment.recovery import Form
@@ -82,6 +82,23 @@ def test_a_soft_teacher_has_no_target():
     reading = read_hidden(hidden.grad, hidden, table)
     assert bool((reading.form == Form.SOFT).all())
     assert bool((reading.target == IGNORE_INDEX).all())
+
+
+@pytest.mark.parametrize("size", [1, 0.02])
+def test_of_two_targets_the_stronger_one_is_named_and_not_plainly(size):
+    hidden, table, labels = case(512, 64)
+    table *= size
+    second = torch.where(labels == IGNORE_INDEX, labels, (labels + 1) % 512)
+    (F.cross_entropy(hidden @ table.T, labels) + 0.1 * F.cross_entropy(hidden @ table.T, second)).backward()
+    reading = read_hidden(hidden.grad, hidden, table)
+    assert torch.equal(reading.target, labels)
+    assert set(reading.form[labels != IGNORE_INDEX].tolist()) == {int(Form.NOT_PLAIN)}
+
+
+@pytest.mark.parametrize("rows", [torch.ones(3), torch.ones(2, 1, 3)], ids=["one row", "samples"])
+def test_what_is_no_matrix_is_refused(rows):
+    with pytest.raises(InputError, match=r"do not agree: they must be \(R, H\), \(R, H\) and \(V, H\)"):
+        read_hidden(rows, rows, torch.ones(9, 3))
 
 
 def test_what_is_not_finite_never_reads_as_a_pass():
