@@ -130,3 +130,24 @@ def test_a_z_loss_trains_no_token_though_a_padded_id_has_a_row_of_zeros():
     table[0] = 0
     (grad,) = torch.autograd.grad((hidden @ table.T).logsumexp(-1).square().sum(), hidden)
     assert set(read_hidden(grad, hidden.detach(), table).form.tolist()) == {int(Form.REGULARISER)}
+
+
+def test_a_z_loss_trains_no_token_where_all_ids_have_rows():
+    hidden, table, _ = case(40, 16)
+    (grad,) = torch.autograd.grad((hidden @ table.T).logsumexp(-1).square().sum(), hidden)
+    assert set(read_hidden(grad, hidden.detach(), table).form.tolist()) == {int(Form.REGULARISER)}
+
+
+def test_an_id_whose_row_is_zero_is_told_from_no_penalty_and_from_no_teacher():
+    """Alone it pulls as a z-loss pushes; beside another target it is no more than a soft row."""
+    hidden, table, labels = case(40, 16)
+    table[7], labels[1:3], second = 0, 7, torch.full((ROWS,), 9)
+    second[1], second[labels != 7] = IGNORE_INDEX, IGNORE_INDEX
+    loss = F.cross_entropy(hidden @ table.T, labels) + 0.01 * F.cross_entropy(hidden @ table.T, second)
+    loss.backward()
+    assert read_hidden(hidden.grad, hidden, table).form[:4].tolist() == [
+        Form.NONE,
+        Form.REGULARISER,
+        Form.SOFT,
+        Form.PLAIN,
+    ]
