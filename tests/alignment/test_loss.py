@@ -132,6 +132,13 @@ def test_the_fallback_without_a_mask_takes_every_token_for_real():
     assert torch.equal(setting.loss(expanded_labels=None).text, masked.text)
 
 
+def test_the_default_tokens_are_those_of_the_released_checkpoint():
+    batch = EXAMPLE.batch()
+    expansion = higgs_expansion(batch, **TOKENS)
+    logits = torch.zeros(()).expand(*expansion.ids.shape, int(expansion.ids.max()) + 1)
+    assert torch.equal(dual_loss({"logits": logits}, batch).text_decision.labels, expansion.labels)
+
+
 def test_a_model_without_audio_is_verified_by_the_ids_of_its_batch():
     logits = torch.randn(1, 4, 9, generator=torch.Generator().manual_seed(0))
     ids = torch.tensor([[5, 6, 7, 8]])
