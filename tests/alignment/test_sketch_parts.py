@@ -1,5 +1,6 @@
 """What a sketch is made of, and what small entries tell."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from alignment.blocks import BLOCK
 from alignment.recovery import FAINT, Form, silent_reading, smallest
 from alignment.sketch import KEPT, _log_sum, sketch
-from alignment.sketched import _stretch, _underflown, read_sketched
+from alignment.sketched import _Fit, _moves_the_rest, _Rows, _stretch, _underflown, read_sketched
 
 ROWS = 5
 LEAST = 2 * KEPT * BLOCK  # from here on blocks are sorted
@@ -139,3 +140,38 @@ def test_a_row_whose_largest_entry_is_next_to_nothing_is_rounding(times, form):
     faint = grad * (times * smallest(torch.float32) / grad.abs().amax(-1, keepdim=True)[0])
     found = read_sketched(faint.float(), sketch(logits))
     assert found.form[0] == int(form)
+
+
+# -- fits ----------------------------------------------------------------------------------------------
+
+SOFT, NOT_PLAIN, PLAIN = int(Form.SOFT), int(Form.NOT_PLAIN), int(Form.PLAIN)
+
+
+def fits(forms, token):
+    full = torch.full((len(forms),), token)
+    return _Fit(full, full.double(), full.double(), torch.tensor(forms))
+
+
+@pytest.mark.parametrize(
+    ("only_plain", "mine"),
+    [(True, [0, 0, 0, 0, 0, 0, 1, 1, 0]), (False, [0, 0, 0, 1, 0, 0, 1, 1, 0])],
+    ids=["plain", "any"],
+)
+def test_a_fit_is_better_where_it_is_plain_and_the_other_is_not_or_has_a_target_and_the_other_none(only_plain, mine):
+    forms = [SOFT, NOT_PLAIN, PLAIN]
+    one = fits([form for form in forms for _ in forms], 1)
+    best = one.better_than(fits(forms * 3, 0), only_plain=only_plain)
+    assert best.token.tolist() == best.weight.tolist() == best.residual.tolist() == mine
+    assert best.form.tolist() == [
+        first if own else second for (first, second), own in zip(itertools.product(forms, forms), mine, strict=True)
+    ]
+
+
+def test_each_row_tells_by_itself_which_way_the_others_move():
+    grad = torch.tensor([[-1.0, 0.5, 0.25, 0.25], [-1, 0.5, -0.25, 0.25], [-1, 1, 0, 0], [-1, 0.5, 0.25, -0.75]])
+    token = torch.arange(4).expand(4, 4)
+    rows = _Rows.of(grad, torch.ones(4).double(), token, torch.zeros(4, 4), torch.empty(4, 4))
+    pulled, pushed = torch.tensor([0, 0, 0, 0]), torch.tensor([1, 1, 1, 3])
+    assert _moves_the_rest(rows, pulled, pushed).tolist() == [1, 0, 0, 1]
+    assert _moves_the_rest(rows, torch.tensor([0, 2, 0, 3]), torch.tensor([1, 0, 1, 0])).tolist() == [1, 1, 0, 1]
+    assert _moves_the_rest(rows, torch.tensor([1, 1, 1, 1]), torch.tensor([2, 3, 0, 2])).tolist() == [0, -1, 0, -1]
