@@ -95,12 +95,14 @@ def _exchanged(forwards: Sequence[Forward], adapter: CausalLMAdapter) -> bool:
 def lent_labels(joined: Joined) -> Joined:
     """Where a loop keeps its labels to itself, heads that predict further ahead are to be trained on the main's.
 
-    Of a main head with rows that cannot be read nothing is lent.
+    Of a main head with rows that cannot be read, or that take their targets from a wrong place, nothing is lent.
     """
     if not joined.view.ahead or bool(joined.actual[0].soft.any()):
         return joined
     main, labels, unlabelled = joined.actual[0], list(joined.view.labels), list(joined.unlabelled)
     rows = main.trained & (main.source >= 0) & (main.origin == 0)
+    if bool((main.offset[rows] != 1).any()):
+        return joined
     for number, far in enumerate(joined.view.ahead):
         stream = joined.view.streams[number]
         if far == 1 or labels[number] is not None or len(stream) != len(main.stream):

@@ -339,12 +339,18 @@ class Program:
         """Offsets at which the tokens stand that the rows meet, where nothing else tells where they are from."""
         if self.key != "wanted":
             return []
+        return [offset for offset in (0, 2, 3) if self._fits_at(offset, own)]
+
+    def _fits_at(self, offset: int, own: dict[int, int]) -> bool:
+        """Whether every row meets the token so far on in its batch, wherever it was taken from."""
         ids = self.tokens[0].reshape(-1).tolist()
-        return [
-            offset
-            for offset in (0, 2, 3)
-            if all(0 <= r + offset < len(ids) and ids[r + offset] == ids[s] for r, s in own.items())
-        ]
+        return all(0 <= r + offset < len(ids) and ids[r + offset] == ids[s] for r, s in own.items())
+
+    @property
+    def tells(self) -> bool:
+        """Whether the tokens tell the offset at which rows meet them from every other one."""
+        own = {r: s for r, s in self.met.items() if s < OUTSIDE and r // self.length == s // self.length}
+        return sum(self._fits_at(offset, own) for offset in range(4)) < 2
 
     @property
     def of_rows(self) -> frozenset[str]:

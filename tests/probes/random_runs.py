@@ -68,7 +68,9 @@ def judged(program: Program) -> Outcome:
         return Outcome("refused", (), report.error)
     said = outcome_of(program, report)
     if any(words in one.message for one in report.findings for words in NOTHING):
-        return replace(said, kind="blind")
+        said = replace(said, kind="blind")
+    if said.kind == "blind" and not program.tells:
+        return replace(said, kind="blind by right")
     unread = any(stream["unreadable"] for stream in report.streams.values())
     if said.kind == "misnamed" and unread and set(said.codes) <= program.of_rows:
         return replace(said, kind="named")  # which tokens they are trained on does not show, which rows are does

@@ -34,3 +34,9 @@ def test_a_main_head_that_cannot_be_read_says_nothing_of_what_a_further_call_mus
     outcome = judged(program)
     assert outcome.kind == "blind"
     assert outcome.codes[0] == "LA802"
+
+
+@pytest.mark.parametrize(("fault", "code"), [("double shift", "LA103"), ("three ahead", "LA104")])
+def test_a_main_head_at_a_wrong_place_says_nothing_of_what_a_further_call_must_train(fault, code):
+    program = Program(key="wanted", logits="body and head", extra="two ahead", samples=2, fault=fault)
+    assert judged(program).codes == (code,)
