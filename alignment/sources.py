@@ -28,7 +28,7 @@ from .recovery import Form, Reading
 from .streams import IGNORE_INDEX, NO_TOKEN, Stream, numbered
 from .supervision import Supervision
 
-__all__ = ["agreed", "ambiguous_offsets", "infer_sources", "unpenalised"]
+__all__ = ["USUAL_OFFSETS", "agreed", "ambiguous_offsets", "infer_sources", "unpenalised"]
 
 #: Share of rows without a plain cross-entropy from which, beside soft ones, all may have a soft teacher.
 TAUGHT = 0.1
@@ -89,7 +89,9 @@ def _infer(number: int, reading: Reading, streams: Sequence[Stream]) -> Supervis
         for other in (number, *_others(number, streams)):
             if rows.numel() == 0:
                 break
-            one = _inside(reading.target[rows], rows, own, alone=len(streams) == 1) if other == number else None
+            one = None
+            if other == number:
+                one = _inside(reading.target[rows], rows, own, alone=len(streams) == 1, pulled=not pushed)
             found, unique = _find(reading.target[rows], rows, streams[other], one)
             known = found >= 0
             exact &= bool(unique[known].all())
@@ -198,7 +200,7 @@ def _find(target: Tensor, rows: Tensor, stream: Stream, told: Tensor | None) -> 
     return found, once
 
 
-def _inside(target: Tensor, rows: Tensor, stream: Stream, *, alone: bool) -> Tensor | None:
+def _inside(target: Tensor, rows: Tensor, stream: Stream, *, alone: bool, pulled: bool) -> Tensor | None:
     """(r,) sources by the one offset that explains all rows whose source is then in their sample; None if none does.
 
     Those are most rows; in windows of a few tokens, of a batch that has this stream ``alone``, a part of them. Rows
@@ -214,7 +216,9 @@ def _inside(target: Tensor, rows: Tensor, stream: Stream, *, alone: bool) -> Ten
                 break
     most = [one for one in fitting if 2 * int(one[1].sum()) > len(rows)]
     # where anything fits, that of fewer rows may be the likeliest; where nothing else does, it is one that looks ahead
-    fitting = most if len(most) == 1 else [one for one in fitting if most or (alone and one[0] > 0)]
+    next_one = alone and pulled and fitting and fitting[0][0] == USUAL_OFFSETS[0]
+    if not next_one:  # what is pulled towards the next token, wherever there is one, is trained on that
+        fitting = most if len(most) == 1 else [one for one in fitting if most or (alone and one[0] > 0)]
     if not fitting:
         return None
     offset, inside = fitting[0]  # the likeliest; that another explains as much is seen by ``ambiguous_offsets``

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .borders import crossings
+from .odds import strays, untold
 from .supervision import Supervision
 from .targets import never_targets
 
@@ -72,8 +73,8 @@ def judge(number: int, expected: Supervision, actual: Supervision, streams: Sequ
     astray = (inside & ~step) | (wrong & ~known & expected.trained)
     if not actual.exact and not bool(expected.trained.any()):  # nobody says what the last rows must be trained on
         border &= crossings(actual)
-        if not bool((astray & stream.follows()).any()):
-            astray = torch.zeros_like(astray)  # found elsewhere by chance
+        if not bool(strays(actual).any()) or untold(actual, astray):
+            astray = torch.zeros_like(astray)  # what is trained is the next token, or is found elsewhere by chance
     unexpected = (inside & ~astray & ~border) | (wrong & ~known & ~expected.trained) | barred
     across = inside & samples_differ
     return Verdicts(right, foreign, codebook, astray, across, border, unexpected, missing, lost, ends)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from alignment import IGNORE_INDEX, Convention, Supervision, infer_convention
 from alignment.borders import crossings
+from alignment.odds import strays, untold
 
 from ..witness.blind import wanted_rows
 from ..witness.demands import demanded, nothing
@@ -164,7 +165,11 @@ def _granted(number: int, actual: Supervision, rows: Tensor, told: Supervision, 
     next_one = trained & follows & (stream.ids[after] == actual.target)
     step = trained & ~follows & (actual.origin == number) & (actual.offset == 1)
     crossed = step & crossings(actual, part)
-    wrong = (_shared(number, actual, trained & ~next_one) & ~step) | crossed
+    shared = _shared(number, actual, trained & ~next_one) & ~step
+    own = shared & (actual.origin == number)
+    if not bool((strays(actual) & trained).any()) or untold(actual, own):
+        shared &= ~own
+    wrong = shared | crossed
     judged = int((next_one | wrong).sum()) >= SHIFTED * int(trained.sum())
     if not judged:
         wrong = torch.zeros_like(wrong)

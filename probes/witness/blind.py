@@ -13,6 +13,7 @@ from torch import Tensor
 from alignment import IGNORE_INDEX, Finding, Stream, Supervision
 from alignment.comparison import merge_codebooks
 from alignment.findings import Example, finding
+from alignment.odds import strays
 from alignment.sources import ambiguous_offsets
 from alignment.streams import NO_TOKEN
 
@@ -20,6 +21,8 @@ __all__ = ["SPARED", "blind_spots", "unread_note", "wanted_rows"]
 
 #: Share of a stream's rows that may be saturated where the loss runs on real logits.
 SPARED = 0.05
+#: Share of a stream's rows that may be trained on other tokens than the next: what replaces a few is no offset.
+FEW = 0.1
 EXAMPLES = 4
 
 
@@ -55,7 +58,7 @@ def blind_spots(
         due = open_rows & wanted_rows(got.stream) if bool(open_rows.any()) else open_rows
         unread = list(_unread(wanted, got, due, spared))
         out.extend(unread)
-        out.extend(_uncompared(got, open_rows, due))
+        out.extend(_astray(got, open_rows) or _uncompared(got, open_rows, due))
         out.extend(() if unread else _alike(got))  # what is not read may tell the two apart
     return list(merge_codebooks(out, sum(one.stream.is_audio for one in actual)))
 
@@ -72,6 +75,19 @@ def _unread(expected: Supervision, actual: Supervision, open_due: Tensor, spared
             "teacher, of a penalty, or too small to be read"
         )
         yield finding("LA802", name, message, count=count, examples=_examples(unread, expected))
+
+
+def _astray(actual: Supervision, open_rows: Tensor) -> list[Finding]:
+    """LA804: rows of which nobody says anything are trained on other tokens than the next, from nobody knows where."""
+    rows, name = strays(actual) & open_rows, actual.stream.name
+    count, trained = int(rows.sum()), int((actual.trained & open_rows).sum())
+    if count <= FEW * trained:
+        return []
+    message = (
+        f"{count} of {trained} trained rows of {name} are trained on another token than the one after them, and too "
+        "few or too common tokens say from where: which offset it is, is not judged; watch a batch of more other tokens"
+    )
+    return [finding("LA804", name, message, count=count, examples=_examples(rows, actual))]
 
 
 def _uncompared(actual: Supervision, open_rows: Tensor, due: Tensor) -> Iterator[Finding]:

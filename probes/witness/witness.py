@@ -21,6 +21,7 @@ from alignment import (
 )
 from alignment.comparison import unexplained
 from alignment.findings import LABELS
+from alignment.odds import strays
 from alignment.sources import ambiguous_offsets, infer_sources
 from alignment.verdicts import Verdicts, judge
 
@@ -132,7 +133,7 @@ def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
     if not first.problems and _may_be_clipped(told.findings, options):
         actual, clipped = on_other_logits(watched, batch, view, expected, actual)
         told = judge_loss(view, expected, actual)
-    if not first.problems and _needs_proof(told.findings, actual):
+    if not first.problems and _needs_proof(told.findings, expected, actual):
         actual = penalised.without(prove(watched, batch, view, actual))
         if clipped:
             actual, clipped = on_other_logits(watched, batch, view, expected, actual)
@@ -172,10 +173,13 @@ def _may_be_clipped(findings: Sequence[Finding], options: Options) -> bool:
     return options.values != "wide" and bool(findings) and {f.code for f in findings} & silent != set()
 
 
-def _needs_proof(findings: Sequence[Finding], actual: Sequence[Supervision]) -> bool:
+def _needs_proof(findings: Sequence[Finding], expected: Sequence[Supervision], actual: Sequence[Supervision]) -> bool:
     """Whether sources decide anything: something differs, or could be read two ways."""
     about_sources = [f for f in findings if f.code not in ("LA205", "LA206") and f.severity == "error"]
-    return bool(about_sources) or any(f.code == "LA202" for f in findings) or any(map(ambiguous_offsets, actual))
+    unsaid = any(map(ambiguous_offsets, actual)) or any(
+        bool((strays(one) & ~wanted.trained).any()) for wanted, one in zip(expected, actual, strict=True)
+    )
+    return bool(about_sources) or any(f.code == "LA202" for f in findings) or unsaid
 
 
 def _blind(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from random_choices import AFTER, ALIGNED, CRITERIA, EXTRAS, FAULTS, LOGITS, SHIFTED
 from random_models import MODELS
@@ -31,16 +34,30 @@ RULED_OUT = (
     "clamped",
     "hardest",
 )
+#: How many programs are drawn until one has choices that go together.
+TRIES = 100_000
 MULTIPLIED = ("product", "transposed product", "checkpointed", "kernel")
 
 
-def drawn(seed: int, number: int) -> Program:
-    """Program ``number`` of a seed: right where the number is even, with one fault where it is odd."""
+def drawn(seed: int, number: int, where: Mapping[str, Sequence[Any]] | None = None) -> Program:
+    """Program ``number`` of a seed: right where the number is even, with one fault where it is odd.
+
+    Args:
+        seed: of all of them.
+        number: of this one.
+        where: choices that are drawn from these alone, by their name; a fault of a right program is none all the same.
+
+    Raises:
+        ValueError: choices that no program has together.
+    """
     pick = random.Random(f"{seed}/{number}")
-    while True:
+    for _ in range(TRIES):
         program = _drawn(pick, faulty=bool(number % 2))
+        chosen = {name: pick.choice(values) for name, values in (where or {}).items() if name != "fault" or number % 2}
+        program = replace(program, **chosen)
         if is_meant(program):
             return program
+    raise ValueError(f"no program has these choices together: {where}")
 
 
 def _drawn(pick: random.Random, *, faulty: bool) -> Program:

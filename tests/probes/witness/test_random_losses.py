@@ -132,6 +132,28 @@ MENDED = {
     "a barcode that happens to leave a token as it is": Program(
         model="plain", length=4, ids="repeated", mask="sample", fault="three ahead", seed=563378
     ),
+    "two rows are pulled towards a token that stands elsewhere too": Program(
+        vocab=12,
+        length=6,
+        ids="frequent",
+        mask="prompt",
+        padding="right",
+        labels="shifted",
+        key="wanted",
+        pairing="backwards",
+        criterion="preference",
+        seed=360105,
+    ),
+    "windows of common tokens that stand one to the left as well": Program(
+        vocab=12,
+        length=4,
+        ids="frequent",
+        mask="prompt",
+        labels="stream",
+        key="wanted",
+        pairing="backwards",
+        seed=72242,
+    ),
     "a step of which half is trained is not divided twice": Program(
         model="t5",
         labels="shifted",
@@ -148,6 +170,24 @@ MENDED = {
 def test_what_was_judged_wrongly_once_is_judged_rightly(program):
     assert is_meant(program)
     assert judged(program).kind in RIGHT
+
+
+def test_a_fault_of_one_row_under_a_key_of_ones_own_is_not_judged():
+    program = Program(
+        length=5, ids="repeated", mask="sample", key="wanted", criterion="preference", fault="three ahead", seed=653023
+    )
+    assert is_meant(program)
+    assert judged(program).kind == "blind"
+
+
+def test_choices_are_drawn_from_those_that_are_named():
+    where = {"ids": ["alike", "constant"], "samples": [2], "fault": ["copy"]}
+    programs = [drawn(0, number, where) for number in range(12)]
+    assert {one.ids for one in programs} == {"alike", "constant"}
+    assert {one.samples for one in programs} == {2}
+    assert [one.fault for one in programs] == ["", "copy"] * 6
+    with pytest.raises(ValueError, match="no program has these choices together"):
+        drawn(0, 0, {"model": ["t5"], "labels": ["aligned"]})
 
 
 def test_a_replay_goes_on_with_ids_that_the_loss_knows():
