@@ -11,6 +11,7 @@ from ..errors import UsageError
 from ..models import Adapter, Batch, View
 from ..models.adapter import LabelsAs
 from ..models.reading import is_encoder_decoder
+from ..models.token_ids import end_ids, pad_ids
 from .barcoded import hand_labels
 from .encoder_noise import as_read
 
@@ -25,8 +26,8 @@ def barcoded_text(
     """Right-padded samples of ordinary ids, the first third unlabelled, as keyword arguments of a text model.
 
     Ids repeat only where the vocabulary is smaller than the batch. An encoder-decoder model reads the same
-    ids in its encoder, or noise where that hears or sees, and is trained to write all of them: what is unlabelled
-    its decoder would read as padding.
+    ids in its encoder, or noise where that hears or sees, and is trained to write all of them, an end as the last one:
+    what is unlabelled its decoder would read as padding.
 
     Raises:
         UsageError: fewer than 8 positions, or an encoder that we have nothing for.
@@ -42,9 +43,12 @@ def barcoded_text(
     mask = torch.ones_like(ids)
     for index in range(1, batch_size):
         mask[index, length - 1 - index % (length // 4) :] = 0
-    wanted = ids.masked_fill(mask == 0, IGNORE_INDEX)
     inner = adapter.inner(model)
-    if not is_encoder_decoder(inner):
+    writes, ends = is_encoder_decoder(inner), [end for end in end_ids(inner) if end not in pad_ids(inner)]
+    if writes and ends:
+        ids[torch.arange(batch_size), mask.sum(1) - 1] = ends[0]
+    wanted = ids.masked_fill(mask == 0, IGNORE_INDEX)
+    if not writes:
         wanted[:, : length // 3] = IGNORE_INDEX
     batch: Batch = {"input_ids": ids, "attention_mask": mask, "labels": wanted}
     if (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from torch import nn
 from ..errors import UsageError
 
 __all__ = ["class_of", "from_folder", "load_causal_lm"]
+
+#: Names of classes that say what they are for.
+WITH_A_HEAD = re.compile(r"For[A-Z]")
 
 
 def from_folder(model_class: Any, name: str, **wanted: Any) -> tuple[nn.Module, tuple[str, ...]]:
@@ -60,8 +64,10 @@ def load_causal_lm(
 def class_of(transformers: Any, config: Any) -> Any:
     """The class that a configuration names; causal language modelling for none, or one without a head that has such."""
     bare = transformers.MODEL_MAPPING.get(type(config), None)
+    if bare is not None and WITH_A_HEAD.search(bare.__name__):
+        bare = None  # what stands for all of a kind may have heads of its own (Llama 4)
     if transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None) is None:
-        bare = None  # what stands for all of a kind may have heads of its own (CSM)
+        bare = None  # and may be all that there is (CSM)
     for architecture in getattr(config, "architectures", None) or ():
         found = getattr(transformers, architecture, None)
         if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):

@@ -62,7 +62,8 @@ def _musicgen(model: Any) -> Mapping[str, Any]:
     """Ids (B * K, T), labels (B, T, K), heads ``lm_heads[k]``; the decoder may stand alone."""
     whole = hasattr(model, "decoder")
     config, key = (model.decoder.config, "decoder_input_ids") if whole else (model.config, "input_ids")
-    codes = partial(_given_or_later, key, config, config.decoder_start_token_id if whole else config.bos_token_id)
+    start = getattr(config, "decoder_start_token_id" if whole else "bos_token_id", None)
+    codes = partial(_given_or_later, key, config, start)
     book = {
         "head": "decoder.lm_heads.{k}" if whole else "lm_heads.{k}",
         "ids": codes,
@@ -73,13 +74,18 @@ def _musicgen(model: Any) -> Mapping[str, Any]:
     return {"audio[{k}]": book}
 
 
-def _given_or_later(key: str, config: Any, start: int, batch: Mapping[str, Any]) -> Tensor:
+def _given_or_later(key: str, config: Any, start: int | None, batch: Mapping[str, Any]) -> Tensor:
     """What the decoder reads: the ids it is given, else the labels one step later."""
     given, labels = batch.get(key), batch.get("labels")
     if isinstance(given, Tensor):
         return _by_codebook(given, config.num_codebooks, key)
     if labels is None:
         raise InputError(f"the batch has neither {key} nor labels: it has {', '.join(batch)}")
+    if start is None:
+        raise InputError(
+            f"the decoder cannot begin: its configuration has no decoder_start_token_id, and the batch no {key}; set "
+            "model.config.decoder.decoder_start_token_id, or give them"
+        )
     later = torch.full_like(labels, start)
     later[:, 1:] = labels[:, :-1].masked_fill(labels[:, :-1] == IGNORE_INDEX, config.pad_token_id)
     return later

@@ -49,11 +49,15 @@ SHOWN = 6
 
 @dataclass(frozen=True)
 class Small:
-    """A small model, what it was made of, and what was made smaller: before and after, by dotted name."""
+    """A small model, what it was made of, and what was made smaller: before and after, by dotted name.
+
+    ``unknown`` is its kind, where this transformers has the class of that name alone.
+    """
 
     model: nn.Module
     name: str
     changed: Mapping[str, tuple[Any, Any]]
+    unknown: str = ""
 
     @property
     def notes(self) -> list[str]:
@@ -61,7 +65,10 @@ class Small:
         sizes = [f"{name} {_told(old)} -> {_told(new)}" for name, (old, new) in self.changed.items()]
         more = f" and {len(sizes) - SHOWN} more" if len(sizes) > SHOWN else ""
         reduced = f"made smaller: {', '.join(sizes[:SHOWN])}{more}" if sizes else "nothing was made smaller"
-        return [f"--weights none: {self.name} of its configuration alone, with random weights; {reduced}", UNSAID]
+        notes = [f"--weights none: {self.name} of its configuration alone, with random weights; {reduced}", UNSAID]
+        if self.unknown:
+            notes.append(f"a model_type {self.unknown!r} is not known: it is taken for transformers' own {self.name}")
+        return notes
 
 
 def small_model(config: Any, *, model_class: type[nn.Module] | None = None, seed: int = 0) -> nn.Module:
@@ -82,7 +89,7 @@ def small_model(config: Any, *, model_class: type[nn.Module] | None = None, seed
 
 def smallest(config: Any, *, model_class: type[nn.Module] | None = None, seed: int = 0) -> Small:
     """The same, and what was made smaller."""
-    given = _configuration(config)
+    given, unknown = _configuration(config)
     values = {key: value for key, value in _values(given).items() if key not in OF_WEIGHTS}
     build = _builder(given, model_class)
     first: tuple[Exception, str] | None = None
@@ -102,7 +109,7 @@ def smallest(config: Any, *, model_class: type[nn.Module] | None = None, seed: i
                 raise
             first = first or (error, "made")
             continue
-        made = Small(model, type(model).__name__, reduced.changed)
+        made = Small(model, type(model).__name__, reduced.changed, unknown)
         if not _raises(model):
             return made
         unproven = unproven or made  # its inputs may be others than ours
@@ -139,28 +146,30 @@ def small_like(make: Callable[[], Any], *, seed: int = 0) -> Small:
 # -- configurations -----------------------------------------------------------------------------------
 
 
-def _configuration(config: Any) -> Any:
-    """The configuration as an object of its class."""
+def _configuration(config: Any) -> tuple[Any, str]:
+    """The configuration as an object of its class, and its kind where no more than its class is known."""
     if isinstance(config, (str, Path)):
         path = Path(config) / "config.json" if Path(config).is_dir() else Path(config)
         if not path.is_file():
             raise UsageError(f"{config}: no configuration there; name the folder that holds config.json")
         config = read_json(path)
     if not isinstance(config, Mapping):
-        return config
+        return config, ""
     kind = config.get("model_type")
     if kind == "higgs_audio":
-        return higgs.require().HiggsAudioConfig.from_dict(dict(config))
-    from transformers import CONFIG_MAPPING
+        return higgs.require().HiggsAudioConfig.from_dict(dict(config)), ""
+    import transformers
 
-    if kind not in CONFIG_MAPPING:
-        import transformers
-
-        raise UsageError(
-            f"a configuration of model_type {kind!r}: transformers {transformers.__version__} has no such model; give "
-            "one of your own with --model FILE.py:FUNC"
-        )
-    return CONFIG_MAPPING[kind].from_dict(dict(config))
+    if kind in transformers.CONFIG_MAPPING:
+        return transformers.CONFIG_MAPPING[kind].from_dict(dict(config)), ""
+    for name in config.get("architectures") or ():  # code of its own, under the name of a class that it was made from
+        own = getattr(getattr(transformers, name, None), "config_class", None)
+        if own is not None:
+            return own.from_dict({**config, "model_type": own.model_type}), str(kind)
+    raise UsageError(
+        f"a configuration of model_type {kind!r}: transformers {transformers.__version__} has no such model; give "
+        "one of your own with --model FILE.py:FUNC"
+    )
 
 
 def _values(config: Any) -> dict[str, Any]:
@@ -193,6 +202,8 @@ def _builder(config: Any, model_class: type[nn.Module] | None) -> Callable[[Any]
     transformers = importlib.import_module("transformers")
     found = class_of(transformers, config)
     if found is not transformers.AutoModelForCausalLM:
+        if found.forward is nn.Module.forward:
+            raise UsageError(f"{found.__name__} has no forward: name the part that is trained, with its configuration")
         return found
     for name in MAPPINGS:  # it names no class: the one of its kind that has a head over ids
         if type(config) in getattr(transformers, name, {}):

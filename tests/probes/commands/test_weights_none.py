@@ -151,7 +151,10 @@ def test_weights_none_needs_a_model(capsys):
 
 @pytest.mark.parametrize(
     ("changed", "told"),
-    [({"model_type": "nowhere"}, "no such model"), ({"architectures": ["Nowhere"]}, "is not in transformers")],
+    [
+        ({"model_type": "nowhere", "architectures": ["Own"]}, "no such model"),
+        ({"architectures": ["Nowhere"]}, "is not in transformers"),
+    ],
     ids=["unknown kind", "unknown class"],
 )
 def test_a_configuration_of_no_known_class_is_refused_in_a_sentence(folder, capsys, changed, told):

@@ -349,3 +349,11 @@ def test_fuzz_puts_a_second_frame_behind_one_alone():
     model = small.moshi()
     _, seen, findings = run_case(Contract(model, adapter_for(model), own_loss), parse_case("t1a"))
     assert (findings, len(seen.actual)) == ([], 5)
+
+
+def test_musicgen_whose_configuration_says_no_beginning_is_refused_in_a_sentence():
+    model = small.musicgen()
+    model.config.decoder.decoder_start_token_id = None
+    song = {"input_ids": drawn(B, 5, high=40), "labels": drawn(B, T, 4, high=98)}
+    with pytest.raises(InputError, match=r"set model\.config\.decoder\.decoder_start_token_id"):
+        check_loss(model, song, own_loss)
