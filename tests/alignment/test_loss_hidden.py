@@ -113,5 +113,6 @@ def test_from_hidden_states_nan_shows_where_it_is_trained(where):
 def test_hidden_states_and_their_head_go_together():
     case = Hidden()
     for alone in ({"hidden": case.hidden}, {"head": case.head}):
-        with pytest.raises(InputError, match="^hidden and head go together: pass what the text head reads, and the head$"):
+        told = "hidden and head go together: pass what the text head reads, and the head"
+        with pytest.raises(InputError, match=f"^{told}$"):
             dual_loss(case.setting.outputs(), case.setting.batch, **alone)
