@@ -232,6 +232,7 @@ def test_labels_or_logits_of_audio_alone_have_no_loss():
     assert (labels_alone.audio_decision, logits_alone.audio_decision) == (None, None)
     assert (float(labels_alone.total), float(logits_alone.total.detach())) == (0, 0)
     assert logits_alone.total.requires_grad  # tied to its logits
+    assert not logits_alone.audio.requires_grad
 
 
 def test_the_mask_of_a_batch_without_audio_ends_its_samples():
