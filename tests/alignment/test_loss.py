@@ -25,7 +25,7 @@ from alignment import (
     recover,
 )
 from alignment.cross_entropy import mean_cross_entropy
-from alignment.loss import join_streams
+from alignment.loss import codebook_loss, join_streams, text_loss
 from probes.models.higgs import small_model
 
 __ = IGNORE_INDEX
@@ -192,6 +192,16 @@ def test_an_audio_never_goes_on_in_the_next_one():
     heard = recover(lambda z: dual_loss({"logits": z.new_zeros(1, 1, 2), "audio_logits": z}, batch).audio, logits)
     for k, targets in enumerate(heard.target.view(-1, CODEBOOKS).T.tolist()):
         assert targets == [5 * k + 1, 5 * k + 2, __, 5 * k + 4, __]
+
+
+def test_the_loss_of_codebooks_and_of_a_text_go_by_the_evidence_if_nothing_else_is_said():
+    setting = Setting(EXAMPLE)
+    found, decision = codebook_loss(setting.audio, setting.batch["label_audio_ids"], setting.books)
+    assert torch.equal(found, setting.loss().audio)
+    assert decision.verified
+    found, decision = text_loss(setting.logits, setting.expansion.labels.reshape(-1), setting.stream)
+    assert torch.equal(found, setting.loss().text)
+    assert decision.verified
 
 
 def test_joined_codebooks_keep_their_rows_and_part_their_segments():

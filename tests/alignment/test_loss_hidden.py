@@ -1,5 +1,7 @@
 """The dual loss from hidden states: the head sees labelled rows alone, and nothing else changes."""
 
+import logging
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -116,3 +118,10 @@ def test_hidden_states_and_their_head_go_together():
         told = "hidden and head go together: pass what the text head reads, and the head"
         with pytest.raises(InputError, match=f"^{told}$"):
             dual_loss(case.setting.outputs(), case.setting.batch, **alone)
+
+
+def test_from_hidden_states_the_log_says_that_it_was(caplog):
+    with caplog.at_level(logging.INFO, logger="alignment"):
+        case = Hidden()
+        case.ours()
+    assert f"Text hidden states shape: {tuple(case.hidden.shape)}" in [one.getMessage() for one in caplog.records]
