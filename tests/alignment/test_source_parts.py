@@ -9,7 +9,6 @@ from alignment.sources import (
     _by_chance,
     _carried_over,
     _explained,
-    _inside,
     _matches,
     _one_explains,
     _others,
@@ -102,14 +101,3 @@ def test_the_last_rows_are_carried_over_all_or_none(last, source):
 def test_a_roll_of_each_sample_stays_in_it():
     assert _carried_over(rows(5, 8), rows(2, 5), TWO, 1).tolist() == [0, 3]
     assert _carried_over(rows(7, 10), rows(0, 3), TWO, -1).tolist() == [2, 5]
-
-
-@pytest.mark.parametrize(("alone", "found"), [(True, [1, -1, -1]), (False, None)])
-def test_a_third_of_the_rows_will_do_in_windows_of_a_few_tokens(alone, found):
-    stream = plain_stream([5, 6, 7, 8], sample=[0, 0, 1, 2])
-    assert as_list(_inside(rows(6, 50, 51), rows(0, 1, 2), stream, alone=alone)) == found
-    assert _inside(rows(6, 50, 51, 52), rows(0, 1, 2, 3), stream, alone=alone) is None
-
-
-def as_list(found):
-    return None if found is None else found.tolist()
