@@ -10,6 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -182,13 +183,16 @@ def align_streams(received: Stream, batch: Stream, uses: Tensor | None = None) -
     search = _Search(received, batch, uses, out, torch.zeros_like(batch.ids, dtype=torch.bool))
     for sample in torch.unique(received.sample).tolist():
         rows = torch.nonzero(received.sample == sample).reshape(-1)
-        if search.placed(rows):
+        if search.placed(rows) or search.placed_again(rows):
             continue
         real = rows[received.segment[rows] >= 0]
         for number in torch.unique(received.segment[real]).tolist():
             piece = real[received.segment[real] == number]
-            if not search.placed(piece) and not search.placed_behind(piece):
-                search.place_beginning(piece)
+            if search.placed(piece) or search.placed_behind(piece):
+                continue
+            if search.placed_altered(rows):
+                break
+            search.place_beginning(piece)
     uses += search.taken
     return out
 
@@ -248,6 +252,41 @@ class _Search:
                 return True
         return False
 
+    def placed_again(self, run: Tensor) -> bool:
+        """Find a whole sample of the batch that was found before: the trainer repeats the batch (R-Drop, self-play)."""
+        number, ids = int(self.received.sample[run[0]]), self.received.ids[run]
+        samples = torch.unique(self.batch.sample).tolist()
+        for sample in sorted(samples, key=lambda one: one != number % len(samples)):
+            place = torch.nonzero(self.batch.sample == sample).reshape(-1)
+            if len(place) == len(run) > 1 and bool(self.taken[place].all()) and torch.equal(self.batch.ids[place], ids):
+                self._take(run, place)
+                return True
+        return False
+
+    def placed_altered(self, run: Tensor) -> bool:
+        """Place a sample of which ids were changed here and there: dropped tokens, tokens of the model's own."""
+        home = torch.nonzero(self.batch.sample == self.received.sample[run[0]]).reshape(-1)
+        if len(home) != len(run) or bool(self.taken[home].any()):
+            return False
+        if not _are_altered([self._same(run, home)]) and not self._is_altered:
+            return False
+        self._take(run, home)
+        return True
+
+    @cached_property
+    def _is_altered(self) -> bool:
+        """Whether that is so of all samples together, which lie as those of the batch do."""
+        if not torch.equal(self.received.sample, self.batch.sample):
+            return False
+        samples = [
+            torch.nonzero(self.batch.sample == one).reshape(-1) for one in torch.unique(self.batch.sample).tolist()
+        ]
+        return _are_altered([self._same(rows, rows) for rows in samples])
+
+    def _same(self, run: Tensor, home: Tensor) -> Tensor:
+        """(r,) bool: of the rows that are no padding, whose id is the same."""
+        return (self.received.ids[run] == self.batch.ids[home])[self.batch.segment[home] >= 0]
+
     def place_beginning(self, run: Tensor) -> None:
         """Place as much of ``run`` as begins the same sample of the batch: the rest was appended by the trainer."""
         home = torch.nonzero((self.batch.sample == self.received.sample[run[0]]) & ~self.taken).reshape(-1)[: len(run)]
@@ -258,3 +297,9 @@ class _Search:
     def _take(self, run: Tensor, place: Tensor) -> None:
         self.out[run] = place
         self.taken[place] = True
+
+
+def _are_altered(samples: Sequence[Tensor]) -> bool:
+    """Whether half of the rows behind the first that differs are the same: no beginning in common, and no more."""
+    rests = [same[int((~same).long().argmax()) + 1 :] for same in samples if not bool(same.all())]
+    return 2 * sum(int(rest.sum()) for rest in rests) >= sum(map(len, rests))

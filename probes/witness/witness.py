@@ -139,6 +139,7 @@ def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
             actual, clipped = on_other_logits(watched, batch, view, expected, actual)
         told = judge_loss(view, expected, actual)
     expected, actual = told.expected, told.actual
+    told = replace(told, findings=tuple(one for one in told.findings if not _may_be_unplaced(one, first)))
     findings = list(first.problems or (*told.findings, *penalised.findings(expected, told.findings)))
     if not first.shared:  # it runs the loss, which would wait for processes with nothing to explain
         findings = explain_silence(watched, batch, view, findings)
@@ -171,6 +172,11 @@ def _may_be_clipped(findings: Sequence[Finding], options: Options) -> bool:
     """Whether rows without a gradient may have one at other logits."""
     silent = {"LA201", "LA203", "LA205", "LA206"}
     return options.values != "wide" and bool(findings) and {f.code for f in findings} & silent != set()
+
+
+def _may_be_unplaced(one: Finding, first: Pass) -> bool:
+    """Whether the rows that seem to be missing may be those of which nobody knows where they belong (LA803)."""
+    return one.code in ("LA201", "LA203") and 0 < one.count <= first.unplaced[one.stream]
 
 
 def _needs_proof(findings: Sequence[Finding], expected: Sequence[Supervision], actual: Sequence[Supervision]) -> bool:

@@ -45,6 +45,8 @@ LOGITS = {
     "kernel": "z = body(model, x)",
     "functional call": "w = dict(model.named_parameters()); "
     "z = whole(lambda **k: torch.func.functional_call(model, w, (), k), x)",
+    "batch twice": "z = whole(model, torch.cat([x, x])); "
+    "x, y, real = x.repeat(2, 1), y.repeat(2, 1), real.repeat(2, 1)",
     "two forwards": "z = torch.cat([whole(model, x), whole(model, x)]); "
     "x, y, real = x.repeat(2, 1), y.repeat(2, 1), real.repeat(2, 1)",
 }

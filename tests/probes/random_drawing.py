@@ -21,6 +21,8 @@ OF_BATCHES = ("sample dropped", "one piece", "half trained")
 KEYS = {"aligned": ("labels", "labels", "wanted"), "shifted": ("shift_labels", "wanted"), "stream": ("wanted",)}
 #: Models that are called as a whole, and how their labels lie.
 WHOLE = {"t5": "shifted", "books": "aligned"}
+#: Logits that are made twice: a fault of one sample is one of one of them, and they cancel each other out as a pair.
+TWICE = ("two forwards", "batch twice")
 #: What may score an id with minus infinity.
 RULED_OUT = (
     "cross_entropy",
@@ -124,7 +126,8 @@ def _fits(one: Program) -> bool:
             one.after == "id ruled out"
             and (one.criterion not in RULED_OUT or one.extra not in ("", "weights", "scaled")),
             one.criterion == "hardest" and (one.ids == "constant" or "entropy" in one.extra),  # which, nothing shows
-            one.logits == "two forwards" and one.fault in ("sample dropped", "one piece"),  # of one of them
+            one.logits in TWICE and (one.fault in ("sample dropped", "one piece") or one.criterion == "preference"),
+            one.logits == "batch twice" and one.model == "plain" and (one.samples == 1 or one.loop),
             one.accumulated and (one.model == "books" or one.criterion != "cross_entropy" or one.key == "wanted"),
         )
     )

@@ -59,11 +59,24 @@ def hardest_tokens(model, batch, offset, keep=0.6):
     return loss.topk(int(keep * len(loss))).values.mean()
 
 
+def dropped_tokens(model, batch, offset):
+    gone = torch.rand(batch["input_ids"].shape, generator=torch.Generator().manual_seed(3)) < 0.2
+    logits = model(input_ids=batch["input_ids"].masked_fill(gone, 1)).logits
+    return F.cross_entropy(*paired(logits, batch["labels"], offset))
+
+
+def batch_twice(model, batch, offset):
+    logits = model(input_ids=batch["input_ids"].repeat(2, 1)).logits
+    loss = F.cross_entropy(*paired(logits, batch["labels"].repeat(2, 1), offset))
+    one, other = logits.log_softmax(-1).chunk(2)
+    return loss + F.kl_div(one, other, reduction="batchmean", log_target=True)
+
+
 OFFSETS = [(1, ("pass", [])), (0, ("fail", ["LA102"])), (2, ("fail", ["LA103"]))]
 
 
 @pytest.mark.parametrize(("offset", "told"), OFFSETS)
-@pytest.mark.parametrize("loss", [head_in_a_checkpoint, hardest_tokens])
+@pytest.mark.parametrize("loss", [head_in_a_checkpoint, hardest_tokens, dropped_tokens, batch_twice])
 def test_a_shift_in_each_form(model, loss, offset, told):
     assert judged(model, answered(), by(loss, offset)) == told
 
@@ -79,6 +92,15 @@ def test_rows_that_a_loss_leaves_out_by_its_logits_are_no_missing_ones(model, ke
     right = by(lambda *given: hardest_tokens(*given, keep), 1)
     assert judged(model, answered(), right, real_logits=real_logits) == ("pass", [])
     assert judged(model, answered(), halved, real_logits=real_logits) == ("fail", ["LA201"])
+
+
+def test_rows_of_which_nobody_knows_where_they_belong_are_blind_and_none_is_missing(model):
+    def other_ids(model, batch):
+        ids = batch["input_ids"].clone()
+        ids[0] = (ids[0] + 5) % VOCABULARY
+        return F.cross_entropy(*paired(model(input_ids=ids).logits, batch["labels"], 1))
+
+    assert judged(model, answered(), other_ids) == ("incomplete", ["LA803"])
 
 
 class TiedWithBias(nn.Module):
