@@ -270,10 +270,10 @@ def test_the_last_rows_alone_say_nothing_of_an_offset():
 
 
 @pytest.mark.parametrize("exact", [True, False], ids=["proven", "inferred"])
-def test_a_row_that_another_follows_is_astray_and_the_last_ones_with_it(exact):
-    nothing, actual = untold(r0=1, r2=4, r11=2)
+def test_rows_that_others_follow_are_astray_and_the_last_ones_with_them(exact):
+    nothing, actual = untold(r0=1, r1=3, r2=4, r3=5, r7=9, r11=2)
     verdicts = judge(0, nothing, replace(actual, exact=exact), [actual])
-    assert torch.nonzero(verdicts.astray).flatten().tolist() == [2, 11]
+    assert torch.nonzero(verdicts.astray).flatten().tolist() == [1, 2, 3, 7, 11]
     assert torch.nonzero(verdicts.unexpected).flatten().tolist() == [0]
 
 
