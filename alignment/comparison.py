@@ -19,16 +19,19 @@ from .rules.judged import EXAMPLES, Judged, Labelled
 from .samples import sample_findings
 from .streams import IGNORE_INDEX, Stream
 from .supervision import Supervision
-from .verdicts import judge
+from .verdicts import Verdicts, judge
 
-__all__ = ["compare", "compare_labels", "merge_codebooks", "unexplained"]
+__all__ = ["compare", "compare_labels", "looked_at", "merge_codebooks", "of_labels", "unexplained"]
 
 #: What leaves nothing else to be judged, in this order.
 ALONE = ("LA501", "LA206")
 
 
 def compare(
-    expected: Sequence[Supervision], actual: Sequence[Supervision], apart: Sequence[Tensor] | None = None
+    expected: Sequence[Supervision],
+    actual: Sequence[Supervision],
+    apart: Sequence[Tensor] | None = None,
+    verdicts: Sequence[Verdicts] | None = None,
 ) -> tuple[Finding, ...]:
     """Findings that tell ``actual`` from ``expected``; none if every row is trained as it must be.
 
@@ -40,13 +43,20 @@ def compare(
         actual: the same streams as a loss trains them, in the same order.
         apart: (R,) int64 per stream, rows of one number were trained by one backward: their weights can be compared.
             All of them if None.
+        verdicts: per stream, where its rows were judged before.
 
     Raises:
         InputError: streams that differ.
     """
     _check_same_streams(expected, actual)
     streams = [
-        Judged(e, a, judge(n, e, a, expected), actual, None if apart is None else apart[n])
+        Judged(
+            e,
+            a,
+            judge(n, e, a, expected) if verdicts is None else verdicts[n],
+            actual,
+            None if apart is None else apart[n],
+        )
         for n, (e, a) in enumerate(zip(expected, actual, strict=True))
     ]
     return tuple(merge_codebooks(_found(streams), sum(e.stream.is_audio for e in expected)))
@@ -73,9 +83,9 @@ def _found(streams: Sequence[Judged]) -> list[Finding]:
 
 
 def _of_stream(one: Judged) -> Iterator[Finding]:
-    """What the rules say of one stream, in the order of the catalogue."""
-    for rule in RULES.values():
-        yield from rule.of_loss(one) if rule.of_loss is not None else ()
+    """What the rules say of one stream, in the order of the catalogue, but for those that were asked before."""
+    for code, rule in RULES.items():
+        yield from rule.of_loss(one) if rule.of_loss is not None and code not in ALONE else ()
 
 
 def _told(code: str, streams: Sequence[Judged]) -> Iterator[Finding]:
@@ -111,16 +121,34 @@ def compare_labels(
         declared: the convention of each stream that was named rather than inferred; empty if none was.
         masked: numbers of streams whose labels are what stood where a masked token is read.
     """
-    findings = list(sample_findings(streams, labels))
+    return of_labels(streams, looked_at(streams, labels, declared, masked))
+
+
+def of_labels(streams: Sequence[Stream], labels: Sequence[Labelled | None]) -> tuple[Finding, ...]:
+    """The same of labels that were looked at."""
+    findings = list(sample_findings(streams, [None if one is None else one.labels for one in labels]))
     findings += [
         found
-        for number, (stream, given) in enumerate(zip(streams, labels, strict=True))
-        if given is not None
-        for found in _of_labels(
-            _labelled(stream, given, declared[number] if declared else None, masked=number in masked)
-        )
+        for one in labels
+        if one is not None
+        for rule in RULES.values()
+        if rule.of_labels is not None
+        for found in rule.of_labels(one)
     ]
     return tuple(merge_codebooks(findings, sum(stream.is_audio for stream in streams)))
+
+
+def looked_at(
+    streams: Sequence[Stream],
+    labels: Sequence[Tensor | None],
+    declared: Sequence[Convention | None] = (),
+    masked: Collection[int] = (),
+) -> tuple[Labelled | None, ...]:
+    """The labels of every stream, and what the ids say of them; None where it has none (see ``compare_labels``)."""
+    return tuple(
+        None if given is None else _labelled(stream, given, declared[n] if declared else None, masked=n in masked)
+        for n, (stream, given) in enumerate(zip(streams, labels, strict=True))
+    )
 
 
 def _labelled(stream: Stream, labels: Tensor, declared: Convention | None, *, masked: bool) -> Labelled:
@@ -132,11 +160,6 @@ def _labelled(stream: Stream, labels: Tensor, declared: Convention | None, *, ma
         return Labelled(stream, labels, labelled, outside, declared)
     evidence = infer_convention(labels, stream)
     return Labelled(stream, labels, labelled, outside, evidence.convention, evidence)
-
-
-def _of_labels(one: Labelled) -> Iterator[Finding]:
-    for rule in RULES.values():
-        yield from rule.of_labels(one) if rule.of_labels is not None else ()
 
 
 def merge_codebooks(findings: Sequence[Finding], books: int) -> Iterator[Finding]:

@@ -121,15 +121,15 @@ def infer_convention(labels: Tensor, stream: Stream, *, limit: int = 4) -> Evide
     check_is(stream, Stream, "stream", "text_stream")
     labels = check_labels(labels, len(stream), stream.name, beside=stream.ids)
     labelled = labels != IGNORE_INDEX
-    total = int(labelled.sum())
-    if total == 0:
-        return Evidence(Convention.NONE, 0, 0, 0, 0)
     here = labelled & (labels == stream.ids)
     after_ids = next_row_values(stream.ids, stream, -1)
     free = labelled & ~stream.follows()
     after = labelled & stream.follows() & (labels == after_ids)
-    counts = (total, int(here.sum()), int(after.sum()), int(free.sum()))
-    aligned, shifted = counts[1] == total, counts[2] + counts[3] == total
+    total, at_row, behind, ending = torch.stack((labelled, here, after, free)).sum(1).tolist()
+    counts = (total, at_row, behind, ending)
+    if total == 0:
+        return Evidence(Convention.NONE, 0, 0, 0, 0)
+    aligned, shifted = at_row == total, behind + ending == total
     if aligned and shifted:
         return Evidence(Convention.AMBIGUOUS, *counts)
     if aligned:
@@ -138,7 +138,7 @@ def infer_convention(labels: Tensor, stream: Stream, *, limit: int = 4) -> Evide
         return Evidence(Convention.PRE_SHIFTED, *counts)
     worst = torch.nonzero(labelled & ~here & ~after & ~free).reshape(-1)
     if worst.numel() == 0:  # every row fits one of the two, but not all the same: show what the minority says
-        worst = torch.nonzero(labelled & ~(after if counts[2] >= counts[1] else here)).reshape(-1)
+        worst = torch.nonzero(labelled & ~(after if behind >= at_row else here)).reshape(-1)
     shown = tuple(
         Disagreement(int(stream.sample[r]), int(stream.row[r]), int(labels[r]), int(stream.ids[r]), int(after_ids[r]))
         for r in worst[:limit].tolist()

@@ -161,7 +161,10 @@ def _without_sliced(grad: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
     Whatever row has one at the first id then has one at all that are left: of a sampled softmax others have none
     either, and small entries vanish anywhere.
     """
-    live = grad[grad[:, 0] != 0, -LAST:] != 0
+    first, last = grad[:, 0] != 0, grad[:, -1] != 0
+    if bool((first & last).any()):
+        return grad, logits
+    live = grad[first, -LAST:] != 0
     sliced = int((~live.any(0)).flip(0).long().cumprod(0).sum())
     kept = live.shape[1] - sliced
     if not sliced or not kept or not bool(live[:, :kept].all()):
@@ -183,6 +186,7 @@ def _read_chunk(reading: Reading, rows: Tensor, grad: Tensor, logits: Tensor) ->
     prob = torch.softmax(logits.to(grad.dtype), -1)
     # a scale of its own per row, so that neither tiny nor huge weights leave the range of the norms
     scale = torch.maximum(low.abs(), high.abs()).to(grad.dtype)
+    finite = scale.isfinite()
     grad = grad / scale[:, None]
     weight, residual, rival = _fit(grad, prob, least)
     pulls, plain, target = weight > 0, residual <= PLAIN_RESIDUAL, least
@@ -196,7 +200,7 @@ def _read_chunk(reading: Reading, rows: Tensor, grad: Tensor, logits: Tensor) ->
         target, weight = torch.where(push, most, least), torch.where(push, push_weight, weight)
         residual = torch.where(push, push_residual, residual)
     form.masked_fill_((form == int(Form.SOFT)) & (low >= 0), int(Form.REGULARISER))
-    unclear = torch.nonzero(((form == int(Form.SOFT)) | (form == int(Form.NOT_PLAIN))) & scale.isfinite()).reshape(-1)
+    unclear = torch.nonzero(((form == int(Form.SOFT)) | (form == int(Form.NOT_PLAIN))) & finite).reshape(-1)
     if len(unclear):
         kind, alone, left = _by_columns(grad[unclear], logits[unclear].to(grad.dtype), least[unclear])
         better = (kind == int(Form.PLAIN)) | ((kind == int(Form.REGULARISER)) & (form[unclear] == int(Form.SOFT)))
@@ -204,14 +208,14 @@ def _read_chunk(reading: Reading, rows: Tensor, grad: Tensor, logits: Tensor) ->
         residual[unclear] = torch.where(better, left, residual[unclear])
         weight[unclear] = torch.where(better & (kind == int(Form.PLAIN)), alone, weight[unclear])
     weight = weight.double()
-    peaked = torch.nonzero((prob.amax(-1) >= SURE) & scale.isfinite()).reshape(-1)
+    peaked = torch.nonzero((prob.amax(-1) >= SURE) & finite).reshape(-1)
     if len(peaked):
         top = prob[peaked].argmax(-1)
         fits, alone, left = _by_the_others(grad[peaked], prob[peaked], top, FAINT * written)
         at = peaked[fits]
         form[at], target[at], weight[at], residual[at] = int(Form.PLAIN), top[fits], alone[fits], left[fits]
     weight *= scale.double()
-    write(reading, rows, target, weight, residual, torch.where(scale.isfinite(), form, int(Form.NOT_FINITE)))
+    write(reading, rows, target, weight, residual, torch.where(finite, form, int(Form.NOT_FINITE)))
 
 
 def write(reading: Reading, rows: Tensor, target: Tensor, weight: Tensor, residual: Tensor, form: Tensor) -> None:

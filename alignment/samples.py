@@ -47,24 +47,30 @@ def prompt_findings(stream: Stream, labels: Tensor, convention: Convention) -> I
     """
     if stream.is_audio or convention not in (Convention.POSITION_ALIGNED, Convention.PRE_SHIFTED):
         return
-    lag = int(convention is Convention.PRE_SHIFTED)
-    texts = []
     numbers, counts = torch.unique_consecutive(stream.segment, return_counts=True)
-    for number, rows in zip(numbers.tolist(), torch.arange(len(stream)).split(counts.tolist()), strict=True):
-        if number < 0 or len(rows) < SHORTEST:
-            continue
-        named = torch.zeros(len(rows), dtype=torch.bool)
-        named[lag:] = (labels[rows] != IGNORE_INDEX)[: len(rows) - lag].cpu()
-        texts.append((rows, stream.ids[rows].cpu(), named))
-    begun = [text for text in texts if bool(text[2][1:SHORTEST].all())]
-    masked_first = [text for text in texts if not bool(text[2][:SHORTEST].any())]
-    for rows, ids, named in begun[:MOST]:
-        for other, theirs, masked in masked_first[:MOST]:
+    texts = (numbers >= 0) & (counts >= SHORTEST)
+    begins, counts = (counts.cumsum(0) - counts)[texts], counts[texts]
+    named = labels != IGNORE_INDEX  # rows that hold a token which is labelled
+    if convention is Convention.PRE_SHIFTED:
+        named = named.roll(1).index_fill(0, begins, value=False)
+    beginning = named[begins[:, None] + torch.arange(SHORTEST, device=begins.device)]
+    begun, masked_first = beginning[:, 1:].all(1), ~beginning.any(1)
+    if not bool(begun.any()) or not bool(masked_first.any()):
+        return
+
+    def read(which: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        some = zip(begins[which][:MOST].tolist(), counts[which][:MOST].tolist(), strict=True)
+        rows = [torch.arange(at, at + count) for at, count in some]
+        return [(one, stream.ids[one].cpu(), named[one].cpu()) for one in rows]
+
+    others = read(masked_first)
+    for rows, ids, named_here in read(begun):
+        for other, theirs, masked in others:
             length = min(len(ids), len(theirs))
             alike = int((ids[:length] == theirs[:length]).long().cumprod(0).sum())
             answered = int(torch.nonzero(masked)[0]) if bool(masked.any()) else len(theirs)
             shared = min(alike, answered)
-            if shared < SHORTEST or not bool(named[1:shared].all()):
+            if shared < SHORTEST or not bool(named_here[1:shared].all()):
                 continue
             first, second = int(stream.sample[rows[0]]), int(stream.sample[other[0]])
             message = (

@@ -28,7 +28,7 @@ from .recovery import Form, Reading
 from .streams import IGNORE_INDEX, NO_TOKEN, Stream, numbered
 from .supervision import Supervision
 
-__all__ = ["USUAL_OFFSETS", "agreed", "ambiguous_offsets", "infer_sources", "unpenalised"]
+__all__ = ["USUAL_OFFSETS", "agreed", "infer_sources", "unpenalised"]
 
 #: Share of rows without a plain cross-entropy from which, beside soft ones, all may have a soft teacher.
 TAUGHT = 0.1
@@ -65,11 +65,11 @@ def agreed(number: int, one: Supervision) -> Supervision:
     """
     rows = torch.nonzero(one.trained & (one.source >= 0) & (one.origin == number)).reshape(-1)
     at = one.source[rows] - rows
-    offsets, votes = torch.unique(at[_same_sample(rows, rows + at, one.stream)], return_counts=True)
+    offsets, votes = torch.unique(at[one.stream.same_sample(rows, rows + at)], return_counts=True)
     if not len(votes) or 2 * int(votes.max()) <= len(rows):
         return one
     offset, pulled = int(offsets[votes.argmax()]), torch.nonzero(one.trained & (one.weight > 0)).reshape(-1)
-    inside = _same_sample(pulled, pulled + offset, one.stream)
+    inside = one.stream.same_sample(pulled, pulled + offset)
     source, origin = one.source.clone(), one.origin.clone()
     home = pulled[inside & _matches(one.target[pulled], pulled, one.stream, offset)]
     source[home], origin[home] = home + offset, number
@@ -83,9 +83,9 @@ def _infer(number: int, reading: Reading, streams: Sequence[Stream]) -> Supervis
     own = streams[number]
     source = torch.full_like(reading.target, -1)
     origin = torch.full_like(reading.target, -1)
-    exact = True
-    for pushed in (False, True):  # what is penalised has places of its own
-        rows = torch.nonzero((reading.target >= 0) & ((reading.weight < 0) == pushed)).reshape(-1)
+    exact, trained, away = True, reading.target >= 0, reading.weight < 0
+    for pushed, some in ((False, trained & ~away), (True, trained & away)):  # what is penalised has places of its own
+        rows = torch.nonzero(some).reshape(-1)
         for other in (number, *_others(number, streams)):
             if rows.numel() == 0:
                 break
@@ -95,7 +95,8 @@ def _infer(number: int, reading: Reading, streams: Sequence[Stream]) -> Supervis
             found, unique = _find(reading.target[rows], rows, streams[other], one)
             known = found >= 0
             exact &= bool(unique[known].all())
-            source[rows[known]], origin[rows[known]] = found[known], other
+            at = rows[known]
+            source[at], origin[at] = found[known], other
             rows = rows[~known] if one is None else rows[:0]
     lost = torch.zeros_like(source, dtype=torch.bool)
     soft = reading.form == int(Form.SOFT)
@@ -107,8 +108,7 @@ def _infer(number: int, reading: Reading, streams: Sequence[Stream]) -> Supervis
 def _without_peaks(one: Supervision, impure: Tensor) -> Supervision:
     """The supervision with rows unreadable that a soft teacher may be sure of: where most share no offset, all."""
     pulled = one.trained & (one.weight > 0)
-    rows = int(pulled.sum())
-    soft = int(one.soft.sum())
+    rows, soft = int(pulled.sum()), one.unread
     if rows == 0 or soft == 0 or soft + int(impure.sum()) < TAUGHT * (rows + soft):
         return one
     place = torch.where(one.source >= 0, _places(one), -1)
@@ -120,8 +120,11 @@ def _without_peaks(one: Supervision, impure: Tensor) -> Supervision:
 
 def unpenalised(one: Supervision) -> Supervision:
     """The supervision with penalised rows unreadable; as it is where all its rows are pushed away from something."""
-    pulled, pushed = one.trained & (one.weight > 0), one.trained & (one.weight < 0)
-    if not bool((pulled | one.soft).any()) or not bool(pushed.any()):
+    pushed = one.trained & (one.weight < 0)
+    if not bool(pushed.any()):
+        return one
+    pulled = one.trained & (one.weight > 0)
+    if not bool((pulled | one.soft).any()):
         return one
     return _unread(one, pushed & ~_at_home(one, pulled, pushed))
 
@@ -136,7 +139,7 @@ def _at_home(one: Supervision, homes: Tensor, rows: Tensor) -> Tensor:
     known, beyond = rows & torch.isin(place, place[homes]), torch.zeros_like(rows)
     at = torch.arange(len(rows), device=rows.device)
     for offset in torch.unique(one.offset[homes & (one.source >= 0)]).tolist():
-        beyond |= rows & (one.source < 0) & ~_same_sample(at, at + offset, one.stream)
+        beyond |= rows & (one.source < 0) & ~one.stream.same_sample(at, at + offset)
     most = 2 * int((known & ~beyond).sum()) > int((rows & ~beyond).sum())
     return known | beyond if most else known
 
@@ -208,7 +211,7 @@ def _inside(target: Tensor, rows: Tensor, stream: Stream, *, alone: bool, pulled
     """
     fitting = []
     for offset in USUAL_OFFSETS:
-        inside, fits = _explained(target, rows, stream, offset)
+        inside, fits = stream.explained(target, rows, offset)
         count = int(inside.sum())
         if fits and LEAST_INSIDE * count >= len(rows):
             fitting.append((offset, inside))
@@ -221,7 +224,7 @@ def _inside(target: Tensor, rows: Tensor, stream: Stream, *, alone: bool, pulled
         fitting = most if len(most) == 1 else [one for one in fitting if most or (alone and one[0] > 0)]
     if not fitting:
         return None
-    offset, inside = fitting[0]  # the likeliest; that another explains as much is seen by ``ambiguous_offsets``
+    offset, inside = fitting[0]  # the likeliest; that another explains as much is seen by ``Supervision.ambiguous``
     found = torch.where(inside, rows + offset, -1)
     outer = ~inside
     if bool(outer.any()):
@@ -257,12 +260,6 @@ def _runs(target: Tensor, rows: Tensor, stream: Stream, found: Tensor) -> Tensor
     return out
 
 
-def _same_sample(rows: Tensor, at: Tensor, stream: Stream) -> Tensor:
-    """(r,) bool: whether ``at`` is a row of the sample that each row is in."""
-    last = len(stream) - 1
-    return (at >= 0) & (at <= last) & (stream.sample[at.clamp(0, last)] == stream.sample[rows])
-
-
 def _carried_over(target: Tensor, rows: Tensor, stream: Stream, offset: int) -> Tensor:
     """(r,) sources of rows at the borders of samples; -1 for all of them where nothing explains them all.
 
@@ -288,35 +285,7 @@ def _by_chance(target: Tensor, ids: Tensor) -> bool:
     return len(target) > 0 and odds > CHANCE
 
 
-def _explained(target: Tensor, rows: Tensor, stream: Stream, offset: int) -> tuple[Tensor, bool]:
-    """(r,) bool, the rows whose source by an offset is in their sample; and whether it is the target of all of them."""
-    at = rows + offset
-    inside = _same_sample(rows, at, stream)
-    found = stream.ids[at[inside]]
-    return inside, bool(((found == target[inside]) & (found != NO_TOKEN)).all())
-
-
 def _matches(target: Tensor, rows: Tensor, stream: Stream, offset: int) -> Tensor:
     at = rows + offset
     inside = (at >= 0) & (at < len(stream))
     return inside & (stream.ids[at.clamp(0, max(len(stream) - 1, 0))] == target) & (target != NO_TOKEN)
-
-
-def ambiguous_offsets(supervision: Supervision) -> tuple[int, ...]:
-    """The offsets that explain every trained row of the stream, of those that code confuses; () if not two do.
-
-    A source that a renaming has proven is not ambiguous, whatever the ids are.
-    """
-    rows = torch.nonzero(supervision.trained).reshape(-1)
-    if rows.numel() == 0 or supervision.exact:
-        return ()
-    target, stream = supervision.target[rows], supervision.stream
-
-    def fits(offset: int) -> bool:
-        inside, all_of_them = _explained(target, rows, stream, offset)
-        return all_of_them and bool(inside.any())
-
-    fitting = [offset for offset in (0, 2) if fits(offset)]
-    if fitting and fits(1):  # else it could only be the one
-        fitting = sorted((*fitting, 1))
-    return tuple(fitting) if len(fitting) > 1 else ()

@@ -99,6 +99,18 @@ class Stream:
         following = torch.searchsorted(tokens, rows).clamp(max=len(tokens) - 1)
         return following - (tokens[following] - rows)
 
+    def same_sample(self, rows: Tensor, at: Tensor) -> Tensor:
+        """(r,) bool: whether ``at`` is a row of the sample that each row is in."""
+        there = at.clamp(0, len(self) - 1)
+        return (there == at) & (self.sample[there] == self.sample[rows])
+
+    def explained(self, target: Tensor, rows: Tensor, offset: int) -> tuple[Tensor, bool]:
+        """(r,) bool, the rows whose source by an offset is in their sample; whether it is the target of all of them."""
+        at = rows + offset
+        inside = self.same_sample(rows, at)
+        found = self.ids[at[inside]]
+        return inside, bool(((found == target[inside]) & (found != NO_TOKEN)).all())
+
     def to(self, device: torch.device | str) -> Stream:
         """The same stream with its tensors on ``device``."""
         moved = {name: getattr(self, name).to(device) for name in ("ids", "segment", "sample", "row", "filler")}
@@ -140,11 +152,9 @@ def text_stream(
             check_like(other, label, ids)
     vocab, placeholders = check_integer(vocab, "vocab"), check_integers(placeholders, "placeholders")
     batch, length = ids.shape
-    sample = torch.arange(batch, device=ids.device).repeat_interleave(length)
-    row = torch.arange(length, device=ids.device).repeat(batch)
-    segment = sample.clone()
-    if documents is not None:
-        segment = numbered(sample, documents.reshape(-1))
+    places = torch.arange(batch * length, device=ids.device)
+    sample, row = places // max(length, 1), places % max(length, 1)
+    segment = sample if documents is None else numbered(sample, documents.reshape(-1))
     flat = ids.reshape(-1).long()
     ends, pads = check_integers(end_ids, "end_ids"), check_integers(pad_ids, "pad_ids")
     pads = tuple(pad for pad in pads if pad in ends or not _said(ids, pad))

@@ -52,6 +52,16 @@ class Supervision:
         return self.target != IGNORE_INDEX
 
     @cached_property
+    def count(self) -> int:
+        """How many rows have a target."""
+        return int(self.trained.sum())
+
+    @cached_property
+    def unread(self) -> int:
+        """How many rows are soft."""
+        return int(self.soft.sum())
+
+    @cached_property
     def offset(self) -> Tensor:
         """(R,) int64: source - row in tokens of the stream, meaningful where the source is known and its own.
 
@@ -62,6 +72,26 @@ class Supervision:
             return places
         at = self.source.clamp(min=0, max=len(places) - 1)
         return torch.where(self.source >= 0, places[at], self.source) - places
+
+    @cached_property
+    def ambiguous(self) -> tuple[int, ...]:
+        """The offsets that explain every trained row, of those that code confuses; () if not two do.
+
+        A source that a renaming has proven is not ambiguous, whatever the ids are.
+        """
+        if self.exact or not self.count:
+            return ()
+        rows = torch.nonzero(self.trained).reshape(-1)
+        target = self.target[rows]
+
+        def fits(offset: int) -> bool:
+            inside, all_of_them = self.stream.explained(target, rows, offset)
+            return all_of_them and bool(inside.any())
+
+        fitting = [offset for offset in (0, 2) if fits(offset)]
+        if fitting and fits(1):  # else it could only be the one
+            fitting = sorted((*fitting, 1))
+        return tuple(fitting) if len(fitting) > 1 else ()
 
 
 def expect(

@@ -71,7 +71,7 @@ def judge(number: int, expected: Supervision, actual: Supervision, streams: Sequ
     segments_differ = (stream.segment[own_at] != stream.segment) & (stream.segment[own_at] >= 0) & (stream.segment >= 0)
     border = inside & step & (samples_differ | segments_differ)
     astray = (inside & ~step) | (wrong & ~known & expected.trained)
-    if not actual.exact and not bool(expected.trained.any()):  # nobody says what the last rows must be trained on
+    if not actual.exact and not expected.count:  # nobody says what the last rows must be trained on
         border &= crossings(actual)
         if not bool(strays(actual).any()) or untold(actual, astray):
             astray = torch.zeros_like(astray)  # what is trained is the next token, or is found elsewhere by chance

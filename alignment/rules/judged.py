@@ -50,17 +50,17 @@ class Judged:
     @cached_property
     def trained(self) -> int:
         """How many rows are trained on a target."""
-        return int(self.actual.trained.sum())
+        return self.actual.count
 
     @cached_property
     def wanted(self) -> int:
         """How many rows must be."""
-        return int(self.expected.trained.sum())
+        return self.expected.count
 
     @cached_property
     def silent(self) -> bool:
         """Whether targets are expected and no row has a gradient."""
-        return bool(self.wanted) and not self.trained and not bool(self.actual.soft.any())
+        return bool(self.wanted) and not self.trained and not self.actual.unread
 
     @cached_property
     def offset(self) -> int | None:
@@ -85,9 +85,11 @@ class Judged:
 
         Columns of a head that are off by one, an id that is added to labels: wrong tokens at the right places.
         """
+        if not bool(self.verdicts.astray.any()) or self.offset is not None:
+            return None
         both = self.actual.trained & self.expected.trained
         apart = (self.actual.target - self.expected.target)[both].unique()
-        if self.offset is not None or not bool(self.verdicts.astray.any()) or len(apart) != 1:
+        if len(apart) != 1:
             return None
         return int(apart[0]) if int(apart[0]) and int(both.sum()) == self.trained else None
 

@@ -11,7 +11,7 @@ from .rule import Rule
 
 def judge_all(streams: Sequence[Judged]) -> Iterator[Finding]:
     """Where no stream has a gradient."""
-    if not any(one.trained or bool(one.actual.soft.any()) for one in streams):
+    if not any(one.trained or one.actual.unread for one in streams):
         wanted = sum(one.wanted for one in streams)
         why = f"{wanted} targets are expected" if wanted else "the batch has no labelled token either"
         message = f"no row of any stream is trained: the loss has no gradient; {why}"

@@ -25,7 +25,7 @@ def uneven_codebooks(books: Sequence[Supervision]) -> Iterator[Finding]:
     Weights that differ from frame to frame as well, preferences and what a soft teacher leaves are a choice; those of
     a sampled softmax follow its draws.
     """
-    trained = [book for book in books if bool(book.trained.any())]
+    trained = [book for book in books if book.count]
     if len(trained) < 2 or len({len(a.stream) for a in trained}) > 1 or any(_is_rough(a) for a in trained):
         return
     rows = trained[0].trained
@@ -45,7 +45,7 @@ def uneven_codebooks(books: Sequence[Supervision]) -> Iterator[Finding]:
 
 
 def _is_rough(one: Supervision) -> bool:
-    return bool(one.soft.any()) or (one.mixed is not None and bool((one.mixed & one.trained).any()))
+    return bool(one.unread) or (one.mixed is not None and bool((one.mixed & one.trained).any()))
 
 
 RULE = Rule(

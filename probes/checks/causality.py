@@ -52,7 +52,7 @@ def causality(
     told = seen.actual or seen.expected
     if not replays or subject.trains_nothing:
         return None
-    if not any(bool(one.trained.any()) or bool(one.soft.any()) for one in told):
+    if not any(one.count or one.unread for one in told):
         return None
     if seen.shared:
         return Causality(problem="the processes share every sample, and each would put other inputs into its part")

@@ -17,6 +17,7 @@ from ..line import add_suggestion, with_lines
 from ..models import Adapter, Batch
 from ..models.declaration import Declaration, read_streams
 from ..models.declared import DeclaredAdapter
+from ..models.modules import peft_model
 from ..models.registry import registered
 from ..records.choice import Choice
 from ..records.report import Report
@@ -134,6 +135,8 @@ def _found(watched: Watch, reduced: Reduced | None) -> tuple[list[Finding], list
     findings = list(subject.seen.findings)
     if reduced is not None:
         findings = reduced.settled(findings)
+    if peft_model(subject.model) is None:
+        return [*findings, *watched.findings], [*watched.notes]
     cut, told = adapters_cut_off(subject)
     return [*findings, *frozen_adapters(subject.model), *watched.findings, *cut], [*watched.notes, *told]
 

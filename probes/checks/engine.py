@@ -68,7 +68,7 @@ class Engine:
         return {
             kind: float(getattr(self.dual, kind).detach())
             for kind in ("text", "audio")
-            if any(bool(e.trained.any()) for e in self.expected if e.stream.is_audio == (kind == "audio"))
+            if any(e.count for e in self.expected if e.stream.is_audio == (kind == "audio"))
         }
 
 

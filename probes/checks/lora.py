@@ -20,7 +20,7 @@ from torch import nn
 from alignment import Finding
 
 from ..errors import CannotRunError, UsageError, first_line
-from ..host.preserve import cuda_devices, preserved
+from ..host.preserve import preserved, same_random_state
 from ..models import Adapter, Batch
 from ..models.forward import Outputs, forward
 from ..models.modules import peft_model
@@ -73,7 +73,7 @@ def wrapped(model: nn.Module, adapter: Adapter, lora: Lora, seed: int, task_type
     config = peft.LoraConfig(
         r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=target, task_type=task_type
     )
-    with torch.random.fork_rng(devices=cuda_devices(model)), warnings.catch_warnings():
+    with same_random_state(model), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # peft sets it right itself
         warnings.filterwarnings("ignore", message="Model with `tie_word_embeddings=True`")  # matters to who merges
         # peft 0.21 asks a model of transformers 5 for the old name of a property

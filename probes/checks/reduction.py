@@ -240,7 +240,7 @@ class Weights:
 
 def _weights(seen: Sequence[Witness], name: str) -> list[Tensor]:
     found: list[Supervision] = [a for one in seen for a in one.actual if a.stream.name == name]
-    return [a.weight[a.trained] for a in found if bool(a.trained.any())]
+    return [a.weight[a.trained] for a in found if a.count]
 
 
 def _wrong(reduction: Reduction, weights: Weights, exact: float) -> str:

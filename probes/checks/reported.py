@@ -69,7 +69,7 @@ def stream_summary(seen: Witness, heads: Sequence[Head] = ()) -> dict[str, dict[
     head_of = {number: head.name for head in heads for number in head.streams}
     out = {}
     for number, expected in enumerate(seen.expected):
-        entry: dict[str, Any] = {"rows": len(expected.stream), "expected": int(expected.trained.sum())}
+        entry: dict[str, Any] = {"rows": len(expected.stream), "expected": expected.count}
         if seen.view.ahead and seen.view.ahead[number] > 1:
             entry["ahead"] = seen.view.ahead[number]
         if number in head_of:
@@ -87,18 +87,16 @@ def _actual_summary(
     weight = actual.weight[actual.trained]
     placed = actual.trained & (actual.source >= 0) & (actual.origin == number)
     offsets, counts = torch.unique(actual.offset[placed], return_counts=True)
-    histogram = {str(int(d) + further): int(c) for d, c in zip(offsets, counts, strict=True)}
-    for label, mask in (
-        ("outside", actual.trained & (actual.source < 0)),
-        ("elsewhere", actual.trained & (actual.source >= 0) & (actual.origin != number)),
-    ):
-        if bool(mask.any()):
-            histogram[label] = int(mask.sum())
+    histogram = {str(d + further): c for d, c in zip(offsets.tolist(), counts.tolist(), strict=True)}
+    masks = (actual.trained & (actual.source < 0), placed, verdicts.missing, actual.trained & ~expected.trained)
+    outside, at_home, missing, unexpected = torch.stack(masks).sum(1).tolist()
+    elsewhere = actual.count - outside - at_home
+    histogram |= {label: many for label, many in (("outside", outside), ("elsewhere", elsewhere)) if many}
     return {
-        "supervised": int(actual.trained.sum()),
-        "missing": int(verdicts.missing.sum()),
-        "unexpected": int((actual.trained & ~expected.trained).sum()),
-        "unreadable": int(actual.soft.sum()),
+        "supervised": actual.count,
+        "missing": missing,
+        "unexpected": unexpected,
+        "unreadable": actual.unread,
         "offsets": histogram,
         "weight_sum": float(weight.sum()),
         "weight_spread": spread(weight),

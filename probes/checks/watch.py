@@ -112,7 +112,7 @@ def _trains_others(seen: Witness, others: Sequence[str]) -> Witness:
     if not others or codes not in (["LA605"], ["LA206"]):
         return seen
     listed = ", ".join(others)
-    due = [one for one in seen.expected if codes == ["LA605"] or bool(one.trained.any())]
+    due = [one for one in seen.expected if codes == ["LA605"] or one.count]
     silent = [
         finding("LA205", one.stream.name, f"{one.stream.name} gets no gradient: all that the loss trains is {listed}")
         for one in due

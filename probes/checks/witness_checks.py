@@ -96,16 +96,16 @@ def _at_next(trained: int, next_token: int, expected: int, *, further: bool = Fa
 
 def _pairing_check(check_id: str, title: str, kind: str, seen: Witness, findings: Sequence[Finding]) -> Check:
     mine = [n for n, e in enumerate(seen.expected) if _is_of(e.stream.name, kind)]
-    wanted = sum(int(seen.expected[n].trained.sum()) for n in mine)
+    wanted = sum(seen.expected[n].count for n in mine)
     bad = concerning(findings, PAIRING, kind)
     if bad:
         return Check(check_id, title, "fail", named(bad))
     if not seen.actual:
         return Check(check_id, title, "skip", "the loss did not run")
-    trained = sum(int(seen.actual[n].trained.sum()) for n in mine)
+    trained = sum(seen.actual[n].count for n in mine)
     if wanted == 0 and trained == 0:
         return Check(check_id, title, "skip", f"the batch has no {kind} target")
-    soft = sum(int(seen.actual[n].soft.sum()) for n in mine)
+    soft = sum(seen.actual[n].unread for n in mine)
     if wanted == 0 and all(seen.view.labels[n] is None for n in mine):
         return _unlabelled_pairing(check_id, title, [seen.actual[n] for n in mine], trained)
     right = sum(int(seen.verdicts[n].right.sum()) for n in mine)
@@ -148,13 +148,13 @@ def _coverage_check(batch: Batch, seen: Witness, findings: Sequence[Finding]) ->
         return Check("coverage", title, "fail", named(bad))
     if not seen.actual:
         return Check("coverage", title, "skip", "the loss did not run" if seen.loss is None else "no stream was read")
-    if unlabelled(seen.view) and not any(bool(e.trained.any()) for e in seen.expected):
+    if unlabelled(seen.view) and not any(e.count for e in seen.expected):
         return Check("coverage", title, "skip", f"the batch has no labels for the model: it has {', '.join(batch)}")
     swallowed = [f for f in findings if f.is_error and f.code in PAIRING]
     if swallowed:
         codes = ", ".join(sorted({f.code for f in swallowed}))
         return Check("coverage", title, "skip", f"not judged beside {codes}: rows are trained on the wrong tokens")
-    wanted = sum(int(e.trained.sum()) for e in seen.expected)
+    wanted = sum(e.count for e in seen.expected)
     got = sum(int(one.right.sum()) for one in seen.verdicts)
     lost = sum(f.count for f in findings if f.code == "LA201")
     extra = f", {lost} lost in the model's merge" if lost else ""

@@ -12,7 +12,7 @@ from alignment import InputError
 
 from ..errors import UsageError
 from ..host.preserve import preserved
-from ..host.walk import modules_of
+from ..host.walk import modules_of, unchanged
 from ..models import adapter_for
 from ..models.adapter import Adapter, Batch, View
 from ..models.causal_lm import CausalLMAdapter
@@ -75,7 +75,8 @@ def fitting_adapter(model: nn.Module, batch: Batch, loss_fn: LossFunction, heads
     for name in heads:
         module_at(model, unwrapped(model), name)
     try:
-        adapter = adapter_for(model, heads)
+        with unchanged():
+            adapter = adapter_for(model, heads)
     except UsageError as unknown:
         found = _found(model, batch, loss_fn, heads)
         if found is None:
@@ -91,7 +92,7 @@ def fitting_adapter(model: nn.Module, batch: Batch, loss_fn: LossFunction, heads
         return adapter
     if _agrees(found, adapter, batch, several=bool(heads)):
         return adapter
-    if found.unclear and _can_read(model, adapter, batch):
+    if found.unclear and _read_by(model, adapter, batch) is not None:
         return adapter
     _raise_unclear(found)
     return used(model, found, batch, loss_fn, heads)
@@ -131,16 +132,18 @@ def _raise_several(adapter: CausalLMAdapter, batch: Batch) -> None:
 
 def _knows(model: nn.Module, adapter: CausalLMAdapter, batch: Batch, loss_fn: LossFunction) -> bool:
     """Whether nothing needs to be searched: the ids are known, the head gives a row for each, and is all there is."""
-    owners = pretrained_models(model)
+    with unchanged():
+        owners = pretrained_models(model)
+        inside = {id(part) for part in modules_of(owners[0])} if owners else set()
     if owners:
-        inside = {id(part) for part in modules_of(owners[0])}
         if _reads_other_keys(adapter, batch):
             return False
         if all(id(head) in inside for head in adapter.modules(model)):
             return True
-    if not _can_read(model, adapter, batch):
+    view = _read_by(model, adapter, batch)
+    if view is None:
         return False
-    heads = adapter.heads(model, adapter.view(model, batch))
+    heads = adapter.heads(model, view)
     try:
         with preserved(model):
             graph = graph_of(model, batch, loss_fn, heads, (), sought(adapter, heads), adapter.followed(model, batch))
@@ -152,16 +155,20 @@ def _knows(model: nn.Module, adapter: CausalLMAdapter, batch: Batch, loss_fn: Lo
     rows = tuple(batch[_id_key(adapter, batch)].shape)
     laid_alike = len(graph.shapes) == len(heads) and all(shape[:-1] == rows for shape in graph.shapes)
     alone = laid_alike and len(set(rows)) == len(rows) and not _other_ids(adapter, batch)
-    return (graph.placed or alone) and not past_heads(graph, unwrapped(model), own)
+    if not (graph.placed or alone) or past_heads(graph, unwrapped(model), own):
+        return False
+    adapter.all_of = loss_fn, batch, heads
+    return True
 
 
-def _can_read(model: nn.Module, adapter: CausalLMAdapter, batch: Batch) -> bool:
-    """Whether a batch has the ids that an adapter asks for, and its heads score all of them."""
+def _read_by(model: nn.Module, adapter: CausalLMAdapter, batch: Batch) -> View | None:
+    """A batch as an adapter sees it; None without the ids that it asks for, or where its heads score not all."""
     try:
         view = adapter.view(model, batch)
     except InputError:
-        return False
-    return all(not len(stream) or int(stream.ids.max()) < stream.vocab for stream in view.streams)
+        return None
+    scored = all(not len(stream) or int(stream.ids.max()) < stream.vocab for stream in view.streams)
+    return view if scored else None
 
 
 def _other_ids(adapter: CausalLMAdapter, batch: Mapping[str, Any]) -> list[str]:

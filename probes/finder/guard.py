@@ -18,7 +18,7 @@ from alignment.findings import finding
 from ..errors import UsageError
 from ..host.preserve import preserved
 from ..host.sharded import must_finish
-from ..host.walk import parameters_of
+from ..host.walk import parameters_of, unchanged
 from ..models.adapter import Adapter, Batch, Head, View, bodies_of
 from ..models.causal_lm import CausalLMAdapter
 from ..models.declared import DeclaredAdapter
@@ -113,12 +113,14 @@ def _beside(
     model: nn.Module, adapter: Adapter, batch: Batch, view: View, loss_fn: Callable[[nn.Module, Any], Tensor]
 ) -> Beside:
     heads = adapter.heads(model, view)
-    if _holds_all(model, adapter, heads):
+    with unchanged():
+        alone = _holds_all(model, adapter, heads)
+    if alone:
         return Beside()
     inner = unwrapped(model)
     others = heads_beside(inner, heads, bodies_of(adapter, model))
     whole = isinstance(adapter, FoundAdapter) and adapter.whole
-    if whole and not others:
+    if not others and (whole or _uses_no_more(adapter, loss_fn, batch, heads)):
         return Beside()
     if must_finish(model):  # a forward that is walked and not finished would leave it gathered
         return Beside(findings=tuple(_unseen(others, "the model is sharded (FSDP2), and was not searched")))
@@ -142,6 +144,14 @@ def _beside(
     unread = {path: head for (path, head), count in zip(unread.items(), rows, strict=True) if count}
     out += _unseen(unread, "it is trained, and its gradient names no single token (a soft teacher, a penalty)")
     return Beside(found, bool(graph.outputs), (*_unwatched(found), *out), (*found.notes, *notes))
+
+
+def _uses_no_more(adapter: Adapter, loss_fn: Any, batch: Batch, heads: Sequence[Head]) -> bool:
+    """Whether the graph of this very loss on this batch has been walked before, and led to these heads alone."""
+    if not isinstance(adapter, CausalLMAdapter) or adapter.all_of is None:
+        return False
+    loss, given, read = adapter.all_of
+    return loss is loss_fn and given is batch and read == heads
 
 
 def _unwatched(found: Discovery) -> list[Finding]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from alignment.streams import IGNORE_INDEX
 
 from ..errors import UsageError, answer_of
-from ..host.preserve import copy_of, cuda_devices, same_random_state
+from ..host.preserve import copy_of, same_random_state, seed_torch
 from ..models.adapter import Batch
 from ..models.modules import unwrapped
 from .candidates import Candidate, Run, search
@@ -137,8 +137,8 @@ class Program:
 @contextmanager
 def same_conditions(model: nn.Module) -> Iterator[None]:
     """The same random numbers for every run, and those of before afterwards."""
-    with torch.random.fork_rng(devices=cuda_devices(model)), same_random_state(), warnings.catch_warnings():
-        torch.manual_seed(0)
+    with same_random_state(model), warnings.catch_warnings():
+        seed_torch(model, 0)
         warnings.filterwarnings("ignore", message="None of the inputs have requires_grad=True")
         yield
 

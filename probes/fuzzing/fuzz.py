@@ -68,7 +68,7 @@ class Contract:
     def admits(self, expected: Sequence[Supervision]) -> bool:
         """Whether a batch with these expectations lies inside the contract."""
         text = any(bool((e.trained & ~e.lost).any()) for e in expected if not e.stream.is_audio)
-        audio = any(bool(e.trained.any()) for e in expected if e.stream.is_audio)
+        audio = any(e.count for e in expected if e.stream.is_audio)
         if isinstance(self.adapter, CodebookAdapter):
             spoken = any(e.stream.is_audio for e in expected)
             return (audio if spoken else text) or "empty" in self.allow
@@ -181,9 +181,7 @@ def run_case(contract: Contract, case: Case | Redrawn) -> tuple[Batch, Witness, 
             model, adapter, batch, contract.loss, contract.reduction, contract.grad_accum, contract.options
         )
         findings = settled(findings, reduced.findings, contract.reduction)
-    if told and not any(
-        bool(one.trained.any()) for one in expected
-    ):  # allowed to be empty: then nothing must be trained
+    if told and not any(one.count for one in expected):  # allowed to be empty: then nothing must be trained
         findings = [f for f in findings if f.code not in ("LA206", "LA501") and not f.is_blind]
     return batch, seen, [f for f in findings if contract.keep(f)]
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from alignment import IGNORE_INDEX, InputError, Stream
 
 from ..errors import UsageError
-from ..host.preserve import cuda_devices, same_random_state
+from ..host.preserve import same_random_state
 from ..models import Adapter, Batch
 from ..models.token_ids import special_ids
 from ..ranks.same_batch import seed_all
@@ -73,7 +73,7 @@ def redrawn(model: nn.Module, adapter: Adapter, make_batch: MakeBatch, case: Red
         UsageError: no such sample, or ids that cannot be drawn anew.
         InputError: a batch that does not fit the model.
     """
-    with torch.random.fork_rng(devices=cuda_devices(model)), same_random_state():
+    with same_random_state(model):
         seed_all(case.seed)
         batch = make_batch()
     if case.seed:

@@ -28,12 +28,15 @@ def told_origin(package: str) -> str:
     Below the working directory as seen from there, below an environment without the environment's own path.
     """
     place = _place(package)
-    if place is None:
-        return ""
+    return "" if place is None else _seen_from(place, Path.cwd())
+
+
+@cache
+def _seen_from(place: Path, working: Path) -> str:
     for folder in place.parents:
         if folder.name in INSTALLED:
             return place.relative_to(folder.parent).as_posix()
-    here = Path.cwd().resolve()
+    here = working.resolve()
     return f"./{place.relative_to(here).as_posix()}" if here in place.parents else str(place)
 
 

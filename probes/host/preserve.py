@@ -16,21 +16,17 @@ from .attached import Attached
 from .forward_patch import ForwardPatch
 from .sharded import reshard
 from .stopping import uninterrupted
-from .walk import buffers_of, modules_of, parameters_of
+from .walk import buffers_of, modules_of, parameters_of, unchanged
 
-__all__ = ["copy_of", "cuda_devices", "preserved", "same_random_state"]
+__all__ = ["copy_of", "preserved", "same_random_state", "seed_torch"]
 
 
 #: Where PEFT keeps which of several adapters a module applies.
 ACTIVE = {"active_adapter", "_active_adapter", "_disable_adapters"}
 
 
-def cuda_devices(model: nn.Module) -> list[int]:
-    """The accelerators that a model's parameters lie on."""
-    return _cuda_devices(parameters_of(model))
-
-
 def _cuda_devices(parameters: Sequence[nn.Parameter]) -> list[int]:
+    """The accelerators that parameters lie on."""
     return sorted({param.device.index or 0 for param in parameters if param.device.type == "cuda"})
 
 
@@ -43,14 +39,18 @@ def preserved(model: nn.Module) -> Iterator[None]:
     compiled code does not see hooks that come later. DDP is stepped over: it would wait for the backward of every
     forward, and for the other ranks, which may have no such forward. Parameters of FSDP2 are sharded before and after.
     """
-    reshard(model)
-    modes = {module: module.training for module in modules_of(model)}
-    adapters = {module: {key: copy.copy(vars(module)[key]) for key in ACTIVE & vars(module).keys()} for module in modes}
-    parameters = parameters_of(model)
+    with unchanged():
+        reshard(model)
+        modes = {module: module.training for module in modules_of(model)}
+        parameters, buffers = parameters_of(model), [(one, one.detach().clone()) for one in buffers_of(model)]
+        attached = Attached(model)
+    adapters = {
+        module: {key: copy.copy(vars(module)[key]) for key in present}
+        for module in modes
+        if (present := ACTIVE & vars(module).keys())
+    }
     params = [(param, param.grad, param.requires_grad) for param in parameters]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in buffers_of(model)]
     grad_mode = torch.is_grad_enabled()
-    attached = Attached(model)
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=_cuda_devices(parameters)))
         for module in modes:
@@ -68,27 +68,44 @@ def preserved(model: nn.Module) -> Iterator[None]:
                 for module, training in modes.items():
                     if module.training != training:
                         module.training = training
-                    vars(module).update(adapters[module])
+                for module, active in adapters.items():
+                    vars(module).update(active)
                 for param, grad, requires_grad in params:
                     param.requires_grad_(requires_grad)
-                    param.grad = grad
+                    if param.grad is not grad:
+                        param.grad = grad
                 with torch.no_grad():
                     for buffer, value in buffers:
                         buffer.copy_(value)
 
 
 @contextmanager
-def same_random_state() -> Iterator[None]:
-    """Restore the random state of Python, NumPy and torch's CPU: imports and libraries draw from them unasked."""
+def same_random_state(model: nn.Module | None = None) -> Iterator[None]:
+    """Restore the random state of Python, NumPy and torch's CPU: imports and libraries draw from them unasked.
+
+    Of a ``model`` that of its accelerators as well.
+    """
     numpy = getattr(sys.modules.get("numpy"), "random", None)
-    mine, theirs, torchs = random.getstate(), None if numpy is None else numpy.get_state(), torch.get_rng_state()
-    try:
-        yield
-    finally:
-        random.setstate(mine)
-        torch.set_rng_state(torchs)
-        if numpy is not None:
-            numpy.set_state(theirs)
+    mine, theirs = random.getstate(), None if numpy is None else numpy.get_state()
+    with torch.random.fork_rng(devices=[] if model is None else _cuda_devices(parameters_of(model))):
+        try:
+            yield
+        finally:
+            random.setstate(mine)
+            if numpy is not None:
+                numpy.set_state(theirs)
+
+
+def seed_torch(model: nn.Module, seed: int) -> None:
+    """Seed what a forward of a model draws from.
+
+    ``torch.manual_seed`` notes for each kind of accelerator that was never used who has asked, which takes longer than
+    the forward of a small model.
+    """
+    if all(one.device.type == "cpu" for one in parameters_of(model)):
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 def _below(_forward: Any, wrapper: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -2,27 +2,59 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["buffers_of", "descends", "has", "modules_of", "nodes_of", "parameters_of"]
+__all__ = ["buffers_of", "descends", "has", "modules_of", "nodes_of", "parameters_of", "unchanged"]
+
+
+class _Walks(threading.local):
+    """What this thread has met, by the module that it set out from; None where a model may change meanwhile."""
+
+    met: dict[nn.Module, list[nn.Module]] | None = None
+
+
+_WALKS = _Walks()
+
+
+@contextmanager
+def unchanged() -> Iterator[None]:
+    """Within, nothing runs that could put a module into a model or take one out: each is walked once."""
+    before = _WALKS.met
+    _WALKS.met = {} if before is None else before
+    try:
+        yield
+    finally:
+        _WALKS.met = before
 
 
 def modules_of(model: nn.Module) -> list[nn.Module]:
-    """What ``model.modules()`` yields, without a generator for each depth and a path for each module."""
-    found: dict[nn.Module, None] = {}
-    waiting = [model]
-    while waiting:
-        module = waiting.pop()
-        if module not in found:
-            found[module] = None
-            below = module._modules  # noqa: SLF001 - children() makes a set for each
-            if below:
-                waiting += [one for one in reversed(below.values()) if one is not None]
-    return list(found)
+    """What ``model.modules()`` yields, without a generator for each depth and a path for each module. To be read."""
+    if _WALKS.met is None:
+        return _walk(model)
+    if model not in _WALKS.met:
+        _WALKS.met[model] = _walk(model)
+    return _WALKS.met[model]
+
+
+def _walk(model: nn.Module) -> list[nn.Module]:
+    met: dict[nn.Module, None] = {}
+    _meet(model, met)
+    return list(met)
+
+
+def _meet(module: nn.Module, met: dict[nn.Module, None]) -> None:
+    met[module] = None
+    below = module._modules  # noqa: SLF001 - children() makes a set for each
+    if below:
+        for child in below.values():
+            if child is not None and child not in met:
+                _meet(child, met)
 
 
 def parameters_of(*models: nn.Module) -> list[nn.Parameter]:
@@ -30,9 +62,9 @@ def parameters_of(*models: nn.Module) -> list[nn.Parameter]:
     found = {}
     for model in models:
         for module in modules_of(model):
-            held = module._parameters  # noqa: SLF001 - most modules of a model have none
-            if held:
-                found |= {id(one): one for one in held.values() if one is not None}
+            for one in module._parameters.values():  # noqa: SLF001 - most modules of a model have none
+                if one is not None:
+                    found[id(one)] = one
     return list(found.values())
 
 

@@ -58,7 +58,7 @@ def _already(told: Traced, number: int) -> bool:
         return False
     rows = (labels >= 0).nonzero().flatten()
     rows = rows[rows + 1 < len(ids)]
-    return bool(expected.trained.any()) and bool(len(rows)) and bool((labels[rows] == ids[rows + 1]).all())
+    return bool(expected.count) and bool(len(rows)) and bool((labels[rows] == ids[rows + 1]).all())
 
 
 def mixed(told: Traced, found: Finding) -> Blame:

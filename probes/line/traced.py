@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from alignment import AlignmentError, Convention, InputError
 
 from ..errors import UsageError
-from ..host.preserve import copy_of, cuda_devices, preserved, same_random_state
+from ..host.preserve import copy_of, preserved, same_random_state
 from ..models.adapter import Adapter, Batch, Head, View
 from ..models.called import given_by
 from ..models.causal_lm import CausalLMAdapter
@@ -168,7 +168,7 @@ def traced(subject: Subject) -> Traced:
 
 @contextmanager
 def _same_conditions(model: nn.Module) -> Iterator[None]:
-    with torch.random.fork_rng(devices=cuda_devices(model)), same_random_state(), warnings.catch_warnings():
+    with same_random_state(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 

@@ -69,7 +69,7 @@ def _untold(number: int, joined: Joined) -> Expectation:
     """What one stream must train, where no labels say it."""
     actual = joined.actual[number]
     why = f"the model was not given the labels of {actual.stream.name}"
-    if number in joined.view.masked and bool(actual.trained.any()):
+    if number in joined.view.masked and actual.count:
         return _as_masked(actual, why)
     return _granted(number, actual, torch.ones_like(actual.trained), nothing(actual), joined.part[number], why)
 
@@ -189,7 +189,7 @@ def _shared(number: int, actual: Supervision, rows: Tensor) -> Tensor:
     rows = rows & (actual.source >= 0)
     key = torch.stack([actual.origin, torch.where(actual.origin == number, actual.offset, 0)])
     out = torch.zeros_like(rows)
-    least = max(LEAST_ROWS, LEAST_SHARE * int(actual.trained.sum()))
+    least = max(LEAST_ROWS, LEAST_SHARE * actual.count)
     for group in torch.unique(key[:, rows], dim=1).T:
         mine = rows & (key == group[:, None]).all(0)
         if int(mine.sum()) >= least:

@@ -47,7 +47,7 @@ def explained(forwards: Sequence[Forward]) -> bool:
 def _at_one_offset(one: Supervision) -> bool:
     offsets = one.offset[one.trained & (one.source >= 0)]
     most = torch.unique(offsets, return_counts=True)[1].max() if len(offsets) else 0
-    return int(most) >= EXPLAINED * len(offsets) and 2 * len(offsets) >= int(one.trained.sum())
+    return int(most) >= EXPLAINED * len(offsets) and 2 * len(offsets) >= one.count
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def undivided(parts: Sequence[Sequence[Supervision]]) -> list[Finding]:
     names = list(dict.fromkeys(one.stream.name for part in parts for one in part))
     findings = []
     for name in names:
-        trained = [one for part in parts for one in part if one.stream.name == name and bool(one.trained.any())]
+        trained = [one for part in parts for one in part if one.stream.name == name and one.count]
         weights = [one.weight[one.trained] for one in trained]
         if len(weights) > 1 and all(abs(float(weight.sum()) - 1) <= NEAR_ONE for weight in weights):
             message = (

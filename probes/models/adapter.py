@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Protocol, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from alignment import Convention, DualLoss, Finding, InputError, Stream
+from alignment.comparison import looked_at
 from alignment.pairing import Policy
+from alignment.rules.judged import Labelled
 
 from ..errors import UsageError
 from ..host.walk import descends, modules_of
@@ -143,6 +146,11 @@ class View:
     def convention(self, number: int) -> Convention | None:
         """The declared convention of a stream's labels."""
         return self.conventions[number] if self.conventions else None
+
+    @cached_property
+    def labelled(self) -> tuple[Labelled | None, ...]:
+        """Per stream, its labels and what its ids say of them; None without labels."""
+        return looked_at(self.streams, self.labels, self.conventions, self.masked)
 
 
 @dataclass(frozen=True)

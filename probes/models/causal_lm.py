@@ -45,6 +45,10 @@ class CausalLMAdapter(TextBatch, TextRuns):
         heads: dotted paths of head modules (``--head``); the model's output embeddings if empty.
         found: the adapter of the first alone, where the others were not named and may be no heads.
 
+    Attributes:
+        all_of: a loss, a batch, and the heads beside which it was seen to use nothing there but what feeds them; None
+            where that was not looked at.
+
     Raises:
         UsageError: no head found, a path that names no module, heads of several vocabularies.
     """
@@ -53,11 +57,13 @@ class CausalLMAdapter(TextBatch, TextRuns):
     #: Keyword arguments that say which ids a forward reads.
     id_keys: tuple[str, ...] = ("input_ids",)
     special_ids: Mapping[str, int] = MappingProxyType({})
+    all_of: tuple[Any, Mapping[str, Any], tuple[Head, ...]] | None = None
     #: Whether the model itself lays the rows that look further ahead over their targets.
     lays_rows = False
 
     def __init__(self, model: nn.Module, heads: Sequence[str] = (), found: CausalLMAdapter | None = None) -> None:
         self._names, self.found = tuple(heads) or _found(model), found
+        self._known: tuple[nn.Module, Any, nn.Module] | None = None
         inner, named = self._parts(model)
         self.name = type(inner).__name__
         self._encoder_decoder = is_encoder_decoder(inner)
@@ -131,12 +137,16 @@ class CausalLMAdapter(TextBatch, TextRuns):
 
     def _owner(self, model: nn.Module) -> tuple[Any, Any]:
         """The same, and the output embeddings that it names; None in their place where heads were named."""
-        candidates = (module for module in model.modules() if is_pretrained(module))  # most often the first of them
         if self._names:
-            return next(candidates, None) or unwrapped(model), None
-        for candidate in candidates:
+            return next(iter(pretrained_models(model)), None) or unwrapped(model), None
+        if self._known is not None:  # a model looks long for its head
+            asked, inner, head = self._known
+            if asked is model and head in inner._modules.values():  # noqa: SLF001 - children() makes a set
+                return inner, head
+        for candidate in filter(is_pretrained, model.modules()):  # most often the first of them
             head = output_embeddings(candidate)
             if isinstance(head, nn.Module):
+                self._known = model, candidate, head
                 return candidate, head
         raise UsageError(
             f"{type(model).__name__} has no output head that transformers knows of: name the layer that gives "

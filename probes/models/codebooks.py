@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
@@ -29,12 +30,15 @@ __all__ = ["CodebookAdapter", "family_of"]
 
 def family_of(model: nn.Module) -> Family | None:
     """The family of which a model is, or wraps, one; None if none is known."""
-    kinds = {type(module) for module in modules_of(model)}
+    found = {number for kind in {type(module) for module in modules_of(model)} for number in _families_of(kind)}
+    return FAMILIES[min(found)] if found else None
 
-    def is_one(family: Family) -> bool:
-        return any(descends(kind, name, "transformers") for name in family.classes for kind in kinds)
 
-    return next((one for one in FAMILIES if is_one(one)), None)
+@lru_cache(maxsize=4096)
+def _families_of(kind: type) -> tuple[int, ...]:
+    """Numbers of the families that a class is of."""
+    named = [[descends(kind, name, "transformers") for name in family.classes] for family in FAMILIES]
+    return tuple(number for number, one in enumerate(named) if any(one))
 
 
 def _instance(model: nn.Module, family: Family) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..host.walk import descends, has, modules_of
+from ..host.walk import descends, has, modules_of, unchanged
 
 __all__ = [
     "HOOKS",
@@ -98,7 +98,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
         if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
             model = model.get_base_model()
             continue
-        below = getattr(model, WRAPPERS.get(type(model).__name__, ""), None)
+        held = WRAPPERS.get(type(model).__name__)
+        below = None if held is None else getattr(model, held, None)
         if not isinstance(below, nn.Module):
             return model
         model = below
@@ -153,12 +154,13 @@ def feeder(inner: nn.Module, head: nn.Module) -> nn.Module | None:
 
     Of a head that stands outside of every model, that of the outermost: something of the user's own lies between.
     """
-    every = pretrained_models(inner)
-    owners = [owner for owner in every if _holds(owner, head)] or every[:1]
-    for owner in reversed(owners):
-        for body in _bodies(owner):
-            if isinstance(body, nn.Module) and body is not owner and not _holds(body, head):
-                return body
+    with unchanged():
+        every = pretrained_models(inner)
+        owners = [owner for owner in every if _holds(owner, head)] or every[:1]
+        for owner in reversed(owners):
+            for body in _bodies(owner):
+                if isinstance(body, nn.Module) and body is not owner and not _holds(body, head):
+                    return body
     return None
 
 
@@ -236,14 +238,22 @@ def module_at(model: nn.Module, inner: nn.Module, name: str) -> nn.Module:
     Raises:
         UsageError: no such path; names the nearest one that exists.
     """
-    paths: dict[str, nn.Module] = {}
-    for root in (inner, model):
-        paths.update({path: module for path, module in root.named_modules(remove_duplicate=False) if path})
-    if name in paths:
-        return paths[name]
-    near = difflib.get_close_matches(name, list(paths), n=1, cutoff=0)
+    for root in (model, inner):
+        found = _below(root, name)
+        if found is not None:
+            return found
+    paths = [path for root in (inner, model) for path, _ in root.named_modules(remove_duplicate=False) if path]
+    near = difflib.get_close_matches(name, paths, n=1, cutoff=0)
     hint = f"did you mean {near[0]}?" if near else "it has no submodules"
     raise UsageError(f"--head {name}: {type(inner).__name__} has no such module; {hint}")
+
+
+def _below(root: nn.Module, name: str) -> nn.Module | None:
+    """The module at a dotted path below a root; None if there is none."""
+    found: nn.Module | None = root
+    for part in name.split("."):
+        found = None if found is None else found._modules.get(part)  # noqa: SLF001 - get_submodule raises
+    return found
 
 
 def widest_layers(model: nn.Module) -> str:

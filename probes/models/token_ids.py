@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any
 
 from torch import nn
@@ -33,19 +34,19 @@ PLACEHOLDER = re.compile(
 
 def special_ids(model: Any) -> set[int]:
     """Every token id that the model's configuration names: padding, begin, end, placeholders, languages."""
-    found = {number for name, number in _entries(model) if TOKEN.match(name) or PLACEHOLDER.match(name)}
+    found = set(_numbers_called(model, _is_token))
     return found | set(end_ids(model))
 
 
 def vocabularies(model: nn.Module) -> set[int]:
     """How many ids each embedding of a model knows, and the sizes of vocabularies that its configuration names."""
-    named = {number for name, number in _entries(model) if name.endswith("vocab_size")}
+    named = set(_numbers_called(model, lambda name: name.endswith("vocab_size")))
     return named | {module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)}
 
 
 def placeholder_ids(model: Any) -> tuple[int, ...]:
     """Ids that stand for images, audio or video and are never a target."""
-    return tuple(sorted({number for name, number in _entries(model) if PLACEHOLDER.match(name)}))
+    return tuple(sorted(set(_numbers_called(model, _is_placeholder))))
 
 
 def end_ids(model: Any) -> tuple[int, ...]:
@@ -101,19 +102,29 @@ def text_config(model: Any) -> Any:
         return config
 
 
-def _entries(model: Any) -> Iterator[tuple[str, int]]:
+@lru_cache(maxsize=4096)
+def _is_token(name: str) -> bool:
+    return TOKEN.match(name) is not None or _is_placeholder(name)
+
+
+@lru_cache(maxsize=4096)
+def _is_placeholder(name: str) -> bool:
+    return PLACEHOLDER.match(name) is not None
+
+
+def _numbers_called(model: Any, wanted: Callable[[str], bool]) -> Iterator[int]:
+    """The numbers that a model's configurations hold under names that are ``wanted``."""
     for config in (getattr(model, "config", None), getattr(model, "generation_config", None)):
-        yield from _walk(config) if hasattr(config, "to_dict") else ()
+        yield from _numbers_in(config, wanted) if hasattr(config, "to_dict") else ()
 
 
-def _walk(held: Any) -> Iterator[tuple[str, int]]:
-    """What a configuration holds, or one inside it: its ``to_dict`` would copy all of it."""
+def _numbers_in(held: Any, wanted: Callable[[str], bool]) -> Iterator[int]:
+    """Those of a configuration, or of one inside it: its ``to_dict`` would copy all of it."""
     for name, value in (held if isinstance(held, dict) else vars(held)).items():
         if isinstance(value, dict) or hasattr(value, "to_dict"):
-            yield from _walk(value)
-        else:
-            for number in _numbers(value):
-                yield str(name), number
+            yield from _numbers_in(value, wanted)
+        elif wanted(str(name)):
+            yield from _numbers(value)
 
 
 def _numbers(value: Any) -> list[int]:

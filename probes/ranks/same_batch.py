@@ -20,7 +20,7 @@ from alignment.findings import finding
 from ..checks.reduction import counted_loss
 from ..checks.reported import stream_summary
 from ..errors import ending
-from ..host.preserve import cuda_devices, same_random_state
+from ..host.preserve import same_random_state
 from ..models import Adapter, Batch
 from ..records.report import told_offset
 from ..records.rounding import agree
@@ -46,7 +46,7 @@ def watched(
 
     An exception that it raises is a result like any other.
     """
-    with torch.random.fork_rng(devices=cuda_devices(model)), same_random_state():
+    with same_random_state(model):
         seed_all(seed)
         try:
             batch = make_batch()

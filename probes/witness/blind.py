@@ -14,7 +14,6 @@ from alignment import IGNORE_INDEX, Finding, Stream, Supervision
 from alignment.comparison import merge_codebooks
 from alignment.findings import Example, finding
 from alignment.odds import strays
-from alignment.sources import ambiguous_offsets
 from alignment.streams import NO_TOKEN
 
 __all__ = ["SPARED", "blind_spots", "unread_note", "wanted_rows"]
@@ -55,10 +54,11 @@ def blind_spots(
         if lost:
             message = f"{lost} trained rows of {name} belong to no position of the batch (what the model puts in)"
             out.append(finding("LA803", name, message, count=lost))
-        due = open_rows & wanted_rows(got.stream) if bool(open_rows.any()) else open_rows
+        is_open = bool(open_rows.any())
+        due = open_rows & wanted_rows(got.stream) if is_open else open_rows
         unread = list(_unread(wanted, got, due, spared))
         out.extend(unread)
-        out.extend(_astray(got, open_rows) or _uncompared(got, open_rows, due))
+        out.extend((_astray(got, open_rows) or _uncompared(got, open_rows, due)) if is_open else ())
         out.extend(() if unread else _alike(got))  # what is not read may tell the two apart
     return list(merge_codebooks(out, sum(one.stream.is_audio for one in actual)))
 
@@ -106,19 +106,19 @@ def _uncompared(actual: Supervision, open_rows: Tensor, due: Tensor) -> Iterator
 
 def _alike(actual: Supervision) -> Iterator[Finding]:
     """LA804: the batch's own tokens explain every target at two distances, and no renaming has told them apart."""
-    fitting = ambiguous_offsets(actual)
+    fitting = actual.ambiguous
     if fitting:
         name, (first, *others) = actual.stream.name, [f"+{offset}" for offset in fitting]
         message = (
             f"every target of {name} is the token at {first} and at {' and at '.join(others)} as well (ids that "
             "are alike): which of them the loss takes is not judged; watch a batch whose ids differ"
         )
-        yield finding("LA804", name, message, count=int(actual.trained.sum()))
+        yield finding("LA804", name, message, count=actual.count)
 
 
 def unread_note(expected: Supervision, actual: Supervision, told: Sequence[Finding]) -> str:
     """What is unreadable and no blind spot: rows without a target, a few that are saturated; empty if nothing is."""
-    count = int(actual.soft.sum())
+    count = actual.unread
     name = actual.stream.name
     kind = name.partition("[")[0]
     if not count or any(one.code == "LA802" and one.stream in (name, kind) for one in told):

@@ -29,6 +29,7 @@ from ..host.forward_patch import ForwardPatch, bound_arguments
 from ..host.modes import asleep
 from ..host.sharded import all_ids, is_spread, reshard, spread_as, whole
 from ..host.stopping import uninterrupted
+from ..host.walk import unchanged
 from ..models.adapter import Adapter, Head, bodies_of
 from ..models.called import Turns, as_it_was, fields_of, given_by, giving_logits, with_given
 from ..models.declared_heads import Logits, with_field
@@ -103,7 +104,8 @@ class Capture:
 
     def __enter__(self) -> Capture:
         try:
-            self._attach()
+            with unchanged():
+                self._attach()
         except BaseException:  # an interrupt too: what was lent must come back
             self.__exit__(None, None, None)
             raise

@@ -39,7 +39,7 @@ def within_delay(findings: Sequence[Finding], actual: Sequence[Supervision], vie
     message = (
         f"the delay of the codebooks is applied {side}: they are trained at offsets {shown}, and each must be at +1"
     )
-    count = sum(int(actual[number].trained.sum()) for number, offset in zip(books, offsets, strict=True) if offset != 1)
+    count = sum(actual[number].count for number, offset in zip(books, offsets, strict=True) if offset != 1)
     one = finding("LA105", "audio", message, count=count, fix=FIX, examples=told[0].examples)
     return [*(other for other in findings if not other.stream.startswith("audio") or not other.is_error), one]
 

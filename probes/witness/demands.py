@@ -20,7 +20,13 @@ __all__ = ["demanded", "expected_of", "is_shared", "nothing", "of_this_process",
 def demanded(view: View, number: int, labels: Tensor, convention: Convention) -> Supervision:
     """What the labels (R,) of a stream demand by a convention, less what no training may have as a target."""
     stream, carried = view.streams[number], view.carried[number]
-    wanted = labels if number in view.masked else admissible(labels, stream, convention)
+    known = view.labelled[number]
+    if number in view.masked:
+        wanted = labels
+    elif known is not None and labels is known.labels and convention is known.convention:
+        wanted = known.allowed
+    else:
+        wanted = admissible(labels, stream, convention)
     return expect(wanted, stream, convention, number=number, carried=carried)
 
 
@@ -33,8 +39,9 @@ def expected_of(view: View, declared: Convention) -> tuple[tuple[Supervision, ..
     """What the labels of a batch demand of every stream, and what was taken as ``declared``: ids that fit both."""
     expected, notes = [], list(view.notes)
     for number, (stream, labels) in enumerate(zip(view.streams, view.labels, strict=True)):
-        given = torch.full_like(stream.ids, IGNORE_INDEX) if labels is None else labels
-        convention = view.convention(number) or infer_convention(given, stream).convention
+        given, known = torch.full_like(stream.ids, IGNORE_INDEX) if labels is None else labels, view.labelled[number]
+        convention = view.convention(number) or (None if known is None else known.convention)
+        convention = convention or infer_convention(given, stream).convention
         told = Convention.POSITION_ALIGNED if stream.is_audio else declared
         if convention is Convention.AMBIGUOUS:
             notes.append(f"{stream.name}: the ids fit both label conventions; {told} taken as declared")
@@ -75,7 +82,7 @@ def of_this_process(
         nowhere = {name: getattr(one, name).masked_fill(elsewhere, -1) for name in ("source", "origin")}
         out.append(replace(one, target=target, weight=weight, lost=one.lost & ~elsewhere, **nowhere))
         notes.append(
-            f"{one.stream.name}: {int(elsewhere.sum())} of {int(one.trained.sum())} targets are for other processes to "
+            f"{one.stream.name}: {int(elsewhere.sum())} of {one.count} targets are for other processes to "
             "judge: the model was given a part of every sample here"
         )
     return tuple(out), notes

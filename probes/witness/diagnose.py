@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from alignment import AlignmentError, Finding
 from alignment.findings import finding
 
-from ..host.preserve import copy_of, cuda_devices
+from ..host.preserve import copy_of, same_random_state
 from ..models.adapter import Batch, View
 from ..models.declared import DeclaredAdapter
 from .capture import Capture, HeadCall
@@ -242,7 +242,7 @@ def _followed(watched: Watched, batch: Batch, view: View) -> tuple[_Follow, type
             follow.know(tensor, key, axis=max(tensor.dim() - 1, 0))
     seen = adapter.inner(model).register_forward_hook(lambda _m, _a, out: _know_outputs(follow, out))
     try:
-        with torch.random.fork_rng(devices=cuda_devices(model)), torch.enable_grad(), capture, follow:
+        with same_random_state(model), torch.enable_grad(), capture, follow:
             watched.loss_fn(model, batch)
     except Exception as error:  # noqa: BLE001 - whatever the user's loss raises is what is being explained
         return follow, type(error)

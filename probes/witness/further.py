@@ -39,7 +39,7 @@ def distance(actual: Supervision) -> int | None:
         return None
     values, counts = torch.unique(actual.offset[placed], return_counts=True)
     best = int(counts.argmax())
-    return int(values[best]) if int(counts[best]) >= UNIFORM * int(actual.trained.sum()) else None
+    return int(values[best]) if int(counts[best]) >= UNIFORM * actual.count else None
 
 
 def held_to(found: Sequence[int | None], kin: Sequence[str], layers: int = 0) -> tuple[int, ...]:
@@ -75,5 +75,5 @@ def told_weights(actual: Sequence[Supervision], ahead: Sequence[int]) -> list[st
         f"{one.stream.name} predicts {far} ahead; its loss weighs {total:.3g}"
         + (f", that of {actual[0].stream.name} {sums[0]:.3g}" if number else "")
         for number, (one, far, total) in enumerate(zip(actual, ahead, sums, strict=True))
-        if far > 1 and bool(one.trained.any())
+        if far > 1 and one.count
     ]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from alignment import Finding, Supervision, compare
 from alignment.findings import finding
+from alignment.verdicts import Verdicts, judge
 
 from ..models.adapter import View
 from .ahead import told_ahead
@@ -38,12 +39,14 @@ class Judgement:
         actual: the same of what is trained.
         findings: what tells the two apart.
         notes: what a reader should know.
+        verdicts: per stream, what each of its rows is.
     """
 
     expected: tuple[Supervision, ...]
     actual: tuple[Supervision, ...]
     findings: tuple[Finding, ...]
     notes: tuple[str, ...] = ()
+    verdicts: tuple[Verdicts, ...] = ()
 
 
 def judge_loss(
@@ -65,7 +68,9 @@ def judge_loss(
     """
     seen = masked(view, expected, _as_named(view, actual))
     weighed = [replace(one, weight=weight) for one, weight in zip(seen.actual, weights or (), strict=bool(weights))]
-    found = [*compare(seen.expected, weighed or seen.actual, apart), *seen.findings]
+    rows = zip(seen.expected, seen.actual, strict=True)
+    verdicts = tuple(judge(n, wanted, got, seen.expected) for n, (wanted, got) in enumerate(rows))
+    found = [*compare(seen.expected, weighed or seen.actual, apart, verdicts), *seen.findings]
     findings = told_ahead(among_kin(found, weighed or seen.actual, view), view)
     # nobody said what must be trained there: only where its targets are taken from can be judged
     findings = [one for one in findings if one.code != "LA202" or not unlabelled(view, one.stream)]
@@ -74,7 +79,7 @@ def judge_loss(
     findings = within_delay(findings, seen.actual, view)
     if unlabelled(view):
         findings = [_zero(one) if one.code == "LA206" else one for one in findings]
-    return Judgement(seen.expected, seen.actual, tuple(findings), seen.notes)
+    return Judgement(seen.expected, seen.actual, tuple(findings), seen.notes, verdicts)
 
 
 def _zero(found: Finding) -> Finding:

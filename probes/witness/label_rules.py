@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alignment import Finding
-from alignment.comparison import compare_labels
+from alignment.comparison import of_labels
 from alignment.delayed_ends import off_the_delay
 
 from ..models.adapter import View
@@ -15,7 +15,7 @@ def label_findings(view: View) -> tuple[Finding, ...]:
     """What a batch shows by itself, and its labels; one fault is told once, whoever sees it first."""
     found = [
         *view.findings,
-        *compare_labels(view.streams, view.labels, view.conventions, view.masked),
+        *of_labels(view.streams, view.labelled),
         *off_the_delay(view.streams, view.labels, view.delays),
     ]
     first = {(one.code, one.stream): one for one in reversed(found)}

@@ -58,7 +58,7 @@ def masked(view: View, expected: Sequence[Supervision], actual: Sequence[Supervi
         seen = one.trained & (one.target == one.stream.ids)
         aside = seen | (expected[number].target == one.stream.ids)
         wanted[number], got[number] = _without(expected[number], aside), _without(one, aside)
-        count, total = int(seen.sum()), int(one.trained.sum())
+        count, total = int(seen.sum()), one.count
         if count > USUAL * total + 1:
             findings.append(_visible(one, seen, count, total))
         elif total:
@@ -80,7 +80,7 @@ def _shift(one: Supervision, expected: Supervision) -> int:
 
 
 def _shifted(one: Supervision, shift: int) -> Finding:
-    count, name = int(one.trained.sum()), one.stream.name
+    count, name = one.count, one.stream.name
     message = (
         f"{count} rows of {name} are trained on what the row {shift:+d} from them is to restore, where a masked "
         "objective has each row restore its own token: labels were shifted"

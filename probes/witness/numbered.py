@@ -29,6 +29,7 @@ class Numbered:
 
     def __init__(self, hidden: Tensor) -> None:
         self._own = hidden.reshape(-1, hidden.shape[-1])
+        self._places = max(min(PLACES, hidden.shape[-1] - 2), 1)
         number = torch.arange(len(self._own), device=hidden.device)
         out = self._own * 0
         out[:, -1] += 1
@@ -36,10 +37,6 @@ class Numbered:
         out[:, : self._places] += digits.to(out)
         out[:, self._places : -1][:, :1] += _checksum(digits)[:, None].to(out)
         self.rows = out.reshape(hidden.shape)
-
-    @property
-    def _places(self) -> int:
-        return max(min(PLACES, self._own.shape[-1] - 2), 1)
 
     def known(self, rows: Tensor) -> tuple[Tensor, Tensor] | None:
         """Which numbered rows these are, and the model's own in their place; None if any of them carries no number.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -17,7 +17,8 @@ from alignment.findings import finding
 from alignment.recovery import FAINT, Form, Reading, silent_reading, smallest, without_faint
 
 from ..errors import UsageError
-from ..host.preserve import copy_of, cuda_devices, same_random_state
+from ..host.preserve import copy_of, same_random_state
+from ..host.walk import unchanged
 from ..models.adapter import Batch, Head, View
 from ..models.causal_lm import CausalLMAdapter
 from ..models.declared_heads import Logits
@@ -121,7 +122,7 @@ def _is_elsewhere(watched: Watched, batch: Batch, view: View, heads: Sequence[He
     capture = watched.capture(heads, alone=head)
     try:
         weight.requires_grad_(requires_grad=True)
-        with _same_conditions(watched.model), torch.enable_grad(), capture:
+        with same_random_state(watched.model), torch.enable_grad(), capture:
             (grad,) = gradients_at([weight], watched.loss_fn(watched.model, copy_of(batch)), watched.model)
     finally:
         weight.requires_grad_(requires_grad=asked)
@@ -208,12 +209,15 @@ def _run(
     read_call: ReadCall,
 ) -> Pass:
     model, adapter, options = watched.model, watched.adapter, watched.options
-    ids = adapter.followed(model, batch) if isinstance(adapter, CausalLMAdapter) else ()
-    capture = watched.capture(heads, alone=alone, alike=options.alike, turned=turned, whole=options.whole)
-    for given in ids:
-        capture.begin(given)
-    # equal conditions for every pass: dropout and sampling in the loss must not differ between them
-    with _same_conditions(model), torch.enable_grad(), capture, warnings.catch_warnings():
+    with ExitStack() as inside:
+        with unchanged():
+            ids = adapter.followed(model, batch) if isinstance(adapter, CausalLMAdapter) else ()
+            capture = watched.capture(heads, alone=alone, alike=options.alike, turned=turned, whole=options.whole)
+            for given in ids:
+                capture.begin(given)
+            # equal conditions for every pass: dropout and sampling in the loss must not differ between them
+            for condition in (same_random_state(model), torch.enable_grad(), capture, warnings.catch_warnings()):
+                inside.enter_context(condition)
         # reentrant checkpoints say so in a body that runs without gradients
         warnings.filterwarnings("ignore", message="None of the inputs have requires_grad=True")
         try:
@@ -281,10 +285,3 @@ def _unread(streams: Sequence[int], readings: Sequence[Reading]) -> list[Reading
     for number in streams:
         out[number] = replace(out[number], form=torch.full_like(out[number].form, int(Form.SOFT)))
     return out
-
-
-@contextmanager
-def _same_conditions(model: nn.Module) -> Iterator[None]:
-    """Every random state as before, afterwards: those of the model's devices too."""
-    with torch.random.fork_rng(devices=cuda_devices(model)), same_random_state():
-        yield

@@ -65,7 +65,8 @@ class PassedBy:
         self._ways: dict[Any, Way | None] = {}
         self._open = False
         self._marks: list[int] = []
-        self._patches = [ForwardPatch(layer, self._around) for layer in self.layers]
+        several = self.layers if len(self.layers) > 1 else []  # of one that is alone there is none like it
+        self._patches = [ForwardPatch(layer, self._around) for layer in several]
         if self.layers:
             self._patches.append(ForwardPatch(body, self._around_body))
 
@@ -102,7 +103,8 @@ class PassedBy:
     def _asked(self, given: Mapping[str, Any]) -> bool:
         config = getattr(self.inner, "config", None)
         text = config.get_text_config() if hasattr(config, "get_text_config") else None
-        told = any(getattr(one, name, None) is True for one in (config, text) for name in ASKED)
+        configs = (config,) if text is config else (config, text)  # a model of text alone has one
+        told = any(getattr(one, name, None) is True for one in configs for name in ASKED)
         wanted = any(given.get(name) not in (None, False) for name in ASKED)
         return told or wanted or given.get("use_cache") is True
 
@@ -146,14 +148,14 @@ def _is_the_librarys(kind: type) -> bool:
 
 
 def _layers(body: nn.Module) -> tuple[nn.Module, list[nn.Module]]:
-    """What holds the layers of a body, and those, two or more; none where any is somebody else's or sharded."""
+    """What holds the layers of a body, and those; none where any is somebody else's or sharded."""
     for owner in (body, *(getattr(body, name, None) for name in BODIES)):
         found = next((one for name in LAYERS if isinstance(one := getattr(owner, name, None), nn.ModuleList)), None)
         if owner is not None and found is not None:
             plain = all(type(one) is nn.Parameter for one in parameters_of(found))
             known = all(_is_the_librarys(type(layer)) for layer in found)
             own = any(not type(part).__module__.startswith(PARTS) for part in modules_of(found))
-            return owner, list(found) if plain and known and not own and len(found) > 1 else []
+            return owner, list(found) if plain and known and not own else []
     return body, []
 
 

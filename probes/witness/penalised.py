@@ -55,7 +55,7 @@ class Penalised:
         for one, kind in zip(expected, self.kinds, strict=bool(self.kinds)):
             rows = (kind == int(Penalty.UNIFORM)) & ~one.trained
             count, name = int(rows.sum()), one.stream.name
-            if count and bool(one.trained.any()) and name not in absorbing:
+            if count and one.count and name not in absorbing:
                 message = (
                     f"label smoothing reaches {count} rows of {name} that have no target: its uniform part is added up "
                     "over ignored rows too, and flattens what the model says there"

@@ -59,9 +59,12 @@ def merge(into: Reading, part: Reading, rows: Tensor) -> None:
     """
     active = (part.form != int(Form.NONE)) & (rows >= 0)
     at, new = rows[active], part.select(active)
-    before = into.form[at] != int(Form.NONE)
-    same = before & (into.target[at] == new.target)
-    torn = before & ~same
-    into.weight[at] = torch.where(same, into.weight[at] + new.weight, new.weight)
-    into.target[at], into.residual[at], into.form[at] = new.target, new.residual, new.form
-    into.target[at[torn]], into.weight[at[torn]], into.form[at[torn]] = IGNORE_INDEX, 0.0, int(Form.SOFT)
+    old = into.select(at)
+    before = old.form != int(Form.NONE)
+    if bool(before.any()):
+        same = before & (old.target == new.target)
+        torn = before & ~same
+        weight = torch.where(same, old.weight + new.weight, new.weight).masked_fill(torn, 0.0)
+        target, form = new.target.masked_fill(torn, IGNORE_INDEX), new.form.masked_fill(torn, int(Form.SOFT))
+        new = Reading(target, weight, new.residual, form)
+    into.target[at], into.weight[at], into.residual[at], into.form[at] = new.target, new.weight, new.residual, new.form

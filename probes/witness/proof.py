@@ -75,7 +75,7 @@ def _confirmed(
     """
     source, origin = proven.source.clone(), proven.origin.clone()
     held = torch.stack([target == inferred.target for target in targets]).all(0) & inferred.trained
-    if int(held.sum()) > HELD * int(inferred.trained.sum()):
+    if int(held.sum()) > HELD * inferred.count:
         return replace(inferred, exact=False)
     doubtful = held & (source < 0)
     for other, stream in enumerate(view.streams):

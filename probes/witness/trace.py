@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..host.forward_patch import ForwardPatch, bound_arguments
-from ..host.preserve import copy_of, cuda_devices, preserved, same_random_state
+from ..host.preserve import copy_of, preserved, same_random_state
 from ..host.sharded import must_finish
 from ..models.adapter import Batch, Head
 from ..models.called import Turns, fields_of, giving_logits
@@ -136,7 +136,7 @@ class _Seen(BaseException):
 
 @contextmanager
 def _as_it_is(model: nn.Module) -> Iterator[None]:
-    with preserved(model), torch.random.fork_rng(devices=cuda_devices(model)), same_random_state(), torch.no_grad():
+    with preserved(model), same_random_state(model), torch.no_grad():
         yield
 
 

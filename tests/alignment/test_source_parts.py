@@ -8,12 +8,10 @@ from alignment.sources import (
     LEAST_RUN,
     _by_chance,
     _carried_over,
-    _explained,
     _matches,
     _one_explains,
     _others,
     _runs,
-    _same_sample,
 )
 from alignment.streams import NO_TOKEN
 
@@ -26,7 +24,7 @@ def rows(*numbers):
 
 def test_a_row_of_the_same_sample_is_one_that_is_there():
     at = rows(-1, 0, 2, 3, 3, 5, 6)
-    assert _same_sample(rows(0, 2, 0, 2, 5, 3, 5), at, TWO).tolist() == [False, True, True, False, True, True, False]
+    assert TWO.same_sample(rows(0, 2, 0, 2, 5, 3, 5), at).tolist() == [False, True, True, False, True, True, False]
 
 
 def test_a_match_is_the_token_itself_inside_of_the_stream():
@@ -37,10 +35,10 @@ def test_a_match_is_the_token_itself_inside_of_the_stream():
 
 
 def test_an_offset_explains_rows_by_what_lies_in_their_sample():
-    inside, fits = _explained(rows(6, 7, 4), rows(0, 1, 2), TWO, 1)
+    inside, fits = TWO.explained(rows(6, 7, 4), rows(0, 1, 2), 1)
     assert (inside.tolist(), fits) == ([True, True, False], True)
-    assert not _explained(rows(6, 8), rows(0, 1), TWO, 1)[1]
-    assert not _explained(rows(NO_TOKEN), rows(0), plain_stream([5, NO_TOKEN]), 1)[1]
+    assert not TWO.explained(rows(6, 8), rows(0, 1), 1)[1]
+    assert not plain_stream([5, NO_TOKEN]).explained(rows(NO_TOKEN), rows(0), 1)[1]
 
 
 @pytest.mark.parametrize(("wrong", "explains"), [(0, True), (1, True), (2, False)])

@@ -10,7 +10,7 @@ from planted import plain_stream
 from strategies import text_batches
 
 from alignment import IGNORE_INDEX, recover, text_stream
-from alignment.sources import agreed, ambiguous_offsets, infer_sources
+from alignment.sources import agreed, infer_sources
 
 __ = IGNORE_INDEX
 
@@ -171,13 +171,13 @@ def test_the_expected_sources_are_inferred(batch):
 )
 def test_ambiguity_is_several_offsets_that_explain_every_row(ids, targets, offsets):
     (one,) = infer([targets], plain_stream(ids))
-    assert ambiguous_offsets(one) == offsets
+    assert one.ambiguous == offsets
 
 
 @pytest.mark.parametrize(("targets", "exact"), [([__, 7, 7, __], True), ([__] * 4, False)], ids=["proven", "untrained"])
 def test_what_is_proven_or_untrained_is_never_ambiguous(targets, exact):
     (one,) = infer([targets], plain_stream([7, 7, 7, 7]))
-    assert not ambiguous_offsets(replace(one, exact=exact))
+    assert not replace(one, exact=exact).ambiguous
 
 
 # -- rows that are pushed away ------------------------------------------------------------------------

@@ -117,6 +117,30 @@ def test_nothing_is_run_where_all_parameters_feed_the_judged_heads(monkeypatch):
     assert check_loss(llama(), TEXT, own).verdict == "pass"
 
 
+class Bare(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.mix, self.head = torch.nn.Embedding(97, 8), torch.nn.Linear(8, 8), torch.nn.Linear(8, 97)
+
+    def forward(self, input_ids):
+        return self.head(self.mix(self.table(input_ids)))
+
+
+@pytest.mark.parametrize(("other", "runs"), [(3, 2), (97, 3)], ids=["no head", "a head that is left out"])
+def test_a_loss_whose_graph_chose_the_adapter_is_walked_again_only_for_heads_beside(other, runs):
+    ran = []
+
+    def loss(model, batch):
+        ran.append(model)
+        logits = model(batch["input_ids"])
+        return ce(logits[:, :-1], batch["input_ids"][:, 1:])
+
+    model, ids = Bare(), torch.randperm(97)[:64].reshape(4, 16)
+    model.other = torch.nn.Linear(8, other)
+    report = check_loss(model, {"input_ids": ids, "labels": ids}, loss, heads=["head"], replay=False)
+    assert (len(ran), report.verdict) == (runs, "pass")
+
+
 def test_nothing_is_searched_where_the_graph_shows_that_all_goes_through_judged_heads(monkeypatch):
     monkeypatch.setattr(guards, "look_beside", lambda *_: pytest.fail("the loss was searched"))
     assert not unwatched(check_loss(BOOKS.model(), BOOKS.batch(), BOOKS.right, streams=BOOKS.streams))

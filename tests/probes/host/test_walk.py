@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from probes.host.walk import buffers_of, descends, has, modules_of
+from probes.host.walk import buffers_of, descends, has, modules_of, parameters_of, unchanged
 
 
 def test_the_modules_are_those_of_torch_in_its_order() -> None:
@@ -21,6 +21,20 @@ def test_a_model_that_holds_itself_ends() -> None:
     model = nn.Sequential(nn.ReLU())
     model.register_module("back", model)
     assert modules_of(model) == list(model.modules())
+
+
+def test_a_model_is_walked_anew_as_soon_as_it_may_have_changed() -> None:
+    model = nn.Sequential(nn.ReLU())
+    with unchanged():
+        met = modules_of(model)
+        with unchanged():
+            assert modules_of(model) is met
+        assert modules_of(model) is met
+    model.append(nn.Linear(2, 2))
+    assert modules_of(model) == list(model.modules()) != met
+    with unchanged():
+        assert modules_of(model) == list(model.modules())
+        assert [id(one) for one in parameters_of(model, model[1])] == [id(one) for one in model.parameters()]
 
 
 def test_a_class_is_known_by_its_name_and_where_it_is_from() -> None:
