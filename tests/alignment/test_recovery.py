@@ -301,6 +301,13 @@ def test_the_seed_reaches_the_noise():
     assert torch.equal(seen[0], leaf(LOGITS, seed=3))
 
 
+def test_a_leaf_repeats_as_many_rows_of_noise_as_it_is_asked_for():
+    like = torch.zeros(2 * NOISE_ROWS + 5, 7)
+    assert torch.equal(leaf(like).detach(), noise_rows(like).repeat(3, 1)[: len(like)])
+    assert torch.equal(leaf(like, rows=3).detach(), noise_rows(like, rows=3).repeat(13, 1)[: len(like)])
+    assert noise_rows(like, rows=3).unique().numel() == 21
+
+
 def test_recovery_works_where_gradients_are_off():
     with torch.no_grad():
         assert torch.equal(recover(mean, LOGITS).target, LABELS)
