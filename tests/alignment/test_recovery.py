@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignment import IGNORE_INDEX, read, recover
-from alignment.noise import NOISE_ROWS, leaf
+from alignment.noise import NOISE_ROWS, leaf, noise_rows
 from alignment.recovery import CHUNK_ELEMENTS, Form, silent_reading, smallest, without_faint
 
 ROWS, VOCAB = 24, 32
