@@ -27,16 +27,16 @@ def configurations(size: Size) -> Iterator[Figure]:
     """
     released = importlib.util.find_spec("boson_multimodal") is not None
     others = {"higgs-v2-3b-transformers"} if released else {"higgs-v2-3b"}
-    for path in sorted((FIXTURES / "configurations").iterdir()):
-        if path.name in others or not size.wants(path.name):
-            continue
-        words = [["preflight"], ["preflight", "--model", str(path), "--weights", "none"]]
-        if size.name == "tiny":
-            words = [["--version"], ["--version"]]
-        rounds = [[_process(one) for one in words] for _ in range(size.runs)]
-        ratio = statistics.median(mine[0] / default[0] for default, mine in rounds)
-        most = max(mine[1] for _, mine in rounds)
-        detail = " / ".join(f"{statistics.median(one[at][0] for one in rounds):.1f} s" for at in (1, 0))
+    paths = [path for path in sorted((FIXTURES / "configurations").iterdir()) if path.name not in others]
+    paths = [path for path in paths if size.wants(path.name)]
+    words = [["preflight"], *(["preflight", "--model", str(path), "--weights", "none"] for path in paths)]
+    if size.name == "tiny":
+        words = [["--version"]] * len(words)
+    rounds = [[_process(one) for one in words] for _ in range(size.runs)]  # each beside the default of its round
+    for nth, path in enumerate(paths, 1):
+        ratio = statistics.median(one[nth][0] / one[0][0] for one in rounds)
+        most = max(one[nth][1] for one in rounds)
+        detail = " / ".join(f"{statistics.median(one[at][0] for one in rounds):.1f} s" for at in (nth, 0))
         cell = path.name
         yield Figure("--weights none", "CPU time / default preflight", cell, ratio, limit=SLOWEST, detail=detail)
         yield Figure("--weights none", "largest memory", cell, most / 1e9, "GB", limit=LARGEST / 1e9)
