@@ -86,6 +86,14 @@ CALLS = {
         lambda: choose(LOGITS, LONG, LONG[:, :2], name="speech"),
         "labels of speech have 6 rows, its ids have 4: pass both as expanded",
     ),
+    "choose: ids for a stream": (
+        lambda: choose(LOGITS, LONG, stream=LONG),
+        "stream must be a Stream (text_stream makes one), got Tensor",
+    ),
+    "pair: ids for a stream": (
+        lambda: pair(LONG, "shifted", LONG),
+        "stream must be a Stream (text_stream makes one), got Tensor",
+    ),
     "pair: unknown pairing": (
         lambda: pair(LONG, "both"),
         "unknown pairing 'both': choose one of direct, shifted",

@@ -306,6 +306,7 @@ def test_a_leaf_repeats_as_many_rows_of_noise_as_it_is_asked_for():
     assert torch.equal(leaf(like).detach(), noise_rows(like).repeat(3, 1)[: len(like)])
     assert torch.equal(leaf(like, rows=3).detach(), noise_rows(like, rows=3).repeat(13, 1)[: len(like)])
     assert noise_rows(like, rows=3).unique().numel() == 21
+    assert torch.allclose(noise_rows(like, values="wide"), 200 * noise_rows(like))
 
 
 def test_recovery_works_where_gradients_are_off():
