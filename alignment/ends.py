@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ SHOWN = 4
 #: How a labelled span stops: before a token of its own text, at padding or what the labels leave out at the end of
 #: its row, or where the row itself stops (windows, and what was cut off).
 INSIDE, SHORT, CUT = "inside", "short", "cut"
+#: Odds up to which spans that stop before one token stop there by a template, and not by chance.
+CHANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,9 @@ def end_findings(stream: Stream, labels: Tensor, convention: Convention) -> Iter
     """LA203, or nothing.
 
     An error where a known end directly follows a labelled span and is labelled nowhere, or where all spans stop before
-    one and the same token, which is labelled nowhere, and end in no common one themselves. A warning where no end is a
-    target at all though spans of a common form, with a prompt before them, stop before their rows do.
+    one and the same token, which is labelled nowhere, and end in no common one themselves, if chance does not stop them
+    there. A warning where no end is a target at all though spans of a common form, with a prompt before them, stop
+    before their rows do.
 
     Args:
         stream: the input side.
@@ -72,6 +76,7 @@ def end_findings(stream: Stream, labels: Tensor, convention: Convention) -> Iter
         and 2 * len(inside) >= len(spans)
         and not _among(following, named)
         and _prompted(stream, labels, spans)
+        and _by_chance(stream, inside) <= CHANCE
     ):
         message = (
             f"all {len(inside)} labelled spans that stop inside of a text stop before {tokens_named(following)}, which "
@@ -87,6 +92,19 @@ def end_findings(stream: Stream, labels: Tensor, convention: Convention) -> Iter
             "target anywhere: the model never learns to stop"
         )
         yield _finding(stream, [span.last + 1 for span in short], message, severity="warning")
+
+
+def _by_chance(stream: Stream, spans: list[_Span]) -> float:
+    """The odds that chance stops all ``spans`` before the token that it stops the first before.
+
+    That is the share of this token among the others of the batch, once for each further span; and of the token that
+    opens them, where they are opened alike.
+    """
+    openers = {span.opener for span in spans}
+    alike = openers if len(openers) == 1 and openers != {-1} else ()
+    common = [int(stream.ids[spans[0].last + 1]), *alike]
+    shares = [(int((stream.ids == token).sum()) - 1) / len(stream) for token in common]
+    return math.prod(shares) ** (len(spans) - 1)
 
 
 def _unnamed(stream: Stream, labels: Tensor, named: Tensor, convention: Convention) -> list[int]:

@@ -154,6 +154,12 @@ MENDED = {
         pairing="backwards",
         seed=72242,
     ),
+    "two spans that happen to stop before the same token": Program(
+        samples=1, length=12, mask="scattered", labels="shifted", key="shift_labels", pairing="backwards", seed=712393
+    ),
+    "and beside a prompt that is trained": Program(
+        samples=1, ids="frequent", mask="scattered", fault="prompt trained", seed=580458
+    ),
     "a step of which half is trained is not divided twice": Program(
         model="t5",
         labels="shifted",
