@@ -164,7 +164,7 @@ def _granted(number: int, actual: Supervision, rows: Tensor, told: Supervision, 
     after = torch.where(follows, place + 1, place)
     next_one = trained & follows & (stream.ids[after] == actual.target)
     step = trained & ~follows & (actual.origin == number) & (actual.offset == 1)
-    crossed = step & crossings(actual, part)
+    crossed = step & crossings(actual, part) & (not untold(actual, trained))  # of ids alike no row is placed for sure
     shared = _shared(number, actual, trained & ~next_one) & ~step
     own = shared & (actual.origin == number)
     if not bool((strays(actual) & trained).any()) or untold(actual, own):

@@ -40,3 +40,9 @@ def test_a_main_head_that_cannot_be_read_says_nothing_of_what_a_further_call_mus
 def test_a_main_head_at_a_wrong_place_says_nothing_of_what_a_further_call_must_train(fault, code):
     program = Program(key="wanted", logits="body and head", extra="two ahead", samples=2, fault=fault)
     assert judged(program).codes == (code,)
+
+
+def test_rows_of_ids_that_are_alike_are_not_said_to_cross_a_border():
+    """Their rows of the body are alike too, bit for bit: where each belongs does not show."""
+    program = Program(key="wanted", model="tied", vocab=12, samples=5, length=4, ids="constant", logits="chunks")
+    assert judged(replace(program, pairing="roll", criterion="one-hot")).kind == "blind by right"
