@@ -31,6 +31,7 @@ from .causality import Replays, add_causality
 from .cut_off import adapters_cut_off
 from .reduction import Reduced, Reduction, check_reduction, counted_loss
 from .reported import report_of
+from .time_first import time_first
 from .watch import Watch, watch
 
 __all__ = ["adapter_of", "check_loss"]
@@ -95,14 +96,19 @@ def check_loss(
     keep = Choice.of(ignore)
     inputs: Batch = dict(batch)
     with turn(model):
-        adapter = adapter_of(model, inputs, loss_fn, [heads] if isinstance(heads, str) else heads, streams)
         told = template(tokenizer, train_on, [conversation_of(sample) for sample in conversations])
         options = Options(values="real" if real_logits else "noise", convention=Convention(labels), told=told)
-        watched = watch(model, adapter, inputs, counted_loss(loss_fn, model, adapter, inputs, options), options)
+        named = [heads] if isinstance(heads, str) else heads
+        watched, loss = _watched(model, inputs, loss_fn, named, streams, options), loss_fn
+        layout = time_first(watched.subject)
+        if layout is not None:
+            inputs, loss = layout.transposed(inputs), layout.of_transposed(loss_fn)
+            watched = _watched(model, inputs, loss, named, streams, options)
         subject, reduced = watched.subject, None
         if reduction is not None or grad_accum > 1:
-            reduced = check_reduction(model, subject.adapter, inputs, loss_fn, reduction, grad_accum, options)
+            reduced = check_reduction(model, subject.adapter, inputs, loss, reduction, grad_accum, options)
         findings, notes = _found(watched, reduced)
+        notes += [layout.note] if layout is not None else []
         report = report_of(model, subject.adapter, inputs, subject.seen, findings=findings, keep=keep, reduced=reduced)
         in_words(report, tokenizer, subject.adapter.special_ids)
         add_causality(report, subject, replay, keep)
@@ -127,6 +133,18 @@ def check_loss(
             )
             add_suggestion(report, loss_fn, partial(_passes, again))
         return report
+
+
+def _watched(
+    model: nn.Module,
+    batch: Batch,
+    loss_fn: Callable[..., Any],
+    heads: Sequence[str],
+    streams: Mapping[str, Any] | None,
+    options: Options,
+) -> Watch:
+    adapter = adapter_of(model, batch, loss_fn, heads, streams)
+    return watch(model, adapter, batch, counted_loss(loss_fn, model, adapter, batch, options), options)
 
 
 def _found(watched: Watch, reduced: Reduced | None) -> tuple[list[Finding], list[str]]:
