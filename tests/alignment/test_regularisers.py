@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from alignment.noise import leaf
-from alignment.penalties import Penalty, penalties
+from alignment.penalties import LEAST_IDS, Penalty, penalties
 
 LABELS = torch.tensor([3, 7, 0, 11])
 
@@ -57,6 +57,13 @@ def test_each_row_is_told_by_itself():
 
 def test_a_few_classes_tell_nothing():
     assert told(lambda z: z.pow(2).mean(), vocab=7) == [0] * 4
+
+
+def test_from_eight_ids_on_a_penalty_is_told_by_its_number():
+    logits = leaf(torch.zeros(4, LEAST_IDS), values="wide")
+    (grad,) = torch.autograd.grad(logits.pow(2).mean(), logits)
+    found = penalties(grad, logits.detach())
+    assert (found.dtype, found.tolist()) == (torch.int64, [int(Penalty.SQUARES)] * 4)
 
 
 def test_what_is_not_finite_is_none():
