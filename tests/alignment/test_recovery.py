@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from alignment import IGNORE_INDEX, read, recover
 from alignment.noise import NOISE_ROWS, leaf, noise_rows
-from alignment.recovery import CHUNK_ELEMENTS, Form, silent_reading, smallest, without_faint
+from alignment.recovery import CHUNK_ELEMENTS, Form, Reading, silent_reading, smallest, without_faint
 
 ROWS, VOCAB = 24, 32
 LABELS = torch.randint(VOCAB, (ROWS,), generator=torch.Generator().manual_seed(0))
@@ -393,3 +393,21 @@ def test_a_target_of_a_weight_that_half_precision_cannot_write_is_none():
     assert set(faint.target.tolist()) == {IGNORE_INDEX}
     assert faint.form.tolist() == [int(Form.SOFT)] * 4 + [int(Form.NONE)] * (ROWS - 4)
     assert not faint.weight.any()
+
+
+def test_of_weights_those_are_faint_that_are_less_than_the_least_and_not_zero():
+    reading = Reading(
+        torch.tensor([3, 4, 5, -100, 6]),
+        torch.tensor([0, 1e-8, 1e-6, 0, -1e-7]).double(),
+        torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5]).double(),
+        torch.tensor([Form.PLAIN, Form.PLAIN, Form.NOT_PLAIN, Form.NONE, Form.PLAIN]),
+    )
+    kept = without_faint(reading, float(reading.weight[2]))
+    assert kept.target.tolist() == [3, -100, 5, -100, -100]
+    assert torch.equal(kept.weight, reading.weight * torch.tensor([1, 0, 1, 1, 0]))
+    assert torch.equal(kept.residual, reading.residual)
+    assert kept.form.tolist() == [Form.PLAIN, Form.SOFT, Form.NOT_PLAIN, Form.NONE, Form.SOFT]
+
+
+def test_half_precision_holds_what_is_below_its_normal_numbers():
+    assert [smallest(dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)] == [2**-126, 2**-126, 2**-24]
