@@ -411,3 +411,11 @@ def test_of_weights_those_are_faint_that_are_less_than_the_least_and_not_zero():
 
 def test_half_precision_holds_what_is_below_its_normal_numbers():
     assert [smallest(dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)] == [2**-126, 2**-126, 2**-24]
+
+
+def test_rows_of_logits_may_all_be_alike():
+    stand_in = leaf(LOGITS, rows=1)
+    (grad,) = torch.autograd.grad(mean(stand_in), stand_in)
+    once, all_of_them = read(grad, stand_in[:1], period=1), read(grad, stand_in)
+    assert torch.equal(once.target, all_of_them.target)
+    assert torch.equal(once.weight, all_of_them.weight)
