@@ -40,6 +40,7 @@ from .one_pass import LossError, Pass, run_along, run_pass
 from .pace import LOSS, Pace
 from .penalised import Penalised, told_apart
 from .proof import prove, retry_in_range
+from .twins import as_demanded
 from .watched import LossFunction, Options, Watched
 
 __all__ = ["LossFunction", "Options", "Witness", "witness"]
@@ -129,7 +130,8 @@ def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
     if first.shared:
         expected, others = of_this_process(expected, first.given)
         notes = [*notes, *others]
-    actual = infer_sources(first.readings, view.streams)
+    readings = as_demanded(first.readings, expected, len(first.capture.forwards))
+    actual = infer_sources(readings, view.streams)
     penalised = Penalised()
     if not first.problems:
         penalised = told_apart(watched, batch, view, first, actual, expected)

@@ -160,6 +160,9 @@ MENDED = {
     "and beside a prompt that is trained": Program(
         samples=1, ids="frequent", mask="scattered", fault="prompt trained", seed=580458
     ),
+    "one of five samples that are alike is skipped": Program(
+        samples=5, length=4, ids="alike", mask="scattered", loop=True, seed=142112
+    ),
     "a step of which half is trained is not divided twice": Program(
         model="t5",
         labels="shifted",

@@ -1,0 +1,54 @@
+"""Twins: samples that are alike token by token, which a loss goes through one by one, and of which it may skip some.
+
+Which of them a forward was given does not show in its tokens, and their order says nothing where one is skipped: they
+stand where the labels have what was read of them, if there is such an order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from alignment import Supervision
+from alignment.recovery import Reading
+
+__all__ = ["as_demanded"]
+
+
+def as_demanded(readings: Sequence[Reading], expected: Sequence[Supervision], forwards: int) -> list[Reading]:
+    """The readings of one stream each, those of twins in the order in which their targets are what is expected.
+
+    Where there was one forward alone, every row is known by its place.
+    """
+    if forwards < 2:
+        return list(readings)
+    return [_ordered(reading, wanted) for reading, wanted in zip(readings, expected, strict=True)]
+
+
+def _ordered(reading: Reading, expected: Supervision) -> Reading:
+    if torch.equal(reading.target, expected.target):
+        return reading
+    order = torch.arange(len(reading.target), device=reading.target.device)
+    for twins in _twins(expected):
+        free = list(twins)
+        for rows in twins:
+            mine = next((one for one in free if torch.equal(reading.target[one], expected.target[rows])), None)
+            if mine is None:
+                break
+            free = [one for one in free if one is not mine]
+            order[rows] = mine
+        else:
+            continue
+        order[torch.cat(twins)] = torch.cat(twins)  # in no order are they what is expected
+    return reading.select(order)
+
+
+def _twins(expected: Supervision) -> list[list[Tensor]]:
+    """The rows of each sample, by samples of the same tokens; of those that have any like them."""
+    stream, groups = expected.stream, {}
+    _, counts = torch.unique_consecutive(stream.sample, return_counts=True)
+    for rows in torch.arange(len(stream), device=stream.ids.device).split(counts.tolist()):
+        groups.setdefault((*stream.ids[rows].tolist(), -2, *stream.segment[rows].ge(0).tolist()), []).append(rows)
+    return [rows for rows in groups.values() if len(rows) > 1]
