@@ -36,7 +36,7 @@ __all__ = ["add_causality_of", "add_cut_off"]
 
 def add_causality_of(report: Report, forwards: Sequence[Forward], parts: Sequence[Part], keep: Keep | None) -> None:
     """Judge the first forward of the watched steps, and add to the report what it shows."""
-    if any(one.code == "LA804" for one in report.findings):
+    if any(one.code == "LA804" and not one.count for one in report.findings):  # with rows, others were judged
         report.checks.append(told_nothing())
         return
     pair = _first(forwards, parts)

@@ -12,6 +12,7 @@ from torch import Tensor
 from alignment.sketch import sketch
 
 from ..models.adapter import Head
+from .chosen import losses_of
 from .forwards import Forward
 from .head_calls import Call, grade
 from .past_heads import read_past_heads
@@ -76,6 +77,8 @@ class Gradients:
         shape = call.output[2]  # a model may give codebooks a dimension of their own afterwards
         rows = sketch(call.head.rows(logits.reshape(shape)))
         call.finite &= rows.finite
+        if call.rows is not None and call.head.books == 1:
+            call.losses = losses_of(logits, rows, forward.ids_of(call.head), call.rows)
         lesson = self._teachers.lesson(forward, call, logits, rows)
 
         def seen(grad: Tensor) -> None:

@@ -19,6 +19,7 @@ from ..witness.judgement import judge_loss, labels_dropped
 from ..witness.label_rules import label_findings
 from ..witness.witness import Witness
 from .backwards import Read, by_backward, micro_batches, weights_of_steps
+from .chosen import without_chosen
 from .declared_reduction import held_to
 from .expected import Expectation, expectations
 from .forwards import Forward
@@ -106,14 +107,17 @@ def observe(
     expected = expectations(joined, lent)
     if bool(lent.any()) and not expected[0].known:  # labels that the loss does not use
         joined = replace(joined, view=replace(joined.view, labels=(None, *joined.view.labels[1:])))
-    expected = _excused(expected, joined, lent, forwards) if graded else expected
+    chosen: list[Finding] = []
+    if graded:
+        first, chosen = without_chosen(expected[0], joined, forwards)
+        expected = _excused([first, *expected[1:]], joined, lent, forwards)
     supervisions = tuple(one.supervision for one in expected)
     evened, backward = by_backward(joined, read)
     findings, actual, notes = _swallowed(steps, stepped=stepped), (), joined.view.notes
     if graded:
         told = judge_loss(joined.view, supervisions, joined.actual, weights=evened, apart=backward)
         supervisions, actual, notes = told.expected, told.actual, (*notes, *told.notes)
-        findings += _not_finite(forwards) or [*_label_findings(joined, expected), *told.findings]
+        findings += _not_finite(forwards) or [*_label_findings(joined, expected), *told.findings, *chosen]
     books = sum(stream.is_audio for stream in joined.view.streams)
     unequal, even = accumulation(micro_batches(read) if graded and stepped else [], books)
     if reduction == "sequence-mean":  # which asks for targets that weigh differently
