@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from alignment import Supervision
+from alignment import Finding, Supervision
+from alignment.findings import finding
 from alignment.noise import Values
 from alignment.sources import infer_sources
 from alignment.streams import IGNORE_INDEX
@@ -18,16 +19,33 @@ from ..models.adapter import Batch, View
 from .one_pass import LossError, run_pass
 from .watched import Watched
 
-__all__ = ["on_other_logits"]
+__all__ = ["Drawn", "on_other_logits"]
 
 #: So many further draws of logits at most, and no more where one of the rows had never its turn with these odds.
 MOST_DRAWS, ODDS = 48, 1e-3
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """What other logits show.
+
+    Attributes:
+        expected: without rows of which all draws together do not say whether they ever have their turn.
+        actual: with the rows that only other logits show to be trained.
+        notes: what is to be said of them.
+        untold: LA804 of rows without a turn.
+    """
+
+    expected: tuple[Supervision, ...]
+    actual: tuple[Supervision, ...]
+    notes: tuple[str, ...] = ()
+    untold: tuple[Finding, ...] = ()
+
+
 def on_other_logits(
     watched: Watched, batch: Batch, view: View, expected: Sequence[Supervision], actual: Sequence[Supervision]
-) -> tuple[tuple[Supervision, ...], list[str]]:
-    """``actual`` with the rows that only other logits show to be trained, and what is to be said of them.
+) -> Drawn:
+    """What the loss trains at other logits as well.
 
     A clipped ratio of probabilities has no gradient where noise differs from the logits that it is held to: the model's
     own show it. A loss that keeps its hardest tokens trains others at other logits: where rows go as others come, they
@@ -46,17 +64,43 @@ def on_other_logits(
     while drawn < MOST_DRAWS and rows * (1 - share) ** drawn > ODDS and _is_missing(expected, out):
         now = _at(watched, batch, view, "wide", seed=drawn + 1)  # of the seed before it is what came first, wider
         if now is None:
-            return out, notes
+            return Drawn(tuple(expected), out, tuple(notes))
         shown = [_shown(one, other) for one, other in zip(expected, now, strict=True)]
         if not drawn and not _are_chosen(actual, shown):
-            return out, notes
+            return Drawn(tuple(expected), out, tuple(notes))
         drawn += 1
         share = min(share, sum(int(one.trained.sum()) for one in shown) / rows)
         out, _ = _with(out, shown)
     if drawn:
         which = f"those count that are at any of {drawn + 1} draws of them"
         notes = [f"which rows are trained depends on the logits (the hardest tokens alone, a threshold): {which}"]
-    return out, notes
+    without = [wanted.trained & ~one.trained for wanted, one in zip(expected, out, strict=True)]
+    missing = sum(int(one.sum()) for one in without)
+    if not missing or _chance(missing, rows * (1 - share) ** drawn) <= ODDS:
+        return Drawn(tuple(expected), out, tuple(notes))
+    untold = [_untold(one, gone, drawn + 1) for one, gone in zip(expected, without, strict=True) if bool(gone.any())]
+    due = [_without(one, gone) for one, gone in zip(expected, without, strict=True)]
+    return Drawn(tuple(due), out, tuple(notes), tuple(untold))
+
+
+def _chance(missing: int, likely: float) -> float:
+    """The odds that so many rows have no turn where ``likely`` have none (Poisson)."""
+    return float(torch.special.gammainc(torch.tensor(float(missing)), torch.tensor(likely)))
+
+
+def _untold(expected: Supervision, rows: Tensor, draws: int) -> Finding:
+    count, name = int(rows.sum()), expected.stream.name
+    message = (
+        f"{count} of {expected.count} expected targets of {name} have a gradient at none of {draws} draws of logits: "
+        "the loss chooses so few of its rows by what they lose that some have no turn by chance"
+    )
+    return finding("LA804", name, message, count=count, fix="Let the loss keep more of its tokens while it is checked.")
+
+
+def _without(expected: Supervision, rows: Tensor) -> Supervision:
+    return replace(
+        expected, target=expected.target.masked_fill(rows, IGNORE_INDEX), weight=expected.weight.masked_fill(rows, 0)
+    )
 
 
 def _at(watched: Watched, batch: Batch, view: View, values: Values, seed: int = 0) -> tuple[Supervision, ...] | None:

@@ -30,7 +30,7 @@ from ..models.adapter import Adapter, Batch, View
 from ..models.modules import unwrapped, virtual_tokens
 from .blind import SPARED, blind_spots, unread_note
 from .capture import Capture
-from .clipped import on_other_logits
+from .clipped import Drawn, on_other_logits
 from .delayed import without_their_labels
 from .demands import expected_of, of_this_process, within_range
 from .diagnose import explain_exception, explain_silence
@@ -136,23 +136,24 @@ def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
     if not first.problems:
         penalised = told_apart(watched, batch, view, first, actual, expected)
     actual = penalised.without(actual)
-    told, clipped = judge_loss(view, expected, actual), []
+    told, drawn = judge_loss(view, expected, actual), Drawn(expected, actual)
     if not first.problems and _may_be_clipped(told.findings, options):
-        actual, clipped = on_other_logits(watched, batch, view, expected, actual)
-        told = judge_loss(view, expected, actual)
-    if not first.problems and _needs_proof(told.findings, expected, actual):
-        actual = penalised.without(prove(watched, batch, view, actual))
-        if clipped:
-            actual, clipped = on_other_logits(watched, batch, view, expected, actual)
-        told = judge_loss(view, expected, actual)
+        drawn = on_other_logits(watched, batch, view, expected, actual)
+        told = judge_loss(view, drawn.expected, drawn.actual)
+    if not first.problems and _needs_proof(told.findings, drawn.expected, drawn.actual):
+        actual = penalised.without(prove(watched, batch, view, drawn.actual))
+        drawn = (
+            on_other_logits(watched, batch, view, expected, actual) if drawn.notes else replace(drawn, actual=actual)
+        )
+        told = judge_loss(view, drawn.expected, drawn.actual)
     judged, expected, actual = told, told.expected, told.actual
     told = replace(told, findings=tuple(one for one in told.findings if not _may_be_unplaced(one, first)))
-    findings = list(first.problems or (*told.findings, *penalised.findings(expected, told.findings)))
+    findings = list(first.problems or (*told.findings, *drawn.untold, *penalised.findings(expected, told.findings)))
     if not first.shared:  # it runs the loss, which would wait for processes with nothing to explain
         findings = explain_silence(watched, batch, view, findings)
     own = unwrapped(model) is not adapter.inner(model)
     findings += labels_dropped(first.capture.dropped_labels, findings, own=own)
-    notes += [*told.notes, *clipped, *penalised.notes()]
+    notes += [*told.notes, *drawn.notes, *penalised.notes()]
     if not first.problems:
         blind, unread = _blind(watched, view, expected, actual, first, (*of_labels, *findings))
         findings, notes = [*findings, *blind], [*notes, *unread]
