@@ -100,7 +100,7 @@ class Entries:
         if not anchor.leads:
             self._axis = 0
             return []
-        self._axis = axis = axis_of(anchor.leads, shape[0])
+        self._axis = axis = 0 if self._is_repeated(number, anchor, shape) else axis_of(anchor.leads, shape[0])
         folded = [len(rows) // shape[0] for rows in anchor.rows]
         if (
             axis is None
@@ -127,6 +127,15 @@ class Entries:
             self._forget_body(number)
             return self._places(number, shape)
         return [torch.arange(length)[None] - begin[:, None] for (_, length), begin in zip(sizes, begins, strict=True)]
+
+    def _is_repeated(self, number: int, anchor: _Anchor, shape: torch.Size) -> bool:
+        """Whether the only sample is given several times in one call, of which each has read its ids."""
+        alike = shape[0] == 1 and all(len(lead) == 2 and lead[1] == shape[1] for lead in anchor.leads)
+        if not alike or all(lead[0] == 1 for lead in anchor.leads):
+            return False
+        self._axis = 0
+        moved = self._changed(number, anchor, next(self._tries(number, shape, equal=True)))
+        return moved is not None and all(bool(one.any(1).all()) for one in moved)
 
     def _begins(
         self, number: int, anchor: _Anchor, sizes: Sequence[tuple[int, int]], shape: torch.Size

@@ -161,3 +161,38 @@ def test_an_end_that_the_loss_appends_is_no_code_of_another_stream(swapped, told
 
     streams = {key: {"head": f"{key}_head", "ids": key} for key in ("text", "speech")}
     assert set(judged(TwoVocabularies(), {"text": text, "speech": speech}, loss, streams=streams)[1]) == told
+
+
+class Recurrent(nn.Module):
+    """A model that no adapter knows, whose rows are followed from its ids."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.body = nn.Embedding(VOCABULARY, WIDTH), nn.LSTM(WIDTH, WIDTH, batch_first=True)
+        self.out = nn.Linear(WIDTH, VOCABULARY)
+
+    def forward(self, ids):
+        return self.out(self.body(self.table(ids))[0])
+
+
+@pytest.mark.parametrize(("offset", "told"), OFFSETS)
+def test_the_only_sample_of_a_batch_may_be_given_twice(offset, told):
+    def loss(model, batch):
+        logits = model(batch["input_ids"].repeat(2, 1))
+        return F.cross_entropy(*paired(logits, batch["labels"].repeat(2, 1), offset))
+
+    ids = tokens(samples=1)
+    assert judged(Recurrent(), {"input_ids": ids, "labels": ids.clone()}, loss) == told
+
+
+def test_two_samples_of_two_keys_are_not_one_that_is_given_twice():
+    def loss(model, batch):
+        both = torch.cat([batch["input_ids"], batch["rejected"]])
+        chosen, rejected = model(both)[:, :-1].log_softmax(-1).gather(-1, both[:, 1:, None]).sum((1, 2))
+        return -F.logsigmoid((chosen - rejected) / 10) - chosen
+
+    ids = tokens(samples=1)
+    batch = {"input_ids": ids, "labels": ids.clone(), "rejected": tokens(1, samples=1)}
+    report = check_loss(Recurrent(), batch, loss)
+    assert all(one.is_blind for one in report.findings)
