@@ -59,3 +59,11 @@ def test_a_rule_is_found_by_code_or_name_and_a_slip_gets_the_nearest():
     assert nearest("copy-objectiv") == "copy-objective"
     with pytest.raises(InputError, match="nearest is LA203"):
         lookup("LA2O3")
+
+
+def test_audio_has_a_fix_of_its_own_where_a_rule_knows_one():
+    rule = RULES["LA202"]
+    assert rule.audio_fix
+    assert rule.fix_of("audio[0]") == rule.fix_of("audio") == rule.audio_fix
+    assert rule.fix_of("text") == rule.fix
+    assert RULES["LA203"].fix_of("audio[0]") == RULES["LA203"].fix

@@ -54,6 +54,13 @@ def test_a_sketch_holds_the_likeliest_tokens_and_the_last(vocab, dtype):
     assert not kept.masked.any()
 
 
+def test_a_column_is_masked_out_in_one_row_as_in_many():
+    logits = drawn(4)
+    logits[:, 3] = -torch.inf
+    for rows in (1, 2, 4):
+        assert torch.nonzero(sketch(logits[:rows]).masked).tolist() == [[3]]
+
+
 def test_chunks_are_no_part_of_what_a_sketch_holds(monkeypatch):
     logits = drawn(7)
     logits[:, 3] = -torch.inf

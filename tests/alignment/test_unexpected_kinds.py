@@ -7,6 +7,7 @@ import torch
 from planted import brief, plain_stream, trained
 
 from alignment import compare, expect
+from alignment.rules.la202_unexpected_target import _kinds
 
 __, VOCAB = -100, 128
 PAD, BOS, END, IMAGE = 1, 2, 3, 4
@@ -77,3 +78,22 @@ def test_every_row_is_of_one_kind():
 
 def test_nothing_unexpected_is_no_finding():
     assert said([50, 51, 52, 53], []) == []
+
+
+@pytest.mark.parametrize("ids", [(BOS, 88), (88, BOS)], ids=str)
+def test_any_of_several_begins_is_one(ids):
+    assert said([50, 51, BOS, 53], [__, BOS, __], begin_ids=ids) == [(1, "error", "1 begin of a text")]
+
+
+@pytest.mark.parametrize(
+    ("known", "kind"),
+    [({"segment": [-1, 0, 0]}, "padding"), ({"filler": [True, False, False]}, "placeholder of audio, images or video")],
+)
+def test_a_row_that_is_trained_on_the_first_one_is_of_that_kind(known, kind):
+    stream = plain_stream([50, 51, 52], vocab=VOCAB, **known)
+    nothing = expect(torch.full((3,), __), stream)
+    source = torch.tensor([-1, 0, -1])
+    actual = replace(nothing, target=torch.tensor([__, 50, 52]), source=source)
+    kinds = {name: rows.tolist() for name, rows in _kinds(actual, torch.tensor([False, True, True]))}
+    assert kinds[kind] == [False, True, False]
+    assert kinds["prompt or other unlabelled text"] == [False, False, True]

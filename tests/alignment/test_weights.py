@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from planted import EXPECTED, TEXT, plain_stream
 
 from alignment import IGNORE_INDEX, compare, expect, recover
-from alignment.rules.la301_uneven_weights import ALIKE, uneven_weights
+from alignment.rules.la301_uneven_weights import ALIKE, _chunks, _stretches, uneven_weights
 from alignment.rules.la303_uneven_codebooks import uneven_codebooks
 from alignment.sources import infer_sources
 from alignment.weights import spread
@@ -142,6 +142,7 @@ def test_weights_without_structure_are_silent(weights):
 
 
 @given(st.integers(1, 11), st.integers(1, 11))
+@example(1, 2)
 def test_a_mean_per_sample_is_uneven_exactly_where_the_counts_differ(first, second):
     targets = torch.full_like(TARGETS, __)
     targets[:first], targets[16 : 16 + second] = STREAM.ids[1 : first + 1], STREAM.ids[17 : 17 + second]
@@ -186,6 +187,22 @@ def test_a_mean_over_the_real_tokens_of_each_sample_is_uneven():
     targets = TARGETS.masked_fill(every >= 26, __)
     weight = torch.tensor([1 / 16] * 16 + [1 / 10] * 16)
     assert codes(supervise(weighted(weight, targets), padded)) == ["LA301"]
+
+
+def test_samples_of_one_target_each_are_no_means():
+    padded = plain_stream(STREAM.ids, vocab=VOCAB, sample=SAMPLE, segment=[*SAMPLE[:26], *[-1] * 6])
+    targets = TARGETS.masked_fill(~torch.isin(every, torch.tensor([10, 20])), __)
+    weight = torch.tensor([1 / 16] * 16 + [1 / 10] * 16)
+    assert codes(supervise(weighted(weight, targets), padded)) == []
+
+
+def test_a_stretch_ends_where_a_weight_is_not_the_one_before_it():
+    assert _stretches(torch.tensor([200.0, 200, 1, 1, 2, 2, 200])).tolist() == [0, 0, 1, 1, 2, 2, 3]
+
+
+def test_means_of_which_a_stretch_holds_several_may_be_off_by_rounding_each():
+    assert _chunks(torch.tensor([1.0] * 8 + [2.015] * 12)) == 8
+    assert _chunks(torch.tensor([1.0] * 8 + [2.03] * 12)) == 0
 
 
 def test_weights_are_held_apart_where_the_comparison_is_told_which_backward_made_them():
@@ -319,3 +336,7 @@ def test_a_factor_of_a_codebook_shows_under_weights_of_the_frames():
 )
 def test_codebooks_whose_weights_differ_by_choice_are_silent(others):
     assert list(uneven_codebooks(weighed(CHOSEN, others))) == []
+
+
+def test_codebooks_that_are_pushed_away_are_silent():
+    assert list(uneven_codebooks(weighed(-2 * CHOSEN, -CHOSEN))) == []
