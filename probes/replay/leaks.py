@@ -106,7 +106,9 @@ def told_leaks(told: Causality, leaks: Leaks, moving: Moving, movement: Movement
             told.notes.append(f"causality: {others} {kind} rows that are not trained see later inputs (a prefix?)")
         if any(bool(leaks.ahead[n].any()) for n in mine):
             limit = 0.0 if movement is None else movement.allowed(kind, SAME_ORDER)
-            told.findings.append(_Leak(leaks, mine, moving).finding(kind, limit))
+            leak = _Leak(leaks, mine, moving)
+            told.by_samples = leak.by_samples and (told.by_samples or not told.findings)
+            told.findings.append(leak.finding(kind, limit))
 
 
 class _Leak:
@@ -120,6 +122,14 @@ class _Leak:
         stream = self.places.view.streams[self.number]
         self.sample = int(stream.sample[self.row])
         self.document = int(self.places.document[self.number][self.row])
+        cuts = [cut for cut in leaks.cuts if cut.sample == self.sample]
+        self.found = self._found(cuts)
+        self.follows = bool(self.found) and self._by_what_follows(cuts)
+
+    @property
+    def by_samples(self) -> bool:
+        """Whether other samples alone move them."""
+        return [fix for _, fix in self.found] == [APART] and not self.follows
 
     def finding(self, kind: str, limit: float) -> Finding:
         stream = self.places.view.streams[self.number]
@@ -139,21 +149,20 @@ class _Leak:
 
     def _seen(self, later: str) -> tuple[str, str | None]:
         """What moves the rows, and what to do where that is not what stands after them."""
-        cuts = [cut for cut in self.leaks.cuts if cut.sample == self.sample]
-        found = [
-            (what, fix)
-            for what, fix, moves in (
-                ("other samples of the batch", APART, self._by_samples()),
-                ("other documents of the sample", DOCUMENTS, self._by_documents(cuts)),
-            )
-            if moves
-        ]
-        if not found:
+        if not self.found:
             return f"only {later}", None
-        what = " or ".join(what for what, _ in found)
-        if self._by_what_follows(cuts):
-            return f"{what} or {later}", found[0][1]
-        return f"only {what} are replaced", found[0][1]
+        what = " or ".join(what for what, _ in self.found)
+        if self.follows:
+            return f"{what} or {later}", self.found[0][1]
+        return f"only {what} are replaced", self.found[0][1]
+
+    def _found(self, cuts: Sequence[Place]) -> list[tuple[str, str]]:
+        """What moves the rows beside what stands after them, and what to do then."""
+        told = (
+            ("other samples of the batch", APART, self._by_samples()),
+            ("other documents of the sample", DOCUMENTS, self._by_documents(cuts)),
+        )
+        return [(what, fix) for what, fix, moves in told if moves]
 
     def _moved(self, cuts: Sequence[Place], **what: bool) -> bool:
         moved = self.moving(cuts, **what)

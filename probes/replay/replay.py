@@ -149,7 +149,26 @@ class _Replay:
         leaks.cover(told)
         told.maps = reading.maps(leaks, self.moving, self.drawn)
         excuse = routes_by_capacity(self.scene.model) if told.findings else ""
+        excuse = excuse or (self._mixed(told) if soft else "")
         return Causality(problem=f"rows move with inputs after them, but {excuse}") if excuse else told
+
+    def _mixed(self, told: Causality) -> str:
+        """That the loss mixes samples before the model reads them (mixup), where other samples alone move its rows.
+
+        Each row is then trained on the tokens of several: of rows with one target, what moves them is a leak.
+        """
+        if not told.by_samples:
+            return ""
+        first = int(self.places.view.streams[0].sample[0])
+        run = run_loss(self.scene, self._renamed([Place(first, 0, -1, "")]), self.base, rows_only=True)
+        for before, after in zip(self.base.forwards, run.forwards, strict=False):
+            one, other = (forward.received.get("inputs_embeds") for forward in (before, after))
+            known = (
+                isinstance(one, Tensor) and isinstance(other, Tensor) and one.dim() == 3 and one.shape == other.shape
+            )
+            if known and int((one != other).flatten(1).any(1).sum()) > 1:
+                return "the loss mixes samples in the embeddings that it gives the model (mixup)"
+        return ""
 
     def moving(self, cuts: Sequence[Place], *, suffix: bool = True, others: bool = True) -> list[Tensor] | None:
         """Per stream, the rows that move when what these cuts name is replaced; None where runs do not repeat."""

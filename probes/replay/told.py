@@ -81,6 +81,7 @@ class Causality:
         covered: trained rows that stand before a cut of their document.
         trained: rows that are trained.
         borders: borders of documents that were crossed by a cut, and how many there are.
+        by_samples: whether all rows that leak move with other samples alone.
         ahead: whether any row has read later inputs, a trained one or one of a visible prefix.
     """
 
@@ -95,6 +96,7 @@ class Causality:
     covered: int = 0
     trained: int = 0
     borders: tuple[int, int] = (0, 0)
+    by_samples: bool = False
     ahead: bool = False
 
     def as_dict(self) -> dict[str, Any]:

@@ -65,6 +65,14 @@ def dropped_tokens(model, batch, offset):
     return F.cross_entropy(*paired(logits, batch["labels"], offset))
 
 
+def mixed(model, batch, offset):
+    """Mixup: two samples in one, trained on the targets of both."""
+    embedded, other = model.model.embed_tokens(batch["input_ids"]), batch["labels"].roll(1, 0)
+    logits = model(inputs_embeds=0.7 * embedded + 0.3 * embedded.roll(1, 0)).logits
+    own, others = (F.cross_entropy(*paired(logits, labels, offset)) for labels in (batch["labels"], other))
+    return 0.7 * own + 0.3 * others
+
+
 def batch_twice(model, batch, offset):
     logits = model(input_ids=batch["input_ids"].repeat(2, 1)).logits
     loss = F.cross_entropy(*paired(logits, batch["labels"].repeat(2, 1), offset))
@@ -79,6 +87,23 @@ OFFSETS = [(1, ("pass", [])), (0, ("fail", ["LA102"])), (2, ("fail", ["LA103"]))
 @pytest.mark.parametrize("loss", [head_in_a_checkpoint, hardest_tokens, dropped_tokens, batch_twice])
 def test_a_shift_in_each_form(model, loss, offset, told):
     assert judged(model, answered(), by(loss, offset)) == told
+
+
+def test_samples_that_the_loss_mixes_are_a_blind_spot_and_a_model_that_mixes_them_leaks(model):
+    class Centred(type(model)):
+        def forward(self, input_ids):
+            embedded = self.model.embed_tokens(input_ids)
+            return super().forward(inputs_embeds=embedded - embedded.mean(0, keepdim=True) / 2)
+
+    assert judged(model, answered(), by(mixed, 1)) == ("incomplete", ["LA802", "LA805"])
+    leaking = Centred(model.config)
+    ids = tokens()
+    seen = judged(
+        leaking,
+        {"input_ids": ids, "labels": ids},
+        lambda model, batch: F.cross_entropy(*paired(model(batch["input_ids"]).logits, batch["labels"], 1)),
+    )
+    assert seen == ("fail", ["LA401"])
 
 
 @pytest.mark.parametrize("real_logits", [False, True])
