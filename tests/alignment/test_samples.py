@@ -8,7 +8,7 @@ from planted import plain_stream
 
 from alignment import Convention
 from alignment.findings import LABELS, Example
-from alignment.samples import prompt_findings, sample_findings
+from alignment.samples import MOST, prompt_findings, sample_findings
 
 __ = -100
 ALIGNED, AHEAD = Convention.POSITION_ALIGNED, Convention.PRE_SHIFTED
@@ -182,3 +182,11 @@ def test_labels_of_no_convention_have_no_prompts(convention):
 def test_codebooks_have_no_prompts():
     audio = samples(ONE, OTHER, name="audio[0]")
     assert list(prompt_findings(audio, labelled(answer(ONE), OTHER), ALIGNED)) == []
+
+
+def test_texts_that_are_neither_labelled_nor_masked_from_their_beginning_are_none_of_those_that_are_held():
+    others = [[100 + n, 200, 201, 202, 203] for n in range(MOST)]
+    stream = samples(*others, [1, 2, 3, 4, 5], [1, 2, 3, 4, 6])
+    labels = labelled(*([__, __, *text[2:]] for text in others), [1, 2, 3, 4, 5], [__, __, __, __, 6])
+    (found,) = prompt_findings(stream, labels, ALIGNED)
+    assert found.message.startswith(f"text: samples {MOST} and {MOST + 1} begin with the same 4 tokens")
