@@ -344,6 +344,26 @@ def test_of_two_tokens_alone_the_likelier_one_may_have_been_pushed_away(chance, 
     assert seen.form.tolist() == [PLAIN, NONE, PLAIN, PLAIN if told else SOFT]
 
 
+def test_weights_are_alike_however_little_a_model_leaves_of_them():
+    logits = two_alone(1e-12)
+    logits[0, 4] += 9
+    logits[2, 6] += 9
+    seen = found(logits, [4, -100, 6, 9])
+    assert seen.target.tolist() == [4, -100, 6, 9]
+
+
+def test_a_token_that_is_pushed_away_among_other_terms_is_not_named():
+    logits = drawn(4, spread=0.1)
+    target = torch.tensor([7, 60, 5, 200])
+    others = drawn(5, spread=0.04)[:4] / V**0.5
+    other = others.scatter(1, target[:, None], 0)
+    pulled, pushed = (read_sketched(gradient(logits, target, by) + by * other, sketch(logits)) for by in (1.0, -1.0))
+    assert pulled.form.tolist() == [NOT_PLAIN] * 4
+    assert pulled.target.tolist() == target.tolist()
+    assert pushed.form.tolist() == [SOFT] * 4
+    assert pushed.target.tolist() == [-100] * 4
+
+
 # ------------------------------------------------------------------------------------ rows without a gradient
 
 
