@@ -43,6 +43,7 @@ class Pass:
     """One run of the loss: readings per stream, and what else was seen.
 
     ``calls`` are those that a forward trains of a head which it calls more than once over all of its rows.
+    ``forwards`` are the readings of each forward, where several of the same inputs train rows on different tokens.
     ``given`` are the rows of each stream that the model was given, where that is known; ``shared`` says that each
     process is given a part of every sample.
     """
@@ -57,6 +58,7 @@ class Pass:
     rounding: float = 0.0
     past: bool = False
     given: Sequence[Tensor | None] = ()
+    forwards: Sequence[Sequence[Reading]] = ()
     shared: bool = False
 
     @property
@@ -245,10 +247,11 @@ def _run(
         for call in capture.calls
     ]
     problems = not_finite(number, capture, read, view)
-    readings, unplaced, placed, given = place_readings(capture, read, model, adapter, view)
-    calls = _repeated(capture, placed)
+    placed = place_readings(capture, read, model, adapter, view)
+    calls = _repeated(capture, placed.rows)
     coarse = max((torch.finfo(one).eps for one in dtypes), default=0.0)
-    return Pass(readings, capture, number, not problems, unplaced, problems, calls, coarse, given=given)
+    out = Pass(placed.readings, capture, number, not problems, placed.unplaced, problems, calls, coarse)
+    return replace(out, given=placed.given, forwards=placed.forwards)
 
 
 def _nothing(view: View) -> list[Reading]:

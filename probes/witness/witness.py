@@ -34,6 +34,7 @@ from .clipped import Drawn, on_other_logits
 from .delayed import without_their_labels
 from .demands import expected_of, of_this_process, within_range
 from .diagnose import explain_exception, explain_silence
+from .each_forward import of_each_forward
 from .judgement import Judgement, judge_loss, labels_dropped
 from .label_rules import label_findings
 from .one_pass import LossError, Pass, run_along, run_pass
@@ -156,6 +157,9 @@ def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
     notes += [*told.notes, *drawn.notes, *penalised.notes()]
     if not first.problems:
         blind, unread = _blind(watched, view, expected, actual, first, (*of_labels, *findings))
+        torn = {one.stream for one in blind if one.code == "LA802"}
+        each = [one for one in of_each_forward(first.forwards, view, expected) if one.stream in torn]
+        blind = [one for one in blind if not any(one.stream == told.stream for told in each)] + each
         findings, notes = [*findings, *blind], [*notes, *unread]
     told = _told(view, expected, actual, (*of_labels, *findings), first.loss, first.capture, notes)
     return replace(told, calls=first.calls, rounding=first.rounding, shared=first.shared, judged=judged)

@@ -80,13 +80,31 @@ def batch_twice(model, batch, offset):
     return loss + F.kl_div(one, other, reduction="batchmean", log_target=True)
 
 
+def two_forwards(model, batch, offset, one=1):
+    """R-Drop: both forwards are trained, and on each other."""
+    logits = [model(input_ids=batch["input_ids"]).logits for _ in range(2)]
+    sides = [F.cross_entropy(*paired(z, batch["labels"], at)) for z, at in zip(logits, (one, offset), strict=True)]
+    first, other = (z.log_softmax(-1) for z in logits)
+    return sum(sides) / 2 + F.kl_div(first, other, reduction="batchmean", log_target=True) / 10
+
+
 OFFSETS = [(1, ("pass", [])), (0, ("fail", ["LA102"])), (2, ("fail", ["LA103"]))]
 
 
 @pytest.mark.parametrize(("offset", "told"), OFFSETS)
-@pytest.mark.parametrize("loss", [head_in_a_checkpoint, hardest_tokens, dropped_tokens, batch_twice])
+@pytest.mark.parametrize("loss", [head_in_a_checkpoint, hardest_tokens, dropped_tokens, batch_twice, two_forwards])
 def test_a_shift_in_each_form(model, loss, offset, told):
     assert judged(model, answered(), by(loss, offset)) == told
+
+
+def test_forwards_of_other_inputs_are_not_judged_by_themselves(model):
+    def loss(model, batch):  # a denoising beside the next token
+        noised = batch["input_ids"].clone()
+        noised[:, ::3] = 1
+        sides = [(batch["input_ids"], 1), (noised, 0)]
+        return sum(F.cross_entropy(*paired(model(input_ids=ids).logits, batch["labels"], at)) for ids, at in sides)
+
+    assert judged(model, answered(), loss) == ("incomplete", ["LA802"])
 
 
 def test_samples_that_the_loss_mixes_are_a_blind_spot_and_a_model_that_mixes_them_leaks(model):
