@@ -371,3 +371,33 @@ def test_forwards_that_all_roll_their_sample_keep_their_first_token():
     rolled = [1, 2, 3, 0, 5, 6, 7, 4]
     one = forwards([11, 12, 13, 10, 21, 22, 23, 20], [10, 11, 12, 13, 20, 21, 22, 23], rolled)
     assert agreed(0, one).source.tolist() == rolled
+
+
+SAME = [7] * 8  # any offset explains any row
+
+
+@pytest.mark.parametrize(
+    ("source", "home"),
+    [
+        ([1, 2, -1, -1, 6, 7, -1, -1], [1, 2, -1, -1, 6, 7, -1, -1]),  # as many at one offset as at the other
+        ([1, 2, -1, -1, 6, -1, -1, -1], [1, 2, -1, -1, 5, -1, -1, -1]),
+        ([-1, 0, 1, -1, -1, 7, -1, -1], [-1, 0, 1, -1, -1, 4, -1, -1]),  # the first row is a source like any other
+    ],
+    ids=["half", "most", "row 0"],
+)
+def test_an_offset_is_that_of_the_others_where_most_have_it(source, home):
+    targets = [7 if at >= 0 else __ for at in source]
+    found = agreed(0, forwards(targets, SAME, source))
+    assert found.source.tolist() == home
+    assert found.origin.tolist() == [0 if at >= 0 else -1 for at in home]
+
+
+def test_sources_in_another_stream_and_rows_without_a_source_do_not_vote():
+    targets = [7] * 5 + [__] * 3
+    one = forwards(targets, SAME, [4, 5, 6, 2, 3, -1, -1, -1], samples=1)
+    found = agreed(0, replace(one, origin=torch.tensor([1, 1, 1, 0, 0, -1, -1, -1])))
+    assert found.source.tolist() == [4, 0, 1, 2, 3, -1, -1, -1]
+    assert found.origin.tolist() == [1, 0, 0, 0, 0, -1, -1, -1]
+    found = agreed(0, forwards(targets, SAME, [-1, -1, -1, 4, 5, -1, -1, -1], samples=1))
+    assert found.source.tolist() == [1, 2, 3, 4, 5, -1, -1, -1]
+    assert found.origin.tolist() == [0] * 5 + [-1] * 3
