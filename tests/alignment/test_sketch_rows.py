@@ -222,6 +222,15 @@ def test_a_target_is_read_by_its_own_entry_where_the_others_are_too_small_to_be_
     assert seen.weight.tolist() == pytest.approx([1e-5, 0, 1e-5], rel=2e-2)
 
 
+@pytest.mark.parametrize("weight", [1e-5, -1e-5])
+def test_the_own_entry_of_a_likely_target_is_what_the_model_lacks_of_its_weight(weight):
+    logits = torch.zeros(3, 4000)
+    logits[0, 7] = logits[2, 3999] = torch.tensor(0.4 / 0.6 * 4000).log()
+    seen = found(logits, [7, -100, 3999], weight, torch.float16)
+    assert seen.target.tolist() == [7, -100, 3999]
+    assert seen.weight.tolist() == pytest.approx([weight, 0, weight], rel=2e-2)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("value", [1, -1])
 def test_one_entry_alone_is_no_target_where_the_others_could_be_written(value, dtype):
