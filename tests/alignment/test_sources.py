@@ -10,7 +10,8 @@ from planted import plain_stream
 from strategies import text_batches
 
 from alignment import IGNORE_INDEX, recover, text_stream
-from alignment.sources import agreed, infer_sources
+from alignment.sources import _without_peaks, agreed, infer_sources
+from alignment.supervision import Supervision
 
 __ = IGNORE_INDEX
 
@@ -401,3 +402,45 @@ def test_sources_in_another_stream_and_rows_without_a_source_do_not_vote():
     found = agreed(0, forwards(targets, SAME, [-1, -1, -1, 4, 5, -1, -1, -1], samples=1))
     assert found.source.tolist() == [1, 2, 3, 4, 5, -1, -1, -1]
     assert found.origin.tolist() == [0] * 5 + [-1] * 3
+
+
+# -- beside soft rows -----------------------------------------------------------------------------------
+
+
+def beside(source, soft):
+    """Rows that are trained on the tokens at ``source``, and as many soft rows behind them."""
+    stream = plain_stream(torch.arange(len(source) + soft) + 40)
+    source = torch.tensor([*source, *[-1] * soft])
+    trained = source >= 0
+    return Supervision(
+        stream,
+        torch.where(trained, stream.ids[source], __),
+        trained.double(),
+        source,
+        torch.where(trained, 0, -1),
+        torch.zeros_like(trained),
+        torch.arange(len(source)) >= len(source) - soft,
+    )
+
+
+def left(one, impure=0):
+    """The rows that still have a target where ``impure`` of the rows are cross-entropy among other terms."""
+    return torch.nonzero(_without_peaks(one, torch.arange(len(one.stream)) < impure).trained).reshape(-1).tolist()
+
+
+def test_beside_one_soft_row_in_ten_a_row_of_an_offset_of_its_own_is_unreadable():
+    source = [1, 2, 3, 4, 5, 6, 7, 8, 0]
+    assert left(beside(source, 1)) == [*range(8)]
+    assert left(beside([*source[:8], 9, 0], 1)) == [*range(10)]
+    assert left(beside([*source[:8], 9, 0], 1), impure=1) == [*range(9)]
+
+
+def test_without_a_soft_row_or_a_trained_one_nothing_is_unreadable():
+    source = [1, 2, 3, 4, 0]
+    assert left(beside(source, 0), impure=5) == [*range(5)]
+    assert left(beside([], 5)) == []
+
+
+def test_the_first_row_is_a_source_like_any_other_of_a_shared_offset():
+    assert left(beside([-1, 0, 1, -1, 2], 1)) == [1, 2]
+    assert left(beside([-1, 0, 3, -1, 1], 1)) == []
