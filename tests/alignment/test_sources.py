@@ -10,7 +10,7 @@ from planted import plain_stream
 from strategies import text_batches
 
 from alignment import IGNORE_INDEX, recover, text_stream
-from alignment.sources import _without_peaks, agreed, infer_sources
+from alignment.sources import _at_home, _places, _without_peaks, agreed, infer_sources
 from alignment.supervision import Supervision
 
 __ = IGNORE_INDEX
@@ -444,3 +444,31 @@ def test_without_a_soft_row_or_a_trained_one_nothing_is_unreadable():
 def test_the_first_row_is_a_source_like_any_other_of_a_shared_offset():
     assert left(beside([-1, 0, 1, -1, 2], 1)) == [1, 2]
     assert left(beside([-1, 0, 3, -1, 1], 1)) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "homes", "rows", "home"),
+    [
+        ([1, 2, -1, -1, -1, -1], [0], [1, 2], [1, 2]),
+        ([1, 2, -1, -1, 3, -1], [0, 4], [1, 3], [1, 3]),  # outside by one of two offsets
+        ([1, 2, -1, -1, 5, 4], [0], [1, 3, 4, 5], [1, 4]),  # outside by one that is none of a home
+        ([-1, 0, 1, -1, -1, -1], [1], [2, 3], [2, 3]),
+        ([-1, -1, 0, 4, 5, -1], [4], [2, 3, 5], [3]),  # half of what lies inside is not most of it
+        ([-1, -1, 0, 4, 5, -1], [4], [3, 5], [3, 5]),
+    ],
+    ids=["next", "two offsets", "another offset", "row 0", "half", "most"],
+)
+def test_a_row_without_a_source_is_at_home_where_that_of_the_others_would_lie_outside(source, homes, rows, home):
+    one = beside(source, 0)
+    one = replace(one, stream=replace(one.stream, sample=torch.tensor([0, 0, 0, 1, 1, 1])))
+    among = torch.arange(6)
+    found = _at_home(one, torch.isin(among, torch.tensor(homes)), torch.isin(among, torch.tensor(rows)))
+    assert torch.nonzero(found).reshape(-1).tolist() == home
+
+
+def test_rows_have_one_place_by_stream_and_offset():
+    place = _places(beside([-1, 0, 1, 4, 5, -1], 0)).tolist()
+    assert place[1] == place[2]
+    assert place[3] == place[4]
+    assert place[0] == place[5]
+    assert len(set(place)) == 3
