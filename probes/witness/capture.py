@@ -44,8 +44,7 @@ from .hidden import hidden_leaf, lent_tables
 from .passed_by import PassedBy
 from .rows_read import RowsRead
 from .skipped_product import SkippedProduct
-from .stand_in import StandIns, handed, is_untouched
-from .turned import Turned
+from .stand_in import Changes, StandIns, handed, is_untouched
 
 __all__ = ["Capture", "HeadCall"]
 
@@ -64,7 +63,7 @@ class Capture:
         withhold: label keywords to take from the innermost forward (``--labels none``).
         alike: the same noise for every row of logits.
         seed: of the noise.
-        turned: two runs of which the second has its columns in the other order.
+        turned: who changes the noise of a call.
         whole: whether all layers run, or those that nobody reads are passed by.
     """
 
@@ -76,7 +75,7 @@ class Capture:
     alone: Head | None = None
     withhold: tuple[str, ...] = ()
     alike: bool = False
-    turned: Turned | None = None
+    turned: Changes | None = None
     whole: bool = True
     seed: int = 0
     forwards: list[Forward] = field(default_factory=list)

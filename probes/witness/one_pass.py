@@ -29,10 +29,11 @@ from .head_call import HeadCall
 from .pace import LOSS
 from .placement import place_readings
 from .problems import as_scalar, not_finite
+from .stand_in import Changes
 from .turned import TREATS_ALIKE, Turned
 from .watched import Watched
 
-__all__ = ["LossError", "Pass", "run_along", "run_pass", "run_penalties", "run_turned"]
+__all__ = ["LossError", "Pass", "run_aimed", "run_along", "run_pass", "run_penalties", "run_turned"]
 
 #: What a call of a head, counted in order, says by the gradients that a backward has brought to it.
 ReadCall = Callable[[int, HeadCall], Reading]
@@ -173,6 +174,15 @@ def run_turned(watched: Watched, batch: Batch, view: View, rounding: float) -> l
     return [reading.target == TREATS_ALIKE for reading in seen.readings]
 
 
+def run_aimed(watched: Watched, batch: Batch, view: View, aim: Changes) -> Pass:
+    """Run the loss once at logits of which some rows lose most, as ``aim`` says.
+
+    Raises:
+        LossError: the loss raises.
+    """
+    return _run_at(watched, batch, view, watched.adapter.heads(watched.model, view), turned=aim)
+
+
 def _at_wide(watched: Watched) -> Watched:
     return replace(watched, options=replace(watched.options, values="wide"))
 
@@ -184,7 +194,7 @@ def _run_at(
     heads: Sequence[Head],
     alone: Head | None = None,
     *,
-    turned: Turned | None = None,
+    turned: Changes | None = None,
     read_call: ReadCall = lambda _, call: call.read(),
 ) -> Pass:
     """One run; again with all layers where some were passed by and the loss raises, reads one, or has no gradient."""
@@ -207,7 +217,7 @@ def _run(
     view: View,
     heads: Sequence[Head],
     alone: Head | None,
-    turned: Turned | None,
+    turned: Changes | None,
     read_call: ReadCall,
 ) -> Pass:
     model, adapter, options = watched.model, watched.adapter, watched.options

@@ -13,11 +13,18 @@ from alignment.noise import NOISE_ROWS, Values, noise_rows, tiled
 from ..host.sharded import whole
 from .head_call import HeadCall
 
-__all__ = ["StandIns", "handed", "is_untouched"]
+__all__ = ["Changes", "StandIns", "handed", "is_untouched"]
 
 #: Logits of this size are kept until the loss has returned, in case that it writes to them: it is that of many short
 #: chunks. Beyond it a loss that holds on to no logits needs no more memory for being watched.
 HELD_BYTES = 1 << 28
+
+
+class Changes(Protocol):
+    """Who changes what stands in for logits before the loss is handed it."""
+
+    def turn(self, nth: int, stand_in: Tensor, vocab: int) -> None:
+        """Change the logits of the ``nth`` call, (.., V) or (.., books * V), in place."""
 
 
 class StandIns:

@@ -139,12 +139,14 @@ def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
     actual = penalised.without(actual)
     told, drawn = judge_loss(view, expected, actual), Drawn(expected, actual)
     if not first.problems and _may_be_clipped(told.findings, options):
-        drawn = on_other_logits(watched, batch, view, expected, actual)
+        drawn = on_other_logits(watched, batch, view, expected, actual, first.capture)
         told = judge_loss(view, drawn.expected, drawn.actual)
     if not first.problems and _needs_proof(told.findings, drawn.expected, drawn.actual):
         actual = penalised.without(prove(watched, batch, view, drawn.actual))
         drawn = (
-            on_other_logits(watched, batch, view, expected, actual) if drawn.notes else replace(drawn, actual=actual)
+            on_other_logits(watched, batch, view, expected, actual, first.capture)
+            if drawn.notes
+            else replace(drawn, actual=actual)
         )
         told = judge_loss(view, drawn.expected, drawn.actual)
     judged, expected, actual = told, told.expected, told.actual
