@@ -59,7 +59,7 @@ def without_chosen(
         return first, []
     losses = torch.cat([_losses(one, int((joined.part[0] == n).sum())) for n, one in enumerate(forwards)])
     due = expected.trained & expected.stream.follows() & (expected.target == expected.stream.ids.roll(-1))
-    if bool((missing & ~due).any()) or bool(losses[due].isnan().any()):
+    if bool((missing & ~due).any()) or not bool(losses[due].isfinite().all()):
         return first, []
     for group in (joined.part[0], expected.stream.sample):
         for which, signed in (("least", losses), ("most", -losses)):
