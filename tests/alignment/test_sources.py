@@ -10,7 +10,7 @@ from planted import plain_stream
 from strategies import text_batches
 
 from alignment import IGNORE_INDEX, recover, text_stream
-from alignment.sources import _at_home, _places, _without_peaks, agreed, infer_sources
+from alignment.sources import _at_home, _find, _places, _without_peaks, agreed, infer_sources
 from alignment.supervision import Supervision
 
 __ = IGNORE_INDEX
@@ -472,3 +472,31 @@ def test_rows_have_one_place_by_stream_and_offset():
     assert place[3] == place[4]
     assert place[0] == place[5]
     assert len(set(place)) == 3
+
+
+# -- tokens that stand in several places ----------------------------------------------------------------
+
+
+def places_of(targets, ids):
+    """Where the targets (row -> token) are found."""
+    rows = torch.tensor([*targets])
+    found, once = _find(torch.tensor([*targets.values()]), rows, plain_stream(ids), None)
+    return found.tolist(), once.tolist()
+
+
+def test_a_repeated_token_is_found_at_the_far_offset_of_most_unique_ones():
+    ids = torch.arange(40) + 40
+    ids[[5, 25, 31]] = 7
+    alone = {0: int(ids[39]), 3: int(ids[26]), 4: int(ids[27])}
+    assert places_of({**alone, 2: 7}, ids) == ([39, 26, 27, 25], [True, True, True, False])
+
+
+def test_repeated_tokens_alone_are_found_at_the_offset_of_most_of_them():
+    ids = [8, 7, 20, 21, 7, 8]
+    assert places_of({0: 7, 1: 8}, ids) == ([4, 5], [False, False])
+
+
+def test_of_offsets_that_explain_as_much_it_is_the_likeliest():
+    ids = [7, *range(20, 28), 7]
+    assert places_of({8: 7}, ids) == ([9], [False])
+    assert places_of({1: 7}, ids) == ([0], [False])
