@@ -10,7 +10,7 @@ from planted import plain_stream
 from strategies import text_batches
 
 from alignment import IGNORE_INDEX, recover, text_stream
-from alignment.sources import _at_home, _find, _places, _without_peaks, agreed, infer_sources
+from alignment.sources import _at_home, _find, _places, _runs, _without_peaks, agreed, infer_sources
 from alignment.supervision import Supervision
 
 __ = IGNORE_INDEX
@@ -500,3 +500,11 @@ def test_of_offsets_that_explain_as_much_it_is_the_likeliest():
     ids = [7, *range(20, 28), 7]
     assert places_of({8: 7}, ids) == ([9], [False])
     assert places_of({1: 7}, ids) == ([0], [False])
+
+
+def test_a_sample_of_few_rows_or_of_tokens_from_elsewhere_hides_no_run_behind_it():
+    sample = torch.tensor([0] * 4 + [1] * 20 + [2] * 20)
+    stream = replace(plain_stream(torch.arange(44) + 10), sample=sample)
+    rows = torch.cat([torch.arange(3), torch.arange(4, 14), torch.arange(24, 34)])
+    target = stream.ids[torch.where(rows < 14, 40, rows + 9)]
+    assert _runs(target, rows, stream, torch.full_like(rows, -1)).tolist() == [-1] * 13 + [*range(33, 43)]
