@@ -84,6 +84,11 @@ def test_padding_is_found_by_its_id_where_no_mask_hides_any(ids, hidden):
     assert (text_stream(batch, 10, mask=torch.ones_like(batch), **known).segment < 0).tolist() == expected
 
 
+def test_one_begin_a_sample_is_none_however_many_samples_have_one():
+    batch = torch.tensor([[PAD, 5, 6], [PAD, 7, 8], [PAD, PAD, 5]])
+    assert (text_stream(batch, 10, pad_ids=[PAD]).segment < 0).tolist() == [False] * 6 + [True, True, False]
+
+
 def test_a_mask_that_hides_something_is_believed():
     mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
     stream = text_stream(torch.tensor([[5, 6, PAD, PAD], [5, 6, 7, PAD]]), 10, mask=mask, pad_ids=[PAD])
@@ -149,11 +154,12 @@ def test_a_segment_may_be_empty():
     [
         ([1, 3], r"must begin at 0 to cover all 5 frames, got \[1, 3\]"),
         ([], r"must begin at 0 to cover all 5 frames, got \[\]"),
+        ([1, 1, 2, 3, 4], r"must begin at 0 to cover all 5 frames, got \[1, 1, 2, 3\]"),
         ([0, 3, 2], r"must not fall: \[0, 3, 2\]; pass the segments in the order of their frames"),
         ([0, 3, 6], "ends at 6, but there are only 5 frames"),
         ([[0, 2]], r"must have shape \(segments,\), got \(1, 2\)"),
     ],
-    ids=["late", "none", "falling", "beyond", "two-dimensional"],
+    ids=["late", "none", "many", "falling", "beyond", "two-dimensional"],
 )
 def test_starts_are_validated(starts, message):
     with pytest.raises(InputError, match=f"audio_out_ids_start {message}"):
