@@ -338,8 +338,8 @@ CALLS = {
         "label_audio_ids without audio_out_ids and audio_out_ids_start: segment borders unknown",
     ),
     "dual_loss: no batch": (
-        lambda: dual_loss({"logits": LOGITS}, None),
-        "batch must be the mapping of the model's keyword arguments, got NoneType",
+        lambda: dual_loss({"logits": LOGITS}, [LONG]),
+        "batch must be the mapping of the model's keyword arguments, got list",
     ),
     "dual_loss: logits without samples": (
         lambda: dual_loss({"logits": LOGITS[0]}, {}),

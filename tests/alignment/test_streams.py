@@ -89,6 +89,10 @@ def test_one_begin_a_sample_is_none_however_many_samples_have_one():
     assert (text_stream(batch, 10, pad_ids=[PAD]).segment < 0).tolist() == [False] * 6 + [True, True, False]
 
 
+def test_a_begin_that_ends_a_text_as_well_is_none():
+    assert text_stream(torch.tensor([[5, 6]]), 10, begin_ids=[2, 9], end_ids=[9]).begin_ids == (2,)
+
+
 def test_a_mask_that_hides_something_is_believed():
     mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
     stream = text_stream(torch.tensor([[5, 6, PAD, PAD], [5, 6, 7, PAD]]), 10, mask=mask, pad_ids=[PAD])
