@@ -195,8 +195,14 @@ def _agrees(found: Discovery, adapter: CausalLMAdapter, batch: Mapping[str, Any]
     return (
         not found.unclear
         and (several or len(found.found) == 1)
-        and all(str(one.declaration.ids) == key and one.shape[:-1] == batch[key].shape for one in found.found)
+        and all(str(one.declaration.ids) == key and _lies_as(one.shape[:-1], batch[key]) for one in found.found)
+        and (not _other_ids(adapter, batch) or all(one.shape[:-1] == batch[key].shape for one in found.found))
     )
+
+
+def _lies_as(rows: Sequence[int], ids: Tensor) -> bool:
+    """Whether there is a row for each id, or for each of a batch that is given several times in one call."""
+    return tuple(rows) == ids.shape or (len(rows) == 2 and rows[1:] == ids.shape[1:] and rows[0] % len(ids) == 0)
 
 
 # -- what is found -----------------------------------------------------------------------------------

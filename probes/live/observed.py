@@ -109,8 +109,9 @@ def observe(
         joined = replace(joined, view=replace(joined.view, labels=(None, *joined.view.labels[1:])))
     chosen: list[Finding] = []
     if graded:
-        first, chosen = without_chosen(expected[0], joined, forwards)
-        expected = _excused([first, *expected[1:]], joined, lent, forwards)
+        excused = _excused(expected, joined, lent, forwards)
+        first, chosen = without_chosen(expected[0], excused[0], joined, forwards)
+        expected = [first, *expected[1:]]
     supervisions = tuple(one.supervision for one in expected)
     evened, backward = by_backward(joined, read)
     findings, actual, notes = _swallowed(steps, stepped=stepped), (), joined.view.notes

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from alignment import IGNORE_INDEX
 
+from .chosen import losses_at_input
 from .forwards import Forward
 from .head_calls import Call, grade_hidden
 
@@ -42,6 +43,8 @@ def read_past_heads(forward: Forward, grad: Tensor, hidden: Tensor, scale: float
             fits = len(active) == len(forward.ids_of(silent[0]))
             call = Call(silent[0], rows if fits else None, rows)
             call.take("head", reading)
+            if fits and len(rows) < len(active):
+                call.losses = losses_at_input(hidden.reshape(-1, width), silent[0].module, forward.ids_of(silent[0]))
             forward.calls.append(call)
             forward.problem = forward.problem or ("" if fits else "a fused loss reads rows that are none of the ids")
             active[rows[hard]] = False

@@ -127,7 +127,7 @@ def _fits(one: Program) -> bool:
             and (one.criterion not in RULED_OUT or one.extra not in ("", "weights", "scaled")),
             one.criterion == "hardest" and (one.ids == "constant" or "entropy" in one.extra),  # which, nothing shows
             one.logits in TWICE and (one.fault in ("sample dropped", "one piece") or one.criterion == "preference"),
-            one.logits == "batch twice" and one.model == "plain" and (one.samples == 1 or one.loop),
+            one.logits == "batch twice" and one.model == "plain" and one.loop,
             one.accumulated and (one.model == "books" or one.criterion != "cross_entropy" or one.key == "wanted"),
         )
     )

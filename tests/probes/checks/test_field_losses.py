@@ -267,6 +267,17 @@ def test_the_only_sample_of_a_batch_may_be_given_twice(offset, told):
     assert judged(Recurrent(), {"input_ids": ids, "labels": ids.clone()}, loss) == told
 
 
+def test_of_the_only_sample_that_is_given_twice_labels_say_what_is_trained():
+    def unmasked(model, batch):
+        logits = model(batch["input_ids"].repeat(2, 1))
+        return F.cross_entropy(*paired(logits, batch["input_ids"].repeat(2, 1), 1))
+
+    ids = tokens(samples=1)
+    labels = ids.clone()
+    labels[:, :5] = -100
+    assert judged(Recurrent(), {"input_ids": ids, "labels": labels}, unmasked) == ("fail", ["LA202"])
+
+
 def test_two_samples_of_two_keys_are_not_one_that_is_given_twice():
     def loss(model, batch):
         both = torch.cat([batch["input_ids"], batch["rejected"]])

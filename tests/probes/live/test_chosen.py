@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from live_runs import batches, llama, loop, watched
 
 from alignment.sketch import sketch
-from probes.live.chosen import losses_of
+from probes.live.chosen import losses_at_input, losses_of
 
 
 def kept(share, offset=1, *, given=True, halved=False, easiest=False):
@@ -35,6 +35,17 @@ def test_rows_that_lose_least_of_all_are_chosen_and_none_is_missing(how, given):
     assert told(kept(**how, given=given)) == ("incomplete", ["LA804"])
 
 
+def test_so_are_rows_whose_logits_the_loss_makes_itself():
+    def loss(model, batch):
+        hidden = model.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])[0]
+        rows = (hidden[:, :-1] @ model.lm_head.weight.T).transpose(1, 2)
+        labels = batch["labels"][:, 1:]
+        every = F.cross_entropy(rows, labels, reduction="none")[labels != -100]
+        return every.topk(len(every) // 2).values.mean()
+
+    assert told(loss) == ("incomplete", ["LA804"])
+
+
 @pytest.mark.parametrize(
     ("how", "code"),
     [
@@ -54,3 +65,11 @@ def test_what_rows_lose_is_read_off_their_sketch():
     found = losses_of(logits, sketch(logits), ids, rows)
     torch.testing.assert_close(found[rows], F.cross_entropy(logits, ids.roll(-1)[rows], reduction="none"))
     assert bool(found[4].isnan())
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_what_rows_lose_is_made_of_what_their_head_reads(bias):
+    head = torch.nn.Linear(8, 300, bias=bias)
+    hidden, ids = torch.randn(7, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([5, 299, 7, 0, 8, 9, 1])
+    found = losses_at_input(hidden, head, ids)
+    torch.testing.assert_close(found, F.cross_entropy(head(hidden), ids.roll(-1), reduction="none"))
