@@ -168,3 +168,8 @@ def test_padding_and_fillers_need_no_label():
 def test_a_stream_without_rows_has_none_trained():
     nothing = torch.zeros(0, dtype=torch.long)
     assert trained_whole(nothing, stream_of(nothing)).tolist() == []
+
+
+def test_a_begin_behind_itself_is_no_target_in_any_sample_and_padding_is_none_beside_it():
+    stream = stream_of([BOS, BOS, 5, 6, BOS, BOS, 7, PAD], sample=[0] * 4 + [1] * 4, segment=[0] * 4 + [1] * 3 + [-1])
+    assert left([__, BOS, 5, 6, __, BOS, 7, 8], stream) == [__, __, 5, 6, __, __, 7, __]
