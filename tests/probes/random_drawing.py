@@ -128,6 +128,7 @@ def _fits(one: Program) -> bool:
             one.criterion == "hardest" and (one.ids == "constant" or "entropy" in one.extra),  # which, nothing shows
             one.logits in TWICE and (one.fault in ("sample dropped", "one piece") or one.criterion == "preference"),
             one.logits == "batch twice" and one.model == "plain" and one.loop,
+            one.logits == "batch twice" and one.ids in ("alike", "constant") and (one.loop or one.model == "plain"),
             one.accumulated and (one.model == "books" or one.criterion != "cross_entropy" or one.key == "wanted"),
         )
     )
