@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from alignment.taught import columns, log_chances, taught_by
+from alignment.taught import _left, _of_both, _of_student, columns, log_chances, taught_by
 
 V, R, FAR = 300, 24, 2
 
@@ -41,7 +41,7 @@ TAUGHT = {
 
 
 def hard(mine, _=None, **more):
-    return F.cross_entropy(mine, LABELS, **more)
+    return F.cross_entropy(mine, LABELS[: len(mine)], **more)
 
 
 UNTAUGHT = {
@@ -93,3 +93,87 @@ def test_one_teacher_has_nobody_to_be_told_from(loss, row):
     (gradient,) = torch.autograd.grad(loss(leaf, theirs), leaf)
     student, teacher = (log_chances(rows, rows.logsumexp(-1)) for rows in (mine, theirs))
     assert (taught_by(gradient[:, columns(V)], student, [teacher]) == row).all()
+
+
+# -- what a gradient is made of -----------------------------------------------------------------------
+
+STUDENT, TEACHER = drawn(1.0, 6, 3).double(), drawn(2.0, 6, 4).double()
+NOISE = drawn(1.0, 6, 5).double()
+ALL = torch.ones(6, V).double()
+
+
+def made_of(loss):
+    leaf = STUDENT.clone().requires_grad_()
+    return torch.autograd.grad(loss(leaf), leaf)[0]
+
+
+def mean_of_both(mine):
+    return (mine.softmax(-1) + TEACHER.softmax(-1)) / 2
+
+
+OF_STUDENT = {
+    "hard": (2.0, lambda z: hard(z, reduction="sum")),
+    "hard, divided by 2": (2.0, lambda z: hard(z / 2, reduction="sum")),
+    "entropy": (1.0, lambda z: (z.softmax(-1) * z.log_softmax(-1)).sum()),
+    "squared logits": (1.0, lambda z: z.square().sum()),
+    "all alike": (1.0, lambda z: z.sum()),
+}
+OF_BOTH = {
+    "forward": (1.0, lambda z: forward(z, TEACHER)),
+    "forward, divided by 2": (2.0, lambda z: forward(z, TEACHER, 2.0)),
+    "reverse": (1.0, lambda z: forward(TEACHER, z)),
+    "reverse, divided by 2": (2.0, lambda z: forward(TEACHER, z, 2.0)),
+    "square of a difference": (1.0, lambda z: F.mse_loss(z, TEACHER)),
+    "from their mean": (1.0, lambda z: F.kl_div(mean_of_both(z).log(), z.softmax(-1), reduction="sum")),
+    "of the teacher from their mean": (
+        1.0,
+        lambda z: F.kl_div(mean_of_both(z).log(), TEACHER.softmax(-1), reduction="sum"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("heat", "loss"), OF_STUDENT.values(), ids=OF_STUDENT)
+def test_the_student_alone_explains_what_no_teacher_has_a_part_in(heat, loss):
+    seen = ALL.scatter(1, LABELS[:6, None], 0.0)  # but for the token of a hard target
+    assert _left(made_of(loss), _of_student(STUDENT.log_softmax(-1), heat), seen).max() < 1e-9
+
+
+@pytest.mark.parametrize(("heat", "loss"), OF_BOTH.values(), ids=OF_BOTH)
+def test_both_explain_what_the_student_alone_does_not(heat, loss):
+    gradient, student = made_of(loss), STUDENT.log_softmax(-1)
+    own = _of_student(student, heat)
+    assert _left(gradient, own, ALL).min() > 1e-2
+    assert _left(gradient, [*own, *_of_both(student, TEACHER.log_softmax(-1), heat)], ALL).max() < 1e-9
+
+
+def test_what_is_left_of_each_row_is_its_own_share():
+    part = drawn(1.0, 2, 6).double()
+    other = torch.stack([part[0] * 0, NOISE[1] * 0.5])
+    across = other - part * (other * part).sum(-1, keepdim=True) / part.square().sum(-1, keepdim=True)
+    wanted = (across.norm(dim=-1) / (part + other).norm(dim=-1)).tolist()
+    assert _left(part + other, [part], ALL[:2]).tolist() == pytest.approx(wanted, abs=1e-9)
+    assert wanted[1] > 0.1
+
+
+# -- which row is told ----------------------------------------------------------------------------------
+
+
+def told_of(gradient, teachers):
+    student = STUDENT.log_softmax(-1)[:, columns(V)]
+    return taught_by(gradient[:, columns(V)], student, [one.log_softmax(-1)[:, columns(V)] for one in teachers])
+
+
+def test_noise_names_no_row_nor_does_a_row_that_explains_half_of_it():
+    part = made_of(lambda z: forward(z, TEACHER))
+    few = columns(V)
+    beside = NOISE * (part[:, few].norm(dim=-1) / NOISE[:, few].norm(dim=-1))[:, None]
+    others = [TEACHER.roll(1, 0), TEACHER]
+    assert told_of(beside, others).tolist() == [-1] * 6
+    assert told_of(part + 0.5 * beside, others).tolist() == [-1] * 6
+    assert told_of(part + 0.01 * beside, others).tolist() == [1] * 6
+
+
+def test_of_rows_that_are_alike_none_is_told_though_rounding_is_left():
+    gradient = made_of(lambda z: forward(z, TEACHER)).bfloat16().double()
+    assert told_of(gradient, [TEACHER]).tolist() == [0] * 6
+    assert told_of(gradient, [TEACHER, TEACHER + 1e-6 * NOISE]).tolist() == [-1] * 6
