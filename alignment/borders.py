@@ -20,6 +20,8 @@ __all__ = ["crossings"]
 MOST = 0.5
 #: How likely the tokens of all ends may be by chance, and still show that a shift brought them there.
 CHANCE = 1e-2
+#: Share of the rows behind trained ones that a mask leaves out, from which it may leave out the last one as well.
+LEFT_OUT = 0.05
 
 
 def crossings(one: Supervision, forward: Tensor | None = None) -> Tensor:
@@ -53,13 +55,14 @@ def _cut_beforehand(one: Supervision, together: Tensor) -> bool:
     """Whether the ends of samples were cut off before the pairing, as far as the last rows of the forwards show.
 
     A shift in one piece leaves the very last row untrained beside one that is trained, or brings the first token
-    round to it: at one border that happens by chance.
+    round to it: at one border that happens by chance, and where a mask leaves out rows behind trained ones anywhere.
     """
     last = torch.ones_like(together, dtype=torch.bool)
     last[:-1] = together[1:] != together[:-1]
     rows, first = torch.nonzero(last).reshape(-1), torch.nonzero(last.roll(1)).reshape(-1)
-    before = one.trained.roll(1)[rows] & (rows > first)
-    left = before & ~one.trained[rows]
+    heard = one.trained | one.soft
+    before = heard.roll(1)[rows] & (rows > first)
+    left = before & ~heard[rows] & (not _is_scattered(one, ~last))
     brought = one.trained[rows] & (one.target[rows] == one.stream.ids[first])
     if bool(brought.any()):
         ends = one.trained & ~one.stream.follows() & ~last
@@ -67,6 +70,15 @@ def _cut_beforehand(one: Supervision, together: Tensor) -> bool:
         likely = torch.stack([(one.stream.ids == token).double().mean() for token in tokens])
         brought &= float(likely.log().sum()) < math.log(CHANCE)
     return int((left | brought).sum()) <= MOST * len(rows)
+
+
+def _is_scattered(one: Supervision, rows: Tensor) -> bool:
+    """Whether ``rows`` (R,) bool behind trained ones of their sample are left out so often that any may be."""
+    stream, heard = one.stream, one.trained | one.soft
+    behind = rows & (stream.segment >= 0)
+    behind[:1] = False
+    behind[1:] &= heard[:-1] & (stream.sample[1:] == stream.sample[:-1])
+    return int((behind & ~heard).sum()) > LEFT_OUT * int(behind.sum())
 
 
 def _is_end(one: Supervision) -> Tensor:

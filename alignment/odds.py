@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .sources import USUAL_OFFSETS
+from .streams import Stream
 from .supervision import Supervision
 
 __all__ = ["strays", "untold"]
@@ -34,9 +35,9 @@ def untold(one: Supervision, rows: Tensor) -> bool:
 
     The odds of an offset are how many were tried up to it, times the share of every target among the batch's other
     tokens, which is at least one in the vocabulary; those of several offsets are multiplied. One row alone has an
-    offset wherever its token stands, and tells none.
+    offset wherever its token stands, and tells none. Samples that are alike tell what one of them does.
     """
-    stream, rows = one.stream, torch.nonzero(rows & (one.source >= 0)).reshape(-1)
+    stream, rows = one.stream, torch.nonzero(rows & (one.source >= 0) & _first_of_kind(one.stream)).reshape(-1)
     _, kind, count = torch.unique(stream.ids, return_inverse=True, return_counts=True)
     share = ((count[kind] - 1) / max(len(stream), 1)).clamp(min=1 / stream.vocab).log()
     odds = 0.0
@@ -45,3 +46,14 @@ def untold(one: Supervision, rows: Tensor) -> bool:
         tried = USUAL_OFFSETS.index(offset) + 1 if offset in USUAL_OFFSETS else len(stream)
         odds += min(math.log(tried) + float(share[one.source[mine]].sum()), 0.0) if len(mine) > 1 else 0.0
     return odds > math.log(CHANCE)
+
+
+def _first_of_kind(stream: Stream) -> Tensor:
+    """(R,) bool: rows of samples that are like none before them, token by token."""
+    _, counts = torch.unique_consecutive(stream.sample, return_counts=True)
+    seen: set[tuple[int, ...]] = set()
+    first = []
+    for ids in stream.ids.split(counts.tolist()):
+        first.append((key := tuple(ids.tolist())) not in seen)
+        seen.add(key)
+    return torch.tensor(first, dtype=torch.bool).repeat_interleave(counts.cpu()).to(stream.ids.device)

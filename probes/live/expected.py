@@ -136,14 +136,17 @@ def _told(number: int, joined: Joined, convention: Convention) -> tuple[Supervis
     by = partial(demanded, joined.view, number, labels)
     if convention is not Convention.AMBIGUOUS:
         return by(convention), ""
-    actual = joined.actual[number]
+    actual, seen = joined.actual[number], ~joined.unlabelled[number]
+
+    def strange(wanted: Supervision) -> int:
+        """How many rows are trained otherwise."""
+        other = torch.where(actual.soft, ~wanted.trained, wanted.target != actual.target)
+        return int((other & seen).sum())
+
     both = {fits: by(fits) for fits in (Convention.POSITION_ALIGNED, Convention.PRE_SHIFTED)}
-    for rows in (slice(None), actual.trained):
-        for fits, wanted in both.items():
-            if torch.equal(wanted.target[rows], actual.target[rows]):
-                return wanted, f"{stream.name}: the ids fit both label conventions; {fits} fits what is trained"
-    fits = Convention.POSITION_ALIGNED
-    return both[fits], f"{stream.name}: the ids fit both label conventions; {fits} is taken"
+    fits = min(both, key=lambda one: strange(both[one]))
+    how = "is taken" if strange(both[fits]) else "fits what is trained"
+    return both[fits], f"{stream.name}: the ids fit both label conventions; {fits} {how}"
 
 
 def _as_masked(actual: Supervision, why: str) -> Expectation:

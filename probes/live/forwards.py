@@ -22,6 +22,7 @@ from ..models.declared import DeclaredAdapter
 from ..models.reading import is_encoder_decoder
 from ..models.rows import FURTHEST, head_rows, match_rows, rows_behind
 from ..witness.placement import merge
+from .alike import Laid, settled, twins, wishes
 from .declared_rows import Trail, laid_over, taught
 from .head_calls import Call, signature
 from .received import Received
@@ -84,6 +85,7 @@ class Forward:
     own: OwnRows | Trail | None = None
     fed: dict[int, Tensor] = field(default_factory=dict)
     turns: Turns = field(default_factory=Turns)
+    _twins: dict[tuple[int, bool], Tensor | None] = field(default_factory=dict)
     _heads: tuple[Head, ...] | None = None
     _streams: View | None = None
 
@@ -178,7 +180,7 @@ class Forward:
                 read = match_rows(inputs.detach(), self.hidden).cpu()
         nth = sum(one.head.module is head.module for one in self.calls)
         read = read if read is not None and len(read) == count else None
-        call = Call(head, rows, read, None, signature(output), nth)
+        call = Call(head, rows, read, None, signature(output), nth, alike=self._alike(inputs, rows))
         self.calls.append(call)
         return call
 
@@ -241,6 +243,22 @@ class Forward:
             self.problem = self.problem if behind is not None else str(error)
             return None if behind is None else behind.cpu()
 
+    def _alike(self, inputs: Tensor | None, rows: Tensor | None) -> Tensor | None:
+        """(R,) int64: rows of one number gave a head on ``inputs`` the same; None where it is known which."""
+        assert self._streams is not None
+        given, stream = self.hidden, self._streams.streams[0]
+        if rows is None or inputs is None or (given is not None and signature(given)[1:] == signature(inputs)[1:]):
+            return None
+        if given is None and isinstance(self.own, OwnRows):
+            given = inputs if len(rows) == len(stream) else self.own.among
+        if given is None or given.shape[:-1].numel() != len(stream):
+            return None
+        behind = len(rows) == len(stream) and not (given.shape == inputs.shape and torch.equal(given, inputs))
+        key = (given.data_ptr(), behind)
+        if key not in self._twins:
+            self._twins[key] = twins(given, stream if behind else None)
+        return self._twins[key]
+
     def is_candidate(self, head: Head) -> bool:
         """Whether a layer is as wide as the head, and may be none."""
         return isinstance(self.adapter, CausalLMAdapter) and self.adapter.found is not None and head.streams != (0,)
@@ -290,6 +308,7 @@ class Forward:
         self._learn()
         view = self.view
         readings = [silent_reading(len(stream)) for stream in view.streams]
+        laid: list[list[Laid]] = [[] for _ in view.streams]
         for call in self.calls:
             reading = call.reading
             if reading is None:
@@ -302,7 +321,11 @@ class Forward:
                 ahead = view.ahead[number] if view.ahead else 1
                 rows = self.placed(call, number, len(part.target), len(view.streams[number]))
                 rows = laid_rows(rows, view.streams[number], ahead)
-                merge(readings[number], part, rows)
+                laid[number].append(Laid(part, rows, call.alike if books == ahead == 1 else None))
+        for number, calls in enumerate(laid):
+            places = settled(calls, wishes(view, number, lent=self.lends_labels))
+            for one, rows in zip(calls, places, strict=True):
+                merge(readings[number], one.part, rows)
         for reading in readings if self.fused else ():
             if not bool((reading.form != int(Form.NONE)).any()):
                 reading.form[:] = int(Form.SOFT)  # it may be what could not be read

@@ -37,6 +37,8 @@ class Call:
         finite: whether its logits are.
         readings: what each backward said, at the head's output (``head``) or where the model handed it on
             (``later``); codebooks interleaved.
+        alike: (R,) int64, received rows of one number are alike, and the call may have read either; None where its rows
+            are known by their place.
         losses: (R,) what every received row loses on the token after it; None where rows stand for no ids.
         taught: how many of its rows have a soft target at which offset, in either place.
     """
@@ -48,6 +50,7 @@ class Call:
     output: Signature = (0, 0, ())
     nth: int = 0
     finite: bool = True
+    alike: Tensor | None = None
     losses: Tensor | None = None
     readings: dict[str, list[Reading]] = field(default_factory=dict)
     taught: dict[str, Counter[int]] = field(default_factory=dict)

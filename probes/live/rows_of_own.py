@@ -21,9 +21,14 @@ __all__ = ["OwnRows"]
 
 
 class OwnRows:
-    """What the modules of one forward have given, until its heads have been called."""
+    """What the modules of one forward have given, until its heads have been called.
+
+    Attributes:
+        among: the rows that those of the last call were found among; None before.
+    """
 
     def __init__(self) -> None:
+        self.among: Tensor | None = None
         self._given: list[Tensor] = []
         self._read: list[Tensor] = []
 
@@ -45,10 +50,12 @@ class OwnRows:
             if given.shape[-1] != inputs.shape[-1] or given.shape[:-1].numel() != received:
                 continue
             if bool(torch.isin(wanted, row_keys(given.reshape(-1, given.shape[-1]))).all()):
+                self.among = given
                 return match_rows(inputs.detach(), given)[:count].cpu()
         for given in reversed(self._given):
             behind = rows_behind(self._read, given, count) if given.shape[:-1].numel() == received else None
             if behind is not None:
+                self.among = given
                 return behind.cpu()
         raise InputError(
             f"a head gave {count} rows for {received} ids, and no module is seen to give the rows that it reads: "

@@ -53,6 +53,19 @@ def test_a_shift_in_one_piece_crosses_every_border(last):
     assert [row for row in found if row not in wrapped] == [5, 11, 17]
 
 
+@pytest.mark.parametrize("form", [Form.NONE, Form.SOFT])
+def test_windows_whose_last_row_is_masked_or_unread_cross_no_border(form):
+    data = text()
+    ids, targets = data[:-1].view(SAMPLES, WINDOW), data[1:].view(SAMPLES, WINDOW).clone()
+    targets[-1, -1] = -100
+    if form is Form.NONE:
+        targets[:, 2] = -100  # a mask that leaves out one of six
+    one = trained(ids, targets)
+    soft = one.soft.clone()
+    soft[-1] = form is Form.SOFT
+    assert not bool(crossings(replace(one, soft=soft)).any())
+
+
 def test_a_decoder_that_starts_with_the_end_id_crosses_no_border():
     end = 2
     labels = torch.cat([text()[:-1].view(SAMPLES, WINDOW), torch.full((SAMPLES, 1), end)], 1)

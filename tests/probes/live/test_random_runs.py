@@ -46,3 +46,30 @@ def test_rows_of_ids_that_are_alike_are_not_said_to_cross_a_border():
     """Their rows of the body are alike too, bit for bit: where each belongs does not show."""
     program = Program(key="wanted", model="tied", vocab=12, samples=5, length=4, ids="constant", logits="chunks")
     assert judged(replace(program, pairing="roll", criterion="one-hot")).kind == "blind by right"
+
+
+@pytest.mark.parametrize("logits", ["rows first", "chunks"])
+@pytest.mark.parametrize("ids", ["alike", "constant"])
+def test_rows_that_are_alike_are_in_the_order_that_the_labels_demand(logits, ids):
+    """Which of them has no target does not show: the last sample, or the one that is selected last."""
+    program = Program(key="wanted", samples=5, length=8, mask="sample", ids=ids, logits=logits, seed=7)
+    for pairing in ("shortest first", "labelled"):
+        assert judged(replace(program, pairing=pairing)).kind in ("silent", "blind by right")
+
+
+def test_a_fault_of_rows_that_are_alike_is_named_in_whatever_order_they_are():
+    program = Program(key="wanted", samples=5, length=8, mask="sample", ids="alike", logits="rows first", seed=7)
+    for fault, code in (("copy", "LA102"), ("double shift", "LA103")):
+        assert judged(replace(program, pairing="labelled", fault=fault)).codes == (code,)
+
+
+def test_ids_alike_that_fit_both_conventions_are_held_to_the_one_that_fits_what_is_trained():
+    program = Program(key="wanted", vocab=12, samples=3, length=10, ids="constant", mask="prompt", padding="right")
+    program = replace(program, labels="shifted", logits="rows first", pairing="direct", loop=True, seed=723887)
+    assert judged(program).kind == "blind by right"
+
+
+def test_samples_that_are_alike_say_of_an_offset_what_one_of_them_does():
+    program = Program(key="wanted", vocab=12, samples=5, length=4, ids="alike", mask="prompt", labels="shifted")
+    program = replace(program, logits="whole model", pairing="direct", fault="double shift", seed=624128)
+    assert judged(program).kind in ("named", "blind")
