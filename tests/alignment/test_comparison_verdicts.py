@@ -143,6 +143,13 @@ def test_a_finding_says_what_it_is_and_shows_its_first_rows(targets, code, messa
     assert [(example.row, example.source) for example in only.examples] == rows
 
 
+def test_an_offset_says_how_many_of_its_rows_look_into_another_sample():
+    targets = torch.where(RIGHT[0] != __, TEXT.ids.roll(-2), __).masked_fill(torch.arange(20) >= 18, __)
+    (only,) = compare(EXPECTED, trained([targets, *RIGHT[1:]]))
+    assert (only.code, only.count) == ("LA103", 10)
+    assert only.message.endswith("; 1 of them on a token of another sample")
+
+
 def test_end_tokens_and_others_that_are_missing_are_shown_apart():
     others, ends = compare(EXPECTED, trained([without(RIGHT[0], 4, 8, 18), *RIGHT[1:]]))
     assert [example.row for example in ends.examples] == [8, 18]
@@ -159,6 +166,7 @@ def test_a_placeholder_at_the_very_end_is_one():
 def test_a_target_that_is_the_first_token_names_it():
     (only,) = compare(EXPECTED, trained([having(RIGHT[0], r5=40), *RIGHT[1:]]))
     assert (only.code, only.examples[0].source) == ("LA105", 0)
+    assert "nowhere" not in only.message
 
 
 def test_the_copy_of_an_unlabelled_first_token_counts_with_the_others():
@@ -238,6 +246,7 @@ def test_a_row_lies_inside_only_with_its_own_segment():
     assert inside(stream, -1).tolist() == [False, False, True, False, False, True, False]
     assert inside(plain_stream([1, 2, 3]), -1).tolist() == [False, True, True]
     assert inside(plain_stream([1]), 1).tolist() == [False]
+    assert inside(plain_stream([1, 2, 3]), -7).tolist() == [False] * 3
 
 
 def test_a_stream_of_one_row_may_be_trained_on_any_row_of_another():

@@ -363,6 +363,11 @@ def test_what_no_offset_explains_keeps_its_source():
     assert agreed(0, one).source.tolist() == [2, 2, 3, -1, 4, 4, 7, -1]
 
 
+def test_what_the_offset_of_most_rows_does_not_explain_keeps_its_source():
+    one = forwards([11, 12, 13, __, 21, 20, 22, __], [10, 11, 12, 13, 20, 21, 23, 22], [1, 2, 3, -1, 5, 4, 7, -1])
+    assert agreed(0, one).source.tolist() == [1, 2, 3, -1, 5, 4, 7, -1]
+
+
 def test_the_first_token_of_one_forward_is_chance_where_the_last_row_of_another_is_trained_on_no_input():
     one = forwards([11, 12, 13, 10, 21, 22, 23, 99], [10, 11, 12, 13, 20, 21, 22, 23], [1, 2, 3, 0, 5, 6, 7, -1])
     assert agreed(0, one).source.tolist() == [1, 2, 3, -1, 5, 6, 7, -1]
