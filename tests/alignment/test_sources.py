@@ -10,7 +10,8 @@ from planted import plain_stream
 from strategies import text_batches
 
 from alignment import IGNORE_INDEX, recover, text_stream
-from alignment.sources import _at_home, _find, _places, _runs, _without_peaks, agreed, infer_sources
+from alignment.recovery import Form, Reading
+from alignment.sources import _at_home, _carried_over, _find, _places, _runs, _without_peaks, agreed, infer_sources
 from alignment.supervision import Supervision
 
 __ = IGNORE_INDEX
@@ -513,3 +514,24 @@ def test_a_sample_of_few_rows_or_of_tokens_from_elsewhere_hides_no_run_behind_it
     rows = torch.cat([torch.arange(3), torch.arange(4, 14), torch.arange(24, 34)])
     target = stream.ids[torch.where(rows < 14, 40, rows + 9)]
     assert _runs(target, rows, stream, torch.full_like(rows, -1)).tolist() == [-1] * 13 + [*range(33, 43)]
+
+
+# -- what is handed on, and what is carried over ----------------------------------------------------------
+
+
+def test_rows_of_one_token_among_other_terms_are_mixed_and_those_of_none_soft():
+    form = torch.tensor([Form.PLAIN, Form.NOT_PLAIN, Form.SOFT, Form.NONE])
+    reading = Reading(torch.tensor([11, 12, __, __]), torch.tensor([1.0, 1, 0, 0]), torch.zeros(4), form)
+    (one,) = infer_sources([reading], [plain_stream([10, 11, 12, 13])])
+    assert one.mixed.tolist() == [False, True, False, False]
+    assert one.soft.tolist() == [False, False, True, False]
+
+
+def test_a_roll_of_samples_of_any_length_stays_in_each():
+    stream = plain_stream([5, 6, 7, 8, 9, 10, 11], sample=[0, 0, 0, 0, 1, 1, 1])
+    assert _carried_over(torch.tensor([5, 9]), torch.tensor([3, 6]), stream, 1).tolist() == [0, 4]
+
+
+def test_a_frequent_token_before_the_first_row_is_no_proof_of_a_roll():
+    assert _carried_over(torch.tensor([7]), torch.tensor([0]), plain_stream([8, 7, 7, 7]), -1).tolist() == [-1]
+    assert _carried_over(torch.tensor([9]), torch.tensor([0]), plain_stream([8, 7, 7, 9]), -1).tolist() == [3]
