@@ -163,13 +163,13 @@ def told_of(gradient, teachers):
     return taught_by(gradient[:, columns(V)], student, [one.log_softmax(-1)[:, columns(V)] for one in teachers])
 
 
-def test_noise_names_no_row_nor_does_a_row_that_explains_half_of_it():
+def test_noise_names_no_row_nor_does_a_row_that_leaves_a_third_of_it():
     part = made_of(lambda z: forward(z, TEACHER))
     few = columns(V)
     beside = NOISE * (part[:, few].norm(dim=-1) / NOISE[:, few].norm(dim=-1))[:, None]
     others = [TEACHER.roll(1, 0), TEACHER]
     assert told_of(beside, others).tolist() == [-1] * 6
-    assert told_of(part + 0.5 * beside, others).tolist() == [-1] * 6
+    assert told_of(part + 0.3 * beside, others).tolist() == [-1] * 6
     assert told_of(part + 0.01 * beside, others).tolist() == [1] * 6
 
 
