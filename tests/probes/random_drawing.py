@@ -127,8 +127,8 @@ def _fits(one: Program) -> bool:
             and (one.criterion not in RULED_OUT or one.extra not in ("", "weights", "scaled")),
             one.criterion == "hardest" and (one.ids == "constant" or "entropy" in one.extra),  # which, nothing shows
             one.logits in TWICE and (one.fault in ("sample dropped", "one piece") or one.criterion == "preference"),
-            one.logits == "batch twice" and one.model == "plain" and one.loop,
-            one.logits == "batch twice" and one.ids in ("alike", "constant") and (one.loop or one.model == "plain"),
+            one.logits == "batch twice" and one.model == "plain" and (one.loop or one.ids in ("alike", "constant")),
+            one.logits in TWICE and one.loop and one.ids in ("alike", "constant"),  # of which sample, nothing shows
             one.accumulated and (one.model == "books" or one.criterion != "cross_entropy" or one.key == "wanted"),
         )
     )
