@@ -152,14 +152,13 @@ def looked_at(
 
 
 def _labelled(stream: Stream, labels: Tensor, declared: Convention | None, *, masked: bool) -> Labelled:
-    labelled = labels != IGNORE_INDEX
-    outside = labelled & ((labels < 0) | (labels >= stream.vocab))
+    outside = (labels != IGNORE_INDEX) & ((labels < 0) | (labels >= stream.vocab))
     if masked or bool(outside.any()):
-        return Labelled(stream, labels, labelled, outside)
+        return Labelled(stream, labels, outside)
     if declared is not None:
-        return Labelled(stream, labels, labelled, outside, declared)
+        return Labelled(stream, labels, outside, declared)
     evidence = infer_convention(labels, stream)
-    return Labelled(stream, labels, labelled, outside, evidence.convention, evidence)
+    return Labelled(stream, labels, outside, evidence.convention, evidence)
 
 
 def merge_codebooks(findings: Sequence[Finding], books: int) -> Iterator[Finding]:

@@ -142,7 +142,6 @@ class Labelled:
     Attributes:
         stream: the input side.
         labels: (R,) int64.
-        labelled: (R,) bool, where a label is.
         outside: (R,) bool, labels that the head's vocabulary does not have.
         convention: that they follow, by declaration or by the ids; None where they cannot be held to one.
         evidence: what the ids say of it; None where nobody asked them.
@@ -150,7 +149,6 @@ class Labelled:
 
     stream: Stream
     labels: Tensor
-    labelled: Tensor
     outside: Tensor
     convention: Convention | None = None
     evidence: Evidence | None = None
