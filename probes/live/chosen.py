@@ -79,7 +79,10 @@ def without_chosen(
         return excused, []
     if 2 * int((missing & due).sum()) <= int(missing.sum()):  # the last targets of windows are none of the ids
         return excused, []
-    for group in (joined.part[0], expected.stream.sample):
+    sample = expected.stream.sample
+    if not bool(torch.isin(sample[missing], sample[heard]).any()):  # whole samples are left out, and no tokens of one
+        return excused, []
+    for group in (joined.part[0], sample):
         for which, signed in (("least", losses), ("most", -losses)):
             if _is_chosen(signed, due & heard, due & missing, group):
                 target = expected.target.masked_fill(missing, IGNORE_INDEX)
