@@ -97,6 +97,7 @@ class _Replay:
     heads: Sequence[Head] = ()
     base: Run = field(default_factory=Run)
     rows: list[list[Tensor] | None] = field(default_factory=list)
+    uses: Sequence[Tensor] = ()
 
     def run(self) -> Causality:
         """All of it; in evaluation mode where the model draws from a random state of its own in training."""
@@ -149,7 +150,7 @@ class _Replay:
         leaks.cover(told)
         told.maps = reading.maps(leaks, self.moving, self.drawn)
         excuse = routes_by_capacity(self.scene.model) if told.findings else ""
-        excuse = excuse or (self._mixed(told) if soft else "")
+        excuse = excuse or (self._mixed(told) if soft else "") or self._alike(told)
         return Causality(problem=f"rows move with inputs after them, but {excuse}") if excuse else told
 
     def _mixed(self, told: Causality) -> str:
@@ -169,6 +170,15 @@ class _Replay:
             if known and int((one != other).flatten(1).any(1).sum()) > 1:
                 return "the loss mixes samples in the embeddings that it gives the model (mixup)"
         return ""
+
+    def _alike(self, told: Causality) -> str:
+        """That samples are alike token by token, and some are given again: of which of them a row is, nothing shows."""
+        if not told.by_samples or not any(bool((uses > 1).any()) for uses in self.uses):
+            return ""
+        stream = self.places.view.streams[0]
+        samples = [tuple(stream.ids[stream.sample == one].tolist()) for one in stream.sample.unique().tolist()]
+        alike = len(set(samples)) < len(samples)
+        return "samples of the batch are alike, and the model is given some of them more than once" if alike else ""
 
     def moving(self, cuts: Sequence[Place], *, suffix: bool = True, others: bool = True) -> list[Tensor] | None:
         """Per stream, the rows that move when what these cuts name is replaced; None where runs do not repeat."""
@@ -307,10 +317,12 @@ class _Replay:
         placing = Placing(self.base.forwards, scene.model, scene.adapter, view)
         calls = [(call, _trains(call)) for call in self.base.calls]
         seen = {number for call, trains in calls if trains for number in call.head.streams}
-        return [
+        rows = [
             rows_of(call, placing) if call.whole or trains or seen.isdisjoint(call.head.streams) else None
             for call, trains in calls
         ]
+        self.uses = placing.uses
+        return rows
 
     def _judged_rows(self, number: int) -> Tensor:
         """(r,) int64: the rows of a call whose causality is judged."""
