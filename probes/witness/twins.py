@@ -11,20 +11,27 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from alignment import Supervision
+from alignment import Stream, Supervision
 from alignment.recovery import Reading
 
 __all__ = ["as_demanded"]
 
 
-def as_demanded(readings: Sequence[Reading], expected: Sequence[Supervision], forwards: int) -> list[Reading]:
+def as_demanded(
+    readings: Sequence[Reading], expected: Sequence[Supervision], forwards: int, given: Sequence[Tensor | None]
+) -> list[Reading]:
     """The readings of one stream each, those of twins in the order in which their targets are what is expected.
 
-    Where there was one forward alone, every row is known by its place.
+    Where one forward was given the whole batch, every row is known by its place; ``given`` are the rows of each
+    stream that the model was given, empty where nothing was read.
     """
-    if forwards < 2:
+    if forwards < 2 and all(_is_whole(rows, one.stream) for rows, one in zip(given, expected, strict=False)):
         return list(readings)
     return [_ordered(reading, wanted) for reading, wanted in zip(readings, expected, strict=True)]
+
+
+def _is_whole(given: Tensor | None, stream: Stream) -> bool:
+    return given is None or bool(given[stream.segment >= 0].all())
 
 
 def _ordered(reading: Reading, expected: Supervision) -> Reading:

@@ -131,7 +131,7 @@ def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
     if first.shared:
         expected, others = of_this_process(expected, first.given)
         notes = [*notes, *others]
-    readings = as_demanded(first.readings, expected, len(first.capture.forwards))
+    readings = as_demanded(first.readings, expected, len(first.capture.forwards), first.given)
     actual = infer_sources(readings, view.streams)
     penalised = Penalised()
     if not first.problems:

@@ -58,3 +58,17 @@ def test_in_one_forward_every_row_is_known_by_its_place(model):
         return one(model, batch["input_ids"], batch["labels"].roll(1, 0))
 
     assert told(model, mixed_up)
+
+
+@pytest.mark.parametrize("labelled", [0, 1])
+def test_the_only_sample_that_has_targets_may_be_the_only_one_given(model, labelled):
+    ids = torch.tensor([[5, 6, 7, 8, 9]] * 2)
+    labels = torch.full_like(ids, __)
+    labels[labelled, 1:] = ids[labelled, 1:]
+
+    def loss(model, batch):
+        kept = (batch["labels"] != __).any(1)
+        return one(model, batch["input_ids"][kept], batch["labels"][kept])
+
+    report = check_loss(model, {"input_ids": ids, "labels": labels}, loss, labels="position_aligned", replay=False)
+    assert not [found.code for found in report.findings if found.is_error]
