@@ -50,10 +50,7 @@ def untold(one: Supervision, rows: Tensor) -> bool:
 
 def _first_of_kind(stream: Stream) -> Tensor:
     """(R,) bool: rows of samples that are like none before them, token by token."""
-    _, counts = torch.unique_consecutive(stream.sample, return_counts=True)
-    seen: set[tuple[int, ...]] = set()
-    first = []
-    for ids in stream.ids.split(counts.tolist()):
-        first.append((key := tuple(ids.tolist())) not in seen)
-        seen.add(key)
-    return torch.tensor(first, dtype=torch.bool).repeat_interleave(counts.cpu()).to(stream.ids.device)
+    first = torch.zeros_like(stream.ids, dtype=torch.bool)
+    for kind in stream.alike():
+        first[kind[0]] = True
+    return first

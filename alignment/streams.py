@@ -111,6 +111,15 @@ class Stream:
         found = self.ids[at[inside]]
         return inside, bool(((found == target[inside]) & (found != NO_TOKEN)).all())
 
+    def alike(self) -> list[list[Tensor]]:
+        """The rows (r,) int64 of each sample; together those of samples that are alike token by token, padding too."""
+        groups: dict[tuple[int, ...], list[Tensor]] = {}
+        _, counts = torch.unique_consecutive(self.sample, return_counts=True)
+        for rows in torch.arange(len(self), device=self.ids.device).split(counts.tolist()):
+            kind = (*self.ids[rows].tolist(), *self.segment[rows].ge(0).tolist())
+            groups.setdefault(kind, []).append(rows)
+        return list(groups.values())
+
     def to(self, device: torch.device | str) -> Stream:
         """The same stream with its tensors on ``device``."""
         moved = {name: getattr(self, name).to(device) for name in ("ids", "segment", "sample", "row", "filler")}

@@ -175,9 +175,7 @@ class _Replay:
         """That samples are alike token by token, and some are given again: of which of them a row is, nothing shows."""
         if not told.by_samples or not any(bool((uses > 1).any()) for uses in self.uses):
             return ""
-        stream = self.places.view.streams[0]
-        samples = [tuple(stream.ids[stream.sample == one].tolist()) for one in stream.sample.unique().tolist()]
-        alike = len(set(samples)) < len(samples)
+        alike = any(len(samples) > 1 for samples in self.places.view.streams[0].alike())
         return "samples of the batch are alike, and the model is given some of them more than once" if alike else ""
 
     def moving(self, cuts: Sequence[Place], *, suffix: bool = True, others: bool = True) -> list[Tensor] | None:

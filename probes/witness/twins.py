@@ -38,7 +38,7 @@ def _ordered(reading: Reading, expected: Supervision) -> Reading:
     if torch.equal(reading.target, expected.target):
         return reading
     order = torch.arange(len(reading.target), device=reading.target.device)
-    for twins in _twins(expected):
+    for twins in (rows for rows in expected.stream.alike() if len(rows) > 1):
         free = list(twins)
         for rows in twins:
             mine = next((one for one in free if torch.equal(reading.target[one], expected.target[rows])), None)
@@ -50,12 +50,3 @@ def _ordered(reading: Reading, expected: Supervision) -> Reading:
             continue
         order[torch.cat(twins)] = torch.cat(twins)  # in no order are they what is expected
     return reading.select(order)
-
-
-def _twins(expected: Supervision) -> list[list[Tensor]]:
-    """The rows of each sample, by samples of the same tokens; of those that have any like them."""
-    stream, groups = expected.stream, {}
-    _, counts = torch.unique_consecutive(stream.sample, return_counts=True)
-    for rows in torch.arange(len(stream), device=stream.ids.device).split(counts.tolist()):
-        groups.setdefault((*stream.ids[rows].tolist(), -2, *stream.segment[rows].ge(0).tolist()), []).append(rows)
-    return [rows for rows in groups.values() if len(rows) > 1]

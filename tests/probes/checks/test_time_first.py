@@ -78,3 +78,15 @@ def test_a_shift_along_the_samples_of_a_model_that_reads_along_the_other_dimensi
     ids = columns().T.contiguous()
     seen = judged({"input_ids": ids, "labels": ids.clone()}, shifted(1), Recurrent(batch_first=True))
     assert seen[:2] == ("fail", ["LA104"])
+
+
+@pytest.mark.parametrize("raised", [ValueError, KeyError])
+def test_of_a_loss_that_raises_at_other_ids_stands_what_was_found(raised):
+    ids = columns()
+
+    def held(model, batch):
+        if not torch.equal(batch["input_ids"], ids):
+            raise raised
+        return shifted(1)(model, batch)
+
+    assert judged({"input_ids": ids, "labels": ids.clone()}, held, replay=False)[:2] == ("fail", ["LA104"])
