@@ -262,7 +262,6 @@ def test_unused_baselines_are_reported_and_trimmed(project):
 
 
 def test_what_workers_use_is_kept_and_what_none_uses_is_trimmed(project):
-    pytest.importorskip("xdist")
     (project.path / "conftest.py").write_text(PLAIN)
     source = BASELINED.format("shifted")
     other, unused = (source.replace("test_loss", name) for name in ("test_other", "test_unused"))

@@ -23,13 +23,10 @@ from probes.models.higgs import (
     HiggsAdapter,
     small_config,
     small_model,
-    why_unavailable,
 )
 from probes.witness.witness import witness
 
 pytestmark = pytest.mark.higgs
-if why_unavailable() is not None:
-    pytest.skip(str(why_unavailable()), allow_module_level=True)
 
 ROOT = Path(__file__).parents[3]
 FIXTURES = ROOT / "fixtures" / "chatml"

@@ -178,6 +178,7 @@ def test_a_model_that_draws_for_itself_in_training_is_judged_in_evaluation_mode(
     assert model.training
 
 
+@pytest.mark.versions
 @pytest.mark.skipif(not OLD, reason="since transformers 5 BertLMHeadModel attends to earlier tokens alone")
 def test_a_bert_that_is_not_told_to_be_a_decoder():
     assert codes(look(tiny_model("BertLMHeadModel"))) == [("LA401", "text")]

@@ -1,5 +1,6 @@
 """Parameters that get no gradient though what is trained depends on them (LA602), by every door."""
 
+import peft
 import pytest
 import torch
 from live_runs import batches, llama, loop, watched
@@ -10,8 +11,6 @@ from torch.utils.checkpoint import checkpoint
 
 from probes import check_loss
 from probes.checks import cut_off as module
-
-peft = pytest.importorskip("peft")
 
 
 def own_loss(model, batch):

@@ -253,7 +253,8 @@ def test_positions_of_the_batch(positions, status):
 
 @pytest.mark.parametrize("kind", ["PromptTuningConfig", "PrefixTuningConfig"])
 def test_virtual_tokens_before_the_prompt_are_not_decoded(kind):
-    peft = pytest.importorskip("peft")
+    import peft
+
     config = getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=4)
     check, findings = decode(peft.get_peft_model(tiny_model("LlamaForCausalLM", use_cache=True), config))
     assert (check.status, findings) == ("skip", [])

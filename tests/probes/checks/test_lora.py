@@ -23,7 +23,6 @@ from probes.models.higgs import HiggsAdapter
 from probes.replay.perturbation import Rounding
 from probes.witness.subject import Subject
 
-pytest.importorskip("peft")
 CHATML = Path(__file__).parents[3] / "fixtures" / "chatml"
 
 

@@ -12,13 +12,9 @@ from alignment import dual_loss
 from loss_align import main
 from probes.batches.barcoded import barcoded_batch
 from probes.checks.preflight import Plan, preflight
-from probes.models.higgs import HiggsAdapter, small_model, why_unavailable
+from probes.models.higgs import HiggsAdapter, small_model
 
-pytestmark = [
-    pytest.mark.usefixtures("no_lines"),
-    pytest.mark.higgs,
-    pytest.mark.skipif(why_unavailable() is not None, reason=why_unavailable() or ""),
-]
+pytestmark = [pytest.mark.usefixtures("no_lines"), pytest.mark.higgs]
 
 ROOT = Path(__file__).parents[3]
 TRAINERS = ROOT / "fixtures" / "trainers"

@@ -100,7 +100,6 @@ def test_a_loss_is_judged_on_a_configuration_alone(folder, capsys, loss, code):
 
 @pytest.mark.parametrize(("loss", "code"), [("right", 0), ("copy", 1)])
 def test_fuzz_draws_its_cases_on_a_configuration_alone(folder, capsys, loss, code):
-    pytest.importorskip("hypothesis")
     words = ["--model", folder / "model", "--weights", "none", "--loss", f"{folder / 'losses.py'}:{loss}"]
     assert loss_align.main(["fuzz", "--examples", "1", *map(str, words)]) == code
     assert ("LA102" in capsys.readouterr().out) is bool(code)

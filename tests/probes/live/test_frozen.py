@@ -130,7 +130,8 @@ def test_under_a_trainer(shift, found, tmp_path):
 
 
 def prompted(kind):
-    peft = pytest.importorskip("peft")
+    import peft
+
     return peft.get_peft_model(llama(), getattr(peft, kind)(num_virtual_tokens=3, task_type="CAUSAL_LM"))
 
 

@@ -794,14 +794,11 @@ def test_copies_of_a_watched_model_are_its_own():
             assert not one(**batches(1)[0]).logits.any()
 
 
+@pytest.mark.higgs_v2
 def test_the_higgs_model_of_transformers_is_read_on_every_stream():
-    from probes.models import higgs_v2
-
-    reason = higgs_v2.why_unavailable()
-    if reason is not None:
-        pytest.skip(reason)
     from probes.batches.barcoded import barcoded_samples
     from probes.batches.barcoded_v2 import collate_v2
+    from probes.models import higgs_v2
 
     data = [collate_v2(barcoded_samples(2, length=96, seed=seed)) for seed in range(2)]
     model = higgs_v2.small_model().train()

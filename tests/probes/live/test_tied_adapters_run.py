@@ -2,10 +2,9 @@
 
 import dataclasses
 
+import peft
 import pytest
 from live_runs import batches, llama, loop, watched
-
-peft = pytest.importorskip("peft")
 
 
 def run(**options):

@@ -346,9 +346,9 @@ def test_logits_may_be_scaled_in_place_and_weigh_as_they_are_scaled(llama, batch
 
 @pytest.mark.parametrize("make", BATCHES, ids=named)
 @pytest.mark.parametrize("loss", [needs_fused(loss) for loss in CORRECT], ids=named)
-def test_correct_losses_are_silent(llama, loss, make):
+def test_correct_losses_are_silent(llama, loss, make, request):
     if loss is in_another_order and make is alike:
-        pytest.skip("no id tells these samples apart")
+        request.applymarker(pytest.mark.xfail(reason="in one forward, samples alike are told apart by place alone"))
     seen = watch(llama, make(), loss)
     assert codes(seen) == (), [finding.message for finding in seen.findings]
     actual = seen.actual[0]

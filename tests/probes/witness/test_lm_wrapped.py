@@ -38,12 +38,15 @@ def copy_loss(model, batch):
 
 
 def lora(model, **kwargs):
-    peft = pytest.importorskip("peft")
+    import peft
+
     return peft.get_peft_model(model, peft.LoraConfig(r=2, task_type="CAUSAL_LM", **kwargs))
 
 
 def accelerated(model):
-    return pytest.importorskip("accelerate").Accelerator(cpu=True, mixed_precision="bf16").prepare(model)
+    from accelerate import Accelerator
+
+    return Accelerator(cpu=True, mixed_precision="bf16").prepare(model)
 
 
 def checkpointed(model):
@@ -94,7 +97,8 @@ def test_a_fused_loss_on_a_frozen_head(shift, expected):
 
 
 def test_distributed_data_parallel(tmp_path):
-    distributed = pytest.importorskip("torch.distributed")
+    from torch import distributed
+
     distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         model = nn.parallel.DistributedDataParallel(tiny_model("LlamaForCausalLM"))
@@ -336,7 +340,8 @@ def test_an_image_put_before_the_text_is_refused_and_its_text_may_be_declared():
 
 
 def test_a_loss_over_several_adapters_leaves_the_active_one_as_it_was():
-    peft = pytest.importorskip("peft")
+    import peft
+
     config = peft.LoraConfig(target_modules=["q_proj"])
     model = peft.get_peft_model(tiny_model("LlamaForCausalLM"), config)
     model.add_adapter("other", config)
