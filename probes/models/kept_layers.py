@@ -13,17 +13,17 @@ DEPTH = re.compile(r"(^|_)(n_layers?|num_layers|hidden_layers|encoder_layers|dec
 #: Lists that name layers by their number, and those of kinds that come again and again.
 NUMBERED = re.compile(r"(?<!token_)(layers|indexes|indices|idxs|ids)$")
 PATTERN = re.compile(r"(types?|pattern|layers)$")
-#: So many of one kind alone, and of all kinds together.
+#: So many layers where there is one kind alone, and so many kinds.
 ALIKE, MOST = 2, 4
 
 #: Numbers of the layers that stay, by how many layers there were.
 Kept = Mapping[int, list[int]]
 
 
-def kept_layers(values: Mapping[str, Any]) -> Kept:
-    """The layers that stay of the bodies that one configuration describes."""
+def kept_layers(values: Mapping[str, Any], alike: int = 1) -> Kept:
+    """The layers that stay of the bodies that one configuration describes; of each of several kinds so many."""
     counts = {value for name, value in values.items() if DEPTH.search(name) and type(value) is int and value > 0}
-    return {depth: _of_each_kind(values, depth) for depth in counts}
+    return {depth: _of_each_kind(values, depth, alike) for depth in counts}
 
 
 def sampled(name: str, value: Any, kept: Kept) -> Any:
@@ -41,12 +41,14 @@ def sampled(name: str, value: Any, kept: Kept) -> Any:
     return None
 
 
-def _of_each_kind(values: Mapping[str, Any], depth: int) -> list[int]:
-    kinds: dict[str, int] = {}
+def _of_each_kind(values: Mapping[str, Any], depth: int, alike: int) -> list[int]:
+    kinds: dict[str, list[int]] = {}
     for number in range(depth):
-        kinds.setdefault(repr([_said_of(number, name, value, depth) for name, value in values.items()]), number)
-    first = list(kinds.values())[:MOST]
-    return first if len(first) > 1 else list(range(min(depth, ALIKE)))
+        said = repr([_said_of(number, name, value, depth) for name, value in values.items()])
+        kinds.setdefault(said, []).append(number)
+    if len(kinds) == 1:
+        return list(range(min(depth, ALIKE)))
+    return sorted(number for numbers in list(kinds.values())[:MOST] for number in numbers[:alike])
 
 
 def _said_of(number: int, name: str, value: Any, depth: int) -> Any:

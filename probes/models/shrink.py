@@ -78,12 +78,13 @@ class _Section:
         return self.widths[0] if self.widths else 0
 
 
-def shrink(config: Mapping[str, Any], *, heads: int = 1, flat: bool = True) -> Shrunk:
+def shrink(config: Mapping[str, Any], *, heads: int = 1, alike: int = 1, flat: bool = True) -> Shrunk:
     """A small copy of a configuration, written as the mapping that its file holds.
 
     Args:
         config: of a whole model, with the configurations of its parts inside it.
         heads: how many heads are left where their number allows it.
+        alike: how many layers of each kind are left, where there are several kinds.
         flat: whether layers are left out too.
     """
     out = Shrunk(_copy(config))
@@ -91,7 +92,7 @@ def shrink(config: Mapping[str, Any], *, heads: int = 1, flat: bool = True) -> S
     _settle(sections, heads)
     narrowed = {one.width: one.width // one.factor for one in sections if one.width}
     for one in sections:
-        kept = _kept(one, sections)
+        kept = _kept(one, sections, alike)
         for name, value in list(one.values.items()):
             fresh = _flatter(name, value, kept) if flat else None
             fresh = _narrower(name, value, one, narrowed) if fresh is None else fresh
@@ -115,9 +116,9 @@ def _sections(values: dict[str, Any], path: str) -> Iterator[_Section]:
             yield from _sections(value, f"{path}{name}.")
 
 
-def _kept(section: _Section, sections: Sequence[_Section]) -> Kept:
+def _kept(section: _Section, sections: Sequence[_Section], alike: int) -> Kept:
     """The layers of it that stay; one that counts none may say something of those of its parts."""
-    inside = [kept_layers(one.values) for one in sections if one.path.startswith(section.path)]
+    inside = [kept_layers(one.values, alike) for one in sections if one.path.startswith(section.path)]
     return inside[0] or {depth: layers for one in reversed(inside) for depth, layers in one.items()}
 
 

@@ -6,8 +6,9 @@ What a loss trains depends on neither weights nor depth. What does depend on the
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
-from copy import deepcopy
+import textwrap
+from collections.abc import Callable, Mapping, MutableMapping
+from copy import copy, deepcopy
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import UsageError, out_of_memory
+from ..errors import CannotRunError, UsageError, out_of_memory
 from . import higgs, higgs_v2
 from .checkpoint import class_of
 from .proven import read_json
@@ -24,7 +25,7 @@ from .shrink import shrink
 __all__ = ["Small", "small_like", "small_model", "smallest"]
 
 #: What is left out of a body, tried in this order: all of it where the class accepts that.
-ATTEMPTS: tuple[Mapping[str, Any], ...] = ({}, {"heads": 4}, {"flat": False})
+ATTEMPTS: tuple[Mapping[str, Any], ...] = ({}, {"heads": 4}, {"alike": 2}, {"flat": False})
 #: Parameters of a model that is small, at 4 bytes each.
 LARGEST = 400_000_000
 #: Entries of a configuration that are about the weights of a checkpoint.
@@ -43,8 +44,8 @@ UNSAID = (
     "without its weights nothing is said of decoding with them, of overflow in its layers and logits, of what dtype "
     "they need, or of memory; its vocabulary, special ids, heads, codebooks, tying, caps and masks are its own"
 )
-#: What is named of the changes, before the rest is counted.
-SHOWN = 6
+#: Letters of what a class raises.
+LONGEST = 300
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,7 @@ class Small:
     def notes(self) -> list[str]:
         """What is to be said of it in a report."""
         sizes = [f"{name} {_told(old)} -> {_told(new)}" for name, (old, new) in self.changed.items()]
-        more = f" and {len(sizes) - SHOWN} more" if len(sizes) > SHOWN else ""
-        reduced = f"made smaller: {', '.join(sizes[:SHOWN])}{more}" if sizes else "nothing was made smaller"
+        reduced = f"made smaller: {', '.join(sizes)}" if sizes else "nothing was made smaller"
         notes = [f"--weights none: {self.name} of its configuration alone, with random weights; {reduced}", UNSAID]
         if self.unknown:
             notes.append(f"a model_type {self.unknown!r} is not known: it is taken for transformers' own {self.name}")
@@ -75,21 +75,22 @@ def small_model(config: Any, *, model_class: type[nn.Module] | None = None, seed
     """A model as a configuration describes it, with a small body and random weights, in train mode.
 
     Args:
-        config: a configuration of transformers (or of a module of your own: a dataclass), the mapping of its file, or
-            the folder that holds config.json.
+        config: a configuration of transformers, the mapping of its file, or the folder that holds config.json. Of a
+            module of your own: what its class takes as its one argument, a dataclass, a mapping or an object with
+            its sizes as attributes.
         model_class: the class to make; None for the one that the configuration names.
         seed: of the weights.
 
     Raises:
         UsageError: no such configuration, or its class accepts no small body.
-        CannotRunError: its package cannot be imported here.
+        CannotRunError: a package that it needs cannot be imported here.
     """
     return smallest(config, model_class=model_class, seed=seed).model
 
 
 def smallest(config: Any, *, model_class: type[nn.Module] | None = None, seed: int = 0) -> Small:
     """The same, and what was made smaller."""
-    given, unknown = _configuration(config)
+    given, unknown = (config, "") if _is_own(model_class) else _configuration(config)
     values = {key: value for key, value in _values(given).items() if key not in OF_WEIGHTS}
     build = _builder(given, model_class)
     first: tuple[Exception, str] | None = None
@@ -104,6 +105,10 @@ def smallest(config: Any, *, model_class: type[nn.Module] | None = None, seed: i
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 model = build(small).train()
+        except ImportError as error:
+            raise CannotRunError(
+                f"{_name(given, model_class)} cannot be made here ({_line(error)}): install what it needs"
+            ) from error
         except Exception as error:  # a class raises what it likes of a small configuration: the next is tried
             if out_of_memory(error):
                 raise
@@ -135,10 +140,11 @@ def small_like(make: Callable[[], Any], *, seed: int = 0) -> Small:
     with torch.device("meta"):
         whole = make()
     config = getattr(whole, "config", None)
-    if not isinstance(whole, nn.Module) or not (is_dataclass(config) or hasattr(config, "to_dict")):
+    if not isinstance(whole, nn.Module) or not _has_values(config):
         raise UsageError(
-            f"--weights none: a {type(whole).__name__} has no configuration to be made small by: let it keep "
-            "its configuration (a dataclass or a PretrainedConfig) as .config, and take that as its one argument"
+            f"--weights none: a {type(whole).__name__} has no configuration to be made small by: let it keep its "
+            "configuration (a PretrainedConfig, a dataclass, a mapping, or an object with its sizes as attributes) as "
+            ".config, and take that as its one argument"
         )
     return smallest(config, model_class=type(whole), seed=seed)
 
@@ -172,20 +178,38 @@ def _configuration(config: Any) -> tuple[Any, str]:
     )
 
 
+def _is_own(model_class: type[nn.Module] | None) -> bool:
+    """Whether a class is the user's: a mapping is then its configuration as it is, and not one of transformers."""
+    return model_class is not None and getattr(model_class, "config_class", None) is None
+
+
+def _has_values(config: Any) -> bool:
+    """Whether it is a configuration of any kind; a class, a function or a module is none."""
+    return isinstance(config, Mapping) or (hasattr(config, "__dict__") and not callable(config))
+
+
 def _values(config: Any) -> dict[str, Any]:
     """Its entries, those of its parts inside it."""
-    if is_dataclass(config) and not hasattr(config, "to_dict"):
+    if isinstance(config, Mapping):
+        return dict(config)
+    if hasattr(config, "to_dict"):
+        return config.to_dict()
+    if is_dataclass(config):
         return asdict(config)  # type: ignore[arg-type]
-    if not hasattr(config, "to_dict"):
+    if not _has_values(config):
         raise UsageError(f"{config!r} is no configuration: pass one of transformers, a dataclass or a dict")
-    return config.to_dict()
+    return dict(vars(config))
 
 
 def _of_values(config: Any, values: dict[str, Any]) -> Any:
     """A configuration of the same class with those entries."""
-    if is_dataclass(config) and not hasattr(config, "to_dict"):
+    if hasattr(config, "to_dict"):
+        return type(config).from_dict(deepcopy(values))
+    if is_dataclass(config):
         return replace(config, **values)  # type: ignore[type-var]
-    return type(config).from_dict(deepcopy(values))
+    made = copy(config)  # a mapping may be read by attributes too
+    (made if isinstance(made, MutableMapping) else vars(made)).update(deepcopy(values))
+    return made
 
 
 # -- models -------------------------------------------------------------------------------------------
@@ -252,4 +276,4 @@ def _told(value: Any) -> str:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return textwrap.shorten(str(error), LONGEST, placeholder=" ...") or type(error).__name__
