@@ -95,7 +95,7 @@ def every_class() -> list[str]:
 def judge(name: str) -> Verdict:
     """Run one class; whatever is not expected makes it ``wrong``."""
     try:
-        model, batch = CODES[name]() if name in CODES else (_small(name), batch_for(name))
+        model, batch = CODES[name]() if name in CODES else (small_instance(name), batch_for(name))
         loss = LOSSES.get(name, own_loss)
         seen = _watch(name, model, batch, loss)
         offset = one_offset(seen)
@@ -121,7 +121,7 @@ def judge(name: str) -> Verdict:
     return made("deviates" if name in DEVIATES else "right", reason=reason)
 
 
-def _small(name: str) -> nn.Module:
+def small_instance(name: str) -> nn.Module:
     """Small by the names of its sizes; where these depend on each other, by its own default configuration."""
     if name not in OF_DEFAULTS:
         return tiny_model(name)

@@ -5,9 +5,11 @@ import torch
 import torch.nn.functional as F
 from lm_batches import text_batch
 from lm_tiny import VERSION
+from narrow import narrow_batch, narrow_model, narrowed
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
+from probes.batches.barcoded import barcoded_samples
 from probes.models import adapter_for
 from probes.witness import passed_by
 from probes.witness.witness import Options, witness
@@ -238,6 +240,50 @@ def test_a_loss_that_reads_what_layers_give_is_read_alike(loss):
     assert_same_reading(llama(), loss)
 
 
+def two_ahead(model, batch, hidden):
+    """The next token by the rows of the body, and the one behind it by a further layer, which reads them as well."""
+    embedded = F.pad(model.model.embed_tokens(batch["input_ids"])[:, 1:], (0, 0, 0, 1))
+    further = model.lm_head(model.model.norm(hidden + embedded))
+    return mean(model.lm_head(hidden), batch["labels"]) + 0.3 * mean(further, batch["labels"], 2)
+
+
+def two_ahead_of_the_body(model, batch):
+    return two_ahead(model, batch, model.model(input_ids=batch["input_ids"]).last_hidden_state)
+
+
+def two_ahead_of_hidden_states(model, batch):
+    return two_ahead(model, batch, logits(model, batch, output_hidden_states=True).hidden_states[-1])
+
+
+@pytest.mark.parametrize("loss", [two_ahead_of_the_body, two_ahead_of_hidden_states], ids=lambda one: one.__name__)
+def test_all_layers_run_for_a_loss_of_several_tokens_ahead_that_reads_the_rows(passed, loss):
+    assert_same_reading(llama(), loss)
+    assert max(passed, default=0) == 0
+
+
+@pytest.mark.higgs
+def test_all_layers_run_where_the_forward_lengthens_its_rows(passed):
+    model, batch = narrow_model(hidden=16, layers=LAYERS), narrow_batch(2, length=96)
+    assert_same_reading_of_codes(model, batch)
+    assert max(passed, default=0) == 0
+
+
+@pytest.mark.higgs_v2
+def test_codes_that_stand_in_for_placeholders_are_read_alike():
+    from probes.batches.barcoded_v2 import collate_v2
+
+    model, samples = narrow_model("higgs_v2", hidden=16, layers=LAYERS), barcoded_samples(2, length=96)
+    assert_same_reading_of_codes(model, narrowed(collate_v2(samples)))
+
+
+def assert_same_reading_of_codes(model, batch):
+    def dual(model, batch):
+        adapter = adapter_for(model)
+        return adapter.dual(model, adapter.outputs(model, batch), batch, "evidence").total
+
+    assert_equal(seen(model, dual, whole=False, batch=batch), seen(model, dual, whole=True, batch=batch))
+
+
 @pytest.mark.parametrize("told", [False, True], ids=["alone", "with its router's loss"])
 def test_experts_are_passed_by_and_run_for_a_loss_of_their_router(passed, told):
     torch.manual_seed(0)
@@ -251,20 +297,22 @@ def test_experts_are_passed_by_and_run_for_a_loss_of_their_router(passed, told):
 QUICK = ("LlamaForCausalLM", "Gemma2ForCausalLM", "LlavaForConditionalGeneration", "MambaForCausalLM")
 
 
-def deep_model(make, name):
+def deep_model(name):
     """Of so many layers that those of each kind come again, where its class counts them by that name."""
+    from jury import small_instance
+    from lm_tiny import tiny_model
+
     try:
-        return make(name, num_hidden_layers=6)
+        return tiny_model(name, num_hidden_layers=6)
     except Exception:  # noqa: BLE001 - a list says something of two layers, or it counts them otherwise
-        return make(name)
+        return small_instance(name)
 
 
 def of_the_jury(name):
     from jury import CODES, HEADS, LOSSES
     from lm_batches import batch_for
-    from lm_tiny import tiny_model
 
-    model, batch = CODES[name]() if name in CODES else (deep_model(tiny_model, name), batch_for(name))
+    model, batch = CODES[name]() if name in CODES else (deep_model(name), batch_for(name))
 
     def read(*, whole):
         adapter = adapter_for(model, HEADS.get(name, ()))
