@@ -1,4 +1,4 @@
-"""One forward of the watched model: what it was given, which heads it called, and what their gradients say."""
+"""One forward of the watched model: what it was given, and which heads it called on which of its rows."""
 
 from __future__ import annotations
 
@@ -11,23 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from alignment import InputError
-from alignment.recovery import Form, Reading, silent_reading
+from alignment.recovery import Form
 
 from ..errors import UsageError
-from ..models.adapter import Adapter, Batch, Head, OtherCheckpointError, View
-from ..models.ahead import laid_rows
+from ..models.adapter import Adapter, Batch, Head, View
 from ..models.called import Turns
 from ..models.causal_lm import CausalLMAdapter
 from ..models.declared import DeclaredAdapter
 from ..models.reading import is_encoder_decoder
 from ..models.rows import FURTHEST, head_rows, match_rows, rows_behind
-from ..witness.placement import merge
-from .alike import Laid, settled, twins, wishes
-from .declared_rows import Trail, laid_over, taught
+from .alike import twins
+from .declared_rows import Trail
 from .head_calls import Call, signature
 from .received import Received
 from .rows_of_own import OwnRows
-from .standing_still import attributes_kept
 
 __all__ = ["Forward"]
 
@@ -149,12 +146,6 @@ class Forward:
         assert self._streams is not None
         return self._streams.streams[head.streams[0]].ids
 
-    def streams_of(self, call: Call) -> list[tuple[str, int]]:
-        """Names of the streams that a call predicts, and how far ahead of its row each stands."""
-        view = self.view
-        pairs = ((number, view.streams[number].name) for number in self.numbers(call, view))
-        return [(name, view.ahead[number] if view.ahead else 1) for number, name in pairs]
-
     def note_fed(self, module: nn.Module, given: Mapping[str, Any]) -> None:
         """Layers between the body and a head are about to be called."""
         for head in self.heads:
@@ -221,14 +212,6 @@ class Forward:
             self.problem = str(error)
             return None
 
-    def _refuse_other_checkpoints(self) -> None:
-        try:
-            self.adapter.check_batch(self.model, self.received)
-        except OtherCheckpointError:
-            raise
-        except (InputError, UsageError, KeyError):
-            return  # what was not received is told by the view
-
     def _rows(self, head: Head, inputs: Tensor | None, count: int) -> Tensor | None:
         assert self._streams is not None
         received = len(self._streams.streams[head.streams[0]])
@@ -281,56 +264,6 @@ class Forward:
         kept = len(rows) // len(every)
         return 0 <= every.shape[1] - kept <= FURTHEST and torch.equal(rows, every[:, :kept].reshape(-1))
 
-    def numbers(self, call: Call, view: View) -> tuple[int, ...]:
-        """The numbers of the streams that a call predicts; none where its head, or the call, turned out to be none."""
-        if not isinstance(self.adapter, CausalLMAdapter) or self.adapter.lays_rows:
-            return call.head.streams
-        calls = self.adapter.calls
-        if calls:
-            return (calls.index(call.nth),) if call.nth in calls else ()
-        mine = (head for head in self.adapter.heads(self.model, view) if head.module is call.head.module)
-        return tuple(number for head in mine for number in head.streams)
-
-    def place(self) -> tuple[View, list[Reading]]:
-        """What the gradients say of every row of what was received.
-
-        Raises:
-            InputError: rows that cannot be placed.
-            OtherCheckpointError: a batch that was made for another checkpoint.
-        """
-        self._refuse_other_checkpoints()
-        if self.graded and not self.still and not any(call.reading is not None for call in self.calls):
-            raise InputError(
-                self.problem
-                or "the loss never shows its logits (fused), and its gradient at the "
-                "input of the output heads is not that of a cross-entropy of one of them"
-            )
-        self._learn()
-        view = self.view
-        readings = [silent_reading(len(stream)) for stream in view.streams]
-        laid: list[list[Laid]] = [[] for _ in view.streams]
-        for call in self.calls:
-            reading = call.reading
-            if reading is None:
-                continue
-            if call.rows is None and self.is_candidate(call.head):
-                continue
-            books = call.head.books
-            for offset, number in enumerate(self.numbers(call, view)):
-                part = reading.select(torch.arange(offset, len(reading.target), books))
-                ahead = view.ahead[number] if view.ahead else 1
-                rows = self.placed(call, number, len(part.target), len(view.streams[number]))
-                rows = laid_rows(rows, view.streams[number], ahead)
-                laid[number].append(Laid(part, rows, call.alike if books == ahead == 1 else None))
-        for number, calls in enumerate(laid):
-            places = settled(calls, wishes(view, number, lent=self.lends_labels))
-            for one, rows in zip(calls, places, strict=True):
-                merge(readings[number], one.part, rows)
-        for reading in readings if self.fused else ():
-            if not bool((reading.form != int(Form.NONE)).any()):
-                reading.form[:] = int(Form.SOFT)  # it may be what could not be read
-        return view, readings
-
     @property
     def lends_labels(self) -> bool:
         """Whether what it must train is said by labels, or a mask, that the script has kept back."""
@@ -352,33 +285,3 @@ class Forward:
         module = self.adapter.inner(self.model) if self.inner_seen else self.adapter.body(self.model)
         beyond = [call.head.name for call in self.calls if call.reading is not None and call.hidden is None]
         return self.given.again(module, beyond[0] if beyond and not self.inner_seen else "")
-
-    def _learn(self) -> None:
-        """Take an adapter that knows what declared ids become in this forward.
-
-        Raises:
-            InputError: rows that cannot be laid over the ids of their stream.
-        """
-        origins = [call.origin for call in self.calls if call.origin is not None]
-        if not isinstance(self.adapter, DeclaredAdapter) or not origins:
-            return
-        try:
-            module, batch = self.made_again()
-            with attributes_kept(self.model):
-                self.adapter = taught(self.model, self.adapter, module, batch, origins)
-        except (InputError, UsageError) as error:
-            self.problem = self.problem or str(error)  # told where rows and ids are not equally many
-
-    def placed(self, call: Call, number: int, count: int, length: int) -> Tensor:
-        """(count,) int64: the row of a stream of ``length`` rows that each row of a head call stands for.
-
-        Raises:
-            InputError: nothing tells.
-        """
-        rows = call.rows
-        if call.origin is not None and isinstance(self.adapter, DeclaredAdapter):
-            learnt = laid_over(self.adapter, call.origin, number, count)
-            rows = rows if learnt is None and count == length else learnt
-        if rows is None:
-            raise InputError(self.problem or f"the {call.head.name} head gave {count} rows that no id stands for")
-        return rows

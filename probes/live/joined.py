@@ -15,6 +15,7 @@ from alignment.sources import agreed, infer_sources
 from ..errors import UsageError
 from ..models.adapter import View
 from .forwards import Forward
+from .placing import place
 
 __all__ = ["Joined", "Part", "explained", "join"]
 
@@ -38,7 +39,7 @@ class Part:
 def explained(forwards: Sequence[Forward]) -> bool:
     """Whether all rows that a gradient came to could be placed, and the targets of each stream stand at one offset."""
     try:
-        parts = [Part(*forward.place()) for forward in forwards if forward.graded]
+        parts = [Part(*place(forward)) for forward in forwards if forward.graded]
     except (InputError, UsageError):
         return False
     return all(_at_one_offset(one) for part in parts for one in part.actual)

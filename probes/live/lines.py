@@ -19,11 +19,11 @@ from ..line.frames import Place
 from ..line.nodes import Node, Root
 from ..line.tape import Tape
 from ..line.traced import Traced, row_numbers
-from ..models.ahead import laid_rows
 from ..records.report import Report
 from . import launch
 from .forwards import Forward
 from .head_calls import Call
+from .placing import numbers_of, rows_of
 
 if TYPE_CHECKING:
     from .observed import Observed
@@ -166,13 +166,12 @@ class Lines:
         view = forward.view
         stream = view.streams[number]
         for root, mine, call in self._heads:
-            numbers = forward.numbers(call, view)
+            numbers = numbers_of(forward, call, view)
             if mine is not forward or number not in numbers or call.reading is None:
                 continue
             book, books = numbers.index(number), call.head.books
             with suppress(InputError):
-                rows = forward.placed(call, number, len(call.reading.target) // books, len(stream))
-                rows = laid_rows(rows, stream, view.ahead[number] if view.ahead else 1)
+                rows = rows_of(forward, call, view, number, len(call.reading.target) // books)
                 told.place(root.first + book, torch.where(rows >= 0, rows + begin, -1), joined, books)
                 told.only[joined][begin : begin + len(stream)] = True
         labels = view.labels[number]

@@ -27,6 +27,7 @@ from .further import called_apart, lent_labels, settled_heads
 from .joined import Joined, Part, join
 from .kept_back import without_silent
 from .micro_batches import accumulation
+from .placing import place
 from .step_weights import StepWeights
 from .whole_step import of_the_count
 
@@ -200,7 +201,7 @@ def _read(steps: Sequence[Sequence[Forward]], *, graded: bool) -> tuple[Read, li
             if bool(forward.graded) is not graded:
                 continue
             try:
-                mine.append((forward, Part(*forward.place())))
+                mine.append((forward, Part(*place(forward))))
             except OtherCheckpointError:
                 raise
             except InputError as error:

@@ -23,6 +23,7 @@ from ..records.report import Report
 from ..replay.soft import soft_finding
 from .forwards import Forward
 from .head_calls import Call
+from .placing import streams_of
 
 __all__ = ["Lesson", "Teachers", "add_soft"]
 
@@ -119,7 +120,7 @@ def add_soft(report: Report, forwards: Sequence[Forward], trained: Mapping[str, 
     offsets: dict[tuple[str, int], Counter[int]] = {}
     for forward in forwards:
         for call in forward.calls:
-            for stream, ahead in forward.streams_of(call) if call.soft else ():
+            for stream, ahead in streams_of(forward, call) if call.soft else ():
                 offsets.setdefault((stream, ahead), Counter()).update(call.soft)
     found = []
     for (name, ahead), seen in offsets.items():
