@@ -25,9 +25,11 @@ from ..models.placed import Places as Placing
 from .calls import BeyondError, Call, NotReplayedError, Run, Scene
 from .cuts import MOST, Place, Places, layout_of, rounds, runs_of
 from .given import rows_of, streams_of
+from .in_turn import without_own_frame
 from .leaks import Leaks, told_leaks
 from .perturbation import SAME_ORDER, Movement, more_rounding, moved_by, repeats
 from .reading import Reading
+from .renamed import Renamed
 from .run import run_loss
 from .soft import drifts, names_many, soft_findings
 from .strip import strip_of
@@ -63,11 +65,11 @@ def replay(
         return Causality(problem="its parameters are sharded over processes, which would have to run along")
     try:
         places = Places.of(view, layout_of(adapter, model, batch, view), told, _judged(view, told))
-        told = _Replay(scene, spelled_out(model, adapter, batch), places, seed, most, drawn)
+        runs = _Replay(scene, spelled_out(model, adapter, batch), places, seed, most, drawn)
         try:
-            return told.run()
+            return runs.run()
         except BeyondError:  # the loss has fewer columns than the head
-            return replace(told, known=True).run()
+            return replace(runs, known=True).run()
     except NotReplayedError as error:
         return Causality(problem=str(error))
 
@@ -92,8 +94,7 @@ class _Replay:
     drawn: int | None = None
     movement: Movement | None = None
     known: bool = False
-    generator: torch.Generator = field(default_factory=torch.Generator)
-    usable: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    renamed: Renamed = field(init=False)
     heads: Sequence[Head] = ()
     base: Run = field(default_factory=Run)
     rows: list[list[Tensor] | None] = field(default_factory=list)
@@ -114,14 +115,9 @@ class _Replay:
 
     def _judge(self) -> Causality | None:
         """What the cuts show; None where the model does not repeat itself."""
-        self.generator = torch.Generator().manual_seed(self.seed)
+        self.renamed = Renamed.of(self.scene, self.batch, self.places, seed=self.seed, known=self.known)
         self.heads = self.scene.adapter.heads(self.scene.model, self.scene.view)
-        ids = self.scene.view.streams[0].ids
-        self.usable = self.scene.adapter.usable_ids(self.scene.model, self.scene.view).to(ids.device)
-        if self.known:  # nothing beyond what the batch is seen to hold
-            largest = min(int(stream.ids.max()) for stream in self.scene.view.streams if len(stream))
-            self.usable = self.usable[self.usable <= largest]
-        self.base = run_loss(self.scene, self._renamed([]), gradients=True)
+        self.base = run_loss(self.scene, self.renamed.plain(), gradients=True)
         self.rows = self._placed()
         problem = self._unfit()
         if problem:
@@ -161,7 +157,7 @@ class _Replay:
         if not told.by_samples:
             return ""
         first = int(self.places.view.streams[0].sample[0])
-        run = run_loss(self.scene, self._renamed([Place(first, 0, -1, "")]), self.base, rows_only=True)
+        run = run_loss(self.scene, self.renamed.cut([Place(first, 0, -1, "")]), self.base, rows_only=True)
         for before, after in zip(self.base.forwards, run.forwards, strict=False):
             one, other = (forward.received.get("inputs_embeds") for forward in (before, after))
             known = (
@@ -182,17 +178,23 @@ class _Replay:
         """Per stream, the rows that move when what these cuts name is replaced; None where runs do not repeat."""
         changes = self._changes(cuts, suffix=suffix, others=others)
         if self.movement is None and self._doubtful(cuts, changes):
-            again = run_loss(self.scene, self._renamed([]), self.base, rows_only=True)
+            again = run_loss(self.scene, self.renamed.plain(), self.base, rows_only=True)
             if not repeats([call.compared for call in self.base.calls], [call.change for call in again.calls]):
                 return None
             self.movement = self._measured()
         moved = self._beyond(changes)
-        return self._in_order(cuts, moved, others=others) if suffix else moved
+        if not suffix:
+            return moved
+
+        def moving_since(book: int) -> list[Tensor]:
+            return self._beyond(self._changes(cuts, others=others, since=book))
+
+        return without_own_frame(moved, cuts, self.places, self.heads, moving_since)
 
     def _changes(
         self, cuts: Sequence[Place], *, suffix: bool = True, others: bool = True, since: int | None = None
     ) -> list[Tensor]:
-        batch = self._renamed(cuts, suffix=suffix, others=others, since=since)
+        batch = self.renamed.cut(cuts, suffix=suffix, others=others, since=since)
         return self._by_stream(run_loss(self.scene, batch, self.base, rows_only=True))
 
     def _beyond(self, changes: Sequence[Tensor]) -> list[Tensor]:
@@ -212,7 +214,7 @@ class _Replay:
 
     def _drifting(self, cuts: Sequence[Place]) -> list[Tensor]:
         """Per stream, the rows whose gradient moves with the cuts, labels kept."""
-        adapter, batch = self.scene.adapter, self._renamed(cuts)
+        adapter, batch = self.scene.adapter, self.renamed.cut(cuts)
         made = () if "decoder_input_ids" in self.batch else getattr(adapter, "id_keys", ())  # of labels, by some
         kept = {key: self.batch[key] for key in adapter.label_keys if key in self.batch and key not in made}
         run = run_loss(self.scene, {**batch, **kept}, self.base, gradients=True, rows_only=True)
@@ -226,41 +228,6 @@ class _Replay:
                 moved[number][at[at >= 0]] |= mine[at >= 0]
         return moved
 
-    def _in_order(self, cuts: Sequence[Place], moved: list[Tensor], *, others: bool) -> list[Tensor]:
-        """Let codebooks that are predicted one after another read those before them in the frame of their target.
-
-        Of the frame at the cut only the codebooks from one on are then replaced: from the first that has moved, whose
-        rows must not have read their own, and from the last, which none may have read.
-        """
-        ordered = self._one_after_another()
-        border = {n: moved[n] & self._at_border(n, cuts) for n in ordered}
-        doubtful = [n for n in ordered if bool(border[n].any())]
-        if not doubtful:
-            return moved
-        out = [rows & ~border[n] if n in border else rows for n, rows in enumerate(moved)]
-        for since in sorted({doubtful[0], ordered[-1]}):
-            again = self._beyond(self._changes(cuts, others=others, since=since))
-            for n in doubtful:
-                if n <= since:
-                    out[n] |= border[n] & again[n]
-        return out
-
-    def _one_after_another(self) -> list[int]:
-        """Codebooks that may be predicted in turn: all but those that one product gives together."""
-        together = {n for head in self.heads for n in head.streams if head.books > 1 and head.is_plain}
-        together -= {n for head in self.heads for n in head.streams if head.stacked}
-        books = [n for n, stream in enumerate(self.places.view.streams) if stream.is_audio and n not in together]
-        return books if len(books) > 1 else []
-
-    def _at_border(self, number: int, cuts: Sequence[Place]) -> Tensor:
-        """(R,) bool: rows before a cut whose target stands at it."""
-        stream, positions = self.places.view.streams[number], self.places.layout.positions[number]
-        out = torch.zeros_like(stream.filler)
-        for cut in cuts:
-            before = (stream.sample == cut.sample) & (positions < cut.position)
-            out |= before & (self.places.source[number] == cut.position)
-        return out
-
     def _doubtful(self, cuts: Sequence[Place], changes: Sequence[Tensor]) -> bool:
         """Whether any row has moved that must not, by however little: what rounding does is then measured."""
         probe = Leaks.none(self.places)
@@ -269,7 +236,7 @@ class _Replay:
 
     def _measured(self) -> Movement:
         with more_rounding(self.scene.model):
-            run = run_loss(self.scene, self._renamed([]), self.base, rows_only=True)
+            run = run_loss(self.scene, self.renamed.plain(), self.base, rows_only=True)
         pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
         for before, call in zip(self.base.calls, run.calls, strict=True):
             assert call.change is not None
@@ -277,41 +244,12 @@ class _Replay:
             pairs.setdefault("audio" if audio else "text", []).append((before.compared, call.change))
         return Movement(**{kind: max(moved_by(*pair) for pair in found) for kind, found in pairs.items()})
 
-    # -- the batch -------------------------------------------------------------------------------
-
-    def _renamed(
-        self, cuts: Sequence[Place], *, suffix: bool = True, others: bool = True, since: int | None = None
-    ) -> Batch:
-        """The batch with random other inputs from every cut on, and in the other documents of its sample.
-
-        ``since`` is the first codebook that is replaced in the frame at the cut itself, all streams if None.
-        """
-        scene, view, usable = self.scene, self.places.view, self.usable
-        ids, later = [], []
-        for number, stream in enumerate(view.streams):
-            mine = torch.zeros_like(stream.filler)
-            for cut in cuts:
-                here = stream.sample == cut.sample
-                if suffix:
-                    first = cut.position + (since is not None and number < since)
-                    mine |= here & (self.places.layout.positions[number] >= first)
-                if others:
-                    mine |= here & (self.places.document[number] != cut.document)
-            drawn = torch.randint(len(usable), (len(stream),), generator=self.generator).to(usable.device)
-            fresh = torch.where(usable[drawn] == stream.ids, usable[(drawn + 1) % len(usable)], usable[drawn])
-            ids.append(torch.where(mine, fresh, stream.ids))
-            later.append(mine)
-        renamed = scene.adapter.relabel(scene.model, self.batch, view, ids, int(usable[0]))
-        if not cuts or not hasattr(scene.adapter, "redraw_references"):
-            return renamed
-        return scene.adapter.redraw_references(scene.model, renamed, later[0], self.generator)
-
     # -- rows ------------------------------------------------------------------------------------
 
     def _placed(self) -> list[list[Tensor] | None]:
         """Per call of the base and stream of its head, the rows of the batch that its rows stand for; None: unknown."""
         scene = self.scene
-        view = scene.adapter.view(scene.model, self._renamed([]))  # codes that a model makes are spelled out in it
+        view = scene.adapter.view(scene.model, self.renamed.plain())  # codes that a model makes are spelled out in it
         placing = Placing(self.base.forwards, scene.model, scene.adapter, view)
         calls = [(call, _trains(call)) for call in self.base.calls]
         seen = {number for call, trains in calls if trains for number in call.head.streams}
