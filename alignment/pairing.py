@@ -19,7 +19,7 @@ from .errors import AlignmentError, InputError
 from .labels import Convention, Evidence, check_labels, infer_convention
 from .streams import IGNORE_INDEX, Stream
 
-__all__ = ["Decision", "Pairing", "Policy", "choose", "pair"]
+__all__ = ["Decision", "Pairing", "Path", "Policy", "choose", "choose_by", "pair"]
 
 Policy = Literal["evidence", "direct", "shifted"]
 Path = Literal["expanded", "fallback", "none"]
@@ -152,7 +152,17 @@ def choose(
     labels = _fit(labels, length, view, name)
     if view is None:
         return _without_ids(labels, path, policy)
-    evidence = infer_convention(labels.reshape(-1), view)
+    return choose_by(infer_convention(labels.reshape(-1), view), labels, path, policy, name)
+
+
+def choose_by(
+    evidence: Evidence, labels: Tensor, path: Path = "expanded", policy: Policy = "evidence", name: str = "text"
+) -> Decision:
+    """What ``choose`` decides on labels of which it is known what the ids say.
+
+    Raises:
+        AlignmentError: as ``choose``.
+    """
     if evidence.convention is Convention.INCONSISTENT:
         return _inconsistent(evidence, labels, path, policy, name)
     return _obey(_by_evidence(evidence, labels, path), policy)

@@ -7,12 +7,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from alignment import AlignmentError, Decision, Finding, choose
+from alignment import AlignmentError, Convention, Decision, Finding, choose
 from alignment.findings import finding
 from alignment.loss import join_streams
-from alignment.streams import IGNORE_INDEX, Stream
+from alignment.pairing import Path, choose_by
+from alignment.streams import IGNORE_INDEX
 from alignment.supervision import Supervision
 from alignment.verdicts import Verdicts
 from alignment.weights import spread
@@ -20,7 +21,7 @@ from alignment.weights import spread
 from ..host.environment import environment_of
 from ..host.origin import package_of
 from ..models import Adapter, Batch
-from ..models.adapter import Head
+from ..models.adapter import Head, View
 from ..records.choice import Keep
 from ..records.report import Report
 from ..report.explain import all_stories
@@ -48,7 +49,7 @@ def report_of(
     found = list(seen.findings if findings is None else findings)
     report = Report(
         streams=stream_summary(seen, adapter.heads(model, seen.view)),
-        decision=_decisions(seen, "fallback" if withheld else "expanded"),
+        decision=_decisions(seen.view, "fallback" if withheld else "expanded"),
         losses={} if seen.loss is None else {"total": seen.loss},
         environment=environment_of(model, name or adapter.name, seed, package_of(adapter.inner(model))),
         notes=list(seen.notes),
@@ -104,30 +105,31 @@ def _actual_summary(
     }
 
 
-def _decisions(seen: Witness, path: str) -> dict[str, dict[str, Any]]:
+def _decisions(view: View, path: Path) -> dict[str, dict[str, Any]]:
     """The engine's own decision per modality, from the labels of the batch."""
     out: dict[str, dict[str, Any]] = {}
     for kind in ("text", "audio"):
         mine = [
             n
-            for n, s in enumerate(seen.view.streams)
-            if s.is_audio is (kind == "audio") and seen.view.labels[n] is not None and n not in seen.view.masked
+            for n, s in enumerate(view.streams)
+            if s.is_audio is (kind == "audio") and view.labels[n] is not None and n not in view.masked
         ]
-        if mine:
-            decision = decide([seen.view.streams[n] for n in mine], [seen.view.labels[n] for n in mine], kind, path)
-            out[kind] = {} if decision is None else decision.as_dict()
-        else:
-            out[kind] = {}
+        decision = _decided(view, mine, kind, path) if mine else None
+        out[kind] = {} if decision is None else decision.as_dict()
     return out
 
 
-def decide(streams: Sequence[Stream], labels: Sequence[Tensor | None], kind: str, path: str) -> Decision | None:
-    """The engine's decision over one modality's streams; None where the labels contradict the ids."""
-    whole = streams[0] if len(streams) == 1 else join_streams(tuple(streams))
-    flat = torch.cat([row for row in labels if row is not None])[None]
-    if not bool((flat != IGNORE_INDEX).any()):
-        return None
+def _decided(view: View, numbers: Sequence[int], kind: str, path: Path) -> Decision | None:
+    """The engine's decision over one modality's streams; None without labels, or where these contradict the ids."""
+    alone = view.labelled[numbers[0]] if len(numbers) == 1 else None
     try:
+        if alone is not None and alone.evidence is not None:  # its ids were asked before
+            none = alone.evidence.convention is Convention.NONE
+            return None if none else choose_by(alone.evidence, alone.labels, path)
+        flat = torch.cat([row for n in numbers if (row := view.labels[n]) is not None])[None]
+        if not bool((flat != IGNORE_INDEX).any()):
+            return None
+        whole = view.streams[numbers[0]] if len(numbers) == 1 else join_streams(tuple(view.streams[n] for n in numbers))
         given = {"labels": flat} if path == "expanded" else {"labels": None, "fallback": flat}
         return choose(flat.shape[1], stream=whole, name=kind, **given)
     except AlignmentError:
