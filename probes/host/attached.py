@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from torch import nn
@@ -23,20 +23,29 @@ class Attached:
     """Hooks and forwards of a model's modules as they were. Hooks of others may come and stay; ours may not."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._kept = [
-            (module, vars(module).get("forward"), {key for name in HOOKS for key in vars(module)[name]})
-            for module in modules_of(model)
-        ]
+        self._kept = [(one, vars(one).get("forward"), _numbers(one)) for one in modules_of(model)]
 
     def restore(self) -> None:
         """Take away what came since and is ours."""
         for module, forward, known in self._kept:
-            for name in HOOKS:
-                hooks = vars(module)[name]
-                for key in [key for key, hook in hooks.items() if key not in known and _is_ours(hook)]:
-                    for others in (hooks, *(vars(module)[beside] for beside in BESIDE)):
-                        others.pop(key, None)
-            detached(module, forward, _is_ours)
+            if _numbers(module) != known:
+                _unhook(module, known)
+            if vars(module).get("forward") is not forward:
+                detached(module, forward, _is_ours)
+
+
+def _numbers(module: nn.Module) -> tuple[int, ...]:
+    """Of the hooks of a module, of which most have none."""
+    own = vars(module)
+    return (*own[HOOKS[0]], *own[HOOKS[1]])
+
+
+def _unhook(module: nn.Module, known: Collection[int]) -> None:
+    for name in HOOKS:
+        hooks = vars(module)[name]
+        for key in [key for key, hook in hooks.items() if key not in known and _is_ours(hook)]:
+            for others in (hooks, *(vars(module)[beside] for beside in BESIDE)):
+                others.pop(key, None)
 
 
 def _is_ours(hook: Callable[..., Any]) -> bool:

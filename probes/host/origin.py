@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from functools import cache
@@ -28,15 +29,15 @@ def told_origin(package: str) -> str:
     Below the working directory as seen from there, below an environment without the environment's own path.
     """
     place = _place(package)
-    return "" if place is None else _seen_from(place, Path.cwd())
+    return "" if place is None else _seen_from(place, os.getcwd())  # noqa: PTH109 - a path of it takes longer
 
 
 @cache
-def _seen_from(place: Path, working: Path) -> str:
+def _seen_from(place: Path, working: str) -> str:
     for folder in place.parents:
         if folder.name in INSTALLED:
             return place.relative_to(folder.parent).as_posix()
-    here = working.resolve()
+    here = Path(working).resolve()
     return f"./{place.relative_to(here).as_posix()}" if here in place.parents else str(place)
 
 

@@ -27,7 +27,7 @@ ACTIVE = {"active_adapter", "_active_adapter", "_disable_adapters"}
 
 def _cuda_devices(parameters: Sequence[nn.Parameter]) -> list[int]:
     """The accelerators that parameters lie on."""
-    return sorted({param.device.index or 0 for param in parameters if param.device.type == "cuda"})
+    return sorted({param.device.index or 0 for param in parameters if param.is_cuda})
 
 
 @contextmanager
@@ -40,14 +40,14 @@ def preserved(model: nn.Module) -> Iterator[None]:
     forward, and for the other ranks, which may have no such forward. Parameters of FSDP2 are sharded before and after.
     """
     with unchanged():
-        reshard(model)
+        reshard(modules_of(model))
         modes = {module: module.training for module in modules_of(model)}
         parameters, buffers = parameters_of(model), [(one, one.detach().clone()) for one in buffers_of(model)]
         attached = Attached(model)
     adapters = {
         module: {key: copy.copy(vars(module)[key]) for key in present}
         for module in modes
-        if (present := ACTIVE & vars(module).keys())
+        if (present := vars(module).keys() & ACTIVE)
     }
     params = [(param, param.grad, param.requires_grad) for param in parameters]
     grad_mode = torch.is_grad_enabled()
@@ -64,7 +64,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
             with uninterrupted():
                 torch.set_grad_enabled(grad_mode)
                 attached.restore()
-                reshard(model)
+                reshard(modes)
                 for module, training in modes.items():
                     if module.training != training:
                         module.training = training
@@ -102,7 +102,7 @@ def seed_torch(model: nn.Module, seed: int) -> None:
     ``torch.manual_seed`` notes for each kind of accelerator that was never used who has asked, which takes longer than
     the forward of a small model.
     """
-    if all(one.device.type == "cpu" for one in parameters_of(model)):
+    if all(one.is_cpu for one in parameters_of(model)):
         torch.default_generator.manual_seed(seed)
     else:
         torch.manual_seed(seed)

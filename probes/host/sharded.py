@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -45,15 +45,15 @@ def write(tensor: Tensor, value: Tensor) -> None:
     tensor.copy_(value)
 
 
-def reshard(model: nn.Module) -> None:
-    """Free what FSDP2 gathered: a forward that no backward follows leaves it gathered."""
-    for module in _fsdp_modules(model):
+def reshard(modules: Iterable[nn.Module]) -> None:
+    """Free what FSDP2 gathered in some modules: a forward that no backward follows leaves it gathered."""
+    for module in _of_fsdp(modules):
         module.reshard()
 
 
 def must_finish(model: nn.Module) -> bool:
     """Whether a forward of the model, once begun, has to run to its end: FSDP2 would stay as it was left."""
-    return any(True for _ in _fsdp_modules(model))
+    return any(True for _ in _of_fsdp(modules_of(model)))
 
 
 def runs_together(model: nn.Module) -> bool:
@@ -67,9 +67,9 @@ def processes() -> int:
     return torch.distributed.get_world_size() if there else 1
 
 
-def _fsdp_modules(model: nn.Module) -> Iterator[Any]:
+def _of_fsdp(modules: Iterable[nn.Module]) -> Iterator[Any]:
     """Told by name: importing torch.distributed.tensor takes a second."""
-    return (module for module in modules_of(model) if descends(type(module), "FSDPModule", "torch"))
+    return (module for module in modules if descends(type(module), "FSDPModule", "torch"))
 
 
 def is_spread(tensor: Any) -> bool:

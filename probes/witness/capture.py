@@ -29,7 +29,7 @@ from ..host.forward_patch import ForwardPatch, bound_arguments
 from ..host.modes import asleep
 from ..host.sharded import all_ids, is_spread, reshard, spread_as, whole
 from ..host.stopping import uninterrupted
-from ..host.walk import unchanged
+from ..host.walk import modules_of, unchanged
 from ..models.adapter import Adapter, Head, bodies_of
 from ..models.called import Turns, as_it_was, fields_of, given_by, giving_logits, with_given
 from ..models.declared_heads import Logits, with_field
@@ -114,7 +114,7 @@ class Capture:
         """Set every hook, and lend weights where they are read at their input."""
         inner = self.adapter.inner(self.model)
         if self.alone is not None:
-            reshard(self.model)  # what is lent must be what is gathered
+            reshard(modules_of(self.model))  # what is lent must be what is gathered
             self._lent.enter_context(lent_tables(self.heads, self.alone))
         add = self._handles.append
         bodies = bodies_of(self.adapter, self.model)
