@@ -154,8 +154,8 @@ def _knows(model: nn.Module, adapter: CausalLMAdapter, batch: Batch, loss_fn: Lo
     own = {id(one) for head in heads for one in head.module.parameters()}
     rows = tuple(batch[_id_key(adapter, batch)].shape)
     laid_alike = len(graph.shapes) == len(heads) and all(shape[:-1] == rows for shape in graph.shapes)
-    alone = laid_alike and len(set(rows)) == len(rows) and not _other_ids(adapter, batch)
-    if not (graph.placed or alone) or past_heads(graph, unwrapped(model), own):
+    placed = graph.placed or (laid_alike and len(set(rows)) == len(rows) and not _other_ids(adapter, batch))
+    if not placed or past_heads(graph, unwrapped(model), own):
         return False
     adapter.all_of = loss_fn, batch, heads
     return True

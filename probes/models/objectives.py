@@ -21,12 +21,10 @@ def is_masked(target: Tensor, ids: Tensor) -> bool:
     each have the token after them are explained by that, however often the tokens repeat.
     """
     trained = target != IGNORE_INDEX
-    if target.shape != ids.shape or not bool(trained.any()) or _comes_next(target, ids, trained):
+    if target.shape != ids.shape or not bool((trained & (ids != target)).any()) or _comes_next(target, ids, trained):
         return False
     seen = ids[trained]
     other = seen[seen != target[trained]]
-    if not len(other):
-        return False
     tokens, counts = torch.unique(other, return_counts=True)
     mask, hidden = tokens[counts.argmax()], int(counts.max())
     visible = len(seen) - len(other)

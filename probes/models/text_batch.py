@@ -23,7 +23,7 @@ from .modules import embedding_rows, is_masked_lm, is_pretrained, rows_beside, v
 from .objectives import is_masked
 from .reading import CACHE, decoder_ids, document_numbers, padding_mask
 from .renaming import labels_follow, one_sample
-from .token_ids import begin_ids, end_ids, pad_ids, placeholder_ids, special_ids, writes_others
+from .token_ids import bounds, pad_ids, placeholder_ids, special_ids, writes_others
 from .windows import named_after
 
 __all__ = ["TARGETS", "TextBatch"]
@@ -82,9 +82,7 @@ class TextBatch:
             mask=padding_mask(mask, ids, cached=batch.get(CACHE) is not None),
             documents=None if self._encoder_decoder else document_numbers(batch, ids),
             placeholders=self._placeholders(inner),
-            end_ids=end_ids(inner),
-            pad_ids=pad_ids(inner),
-            begin_ids=begin_ids(inner),
+            **bounds(inner),
         )
         others = () if writes_others(inner) else stream.placeholder_ids
         stream = replace(stream, placeholder_ids=others, answers=self._encoder_decoder)

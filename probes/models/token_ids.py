@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
 from torch import nn
 
 __all__ = [
-    "begin_ids",
+    "bounds",
     "end_ids",
     "pad_ids",
     "placeholder_ids",
@@ -51,22 +51,22 @@ def placeholder_ids(model: Any) -> tuple[int, ...]:
 
 def end_ids(model: Any) -> tuple[int, ...]:
     """The ids that end a text: ``eos_token_id`` of the text configuration, and of the generation configuration."""
-    found: tuple[int, ...] = ()
-    for config in (text_config(model), getattr(model, "config", None)):
-        found = found or tuple(_numbers(getattr(config, "eos_token_id", None)))
-    generation = _numbers(getattr(getattr(model, "generation_config", None), "eos_token_id", None))
-    return tuple(dict.fromkeys((*found, *generation)))
+    return _ends(model, _configs(model))
 
 
 def pad_ids(model: Any) -> tuple[int, ...]:
     """The ids of padding: ``pad_token_id`` of the text configuration, or of the whole."""
-    return _named(model, "pad_token_id")
+    return _named("pad_token_id", _configs(model))
 
 
-def begin_ids(model: Any) -> tuple[int, ...]:
-    """The ids that begin a text: ``bos_token_id``; of a model with a decoder of its own, what that starts with."""
-    started = start_id(model)
-    return _named(model, "bos_token_id") if started is None else (started,)
+def bounds(model: Any) -> dict[str, tuple[int, ...]]:
+    """What ends, pads and begins a text, by the names that ``text_stream`` has for them.
+
+    It begins with ``bos_token_id``, in a model with a decoder of its own with what that starts with.
+    """
+    configs, started = _configs(model), start_id(model)
+    begins = _named("bos_token_id", configs) if started is None else (started,)
+    return {"end_ids": _ends(model, configs), "pad_ids": _named("pad_token_id", configs), "begin_ids": begins}
 
 
 def start_id(model: Any) -> int | None:
@@ -83,12 +83,19 @@ def writes_others(model: Any) -> bool:
     return any(kind in str(getattr(getattr(model, "config", None), "model_type", "")) for kind in GENERATORS)
 
 
-def _named(model: Any, name: str) -> tuple[int, ...]:
-    for config in (text_config(model), getattr(model, "config", None)):
-        found = tuple(_numbers(getattr(config, name, None)))
-        if found:
-            return found
-    return ()
+def _configs(model: Any) -> tuple[Any, Any]:
+    """The text configuration first: a part that is made for the asking, which takes longer than all that is asked."""
+    return text_config(model), getattr(model, "config", None)
+
+
+def _named(name: str, configs: Iterable[Any]) -> tuple[int, ...]:
+    """The ids that the first of some configurations holds by a name."""
+    return next((tuple(found) for one in configs if (found := _numbers(getattr(one, name, None)))), ())
+
+
+def _ends(model: Any, configs: Iterable[Any]) -> tuple[int, ...]:
+    generation = _numbers(getattr(getattr(model, "generation_config", None), "eos_token_id", None))
+    return tuple(dict.fromkeys((*_named("eos_token_id", configs), *generation)))
 
 
 def text_config(model: Any) -> Any:
@@ -121,10 +128,10 @@ def _numbers_called(model: Any, wanted: Callable[[str], bool]) -> Iterator[int]:
 def _numbers_in(held: Any, wanted: Callable[[str], bool]) -> Iterator[int]:
     """Those of a configuration, or of one inside it: its ``to_dict`` would copy all of it."""
     for name, value in (held if isinstance(held, dict) else vars(held)).items():
-        if isinstance(value, dict) or hasattr(value, "to_dict"):
+        if isinstance(value, (int, list, tuple)):
+            yield from _numbers(value) if wanted(str(name)) else ()
+        elif isinstance(value, dict) or hasattr(value, "to_dict"):
             yield from _numbers_in(value, wanted)
-        elif wanted(str(name)):
-            yield from _numbers(value)
 
 
 def _numbers(value: Any) -> list[int]:
