@@ -93,10 +93,14 @@ def arrows(package):
     for name, path in modules.items():
         folder = name.split(".") if path.stem == "__init__" and name else name.split(".")[:-1]
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.ImportFrom) or not node.level:
+            if not isinstance(node, ast.ImportFrom):
                 continue
-            base = [*folder[: len(folder) - node.level + 1], *(node.module or "").split(".")]
-            base = ".".join(part for part in base if part)
+            inside = (node.module or "").split(".")
+            if node.level:
+                inside = [*folder[: len(folder) - node.level + 1], *inside]
+            elif inside.pop(0) != package.name:
+                continue
+            base = ".".join(part for part in inside if part)
             for alias in node.names:
                 whole = f"{base}.{alias.name}".strip(".")
                 yield name, whole if whole in modules else base
@@ -149,15 +153,20 @@ def test_no_module_imports_itself_in_the_end():
 
 @pytest.mark.parametrize(
     "statement",
-    ["from ..checks import check", "def f():\n    from ..checks.check import check_loss", "from .. import checks"],
-    ids=["module", "inside a function", "a whole room"],
+    [
+        "from ..checks import check",
+        "def f():\n    from ..checks.check import check_loss",
+        "from .. import checks",
+        "from probes.checks.check import check_loss",
+    ],
+    ids=["module", "inside a function", "a whole room", "by its whole name"],
 )
 def test_an_arrow_that_runs_up_is_seen(tmp_path, statement):
     for module in ("host/__init__", "host/files", "checks/__init__", "checks/check"):
-        path = tmp_path / f"{module}.py"
-        path.parent.mkdir(exist_ok=True)
+        path = tmp_path / "probes" / f"{module}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(statement if module == "host/files" else "")
-    assert [name for name, _ in upward(tmp_path)] == ["host.files"]
+    assert [name for name, _ in upward(tmp_path / "probes")] == ["host.files"]
 
 
 def test_a_circle_is_seen(tmp_path):

@@ -17,7 +17,6 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from . import at_start
 from .family import Family
 from .handed import Handed
 from .settings import Settings
@@ -29,6 +28,8 @@ except ImportError:  # no POSIX: nothing is swept there
 
 __all__ = ["Children"]
 
+#: Runs first in every Python process that is followed; copied, and never imported here.
+AT_START = Path(__file__).with_name("at_start.py")
 PREFIX = "loss-align-run-"
 #: Seconds that ranks have to hand in when the run has ended, and between two looks.
 GRACE, PAUSE = 5.0, 0.05
@@ -63,7 +64,7 @@ class Children:
         children = cls(Path(tempfile.mkdtemp(prefix=PREFIX)).resolve())
         owner, lock = os.getpid(), _locked(children.folder / LOCK)
         try:
-            shutil.copyfile(at_start.__file__, children.folder / "sitecustomize.py")
+            shutil.copyfile(AT_START, children.folder / "sitecustomize.py")
             ours = {name: spec.origin for name in ("probes", "alignment") if (spec := find_spec(name)) is not None}
             (children.folder / "ours.json").write_text(json.dumps(ours), encoding="utf-8")
             given = (settings, taken)
