@@ -1,4 +1,4 @@
-"""What the site shows beside docs/: README.md first, ARCHITECTURE.md, CHANGELOG.md, and every code of the catalogue.
+"""What the site shows beside docs/: README.md first, the other pages of the root, and every code of the catalogue.
 
 Nothing is written twice and nothing generated is kept: the pages are made while the site is, without torch.
 """
@@ -19,7 +19,12 @@ from alignment.rules import RULES  # noqa: E402 - the packages of this checkout
 from alignment.rules.page import page as page_of_rule  # noqa: E402
 
 #: What lies outside docs/, and is a page all the same.
-OUTSIDE = {"README.md": "index.md", "ARCHITECTURE.md": "architecture.md", "CHANGELOG.md": "changelog.md"}
+OUTSIDE = {
+    "README.md": "index.md",
+    "ARCHITECTURE.md": "architecture.md",
+    "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "security.md",
+}
 #: What the examples of the catalogue begin with.
 SETTING = ROOT / "fixtures" / "examples.py"
 #: At the foot of every code.
