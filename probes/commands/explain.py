@@ -104,7 +104,7 @@ def _rows(text: str | None) -> range:
 
 def _show(stories: dict[str, list[RowStory]], report: Report, console: Any, args: argparse.Namespace) -> None:
     from ..report.strips import show_maps, show_strips
-    from ..report.terminal import show_finding
+    from ..report.terminal import show_finding, show_notes
     from ..report.tokens import show_grid, show_rows
 
     text = {stream: part for stream, part in stories.items() if not stream.startswith("audio")}
@@ -121,5 +121,4 @@ def _show(stories: dict[str, list[RowStory]], report: Report, console: Any, args
         show_strips(report.causality, console, args.sample)
         for finding in report.findings:
             show_finding(finding, console, report.told)
-        for note in report.notes:
-            console.print(f"note: {note}", style="dim", markup=False)
+        show_notes(report.notes, console)

@@ -66,13 +66,13 @@ def run(args: argparse.Namespace) -> int:
     from ..fuzzing.fuzz import fuzz, require_hypothesis
     from ..report.outputs import checked_outputs, standard_output, write_outputs
     from ..report.progress import counting
-    from ..report.terminal import console_for
+    from ..report.terminal import console_for, show_notes
 
     outputs = checked_outputs(args)
     console = console_for(standard_output(outputs))
     if args.case is None:
         require_hypothesis()
-    contract = _contract(args)
+    contract, notes = _contract(args)
     if args.case is not None:
         inside, found = _one_case(contract, args.case)
     else:
@@ -83,12 +83,15 @@ def run(args: argparse.Namespace) -> int:
     if inside == 0:
         raise UsageError("no case lies inside the loss's contract: widen it with --allow")
     report = _report(contract, args, inside, found)
+    report.notes += notes
+    show_notes(report.notes, console)
     console.print(f"{report.verdict.upper()}: {inside} cases, {len(found)} kind{'s' * (len(found) != 1)} of finding")
     told = {
         "schema": 1,
         "verdict": report.verdict,
         "cases": inside,
         "seed": args.seed,
+        "notes": report.notes,
         "counterexamples": [c.as_dict() for c in found],
     }
     write_outputs(outputs, report, told)
@@ -117,7 +120,8 @@ def _report(contract: Contract, args: argparse.Namespace, inside: int, found: Se
     )
 
 
-def _contract(args: argparse.Namespace) -> Contract:
+def _contract(args: argparse.Namespace) -> tuple[Contract, list[str]]:
+    """What the loss is held to, and what is to be said of its model."""
     from ..checks.engine import default_loss
     from ..checks.preflight import CONVENTIONS
     from ..fuzzing.fuzz import ALLOWED, Contract, case_batch
@@ -148,7 +152,7 @@ def _contract(args: argparse.Namespace) -> Contract:
     )
     if make_batch is not None:
         case_batch(contract, Redrawn(1))  # what cannot be redrawn is said before the first case
-    return contract
+    return contract, loaded.notes
 
 
 def _adapter_and_batches(

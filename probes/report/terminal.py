@@ -21,7 +21,7 @@ from .lines import told_origin, window
 from .ranks import rank_rows
 from .strips import show_strips
 
-__all__ = ["as_text", "console_for", "grouped", "show", "show_finding", "status_line"]
+__all__ = ["as_text", "console_for", "grouped", "show", "show_finding", "show_notes", "status_line"]
 
 STATUS = {"pass": ("✓", "green"), "fail": ("✗", "red"), "skip": ("-", "yellow"), "error": ("!", "red")}
 VERDICTS = {"pass": "bold green", "fail": "bold red", "error": "bold red", "incomplete": "bold yellow"}
@@ -67,8 +67,7 @@ def show(report: Report, console: Console, *, verbose: bool = False) -> None:
         show_data(report.data, console)
     for finding in report.findings:
         show_finding(finding, console, report.told)
-    for note in report.notes:
-        console.print(hanging(Text(note, style="dim"), "note: "))
+    show_notes(report.notes, console)
     if report.patch:
         console.print(f"\n{report.patch.rstrip()}", markup=False, soft_wrap=True)
     console.print()
@@ -162,6 +161,12 @@ def _show_decisions(report: Report, console: Console) -> None:
         pairing = str(decision["pairing"]).upper()
         told = f"paired {pairing} on the {decision['path']} path ({decision['convention']}, {proof})"
         console.print(hanging(Text(told, style="dim"), f"{kind}: "))
+
+
+def show_notes(notes: Sequence[str], console: Console) -> None:
+    """What a reader should know, each note a paragraph."""
+    for note in notes:
+        console.print(hanging(Text(note, style="dim"), "note: "))
 
 
 def show_finding(finding: Any, console: Console, told: Callable[[Any], str] = told_example) -> None:

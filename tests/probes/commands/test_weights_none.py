@@ -102,8 +102,20 @@ def test_a_loss_is_judged_on_a_configuration_alone(folder, capsys, loss, code):
 def test_fuzz_draws_its_cases_on_a_configuration_alone(folder, capsys, loss, code):
     words = ["--model", folder / "model", "--weights", "none", "--loss", f"{folder / 'losses.py'}:{loss}"]
     assert loss_align.main(["fuzz", "--examples", "1", *map(str, words)]) == code
-    assert ("LA102" in capsys.readouterr().out) is bool(code)
+    told = " ".join(capsys.readouterr().out.split())
+    assert ("LA102" in told) is bool(code)
+    assert "hidden_size 8192 -> 128" in told
     assert loss_align.main(["fuzz", "--weights", "none"]) == 2
+
+
+@pytest.mark.parametrize("command", ["explain", "record"])
+def test_what_was_made_smaller_is_said_by_every_command(folder, capsys, command):
+    words = [command, "--model", folder / "model", "--weights", "none"]
+    words += ["--out", folder / "record.json"] if command == "record" else []
+    assert loss_align.main(list(map(str, words))) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "hidden_size 8192 -> 128" in told
+    assert "nothing is said of decoding with them" in told
 
 
 def test_conversations_go_through_the_tokenizer_beside_a_configuration(folder, capsys):
