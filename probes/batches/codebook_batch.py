@@ -12,7 +12,12 @@ from alignment import IGNORE_INDEX
 from ..errors import UsageError
 from ..models import Batch
 from ..models.codebooks import CodebookAdapter
-from ..models.families import CSM, DIA, KYUTAI, MOSHI, MUSICGEN, Family
+from ..models.csm import CSM
+from ..models.dia import DIA
+from ..models.family import Family
+from ..models.kyutai import KYUTAI
+from ..models.moshi import MOSHI
+from ..models.musicgen import MUSICGEN
 
 __all__ = ["barcoded_codes", "codes_under"]
 
