@@ -148,6 +148,11 @@ class CausalLMAdapter(TextBatch, TextRuns):
             if isinstance(head, nn.Module):
                 self._known = model, candidate, head
                 return candidate, head
+        if type(model).__name__.endswith("ForCTC"):
+            raise UsageError(
+                f"{type(model).__name__} is trained by CTC, which lays its targets itself: no row belongs to a token, "
+                "and there is no pairing to judge"
+            )
         raise UsageError(
             f"{type(model).__name__} has no output head that transformers knows of: name the layer that gives "
             f"the logits with --head ({widest_layers(model)})"

@@ -68,14 +68,23 @@ def class_of(transformers: Any, config: Any) -> Any:
         bare = None  # what stands for all of a kind may have heads of its own (Llama 4)
     if transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None) is None:
         bare = None  # and may be all that there is (CSM)
-    for architecture in getattr(config, "architectures", None) or ():
-        found = getattr(transformers, architecture, None)
+    named = getattr(config, "architectures", None) or ()
+    for architecture in [named] if isinstance(named, str) else named:
+        found = _called(transformers, str(architecture))
         if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
             version = transformers.__version__
             raise UsageError(f"{architecture} is not in transformers {version}: install a version that has it")
         if found is not bare:
             return found
     return transformers.AutoModelForCausalLM
+
+
+def _called(transformers: Any, name: str) -> Any:
+    """The class of that name, whichever letters of it are large (``MPTForCausalLM`` is ``MptForCausalLM``)."""
+    own = getattr(transformers, name, None)
+    if own is not None:
+        return own
+    return next((getattr(transformers, one) for one in dir(transformers) if one.lower() == name.lower()), None)
 
 
 def _dtype_keyword(transformers: Any) -> str:

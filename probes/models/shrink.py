@@ -23,13 +23,19 @@ WIDTH = ("hidden_size", "d_model", "n_embd", "embed_dim", "dim", "emb_dim", "emb
 WIDTHS = re.compile(
     r"(hidden_size|intermediate_size|ffn_dim|d_model|n_embd|n_inner|d_ff|dff|dim_ff|d_inner|embed_dim|embedding_size"
     r"|hidden_dim|mlp_dim|ffn_hidden_size|feed_forward_size|lora_rank|projection_dim|proj_dim|intermediate_size_mlp"
-    r"|lru_width|mamba_d_ssm|input_size|output_size|expert_dim|per_layer_input|embedding_dim|emb_dim"
-    r"|input_dim|output_dim|in_dim|out_dim|vision_dim|d_embed)$"
+    r"|lru_width|mamba_d_ssm|output_size|expert_dim|(?<!vocab_size_)per_layer_input|(?<!speaker_)embedding_dim|emb_dim"
+    r"|projector_input_dim|output_dim|in_dim|out_dim|vision_dim|d_embed)$"
 )
+#: Tables of positions and sizes of images, which end as a width does.
+PLACES = re.compile(r"(position|image)_embedding_size$")
+#: Of what is read: the width of another part, or of the data, which stays.
+READ = re.compile(r"(?<!projector_)input_(size|dim)$")
 #: Heads, and the groups in which they share something: these may stay one.
 HEADS = re.compile(
     r"^(?!index).*?(^|_)(n_heads?|num_heads|attention_heads|num_value_heads|num_key_heads|n_mamba_heads)$"
 )
+#: Those that ``head_dim`` is the width of.
+ATTENTION = ("num_attention_heads",)
 SHARED = re.compile(r"(^|_)(key_value_heads|kv_heads|kv_n_heads|query_groups|n_groups|ngroups)$")
 #: As many as there are channels: a convolution of each by itself.
 CHANNELS = re.compile(r"^upsample_groups$")
@@ -43,6 +49,8 @@ FEATURES = re.compile(r"feature_layers?$")
 EXPERTS = re.compile(r"(num_experts|local_experts|routed_experts|n_experts)$")
 CHOSEN = re.compile(r"(experts_per_tok(en)?|moe_topk?|moe_top_k|moe_k|top_k_experts|num_selected_experts)$")
 GROUPS = re.compile(r"(^|_)(n_group|topk_group|expert_groups?)$")
+#: How many rows an expert takes: of fewer experts each is sent more.
+CAPACITY = re.compile(r"^expert_capacity$")
 #: Parts of a configuration that are configurations themselves.
 PART = re.compile(r"(config|encoder|decoder)$")
 
@@ -65,12 +73,16 @@ class Shrunk:
 
 @dataclass
 class _Section:
-    """A configuration, or one inside it: where it stands, its values, its widths, and what those are divided by."""
+    """A configuration, or one inside it: where it stands, its values, its widths, and what those are divided by.
+
+    ``fewer`` is what the number of its experts is divided by.
+    """
 
     path: str
     values: dict[str, Any]
     widths: list[int]
     factor: int = 1
+    fewer: int = 1
 
     @property
     def width(self) -> int:
@@ -78,7 +90,9 @@ class _Section:
         return self.widths[0] if self.widths else 0
 
 
-def shrink(config: Mapping[str, Any], *, heads: int = 1, alike: int = 1, flat: bool = True) -> Shrunk:
+def shrink(
+    config: Mapping[str, Any], *, heads: int = 1, alike: int = 1, flat: bool = True, apart: bool = False
+) -> Shrunk:
     """A small copy of a configuration, written as the mapping that its file holds.
 
     Args:
@@ -86,16 +100,17 @@ def shrink(config: Mapping[str, Any], *, heads: int = 1, alike: int = 1, flat: b
         heads: how many heads are left where their number allows it.
         alike: how many layers of each kind are left, where there are several kinds.
         flat: whether layers are left out too.
+        apart: whether heads whose own width is written down may be fewer than rows are divided by.
     """
     out = Shrunk(_copy(config))
     sections = list(_sections(out.config, ""))
-    _settle(sections, heads)
+    _settle(sections, heads, apart=apart)
     narrowed = {one.width: one.width // one.factor for one in sections if one.width}
     for one in sections:
         kept = _kept(one, sections, alike)
         for name, value in list(one.values.items()):
             fresh = _flatter(name, value, kept) if flat else None
-            fresh = _narrower(name, value, one, narrowed) if fresh is None else fresh
+            fresh = _narrower(name, value if fresh is None else fresh, one, narrowed)
             if fresh != value:
                 one.values[name] = fresh
                 out.changed[f"{one.path}{name}"] = (value, fresh)
@@ -122,11 +137,14 @@ def _kept(section: _Section, sections: Sequence[_Section], alike: int) -> Kept:
     return inside[0] or {depth: layers for one in reversed(inside) for depth, layers in one.items()}
 
 
-def _settle(sections: Sequence[_Section], heads: int) -> None:
+def _settle(sections: Sequence[_Section], heads: int, *, apart: bool) -> None:
     """Find what each is divided by: the same for all of one width, so that what is equal stays equal."""
     common: dict[int, int] = {}
     for one in sections:
-        counts = [size for name, value in one.values.items() if HEADS.search(name) for size in _sizes(value)]
+        one.widths = _inside(one, sections) or one.widths
+        free = ATTENTION if apart and _sizes(one.values.get("head_dim")) else ()
+        names = [name for name in one.values if HEADS.search(name) and name not in free]
+        counts = [size for name in names for size in _sizes(one.values[name])]
         if counts and one.width:
             common[one.width] = math.gcd(common.get(one.width, 0), *counts, *one.widths)
     for one in sections:
@@ -136,6 +154,15 @@ def _settle(sections: Sequence[_Section], heads: int) -> None:
             one.factor = next((d for d in range(one.width // HEADLESS, 0, -1) if one.width % d == 0), 1)
         else:  # what names no width divides by what its parts divide by
             one.factor = max((_divisor(whole, width, heads) for width, whole in common.items()), default=1)
+        experts = [size for name, value in one.values.items() if EXPERTS.search(name) for size in _sizes(value)]
+        one.fewer = max(max(experts, default=1) // MOST_EXPERTS, 1)
+
+
+def _inside(section: _Section, sections: Sequence[_Section]) -> list[int]:
+    """The width of a part that calls that of what it gives its hidden size; none where it does not."""
+    own = _sizes(section.values.get("embed_dim"))
+    given = any(one.widths == section.widths for one in sections if one is not section)
+    return own if given and _sizes([section.values.get("num_heads")]) else []
 
 
 def _divisor(common: int, width: int, heads: int) -> int:
@@ -165,9 +192,12 @@ def _narrower(name: str, value: Any, at: _Section, narrowed: Mapping[int, int]) 
         (EXPERTS, lambda size: min(size, MOST_EXPERTS)),
         (CHOSEN, lambda size: min(size, MOST_CHOSEN)),
         (GROUPS, lambda _: 1),
+        (CAPACITY, lambda size: size * at.fewer),
         (HEADS, lambda size: max(size // at.factor, 1)),
         (SHARED, lambda size: max(size // at.factor, 1)),
         (CHANNELS, lambda size: narrowed.get(size, size)),
+        (PLACES, lambda size: size),
+        (READ, lambda size: narrowed.get(size, size)),
     )
     rule = _rule(name, rules)
     if rule is None and (WIDTHS.search(name) or name in WIDTH):

@@ -25,7 +25,7 @@ from .shrink import shrink
 __all__ = ["Small", "small_like", "small_model", "smallest"]
 
 #: What is left out of a body, tried in this order: all of it where the class accepts that.
-ATTEMPTS: tuple[Mapping[str, Any], ...] = ({}, {"heads": 4}, {"alike": 2}, {"flat": False})
+ATTEMPTS: tuple[Mapping[str, Any], ...] = ({}, {"heads": 4}, {"alike": 2}, {"flat": False}, {"apart": True})
 #: Parameters of a model that is small, at 4 bytes each.
 LARGEST = 400_000_000
 #: Entries of a configuration that are about the weights of a checkpoint.
@@ -93,12 +93,14 @@ def smallest(config: Any, *, model_class: type[nn.Module] | None = None, seed: i
     given, unknown = (config, "") if _is_own(model_class) else _configuration(config)
     values = {key: value for key, value in _values(given).items() if key not in OF_WEIGHTS}
     build = _builder(given, model_class)
-    first: tuple[Exception, str] | None = None
+    first: Exception | None = None
     unproven: Small | None = None
-    for nth, attempt in enumerate(ATTEMPTS):
+    tried: list[Any] = []
+    for attempt in ATTEMPTS:
         reduced = shrink(values, **attempt)
-        if nth and reduced.config == shrink(values, **ATTEMPTS[nth - 1]).config:
+        if reduced.config in tried or (unproven is not None and attempt.get("apart")):
             continue
+        tried.append(reduced.config)
         try:
             small = _of_values(given, reduced.config)
             _check_size(build, small)
@@ -112,7 +114,7 @@ def smallest(config: Any, *, model_class: type[nn.Module] | None = None, seed: i
         except Exception as error:  # a class raises what it likes of a small configuration: the next is tried
             if out_of_memory(error):
                 raise
-            first = first or (error, "made")
+            first = first or error
             continue
         made = Small(model, type(model).__name__, reduced.changed, unknown)
         if not _raises(model):
@@ -122,9 +124,9 @@ def smallest(config: Any, *, model_class: type[nn.Module] | None = None, seed: i
         return unproven
     assert first is not None
     raise UsageError(
-        f"{_name(given, model_class)} accepts no small body ({_line(first[0])}): write a small configuration of it and "
+        f"{_name(given, model_class)} accepts no small body ({_line(first)}): write a small configuration of it and "
         "give the model with --model FILE.py:FUNC"
-    ) from first[0]
+    ) from first
 
 
 def small_like(make: Callable[[], Any], *, seed: int = 0) -> Small:
@@ -167,11 +169,11 @@ def _configuration(config: Any) -> tuple[Any, str]:
     import transformers
 
     if kind in transformers.CONFIG_MAPPING:
-        return transformers.CONFIG_MAPPING[kind].from_dict(dict(config)), ""
+        return _read(transformers.CONFIG_MAPPING[kind], dict(config)), ""
     for name in config.get("architectures") or ():  # code of its own, under the name of a class that it was made from
         own = getattr(getattr(transformers, name, None), "config_class", None)
         if own is not None:
-            return own.from_dict({**config, "model_type": own.model_type}), str(kind)
+            return _read(own, {**config, "model_type": own.model_type}), str(kind)
     raise UsageError(
         f"a configuration of model_type {kind!r}: transformers {transformers.__version__} has no such model; give "
         "one of your own with --model FILE.py:FUNC"
@@ -186,6 +188,14 @@ def _is_own(model_class: type[nn.Module] | None) -> bool:
 def _has_values(config: Any) -> bool:
     """Whether it is a configuration of any kind; a class, a function or a module is none."""
     return isinstance(config, Mapping) or (hasattr(config, "__dict__") and not callable(config))
+
+
+def _read(kind: Any, config: dict[str, Any]) -> Any:
+    """A configuration of a class of transformers, which checks its values."""
+    try:
+        return kind.from_dict(config)
+    except Exception as error:
+        raise UsageError(f"no {kind.__name__} can be made of the configuration: {_line(error)}") from error
 
 
 def _values(config: Any) -> dict[str, Any]:

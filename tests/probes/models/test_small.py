@@ -1,6 +1,7 @@
 """A model of a configuration alone: what stays, what is made smaller, and what is refused."""
 
 import json
+import re
 from collections import UserDict
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -99,6 +100,70 @@ def test_experts_stay_few_of_their_groups_one_and_an_index_of_tokens_as_wide_as_
     assert (small["index_topk"], small["index_n_heads"]) == (2048, 64)
 
 
+#: What a loss or a batch may see of a configuration, whatever its class.
+SEEN = re.compile(r"vocab|token_id|position_embedding|max_position|^image_size|mel_bins|softcap|soft_cap|_multiplier$")
+
+
+def seen_of(kinds):
+    """What is made smaller of default configurations though it is seen."""
+    changed, tried = [], 0
+    for kind in kinds:
+        try:
+            config = transformers.CONFIG_MAPPING[kind]().to_dict()
+        except Exception:  # noqa: BLE001, S112 - it has no default, or this version none of its name
+            continue
+        tried += 1
+        changed += [(kind, name) for name in shrink(config).changed if SEEN.search(name.rpartition(".")[2])]
+    return changed, tried
+
+
+def test_a_vocabulary_an_id_a_position_or_a_cap_is_not_made_smaller():
+    assert seen_of(["llama", "gemma2", "gemma3n_text", "gemma4", "whisper", "rembert"])[0] == []
+
+
+@pytest.mark.deep
+@pytest.mark.filterwarnings("ignore")
+def test_of_no_default_configuration_a_vocabulary_an_id_a_position_or_a_cap_is_made_smaller():
+    changed, tried = seen_of(transformers.CONFIG_MAPPING)
+    assert changed == []
+    assert tried > 200
+
+
+@pytest.mark.parametrize(
+    ("part", "left"),
+    [
+        ({"input_dim": 160}, 160),
+        ({"feature_projection_input_dim": 160}, 160),
+        ({"input_size": 80}, 80),
+        ({"input_size": 512}, 64),
+        ({"intermediate_size": [2048] * 10}, [256, 256]),
+        ({"moe_topk": [8] * 10}, [2, 2]),
+    ],
+    ids=["of features", "of projected ones", "of mels", "of another part", "a list by layers", "experts by layers"],
+)
+def test_what_the_data_has_stays_and_a_list_by_layers_is_made_shorter_and_narrower(part, left):
+    small = shrink({"hidden_size": 512, "num_attention_heads": 8, "num_hidden_layers": 10, **part}).config
+    assert small[next(iter(part))] == left
+
+
+def test_a_part_that_calls_what_it_gives_its_hidden_size_is_divided_by_its_own_width():
+    parts = {
+        "hidden_size": 3584,
+        "num_attention_heads": 28,
+        "vision_config": {"embed_dim": 1280, "hidden_size": 3584, "num_heads": 16},
+    }
+    small = shrink(parts).config
+    assert (small["hidden_size"], small["num_attention_heads"]) == (128, 1)
+    assert small["vision_config"] == {"embed_dim": 80, "hidden_size": 128, "num_heads": 1}
+
+
+def test_fewer_experts_take_more_rows_each_so_that_as_few_are_dropped():
+    given = {"hidden_size": 512, "num_attention_heads": 8, "num_experts": 128, "expert_capacity": 64}
+    small = shrink(given).config
+    assert (small["num_experts"], small["expert_capacity"]) == (4, 2048)
+    assert shrink({**given, "num_experts": 4}).config["expert_capacity"] == 64
+
+
 # -- models ---------------------------------------------------------------------------------------------
 
 
@@ -154,6 +219,35 @@ def test_what_was_made_smaller_is_said_and_what_is_about_weights_left_out():
 def test_a_class_that_takes_no_single_head_is_given_as_few_as_it_takes():
     model = small_model(transformers.CodeGenConfig(vocab_size=320, n_embd=512, n_head=16, rotary_dim=16, n_layer=6))
     assert (model.config.n_head, model.config.n_layer) == (4, 2)
+
+
+@pytest.mark.skipif(OLD, reason="transformers 4.46 has no such class")
+def test_heads_whose_width_is_written_down_may_be_fewer_than_rows_are_divided_by():
+    sizes = {"hidden_size": 5120, "num_attention_heads": 20, "num_key_value_heads": 4, "head_dim": 128}
+    mamba = {"mamba_d_ssm": 8192, "mamba_n_heads": 64, "mamba_d_head": 128, "mamba_n_groups": 2}
+    model = small_model(transformers.FalconH1Config(vocab_size=261120, num_hidden_layers=72, **sizes, **mamba))
+    assert (model.config.hidden_size, model.config.num_attention_heads, model.config.mamba_n_heads) == (80, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "named", "made"),
+    [
+        ("mpt", "MPTForCausalLM", "MptForCausalLM"),
+        ("llama", "LlamaForCausalLM", "LlamaForCausalLM"),
+        ("llama", ["LlamaForCausalLM"], "LlamaForCausalLM"),
+        ("llama", None, "LlamaForCausalLM"),
+    ],
+)
+def test_a_class_is_found_by_its_name_whichever_letters_are_large(kind, named, made):
+    model = small_model({"model_type": kind, "architectures": named if kind == "llama" else [named], "vocab_size": 96})
+    assert type(model).__name__ == made
+
+
+def test_a_class_without_rows_that_belong_to_tokens_is_refused_with_that_reason():
+    sizes = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 64}
+    model = small_model(transformers.HubertConfig(architectures=["HubertForCTC"], vocab_size=32, **sizes))
+    with pytest.raises(UsageError, match="trained by CTC"):
+        check_loss(model, batch(), lambda m, b: m(**b).loss)
 
 
 # -- classes of one's own -------------------------------------------------------------------------------
@@ -229,11 +323,13 @@ def test_a_class_that_accepts_no_small_body_is_refused_with_its_reason():
     ("given", "told"),
     [
         ({"model_type": "nowhere"}, "no such model"),
+        ({"model_type": "llama", "architectures": ["LlamaForNothing"]}, "LlamaForNothing is not in transformers"),
+        ({"model_type": "llama", "hidden_size": "wide"}, "no LlamaConfig can be made of the configuration"),
         ("nowhere", "no configuration there"),
         (7, "is no configuration"),
         (transformers.CLIPVisionConfig(), "names no class with a head over ids"),
     ],
-    ids=["unknown", "no folder", "no configuration", "no head"],
+    ids=["unknown", "no class", "no number", "no folder", "no configuration", "no head"],
 )
 def test_what_is_no_configuration_of_a_model_with_heads_is_refused(given, told):
     with pytest.raises(UsageError, match=told):
