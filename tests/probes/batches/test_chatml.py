@@ -13,7 +13,6 @@ import torch
 from probes.batches import barcoded as batches
 from probes.batches import chatml
 from probes.batches.chatml import (
-    byte_tokenizer,
     chatml_batch,
     chatml_samples,
     collate_copies,
@@ -26,8 +25,6 @@ from probes.models.higgs import (
     INSTALL,
     SPECIAL_IDS,
     HiggsAdapter,
-    small_config,
-    small_model,
 )
 
 pytestmark = pytest.mark.higgs
@@ -37,31 +34,6 @@ FIXTURES = ROOT / "fixtures" / "chatml"
 SPEECH, TEXT_ONLY = FIXTURES / "speech.jsonl", FIXTURES / "text_only.jsonl"
 EVERY_BATCH = [(SPEECH, n) for n in (1, 2, 3, 4)] + [(TEXT_ONLY, n) for n in (1, 2, 3)]
 IDS = [f"{path.stem}-{size}" for path, size in EVERY_BATCH]
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return byte_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def model():
-    return small_model()
-
-
-@pytest.fixture
-def config():
-    return small_config()
-
-
-@pytest.fixture
-def records():
-    return read_chatml(SPEECH)
-
-
-@pytest.fixture
-def samples(records, tokenizer):
-    return chatml_samples(records, tokenizer, codebooks=8, base_dir=FIXTURES)
 
 
 def tensors_of(sample):

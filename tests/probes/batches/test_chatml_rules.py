@@ -10,7 +10,6 @@ import torch
 from torch.nn import functional as F
 
 from probes.batches.chatml import (
-    byte_tokenizer,
     chatml_batch,
     chatml_samples,
     collate_released,
@@ -21,8 +20,6 @@ from probes.errors import UsageError
 from probes.models.higgs import (
     END_OF_TURN,
     HiggsAdapter,
-    small_config,
-    small_model,
 )
 from probes.witness.witness import witness
 
@@ -31,31 +28,6 @@ pytestmark = pytest.mark.higgs
 ROOT = Path(__file__).parents[3]
 FIXTURES = ROOT / "fixtures" / "chatml"
 SPEECH, TEXT_ONLY = FIXTURES / "speech.jsonl", FIXTURES / "text_only.jsonl"
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return byte_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def model():
-    return small_model()
-
-
-@pytest.fixture
-def config():
-    return small_config()
-
-
-@pytest.fixture
-def records():
-    return read_chatml(SPEECH)
-
-
-@pytest.fixture
-def samples(records, tokenizer):
-    return chatml_samples(records, tokenizer, codebooks=8, base_dir=FIXTURES)
 
 
 # -- the label rule and the released loader ---------------------------------------------------------

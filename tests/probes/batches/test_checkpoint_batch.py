@@ -17,13 +17,6 @@ from probes.models import adapter_for
 BOS, EOS = 1024, 1025
 
 
-@pytest.fixture(scope="module")
-def model():
-    from probes.models.higgs import small_model
-
-    return small_model()
-
-
 def batch(**changes):
     return {**barcoded_batch(2, length=96), **changes}
 

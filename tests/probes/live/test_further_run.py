@@ -13,7 +13,7 @@ def codes(report):
     return [(f.code, f.stream) for f in report.findings if f.is_error]
 
 
-@pytest.mark.parametrize(
+of_every_kind = pytest.mark.parametrize(
     ("kind", "found"),
     [
         ("right", []),
@@ -22,6 +22,9 @@ def codes(report):
         ("mask one ahead", ["LA201", "LA202"]),
     ],
 )
+
+
+@of_every_kind
 def test_a_loop_that_keeps_its_labels_to_itself(kind, found):
     """What the main head is trained on says what the other is to be."""
     report, _ = watched(lambda: loop(Mtp(), mtp_loss(kind), BATCHES))
@@ -74,15 +77,7 @@ class Tied(Mtp):
         self.mtp_head = self.main.lm_head
 
 
-@pytest.mark.parametrize(
-    ("kind", "found"),
-    [
-        ("right", []),
-        ("shifted once more", ["LA104"]),
-        ("prompt trained", ["LA202"]),
-        ("mask one ahead", ["LA201", "LA202"]),
-    ],
-)
+@of_every_kind
 def test_two_calls_of_one_head_are_read_apart(kind, found):
     report, _ = watched(lambda: loop(Tied(), mtp_loss(kind), BATCHES))
     assert codes(report) == [(code, "text call 2") for code in found]

@@ -235,8 +235,9 @@ class Talker(nn.Module):
         return torch.stack([self.heads[k](out[:, k]) for k in range(1, self.K)], 1)
 
 
-@pytest.mark.parametrize("ahead", [0, 1], ids=["before its frame", "has read its frame"])
-def test_a_depth_decoder_that_is_given_a_state_that_has_read_its_frame(ahead):
+def frames_checked(model, ahead):
+    """The report of a loss on codes whose depth decoder is given the state ``ahead`` rows on."""
+
     def loss(model, batch):
         codes = batch["codes"]
         hidden, after = model(codes), codes[:, 1:].flatten(0, 1)
@@ -244,9 +245,14 @@ def test_a_depth_decoder_that_is_given_a_state_that_has_read_its_frame(ahead):
         given = hidden[:, ahead : codes.shape[1] - 1 + ahead].flatten(0, 1)
         return first + F.cross_entropy(model.frame(given, after).flatten(0, 1), after[:, 1:].flatten())
 
-    codes_of = torch.randint(0, Talker.V, (2, 12, Talker.K), generator=torch.Generator().manual_seed(0))
+    frames = torch.randint(0, Talker.V, (2, 12, Talker.K), generator=torch.Generator().manual_seed(0))
     streams = {"audio[{k}]": {"head": "heads.{k}", "ids": "codes[..., {k}]", "labels": "codes[..., {k}]"}}
-    report = check_loss(Talker(), {"codes": codes_of}, loss, streams=streams)
+    return check_loss(model, {"codes": frames}, loss, streams=streams)
+
+
+@pytest.mark.parametrize("ahead", [0, 1], ids=["before its frame", "has read its frame"])
+def test_a_depth_decoder_that_is_given_a_state_that_has_read_its_frame(ahead):
+    report = frames_checked(Talker(), ahead)
     errors = [one.code for one in report.findings if one.is_error]
     assert errors == ["LA102"] * ahead, report.in_short()  # its row is that of the state: it has read its target
     assert report.check("causality").status == "pass"
@@ -262,17 +268,7 @@ class FirstAlone(Talker):
 @pytest.mark.parametrize("ahead", [0, 1], ids=["before its frame", "one frame ahead"])
 def test_a_depth_decoder_behind_a_backbone_that_reads_none_of_its_codebooks(ahead):
     """Where the rows of the backbone stand is known by the codebook that it does read."""
-
-    def loss(model, batch):
-        codes = batch["codes"]
-        hidden, after = model(codes), codes[:, 1:].flatten(0, 1)
-        first = F.cross_entropy(model.heads[0](hidden[:, :-1]).flatten(0, 1), after[:, 0])
-        given = hidden[:, ahead : codes.shape[1] - 1 + ahead].flatten(0, 1)
-        return first + F.cross_entropy(model.frame(given, after).flatten(0, 1), after[:, 1:].flatten())
-
-    codes_of = torch.randint(0, Talker.V, (2, 12, Talker.K), generator=torch.Generator().manual_seed(0))
-    streams = {"audio[{k}]": {"head": "heads.{k}", "ids": "codes[..., {k}]", "labels": "codes[..., {k}]"}}
-    report = check_loss(FirstAlone(), {"codes": codes_of}, loss, streams=streams)
+    report = frames_checked(FirstAlone(), ahead)
     assert [one.code for one in report.findings if one.is_error] == ["LA102"] * ahead, report.in_short()
     assert report.streams["audio[2]"]["offsets"] == {"0" if ahead else "1": 22}
 
