@@ -158,7 +158,8 @@ def _coverage_check(batch: Batch, seen: Witness, findings: Sequence[Finding]) ->
     got = sum(int(one.right.sum()) for one in seen.verdicts)
     lost = sum(f.count for f in findings if f.code == "LA201")
     extra = f", {lost} lost in the model's merge" if lost else ""
-    unread = sum(int((e.trained & a.soft).sum()) for e, a in zip(seen.expected, seen.actual, strict=True))
+    soft = [(e, a) for e, a in zip(seen.expected, seen.actual, strict=True) if a.unread]
+    unread = sum(int((e.trained & a.soft).sum()) for e, a in soft)
     if unread:
         return Check(
             "coverage", title, "skip", f"{got} of {wanted} expected targets trained, {unread} could not be read"

@@ -10,7 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from ..host.modes import asleep
+from ..host.walk import parameters_of
 from ..models.adapter import Batch, Head
 from ..models.called import Turns, giving_logits
 from ..models.declared_heads import Logits
@@ -105,10 +108,10 @@ def graph_of(
             inside.enter_context(same_conditions(model))
             inside.enter_context(torch.enable_grad())
             inside.enter_context(torch.autograd.graph.saved_tensors_hooks(_dropped, _gone))
-            inside.enter_context(Products(products, noted.multiplied))
+            noted.modes.append(inside.enter_context(Products(products, noted.multiplied)))
             for given in ids:
                 noted.followed.begin(given, rows=False)
-                inside.enter_context(noted.followed)
+                noted.modes.append(inside.enter_context(noted.followed))
             loss = called(loss_fn, model, batch)
             nodes, shapes = tuple(one.node for one in noted.outputs), tuple(one.shape for one in noted.outputs)
             return Graph(loss.grad_fn, nodes, shapes, frozenset(noted.called), tuple(noted.others), noted.placed)
@@ -121,6 +124,7 @@ class _Noted:
 
     def __init__(self, heads: Sequence[Head], followed: Followed, others: Collection[nn.Module]) -> None:
         self.heads, self.followed = heads, followed
+        self.modes: list[TorchFunctionMode] = []
         self.outputs: list[Output] = []
         self.others: list[Output] = []
         self.called: set[int] = set()
@@ -154,12 +158,13 @@ class _Noted:
         self.others += _made(module, output)
 
     def _note(self, module: nn.Module, inputs: Tensor | None, output: Any) -> None:
-        found = _made(module, output)
-        self.outputs += found
-        self.called.update(id(one) for one in module.parameters())
-        places = None if inputs is None else self.followed.places_of(inputs)
-        if found and (places is None or bool((places < 0).any())):
-            self.placed = False
+        with asleep(self.modes):  # what is asked here is none of the loss's
+            found = _made(module, output)
+            self.outputs += found
+            self.called.update(map(id, parameters_of(module)))
+            places = None if inputs is None else self.followed.places_of(inputs)
+            if found and (places is None or bool((places < 0).any())):
+                self.placed = False
 
 
 def _made(module: nn.Module, output: Any) -> list[Output]:

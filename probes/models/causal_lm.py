@@ -62,8 +62,8 @@ class CausalLMAdapter(TextBatch, TextRuns):
     lays_rows = False
 
     def __init__(self, model: nn.Module, heads: Sequence[str] = (), found: CausalLMAdapter | None = None) -> None:
-        self._names, self.found = tuple(heads) or _found(model), found
-        self._known: tuple[nn.Module, Any, nn.Module] | None = None
+        self._known = None if heads else _owning(model)
+        self._names, self.found = tuple(heads) or (() if self._known else _by_size(model)), found
         inner, named = self._parts(model)
         self.name = type(inner).__name__
         self._encoder_decoder = is_encoder_decoder(inner)
@@ -143,11 +143,9 @@ class CausalLMAdapter(TextBatch, TextRuns):
             asked, inner, head = self._known
             if asked is model and head in inner._modules.values():  # noqa: SLF001 - children() makes a set
                 return inner, head
-        for candidate in filter(is_pretrained, model.modules()):  # most often the first of them
-            head = output_embeddings(candidate)
-            if isinstance(head, nn.Module):
-                self._known = model, candidate, head
-                return candidate, head
+        self._known = _owning(model)
+        if self._known is not None:
+            return self._known[1:]
         if type(model).__name__.endswith("ForCTC"):
             raise UsageError(
                 f"{type(model).__name__} is trained by CTC, which lays its targets itself: no row belongs to a token, "
@@ -210,9 +208,16 @@ class CausalLMAdapter(TextBatch, TextRuns):
         return None
 
 
-def _found(model: nn.Module) -> tuple[str, ...]:
+def _owning(model: nn.Module) -> tuple[nn.Module, Any, nn.Module] | None:
+    """A model, the outermost transformers model in it that names its output head, and that head; None without."""
+    for candidate in pretrained_models(model):  # most often the first of them
+        head = output_embeddings(candidate)
+        if isinstance(head, nn.Module):
+            return model, candidate, head
+    return None
+
+
+def _by_size(model: nn.Module) -> tuple[str, ...]:
     """The head of a module that transformers knows nothing of, where its size tells."""
-    if any(isinstance(output_embeddings(one), nn.Module) for one in pretrained_models(model)):
-        return ()
     path = head_by_size(unwrapped(model))
     return (path,) if path else ()

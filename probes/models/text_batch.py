@@ -59,8 +59,8 @@ class TextBatch:
         ids, rows = batch.get("input_ids"), embedding_rows(inner)
         if rows is None or not isinstance(ids, Tensor) or ids.is_floating_point():
             return
-        high = set(ids[ids >= rows].tolist())
-        beyond = sorted(high - special_ids(inner)) if high else []
+        high = ids >= rows
+        beyond = sorted(set(ids[high].tolist()) - special_ids(inner)) if bool(high.any()) else []
         if beyond:
             raise OtherCheckpointError(
                 f"input_ids hold {beyond[0]}, {self.name} reads the ids "
