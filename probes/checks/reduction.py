@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from types import FunctionType
 from typing import Literal, get_args
 
 import torch
@@ -191,9 +192,13 @@ def _text_labels(adapter: Adapter, view: View, step: Batch, options: Options | N
     return _targets(view, options)[text.name]
 
 
-def _asked_counts(loss_fn: Callable[..., Tensor]) -> set[str]:
+def _asked_counts(loss_fn: Callable[..., Tensor]) -> frozenset[str]:
     """Which counts of the whole step a loss asks for."""
-    return inspect.signature(loss_fn).parameters.keys() & COUNTS
+    plain = getattr(loss_fn, "__func__", loss_fn)
+    if isinstance(plain, FunctionType) and not vars(plain):  # its code tells sooner than a signature
+        code = plain.__code__
+        return COUNTS.intersection(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
+    return COUNTS.intersection(inspect.signature(loss_fn).parameters)
 
 
 def _watch_part(

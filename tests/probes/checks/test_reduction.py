@@ -1,5 +1,7 @@
 """A declared reduction: what keeps to it raises nothing, what does not is LA302, and only then."""
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -137,6 +139,39 @@ def test_a_step_counts_the_targets_after_the_shift():
     check_loss(model_for("llama"), batch, loss, grad_accum=3)
     assert int((batch["labels"][:, 1:] != IGNORE).sum()) in counts
     assert int((batch["labels"] != IGNORE).sum()) not in counts
+
+
+class Asking:
+    """A loss that asks for the count by its last parameter."""
+
+    def method(self, model, batch, num_items_in_batch):
+        return summed(model, batch) / num_items_in_batch
+
+    __call__ = method
+
+
+def around(loss):
+    @functools.wraps(loss)
+    def inner(*args, **kwargs):
+        return loss(*args, **kwargs)
+
+    return inner
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        of_the_step,
+        Asking().method,
+        Asking(),
+        functools.partial(Asking.method, None),
+        around(Asking().method),
+        lambda model, batch, *, num_items_in_batch: summed(model, batch) / num_items_in_batch,
+    ],
+    ids=["function", "method", "object", "partial", "wrapped", "keyword"],
+)
+def test_whatever_is_called_may_ask_for_the_count(loss):
+    assert check_loss(model_for("llama"), text_batch(3), loss, reduction="token-mean", grad_accum=3).findings == []
 
 
 @pytest.mark.parametrize("family", FAMILIES)
