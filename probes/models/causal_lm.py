@@ -64,6 +64,7 @@ class CausalLMAdapter(TextBatch, TextRuns):
     def __init__(self, model: nn.Module, heads: Sequence[str] = (), found: CausalLMAdapter | None = None) -> None:
         self._known = None if heads else _owning(model)
         self._names, self.found = tuple(heads) or (() if self._known else _by_size(model)), found
+        self._feeds: tuple[nn.Module, nn.Module, nn.Module] | None = None
         inner, named = self._parts(model)
         self.name = type(inner).__name__
         self._encoder_decoder = is_encoder_decoder(inner)
@@ -159,7 +160,16 @@ class CausalLMAdapter(TextBatch, TextRuns):
     def body(self, model: nn.Module) -> nn.Module | None:
         """The base model that feeds the head; None in a module of the user's own, unless a part of it is known to."""
         inner, named = self._parts(model)
-        return inner.get_submodule(self.fed) if self.fed else feeder(inner, named[0][1])
+        head = named[0][1]
+        if self.fed:
+            return inner.get_submodule(self.fed)
+        if self._feeds is not None:  # what is looked for as long as the head
+            owner, fed, body = self._feeds
+            if owner is inner and fed is head and body in inner._modules.values():  # noqa: SLF001 - as for the head
+                return body
+        body = feeder(inner, head)
+        self._feeds = None if body is None else (inner, head, body)
+        return body
 
     def heads(self, model: nn.Module, view: View) -> tuple[Head, ...]:
         """One head per stream: the output embeddings, or the modules that were named."""

@@ -164,6 +164,14 @@ def test_the_adapter_of_any_model_but_higgs(llama):
     assert adapter.body(llama) is llama.model
 
 
+def test_a_body_and_a_head_that_are_exchanged_are_found_again():
+    model, other = tiny_model("LlamaForCausalLM"), tiny_model("LlamaForCausalLM")
+    adapter = CausalLMAdapter(model)
+    assert (adapter.body(model), adapter.main(model)) == (model.model, model.lm_head)
+    model.model, model.lm_head = other.model, other.lm_head
+    assert (adapter.body(model), adapter.main(model)) == (other.model, other.lm_head)
+
+
 # -- streams ----------------------------------------------------------------------------------------
 
 
