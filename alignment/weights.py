@@ -18,4 +18,5 @@ def spread(weight: Tensor) -> float:
     if weight.numel() == 0:
         return 0.0
     size = weight.abs()
-    return float((size.max() - size.min()) / size.mean())
+    least, most = size.aminmax()
+    return float((most - least) / size.mean())

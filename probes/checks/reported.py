@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -87,11 +88,11 @@ def _actual_summary(
 ) -> dict[str, Any]:
     weight = actual.weight[actual.trained]
     placed = actual.trained & (actual.source >= 0) & (actual.origin == number)
-    offsets, counts = torch.unique(actual.offset[placed], return_counts=True)
-    histogram = {str(d + further): c for d, c in zip(offsets.tolist(), counts.tolist(), strict=True)}
-    masks = (actual.trained & (actual.source < 0), placed, verdicts.missing, actual.trained & ~expected.trained)
-    outside, at_home, missing, unexpected = torch.stack(masks).sum(1).tolist()
-    elsewhere = actual.count - outside - at_home
+    offsets = Counter(actual.offset[placed].tolist())
+    histogram = {str(offset + further): count for offset, count in sorted(offsets.items())}
+    masks = (actual.trained & (actual.source < 0), verdicts.missing, actual.trained & ~expected.trained)
+    outside, missing, unexpected = torch.stack(masks).sum(1).tolist()
+    elsewhere = actual.count - outside - offsets.total()
     histogram |= {label: many for label, many in (("outside", outside), ("elsewhere", elsewhere)) if many}
     return {
         "supervised": actual.count,

@@ -17,7 +17,7 @@ from ..witness.witness import Witness
 __all__ = ["COVERAGE", "PAIRING", "concerning", "kinds_of", "named", "witness_checks"]
 
 #: Findings by the check they fail.
-PAIRING, COVERAGE = failing("pairing"), failing("coverage")
+PAIRING, COVERAGE, RECEIVED = failing("pairing"), failing("coverage"), failing("labels-received")
 #: What a pairing check says, by the kind of its streams.
 PAIRED = {"text": "Each text logit predicts the next token", "audio": "Each audio logit predicts the next frame"}
 
@@ -126,9 +126,8 @@ def _pairing_check(check_id: str, title: str, kind: str, seen: Witness, findings
         told = f"{right} of {counted(trained, 'trained row')} at their own masked position"
         return Check(check_id, title, "pass", told)
     further = any(seen.view.ahead[n] > 1 for n in mine) if seen.view.ahead else False
-    return Check(
-        check_id, title, "pass", _at_next(trained, sum(_next_token(n, seen) for n in mine), right, further=further)
-    )
+    ahead = trained if right == trained else sum(_next_token(n, seen) for n in mine)
+    return Check(check_id, title, "pass", _at_next(trained, ahead, right, further=further))
 
 
 def _unlabelled_pairing(check_id: str, title: str, actual: Sequence[Supervision], trained: int) -> Check:
@@ -177,7 +176,7 @@ def _received_check(
     check_id, title = "labels-received", "The model receives the labels"
     if withheld:
         return Check(check_id, title, "skip", "declared: --labels none withholds them from the model")
-    dropped = concerning(findings, failing("labels-received"))
+    dropped = concerning(findings, RECEIVED)
     if dropped:
         return Check(check_id, title, "fail", dropped[0].message)
     got = ", ".join(f"{key}: {key in seen.inner_labels}" for key in adapter.label_keys if batch.get(key) is not None)

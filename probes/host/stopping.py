@@ -78,17 +78,16 @@ def uninterrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handlers = {number: signal.getsignal(number) for number in TOLD}
-    ours = {number: one for number, one in handlers.items() if _is_known(one)}
-    for number in ours:
+    ours = [(number, handler) for number in TOLD if _is_known(handler := signal.getsignal(number))]
+    for number, _ in ours:
         signal.signal(number, note)
     try:
         yield
     finally:
-        for number, handler in ours.items():
+        for number, handler in ours:
             signal.signal(number, handler)
         for number in came:
-            ours[signal.Signals(number)](number, None)
+            dict(ours)[signal.Signals(number)](number, None)
 
 
 def _is_known(handler: Any) -> bool:

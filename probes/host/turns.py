@@ -17,6 +17,4 @@ def turn(model: nn.Module) -> threading.RLock:
     """What a thread holds while it checks ``model``, or another module around the same parameters."""
     owner = next(model.parameters(), model)
     with _LOOKING:
-        if owner not in _LOCKS:
-            _LOCKS[owner] = threading.RLock()
-        return _LOCKS[owner]
+        return _LOCKS.setdefault(owner, threading.RLock())
