@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,12 +104,10 @@ def _noise(model: nn.Module, owners: list[str]) -> Iterator[None]:
     def noisy(_module: nn.Module, _args: Any, output: Any) -> Any:
         return output + torch.randn_like(output) if isinstance(output, Tensor) else None
 
-    handles = [model.get_submodule(owner).register_forward_hook(noisy) for owner in owners]
-    try:
+    with ExitStack() as hooks:
+        for owner in owners:
+            hooks.enter_context(model.get_submodule(owner).register_forward_hook(noisy))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def frozen_adapters(model: nn.Module) -> list[Finding]:

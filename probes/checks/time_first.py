@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -100,11 +101,8 @@ def _rows(subject: Subject, batch: Batch, shape: torch.Size) -> list[Tensor]:
         if is_rows(first) and first.shape[:-1] == shape:
             given.append(keys_of(first).reshape(shape))
 
-    handles = [module.register_forward_hook(note) for module in subject.model.modules()]
-    try:
-        with preserved(subject.model), same_random_state(subject.model), torch.no_grad():
-            subject.loss_fn(subject.model, copy_of(batch))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, preserved(subject.model), same_random_state(subject.model), torch.no_grad():
+        for module in subject.model.modules():
+            hooks.enter_context(module.register_forward_hook(note))
+        subject.loss_fn(subject.model, copy_of(batch))
     return given

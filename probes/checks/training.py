@@ -7,7 +7,7 @@ adapters are trained and kept a copy of, else only the heads, so that a large mo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -81,19 +81,18 @@ def borrowed_weights(
     ``withhold`` names label keywords to keep from the innermost forward.
     """
     kept = [param.detach().clone() for param in chosen]
-    handle = adapter.inner(model).register_forward_pre_hook(
+    hooked = adapter.inner(model).register_forward_pre_hook(
         lambda _m, args, kwargs: (args, {k: v for k, v in kwargs.items() if k not in withhold}),
         with_kwargs=True,
     )
     try:
-        with preserved(model), torch.enable_grad():
+        with hooked, preserved(model), torch.enable_grad():
             for param in model.parameters():
                 param.requires_grad_(requires_grad=False)
             for param in chosen:
                 param.requires_grad_(requires_grad=True)
             yield
     finally:
-        handle.remove()
         with torch.no_grad():
             for param, value in zip(chosen, kept, strict=True):
                 param.copy_(value)
@@ -102,12 +101,10 @@ def borrowed_weights(
 @contextmanager
 def _without_gradient(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Let these modules hand back what carries no gradient."""
-    handles = [module.register_forward_hook(lambda _m, _a, out: out.detach()) for module in modules]
-    try:
+    with ExitStack() as hooks:
+        for module in modules:
+            hooks.enter_context(module.register_forward_hook(lambda _m, _a, out: out.detach()))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class MasterAdam:

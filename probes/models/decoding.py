@@ -81,9 +81,9 @@ def _by_generate(inner: Any, name: str, ids: Tensor, start: int, context: Batch)
         read = kwargs.get(name)
         lengths.append(read.shape[1] if isinstance(read, Tensor) else 0)
 
-    handle = inner.register_forward_pre_hook(measure, with_kwargs=True)
+    hooked = inner.register_forward_pre_hook(measure, with_kwargs=True)
     try:
-        with _greedy(inner, len(tokens) - start + 1, tokens[0]) as config, warnings.catch_warnings():
+        with hooked, _greedy(inner, len(tokens) - start + 1, tokens[0]) as config, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # not the class's own generate, which may do more than decode, as those of Whisper and SeamlessM4T do
             out = GenerationMixin.generate(
@@ -91,8 +91,6 @@ def _by_generate(inner: Any, name: str, ids: Tensor, start: int, context: Batch)
             )
     except Exception as error:  # whatever it raises, it cannot decode this
         raise CannotDecodeError(f"decoding raises {type(error).__name__}: {error}") from error
-    finally:
-        handle.remove()
     if lengths[1:] and lengths[-1] == len(tokens) and not _holds(getattr(out, "past_key_values", None)):
         raise CannotDecodeError(f"{type(inner).__name__} has no past_key_values: every step reads all tokens anew")
     if out.sequences[0, : len(tokens)].tolist() != tokens:

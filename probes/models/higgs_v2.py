@@ -232,11 +232,8 @@ class HiggsAudioV2Adapter(HiggsAudioV2Runs, StreamsAdapter):
         The model makes nothing of labels but a loss, and multiplies by the text head for it: it is given none.
         """
         inner, seen = self.inner(model), []
-        handle = inner.model.register_forward_hook(lambda _m, _a, out: seen.append(out))
-        try:
+        with inner.model.register_forward_hook(lambda _m, _a, out: seen.append(out)):
             out = model(**self.without_labels(model, kwargs))
-        finally:
-            handle.remove()
         config = inner.config
         audio_logits = out.logits.reshape(-1, config.num_codebooks, config.codebook_size)
         return audio_logits, seen[-1].last_hidden_state, out.past_key_values

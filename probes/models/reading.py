@@ -148,9 +148,9 @@ def decoder_ids(model: Any, batch: Mapping[str, Any]) -> Tensor:
         if not onwards:
             raise _Seen
 
-    handle = decoder.register_forward_pre_hook(stop, with_kwargs=True)
+    hooked = decoder.register_forward_pre_hook(stop, with_kwargs=True)
     try:
-        with preserved(model), torch.no_grad():
+        with hooked, preserved(model), torch.no_grad():
             model(**_accepted(model, batch))
     except _Seen:
         pass
@@ -158,8 +158,6 @@ def decoder_ids(model: Any, batch: Mapping[str, Any]) -> Tensor:
         raise InputError(
             f"{type(model).__name__} does not run on the batch: {type(error).__name__}: {error}"
         ) from error
-    finally:
-        handle.remove()
     if not seen or not isinstance(seen[0], Tensor):
         raise InputError(
             f"the decoder of {type(model).__name__} receives no ids for a batch of {', '.join(batch)}: "

@@ -9,7 +9,7 @@ model has anyway from run to run is part of what that run shows.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -228,10 +228,8 @@ def more_rounding(model: nn.Module, roundings: float = 1, seed: int = 0) -> Iter
         signs = torch.randint(0, 2, output.shape[-1:], generator=generator, device=device).to(output) * 2 - 1
         return output * (1 + roundings * torch.finfo(output.dtype).eps * signs)
 
-    leaves = [module for module in model.modules() if not any(True for _ in module.children())]
-    handles = [module.register_forward_hook(off) for module in leaves]
-    try:
+    with ExitStack() as hooks:
+        for module in model.modules():
+            if not any(True for _ in module.children()):
+                hooks.enter_context(module.register_forward_hook(off))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
