@@ -78,6 +78,11 @@ class Reading:
         """The reading of some rows, in their order; of a slice, what is written to it is written here."""
         return Reading(self.target[rows], self.weight[rows], self.residual[rows], self.form[rows])
 
+    def put(self, rows: Tensor, read: Reading) -> None:
+        """Write what was read of some rows, in their order."""
+        self.target[rows], self.weight[rows] = read.target, read.weight
+        self.residual[rows], self.form[rows] = read.residual, read.form
+
     def to(self, device: torch.device | str) -> Reading:
         """The same reading on ``device``."""
         return Reading(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
@@ -102,7 +107,10 @@ def smallest(dtype: torch.dtype) -> float:
 
 def without_faint(reading: Reading, least: float) -> Reading:
     """The reading without targets whose weight is less than ``least``: rounding of what was too small to be written."""
-    faint = (reading.target != IGNORE_INDEX) & (reading.weight != 0) & (reading.weight.abs() < least)
+    size = reading.weight.abs()  # 0 where there is no target
+    faint = (size > 0) & (size < least)
+    if not bool(faint.any()):
+        return reading
     form = reading.form.masked_fill(faint, int(Form.SOFT))
     return Reading(
         reading.target.masked_fill(faint, IGNORE_INDEX), reading.weight.masked_fill(faint, 0), reading.residual, form
@@ -149,7 +157,7 @@ def read(grad: Tensor | None, logits: Tensor, *, period: int | None = None) -> R
     clear = seen.residual <= PLAIN_RESIDUAL
     sure = torch.nonzero(clear).reshape(-1)
     form = torch.full_like(sure, int(Form.PLAIN))
-    write(reading, sure, seen.target[sure], seen.weight[sure], seen.residual[sure], form)
+    reading.put(sure, Reading(seen.target[sure], seen.weight[sure], seen.residual[sure], form))
     for part in torch.nonzero(seen.active & ~clear).reshape(-1).split(step):
         _read_chunk(reading, part, flat[part], known[part % len(known)])
     return reading
@@ -175,39 +183,24 @@ def _without_sliced(grad: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
 def _read_chunk(reading: Reading, rows: Tensor, grad: Tensor, logits: Tensor) -> None:
     """Decode ``rows`` in full, whose gradient and logits are (r, V) each."""
     low, least = grad.min(-1)
-    high, most = grad.max(-1)
-    active = torch.nonzero((low != 0) | (high != 0)).reshape(-1)  # NaN differs from 0
+    # a scale of its own per row, so that neither tiny nor huge weights leave the range of the norms
+    scale = torch.maximum(low.abs(), grad.amax(-1).abs())
+    active = torch.nonzero(scale != 0).reshape(-1)  # NaN differs from 0
     if active.numel() == 0:
         return
     if active.numel() < len(rows):
-        rows, grad, logits, low, least, high, most = (t[active] for t in (rows, grad, logits, low, least, high, most))
+        rows, grad, logits, least, scale = (t[active] for t in (rows, grad, logits, least, scale))
     written = torch.finfo(grad.dtype).eps
     grad = grad.to(torch.promote_types(grad.dtype, torch.float32))
-    prob = torch.softmax(logits.to(grad.dtype), -1)
-    # a scale of its own per row, so that neither tiny nor huge weights leave the range of the norms
-    scale = torch.maximum(low.abs(), high.abs()).to(grad.dtype)
-    finite = scale.isfinite()
+    prob, scale = torch.softmax(logits.to(grad.dtype), -1), scale.to(grad.dtype)
     grad = grad / scale[:, None]
     weight, residual, rival = _fit(grad, prob, least)
-    pulls, plain, target = weight > 0, residual <= PLAIN_RESIDUAL, least
-    form = torch.full_like(rows, int(Form.SOFT))
-    form.masked_fill_(pulls & (residual <= SOFT_RESIDUAL) & (rival <= RIVAL_PULL), int(Form.NOT_PLAIN))
-    form.masked_fill_(pulls & plain, int(Form.PLAIN))
-    if not bool(plain.all()):
-        push_weight, push_residual, _ = _fit(grad, prob, most)
-        push = (push_weight < 0) & (push_residual <= PLAIN_RESIDUAL) & ~plain
-        form.masked_fill_(push, int(Form.PLAIN))
-        target, weight = torch.where(push, most, least), torch.where(push, push_weight, weight)
-        residual = torch.where(push, push_residual, residual)
-    form.masked_fill_((form == int(Form.SOFT)) & (low >= 0), int(Form.REGULARISER))
-    unclear = torch.nonzero(((form == int(Form.SOFT)) | (form == int(Form.NOT_PLAIN))) & finite).reshape(-1)
-    if len(unclear):
-        kind, alone, left = _by_columns(grad[unclear], logits[unclear].to(grad.dtype), least[unclear])
-        better = (kind == int(Form.PLAIN)) | ((kind == int(Form.REGULARISER)) & (form[unclear] == int(Form.SOFT)))
-        form[unclear] = torch.where(better, kind, form[unclear])
-        residual[unclear] = torch.where(better, left, residual[unclear])
-        weight[unclear] = torch.where(better & (kind == int(Form.PLAIN)), alone, weight[unclear])
-    weight = weight.double()
+    if bool(((weight > 0) & (residual <= PLAIN_RESIDUAL)).all()) and float(prob.amax()) < SURE:
+        weight = weight.double() * scale.double()
+        reading.put(rows, Reading(least, weight, residual.double(), torch.full_like(rows, int(Form.PLAIN))))
+        return
+    finite = scale.isfinite()
+    form, target, weight, residual = _explained(grad, logits, prob, (least, weight, residual, rival), finite)
     peaked = torch.nonzero((prob.amax(-1) >= SURE) & finite).reshape(-1)
     if len(peaked):
         top = prob[peaked].argmax(-1)
@@ -218,14 +211,50 @@ def _read_chunk(reading: Reading, rows: Tensor, grad: Tensor, logits: Tensor) ->
     write(reading, rows, target, weight, residual, torch.where(finite, form, int(Form.NOT_FINITE)))
 
 
+def _explained(
+    grad: Tensor, logits: Tensor, prob: Tensor, pulled: tuple[Tensor, Tensor, Tensor, Tensor], finite: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What rows are that a token pulled up alone does not explain, or not all of them.
+
+    Args:
+        grad: (r, V), over the largest entry of each row.
+        logits: (r, V).
+        prob: (r, V), their softmax.
+        pulled: (r,) each: the token with the least entry, and how far it explains its row (see ``_fit``).
+        finite: (r,) bool, rows without NaN and infinite entries.
+
+    Returns:
+        (r,) each: the form, the target, the weight in float64, and what is left open.
+    """
+    least, weight, residual, rival = pulled
+    pulls, plain, target = weight > 0, residual <= PLAIN_RESIDUAL, least
+    form = torch.full_like(least, int(Form.SOFT))
+    form.masked_fill_(pulls & (residual <= SOFT_RESIDUAL) & (rival <= RIVAL_PULL), int(Form.NOT_PLAIN))
+    form.masked_fill_(pulls & plain, int(Form.PLAIN))
+    if not bool(plain.all()):
+        most = grad.argmax(-1)
+        push_weight, push_residual, _ = _fit(grad, prob, most)
+        push = (push_weight < 0) & (push_residual <= PLAIN_RESIDUAL) & ~plain
+        form.masked_fill_(push, int(Form.PLAIN))
+        target, weight = torch.where(push, most, least), torch.where(push, push_weight, weight)
+        residual = torch.where(push, push_residual, residual)
+    form.masked_fill_((form == int(Form.SOFT)) & (grad.amin(-1) >= 0), int(Form.REGULARISER))
+    unclear = torch.nonzero(((form == int(Form.SOFT)) | (form == int(Form.NOT_PLAIN))) & finite).reshape(-1)
+    if len(unclear):
+        kind, alone, left = _by_columns(grad[unclear], logits[unclear].to(grad.dtype), least[unclear])
+        better = (kind == int(Form.PLAIN)) | ((kind == int(Form.REGULARISER)) & (form[unclear] == int(Form.SOFT)))
+        form[unclear] = torch.where(better, kind, form[unclear])
+        residual[unclear] = torch.where(better, left, residual[unclear])
+        weight[unclear] = torch.where(better & (kind == int(Form.PLAIN)), alone, weight[unclear])
+    return form, target, weight.double(), residual
+
+
 def write(reading: Reading, rows: Tensor, target: Tensor, weight: Tensor, residual: Tensor, form: Tensor) -> None:
     """Write what was read off ``rows``: a target and a weight only where there is a hard target."""
     hard = (form == int(Form.PLAIN)) | (form == int(Form.NOT_PLAIN))
     nothing = torch.zeros_like(weight).masked_fill_(form == int(Form.NOT_FINITE), torch.nan)
-    reading.target[rows] = target.masked_fill(~hard, IGNORE_INDEX)
-    reading.weight[rows] = torch.where(hard, weight, nothing).double()
-    reading.residual[rows] = residual.double()
-    reading.form[rows] = form
+    weight, target = torch.where(hard, weight, nothing).double(), target.masked_fill(~hard, IGNORE_INDEX)
+    reading.put(rows, Reading(target, weight, residual.double(), form))
 
 
 def _by_columns(grad: Tensor, logits: Tensor, token: Tensor) -> tuple[Tensor, Tensor, Tensor]:
