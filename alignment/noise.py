@@ -73,6 +73,8 @@ def tiled(block: Tensor, shape: Sequence[int]) -> Tensor:
     """A tensor of ``shape`` (..., V) whose rows are those of ``block`` (p, V), again and again."""
     out = torch.empty(tuple(shape), dtype=block.dtype, device=block.device)  # no view of another: FSDP2 warns of those
     flat = out.view(math.prod(shape[:-1]), shape[-1])
-    for first in range(0, len(flat), len(block)):
-        flat[first : first + len(block)] = block[: len(flat) - first]
+    times, left = divmod(len(flat), len(block))
+    flat[: len(flat) - left].view(times, *block.shape).copy_(block)
+    if left:
+        flat[-left:] = block[:left]
     return out

@@ -32,10 +32,10 @@ class Numbered:
         self._places = max(min(PLACES, hidden.shape[-1] - 2), 1)
         number = torch.arange(len(self._own), device=hidden.device)
         out = self._own * 0
-        out[:, -1] += 1
+        out[:, -1].add_(1)
         digits = number[:, None] // _units(self._places, number) % DIGITS
-        out[:, : self._places] += digits.to(out)
-        out[:, self._places : -1][:, :1] += _checksum(digits)[:, None].to(out)
+        out[:, : self._places].add_(digits)
+        out[:, self._places : -1][:, :1].add_(_checksum(digits)[:, None])
         self.rows = out.reshape(hidden.shape)
 
     def known(self, rows: Tensor) -> tuple[Tensor, Tensor] | None:

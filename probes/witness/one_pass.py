@@ -144,7 +144,8 @@ def run_along(watched: Watched, batch: Batch, view: View, kind: int) -> None:
 
 def _is_silent(reading: Reading, labels: Tensor | None) -> bool:
     """Whether a stream has labels and no gradient."""
-    return labels is not None and bool((labels >= 0).any()) and not bool((reading.form != int(Form.NONE)).any())
+    read = labels is None or bool((reading.form != int(Form.NONE)).any())
+    return not read and bool((labels >= 0).any())
 
 
 def run_penalties(watched: Watched, batch: Batch, view: View) -> list[Tensor]:

@@ -185,5 +185,5 @@ def _way(rows: Tensor, out: Any, kwargs: Mapping[str, Any]) -> Way | None:
 
 def _is_sound(module: nn.Module) -> bool:
     """Whether no weight of a layer can make it overflow, in the range of float32."""
-    weights = [one.detach() for one in parameters_of(module) if one.is_floating_point() and one.numel()]
+    weights = [one for one in parameters_of(module) if one.is_floating_point() and one.numel()]
     return all(one.dtype != NARROW and largest(one) <= LARGEST for one in weights)

@@ -50,7 +50,8 @@ def place_readings(capture: Capture, read: Sequence[Reading], model: nn.Module, 
     device = view.streams[0].ids.device  # the batch may lie elsewhere than the model
     for nth, (call, seen) in enumerate(zip(capture.calls, read, strict=True)):
         reading = seen.to(device)
-        if not bool((reading.form != int(Form.NONE)).any()):
+        trained = reading.form != int(Form.NONE)
+        if not bool(trained.any()):
             places.count(call.forward, call.head)
             continue
         books = call.head.books
@@ -58,9 +59,10 @@ def place_readings(capture: Capture, read: Sequence[Reading], model: nn.Module, 
         if call.rows is None and width != vocab:
             raise UsageError(f"the {call.head.name} head gives {width} scores a row, its vocabulary has {vocab} ids")
         for offset, number in enumerate(call.head.streams):
-            part = reading.select(slice(offset, None, books))
+            own = slice(offset, None, books)
+            part = reading if books == 1 else reading.select(own)
             rows = places.rows_of(call, call.count, number)
-            unplaced[view.streams[number].name] += int(((rows < 0) & (part.form != int(Form.NONE))).sum())
+            unplaced[view.streams[number].name] += int((trained[own] & (rows < 0)).sum())
             torn |= merge(readings[number], part, rows)
             parts.append((call.forward, number, part, rows))
             if not offset:
@@ -99,14 +101,14 @@ def merge(into: Reading, part: Reading, rows: Tensor) -> bool:
     conflict = False
     active = (part.form != int(Form.NONE)) & (rows >= 0)
     at, new = rows[active], part.select(active)
-    old = into.select(at)
-    before = old.form != int(Form.NONE)
+    before = into.form[at] != int(Form.NONE)
     if bool(before.any()):
+        old = into.select(at)
         same = before & (old.target == new.target)
         torn = before & ~same
         conflict = bool((torn & (old.target >= 0) & (new.target >= 0)).any())
         weight = torch.where(same, old.weight + new.weight, new.weight).masked_fill(torn, 0.0)
         target, form = new.target.masked_fill(torn, IGNORE_INDEX), new.form.masked_fill(torn, int(Form.SOFT))
         new = Reading(target, weight, new.residual, form)
-    into.target[at], into.weight[at], into.residual[at], into.form[at] = new.target, new.weight, new.residual, new.form
+    into.put(at, new)
     return conflict

@@ -25,6 +25,8 @@ def as_demanded(
     Where one forward was given the whole batch, every row is known by its place; ``given`` are the rows of each
     stream that the model was given, empty where nothing was read.
     """
+    if all(torch.equal(one.target, wanted.target) for one, wanted in zip(readings, expected, strict=True)):
+        return list(readings)
     if forwards < 2 and all(_is_whole(rows, one.stream) for rows, one in zip(given, expected, strict=False)):
         return list(readings)
     return [_ordered(reading, wanted) for reading, wanted in zip(readings, expected, strict=True)]
