@@ -83,16 +83,18 @@ def _infer(number: int, reading: Reading, streams: Sequence[Stream]) -> Supervis
     own = streams[number]
     source = torch.full_like(reading.target, -1)
     origin = torch.full_like(reading.target, -1)
-    exact, trained, away = True, reading.target >= 0, reading.weight < 0
-    for pushed, some in ((False, trained & ~away), (True, trained & away)):  # what is penalised has places of its own
-        rows = torch.nonzero(some).reshape(-1)
+    exact, trained = True, reading.target >= 0
+    pushed = trained & (reading.weight < 0)  # what is penalised has places of its own
+    pulled, away = (torch.nonzero(some).reshape(-1) for some in (trained ^ pushed, pushed))
+    for rows in (pulled, away):
+        is_pulled = rows is pulled
         for other in (number, *_others(number, streams)):
             if rows.numel() == 0:
                 break
-            one = None
+            target, one = reading.target[rows], None
             if other == number:
-                one = _inside(reading.target[rows], rows, own, alone=len(streams) == 1, pulled=not pushed)
-            found, unique = _find(reading.target[rows], rows, streams[other], one)
+                one = _inside(target, rows, own, alone=len(streams) == 1, pulled=is_pulled)
+            found, unique = _find(target, rows, streams[other], one)
             known = found >= 0
             exact &= bool(unique[known].all())
             at = rows[known]
@@ -102,14 +104,18 @@ def _infer(number: int, reading: Reading, streams: Sequence[Stream]) -> Supervis
     soft = reading.form == int(Form.SOFT)
     mixed = reading.form == int(Form.NOT_PLAIN)
     told = Supervision(own, reading.target, reading.weight, source, origin, lost, soft, exact=exact, mixed=mixed)
-    return unpenalised(_without_peaks(told, mixed))
+    told = _without_peaks(told, mixed)
+    return unpenalised(told) if len(away) else told
 
 
 def _without_peaks(one: Supervision, impure: Tensor) -> Supervision:
     """The supervision with rows unreadable that a soft teacher may be sure of: where most share no offset, all."""
+    soft = one.unread
+    if soft == 0:
+        return one
     pulled = one.trained & (one.weight > 0)
-    rows, soft = int(pulled.sum()), one.unread
-    if rows == 0 or soft == 0 or soft + int(impure.sum()) < TAUGHT * (rows + soft):
+    rows = int(pulled.sum())
+    if rows == 0 or soft + int(impure.sum()) < TAUGHT * (rows + soft):
         return one
     place = torch.where(one.source >= 0, _places(one), -1)
     shared, count = torch.unique(place[pulled], return_counts=True)
@@ -172,14 +178,12 @@ def _find(target: Tensor, rows: Tensor, stream: Stream, told: Tensor | None) -> 
 
     Where one offset has ``told`` all sources already (see ``_inside``), nothing is looked for.
     """
-    found = torch.full_like(rows, -1)
-    order = torch.argsort(stream.ids, stable=True)
-    sorted_ids = stream.ids[order].contiguous()
-    low = torch.searchsorted(sorted_ids, target.contiguous())
-    high = torch.searchsorted(sorted_ids, target.contiguous(), right=True)
+    sorted_ids, order = torch.sort(stream.ids.contiguous(), stable=True)
+    low, high = (torch.searchsorted(sorted_ids, target, right=right) for right in (False, True))
     once = high - low == 1
     if told is not None:
         return told, once
+    found = torch.full_like(rows, -1)
     found[once] = order[low[once]]
     left = torch.nonzero(high - low > 1).reshape(-1)
     if left.numel() and not _one_explains(target, rows, stream):
@@ -211,23 +215,23 @@ def _inside(target: Tensor, rows: Tensor, stream: Stream, *, alone: bool, pulled
     """
     fitting = []
     for offset in USUAL_OFFSETS:
-        inside, fits = stream.explained(target, rows, offset)
-        count = int(inside.sum())
-        if fits and LEAST_INSIDE * count >= len(rows):
-            fitting.append((offset, inside))
+        inside, right = stream.explained(target, rows, rows + offset)
+        count, fits = torch.stack((inside, right)).sum(1).tolist()
+        if fits == count and LEAST_INSIDE * count >= len(rows):
+            fitting.append((offset, inside, count))
             if len(fitting) == 1 and 2 * count > len(rows):  # the likeliest, whatever else fits
                 break
-    most = [one for one in fitting if 2 * int(one[1].sum()) > len(rows)]
+    most = [one for one in fitting if 2 * one[2] > len(rows)]
     # where anything fits, that of fewer rows may be the likeliest; where nothing else does, it is one that looks ahead
     next_one = alone and pulled and fitting and fitting[0][0] == USUAL_OFFSETS[0]
     if not next_one:  # what is pulled towards the next token, wherever there is one, is trained on that
         fitting = most if len(most) == 1 else [one for one in fitting if most or (alone and one[0] > 0)]
     if not fitting:
         return None
-    offset, inside = fitting[0]  # the likeliest; that another explains as much is seen by ``Supervision.ambiguous``
+    offset, inside, count = fitting[0]  # the likeliest; that another explains as much is seen by ``Supervision.ambiguous``
     found = torch.where(inside, rows + offset, -1)
-    outer = ~inside
-    if bool(outer.any()):
+    if count < len(rows):
+        outer = ~inside
         found[outer] = _carried_over(target[outer], rows[outer], stream, offset)
     return found
 

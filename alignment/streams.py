@@ -104,12 +104,10 @@ class Stream:
         there = at.clamp(0, len(self) - 1)
         return (there == at) & (self.sample[there] == self.sample[rows])
 
-    def explained(self, target: Tensor, rows: Tensor, offset: int) -> tuple[Tensor, bool]:
-        """(r,) bool, the rows whose source by an offset is in their sample; whether it is the target of all of them."""
-        at = rows + offset
-        inside = self.same_sample(rows, at)
-        found = self.ids[at[inside]]
-        return inside, bool(((found == target[inside]) & (found != NO_TOKEN)).all())
+    def explained(self, target: Tensor, rows: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        """(.., r) bool: whether the source ``at`` (.., r) of each row is in its sample, and is its target (r,) as well."""
+        inside, found = self.same_sample(rows, at), self.ids[at.clamp(0, len(self) - 1)]
+        return inside, inside & (found == target) & (found != NO_TOKEN)
 
     def alike(self) -> list[list[Tensor]]:
         """The rows (r,) int64 of each sample; together those of samples that are alike token by token, padding too."""

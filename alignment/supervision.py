@@ -12,8 +12,12 @@ from .arguments import check_integer, check_is
 from .errors import InputError
 from .labels import Convention, check_labels, next_row_values
 from .streams import IGNORE_INDEX, Stream
+from .weights import spread
 
 __all__ = ["Supervision", "expect"]
+
+#: Offsets that code confuses with each other.
+CONFUSED = range(3)
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,16 @@ class Supervision:
         return self.target != IGNORE_INDEX
 
     @cached_property
+    def weights(self) -> Tensor:
+        """(r,) float64: the weight of every row with a target."""
+        return self.weight[self.trained]
+
+    @cached_property
+    def weight_spread(self) -> float:
+        """How far they differ (see ``alignment.weights``)."""
+        return spread(self.weights)
+
+    @cached_property
     def count(self) -> int:
         """How many rows have a target."""
         return int(self.trained.sum())
@@ -82,16 +96,11 @@ class Supervision:
         if self.exact or not self.count:
             return ()
         rows = torch.nonzero(self.trained).reshape(-1)
-        target = self.target[rows]
-
-        def fits(offset: int) -> bool:
-            inside, all_of_them = self.stream.explained(target, rows, offset)
-            return all_of_them and bool(inside.any())
-
-        fitting = [offset for offset in (0, 2) if fits(offset)]
-        if fitting and fits(1):  # else it could only be the one
-            fitting = sorted((*fitting, 1))
-        return tuple(fitting) if len(fitting) > 1 else ()
+        offsets = torch.arange(len(CONFUSED), device=rows.device)
+        explained = self.stream.explained(self.target[rows], rows, rows + offsets[:, None])
+        counts = zip(*torch.stack(explained).sum(-1).tolist(), strict=True)
+        fitting = tuple(n for n, (inside, right) in zip(CONFUSED, counts, strict=True) if inside and right == inside)
+        return fitting if len(fitting) > 1 else ()
 
 
 def expect(

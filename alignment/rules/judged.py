@@ -66,7 +66,7 @@ class Judged:
     def offset(self) -> int | None:
         """The one offset that explains all rows astray; None where none are, or where they have several."""
         v, actual = self.verdicts, self.actual
-        if not bool(v.astray.any()):
+        if "astray" not in v.some:
             return None
         placed = actual.trained & (actual.source >= 0)
         offsets = actual.offset[placed & ~v.border].unique()
@@ -85,7 +85,7 @@ class Judged:
 
         Columns of a head that are off by one, an id that is added to labels: wrong tokens at the right places.
         """
-        if not bool(self.verdicts.astray.any()) or self.offset is not None:
+        if "astray" not in self.verdicts.some or self.offset is not None:
             return None
         both = self.actual.trained & self.expected.trained
         apart = (self.actual.target - self.expected.target)[both].unique()

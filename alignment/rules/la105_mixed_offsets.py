@@ -14,7 +14,7 @@ SHOWN = 6
 
 def judge(one: Judged) -> Iterator[Finding]:
     """Where rows are astray and no one offset explains them."""
-    if one.offset is not None or one.other_id is not None or not bool(one.verdicts.astray.any()):
+    if "astray" not in one.verdicts.some or one.offset is not None or one.other_id is not None:
         return
     actual, count = one.actual, int(one.verdicts.astray.sum())
     placed = actual.trained & (actual.source >= 0)

@@ -12,7 +12,7 @@ from .rule import RIGHT_AUDIO, Rule
 def judge(one: Judged) -> Iterator[Finding]:
     """Where any row is."""
     rows = one.verdicts.codebook
-    if bool(rows.any()):
+    if "codebook" in one.verdicts.some:
         of = "another codebook's tokens"
         message = f"{int(rows.sum())} of {one.trained} trained rows of {one.name} are trained on {of}"
         yield one.told("LA106", rows, message)

@@ -12,7 +12,7 @@ from .rule import Rule
 def judge(one: Judged) -> Iterator[Finding]:
     """Where any row is."""
     rows = one.verdicts.foreign
-    if bool(rows.any()):
+    if "foreign" in one.verdicts.some:
         of = "tokens of another modality: text ids at an audio head, or the reverse"
         message = f"{int(rows.sum())} of {one.trained} trained rows of {one.name} are trained on {of}"
         yield one.told("LA107", rows, message)

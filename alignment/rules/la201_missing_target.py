@@ -23,12 +23,14 @@ def judge(one: Judged) -> Iterator[Finding]:
             "right rows, wrong tokens"
         )
         yield one.told("LA201", one.actual.trained, message, fix=COLUMNS)
+    if "missing" not in one.verdicts.some:
+        return
     rows = one.verdicts.missing & ~one.verdicts.lost & ~one.verdicts.ends
     if bool(rows.any()):
         message = f"{int(rows.sum())} of {one.wanted} expected targets of {one.name} are trained nowhere"
         yield one.told("LA201", rows, message)
     lost = one.verdicts.lost
-    if bool(lost.any()):
+    if "lost" in one.verdicts.some:
         message = (
             f"{int(lost.sum())} targets of {one.name} are lost inside the model: labels shifted beforehand sit on "
             "audio placeholders, and the merge overwrites the label of every placeholder"

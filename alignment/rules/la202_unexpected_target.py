@@ -20,7 +20,7 @@ FILLING = "delay-pattern filler"
 def judge(one: Judged) -> Iterator[Finding]:
     """Where a row that expects no target is trained on the token after it, or on one that is no target anywhere."""
     rows, stream = one.verdicts.unexpected, one.actual.stream
-    if not bool(rows.any()):
+    if "unexpected" not in one.verdicts.some:
         return
     said = [(kind, int(mask.sum())) for kind, mask in _kinds(one.actual, rows) if bool(mask.any())]
     told = ", ".join(f"{count} {kind}" for kind, count in said)

@@ -12,7 +12,7 @@ from .rule import Rule
 def judge(one: Judged) -> Iterator[Finding]:
     """Where a kind of end is expected and trained at none of its rows."""
     ends = one.verdicts.ends
-    if bool(ends.any()):
+    if "ends" in one.verdicts.some:
         where = f"{one.name}: the end token is expected at {int(ends.sum())} rows and trained at none"
         yield one.told("LA203", ends, f"{where}: generation will not stop")
 

@@ -12,7 +12,7 @@ from .rule import Rule
 def judge(one: Judged) -> Iterator[Finding]:
     """Where the token after a row belongs to another segment."""
     rows = one.verdicts.border
-    if bool(rows.any()):
+    if "border" in one.verdicts.some:
         where = f"{int(rows.sum())} rows of {one.name} are trained on the first token of another segment"
         yield one.told("LA204", rows, f"{where}, sample or document")
 

@@ -36,6 +36,8 @@ def uneven_weights(actual: Supervision, apart: Tensor | None = None) -> Iterator
         actual: what a loss trains.
         apart: (R,) int64, rows of one number were trained by one backward; weights are compared within. One if None.
     """
+    if apart is None and not actual.weight_spread > TOLERANCE:
+        return
     rows = actual.trained.nonzero().reshape(-1)
     numbers = [] if apart is None else apart[rows].unique().tolist()
     for part in [rows] if apart is None else (rows[apart[rows] == number] for number in numbers):

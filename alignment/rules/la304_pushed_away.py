@@ -12,7 +12,7 @@ from .rule import Rule
 def judge(one: Judged) -> Iterator[Finding]:
     """Where no row is pulled towards its target, and none is unreadable."""
     rows = one.actual.trained
-    if one.trained and bool((one.actual.weight[rows] < 0).all()) and not one.actual.unread:
+    if one.trained and float(one.actual.weights.max()) < 0 and not one.actual.unread:
         which = f"all {one.trained} trained rows of {one.name} are pushed away from their target"
         yield one.told("LA304", rows, f"{which}: the loss is turned round")
 

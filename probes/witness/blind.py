@@ -65,6 +65,8 @@ def blind_spots(
 
 def _unread(expected: Supervision, actual: Supervision, open_due: Tensor, spared: float) -> Iterator[Finding]:
     """LA802: rows that must be trained, and whose gradient names no target; ``open_due`` are those nobody speaks of."""
+    if not actual.unread:
+        return
     due = expected.trained | open_due
     unread = due & actual.soft
     count, total = int(unread.sum()), int(due.sum())

@@ -197,7 +197,8 @@ def _needs_proof(findings: Sequence[Finding], expected: Sequence[Supervision], a
     """Whether sources decide anything: something differs, or could be read two ways."""
     about_sources = [f for f in findings if f.code not in ("LA205", "LA206") and f.severity == "error"]
     unsaid = any(one.ambiguous for one in actual) or any(
-        bool((strays(one) & ~wanted.trained).any()) for wanted, one in zip(expected, actual, strict=True)
+        not torch.equal(one.target, wanted.target) and bool((strays(one) & ~wanted.trained).any())
+        for wanted, one in zip(expected, actual, strict=True)
     )
     return bool(about_sources) or any(f.code == "LA202" for f in findings) or unsaid
 

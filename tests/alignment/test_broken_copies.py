@@ -57,7 +57,7 @@ FAULTS = {
     ),
     "compare forgets unexpected targets": Fault(
         "rules/la202_unexpected_target",
-        "if not bool(rows.any()):",
+        'if "unexpected" not in one.verdicts.some:',
         "if True:",
         (
             "test_comparison_coverage.py::test_a_trained_prompt_is_unexpected",

@@ -35,10 +35,11 @@ def test_a_match_is_the_token_itself_inside_of_the_stream():
 
 
 def test_an_offset_explains_rows_by_what_lies_in_their_sample():
-    inside, fits = TWO.explained(rows(6, 7, 4), rows(0, 1, 2), 1)
-    assert (inside.tolist(), fits) == ([True, True, False], True)
-    assert not TWO.explained(rows(6, 8), rows(0, 1), 1)[1]
-    assert not plain_stream([5, NO_TOKEN]).explained(rows(NO_TOKEN), rows(0), 1)[1]
+    inside, right = TWO.explained(rows(6, 7, 4), rows(0, 1, 2), rows(1, 2, 3))
+    assert (inside.tolist(), right.tolist()) == ([True, True, False], [True, True, False])
+    assert TWO.explained(rows(6, 8), rows(0, 1), rows(1, 2))[1].tolist() == [True, False]
+    assert TWO.explained(rows(6), rows(0), rows(0, 1)[:, None])[1].tolist() == [[False], [True]]  # two at once
+    assert not plain_stream([5, NO_TOKEN]).explained(rows(NO_TOKEN), rows(0), rows(1))[1].any()
 
 
 @pytest.mark.parametrize(("wrong", "explains"), [(0, True), (1, True), (2, False)])
