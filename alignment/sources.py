@@ -186,7 +186,7 @@ def _find(target: Tensor, rows: Tensor, stream: Stream, told: Tensor | None) -> 
     found = torch.full_like(rows, -1)
     found[once] = order[low[once]]
     left = torch.nonzero(high - low > 1).reshape(-1)
-    if left.numel() and not _one_explains(target, rows, stream):
+    if left.numel() and int(rows[-1]) < len(stream) and not _one_explains(target, rows, stream):
         found = _runs(target, rows, stream, found)
         left = left[found[left] < 0]
     # offsets of the uniquely placed rows join the usual ones: whatever they show, others likely share

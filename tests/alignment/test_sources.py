@@ -132,6 +132,13 @@ def test_sources_in_another_stream_are_found_there():
     assert found[2].source.tolist() == [2, 1]
 
 
+def test_sources_of_a_stream_are_looked_for_in_a_shorter_one():
+    text, audio = plain_stream(range(50, 90)), plain_stream([1, 2, 1, 2, 1], name="audio[0]")
+    found, _ = infer([[*[__] * 30, *[1, 2, 2] * 3, __], [__] * 5], text, audio)
+    assert found.origin[30:39].tolist() == [1] * 9
+    assert audio.ids[found.source[30:39]].tolist() == [1, 2, 2] * 3
+
+
 def test_the_own_stream_and_then_sibling_codebooks_go_first():
     streams = [plain_stream([5, 6]), plain_stream([5, 7], name="audio[0]"), plain_stream([6, 7], name="audio[1]")]
     found = infer([[5, __], [6, 5], [__, 5]], *streams)
