@@ -28,10 +28,11 @@ CHANCE = 0.01
 
 @dataclass(frozen=True)
 class _Span:
-    """A run of labelled tokens: its first and last row, the token before it (-1 if none), and how it stops."""
+    """A run of labelled tokens: its first and last row, its last token, the one before it (-1: none), how it stops."""
 
     first: int
     last: int
+    token: int
     opener: int
     stops: str
 
@@ -50,7 +51,8 @@ def end_findings(stream: Stream, labels: Tensor, convention: Convention) -> Iter
         convention: where they sit.
     """
     named = labels[labels != IGNORE_INDEX]
-    unnamed = _unnamed(stream, labels, named, convention)
+    without = [end for end in stream.end_ids if not bool((named == end).any())]
+    unnamed = _unnamed(stream, labels, without, convention)
     if unnamed:
         count = len(unnamed)
         yield _finding(
@@ -59,12 +61,11 @@ def end_findings(stream: Stream, labels: Tensor, convention: Convention) -> Iter
             f"{count} labelled spans are followed by an end token that no label names: the model never learns to stop",
         )
         return
-    if stream.is_audio:
+    if stream.is_audio or len(without) < len(stream.end_ids):
         return
     spans = _spans(stream, labels, convention)
-    lasts = {int(stream.ids[span.last]) for span in spans}
-    alike = len(spans) > 1 and len(lasts) == 1  # they end, with whatever
-    if not spans or alike or bool(torch.isin(named, torch.tensor(stream.end_ids).to(named)).any()):
+    alike = len(spans) > 1 and len({span.token for span in spans}) == 1  # they end, with whatever
+    if not spans or alike:
         return
     inside = [span for span in spans if span.stops == INSIDE and not _pads_on(stream, span.last + 1)]
     following = {int(stream.ids[span.last + 1]) for span in inside} - {*stream.pad_ids}
@@ -107,16 +108,15 @@ def _by_chance(stream: Stream, spans: list[_Span]) -> float:
     return math.prod(shares) ** (len(spans) - 1)
 
 
-def _unnamed(stream: Stream, labels: Tensor, named: Tensor, convention: Convention) -> list[int]:
-    """Rows of ends that directly follow a labelled span and are labelled nowhere.
+def _unnamed(stream: Stream, labels: Tensor, without: list[int], convention: Convention) -> list[int]:
+    """Rows of ends that directly follow a labelled span and are labelled nowhere: those ``without`` a label.
 
     A span that ends with a labelled end of another kind needs no second one: padding is often written so.
     """
     missing = torch.zeros_like(labels, dtype=torch.bool)
-    for end in stream.end_ids:
-        if not bool((named == end).any()):
-            missing |= stream.ids == end
-    if not bool(missing.any()):
+    for end in without:
+        missing |= stream.ids == end
+    if not without or not bool(missing.any()):
         return []
     content = labels != IGNORE_INDEX
     for end in stream.end_ids:
@@ -134,15 +134,11 @@ def _spans(stream: Stream, labels: Tensor, convention: Convention) -> list[_Span
     beyond = torch.zeros_like(labelled)  # rows whose own label names a token that is no input any more
     if convention is Convention.PRE_SHIFTED:
         beyond = labelled & ~follows
-        named = torch.zeros_like(labelled)
-        named[1:] = (labelled & follows)[:-1]
+        named = (labelled & follows).roll(1)
     known = named & (stream.segment >= 0)
-    linked = torch.zeros_like(known)
-    linked[1:] = known[1:] & known[:-1] & follows[:-1]
-    firsts = torch.nonzero(known & ~linked).reshape(-1).tolist()
-    lasts = torch.ones_like(known)
-    lasts[:-1] = ~linked[1:]
-    ends = torch.nonzero(known & lasts).reshape(-1).tolist()
+    linked = known & follows & known.roll(-1)  # with the row after them; the last of all follows nothing
+    firsts = torch.nonzero(known & ~linked.roll(1)).reshape(-1).tolist()
+    ends = torch.nonzero(known & ~linked).reshape(-1).tolist()
     segment, sample = stream.segment.tolist(), stream.sample.tolist()
     ids, filler, follows, beyond = stream.ids.tolist(), stream.filler.tolist(), follows.tolist(), beyond.tolist()
     out = []
@@ -156,7 +152,7 @@ def _spans(stream: Stream, labels: Tensor, convention: Convention) -> list[_Span
         untold = convention is Convention.PRE_SHIFTED and not goes_on  # the label of its last row names nothing
         if stops == CUT and (padded or untold) and not beyond[last]:
             stops = SHORT
-        out.append(_Span(first, last, ids[first - 1] if opened else -1, stops))
+        out.append(_Span(first, last, ids[last], ids[first - 1] if opened else -1, stops))
     return out
 
 

@@ -100,7 +100,7 @@ def check_labels(labels: Tensor, rows: int, name: str, *, beside: Tensor | None 
 
 def next_row_values(values: Tensor, stream: Stream, fill: int) -> Tensor:
     """(R,): at each row the value of the next row of its segment, ``fill`` where the segment ends."""
-    return torch.where(stream.follows(), values.roll(-1), torch.full_like(values, fill))
+    return values.roll(-1).masked_fill(~stream.follows(), fill)
 
 
 def infer_convention(labels: Tensor, stream: Stream, *, limit: int = 4) -> Evidence:
@@ -121,24 +121,23 @@ def infer_convention(labels: Tensor, stream: Stream, *, limit: int = 4) -> Evide
     check_is(stream, Stream, "stream", "text_stream")
     labels = check_labels(labels, len(stream), stream.name, beside=stream.ids)
     labelled = labels != IGNORE_INDEX
-    here = labelled & (labels == stream.ids)
-    after_ids = next_row_values(stream.ids, stream, -1)
-    free = labelled & ~stream.follows()
-    after = labelled & stream.follows() & (labels == after_ids)
-    total, at_row, behind, ending = torch.stack((labelled, here, after, free)).sum(1).tolist()
-    counts = (total, at_row, behind, ending)
+    here, followed = labelled & (labels == stream.ids), labelled & stream.follows()
+    after = followed & (labels == stream.ids.roll(-1))
+    total, at_row, behind, inside = torch.stack((labelled, here, after, followed)).sum(1).tolist()
+    counts = (total, at_row, behind, total - inside)
     if total == 0:
         return Evidence(Convention.NONE, 0, 0, 0, 0)
-    aligned, shifted = at_row == total, behind + ending == total
+    aligned, shifted = at_row == total, behind == inside
     if aligned and shifted:
         return Evidence(Convention.AMBIGUOUS, *counts)
     if aligned:
         return Evidence(Convention.POSITION_ALIGNED, *counts)
     if shifted:
         return Evidence(Convention.PRE_SHIFTED, *counts)
-    worst = torch.nonzero(labelled & ~here & ~after & ~free).reshape(-1)
+    worst = torch.nonzero(followed & ~here & ~after).reshape(-1)
     if worst.numel() == 0:  # every row fits one of the two, but not all the same: show what the minority says
         worst = torch.nonzero(labelled & ~(after if behind >= at_row else here)).reshape(-1)
+    after_ids = next_row_values(stream.ids, stream, -1)
     shown = tuple(
         Disagreement(int(stream.sample[r]), int(stream.row[r]), int(labels[r]), int(stream.ids[r]), int(after_ids[r]))
         for r in worst[:limit].tolist()

@@ -47,10 +47,13 @@ def prompt_findings(stream: Stream, labels: Tensor, convention: Convention) -> I
     """
     if stream.is_audio or convention not in (Convention.POSITION_ALIGNED, Convention.PRE_SHIFTED):
         return
+    named = labels != IGNORE_INDEX  # rows that hold a token which is labelled
+    second = named if convention is Convention.PRE_SHIFTED else named.roll(-1)  # rows before such a one
+    if not bool((second & ~stream.follows().roll(1) & (stream.segment >= 0)).any()):
+        return
     numbers, counts = torch.unique_consecutive(stream.segment, return_counts=True)
     texts = (numbers >= 0) & (counts >= SHORTEST)
     begins, counts = (counts.cumsum(0) - counts)[texts], counts[texts]
-    named = labels != IGNORE_INDEX  # rows that hold a token which is labelled
     if convention is Convention.PRE_SHIFTED:
         named = named.roll(1).index_fill(0, begins, value=False)
     beginning = named[begins[:, None] + torch.arange(SHORTEST, device=begins.device)]

@@ -86,14 +86,14 @@ def _infer(number: int, reading: Reading, streams: Sequence[Stream]) -> Supervis
     exact, trained = True, reading.target >= 0
     pushed = trained & (reading.weight < 0)  # what is penalised has places of its own
     pulled, away = (torch.nonzero(some).reshape(-1) for some in (trained ^ pushed, pushed))
-    for rows in (pulled, away):
-        is_pulled = rows is pulled
+    for some in (pulled, away):
+        rows = some
         for other in (number, *_others(number, streams)):
             if rows.numel() == 0:
                 break
             target, one = reading.target[rows], None
             if other == number:
-                one = _inside(target, rows, own, alone=len(streams) == 1, pulled=is_pulled)
+                one = _inside(target, rows, own, alone=len(streams) == 1, pulled=some is pulled)
             found, unique = _find(target, rows, streams[other], one)
             known = found >= 0
             exact &= bool(unique[known].all())
@@ -228,7 +228,7 @@ def _inside(target: Tensor, rows: Tensor, stream: Stream, *, alone: bool, pulled
         fitting = most if len(most) == 1 else [one for one in fitting if most or (alone and one[0] > 0)]
     if not fitting:
         return None
-    offset, inside, count = fitting[0]  # the likeliest; that another explains as much is seen by ``Supervision.ambiguous``
+    offset, inside, count = fitting[0]  # the likeliest; ``Supervision.ambiguous`` sees that another explains as much
     found = torch.where(inside, rows + offset, -1)
     if count < len(rows):
         outer = ~inside

@@ -105,7 +105,7 @@ class Stream:
         return (there == at) & (self.sample[there] == self.sample[rows])
 
     def explained(self, target: Tensor, rows: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-        """(.., r) bool: whether the source ``at`` (.., r) of each row is in its sample, and is its target (r,) as well."""
+        """(.., r) bool: whether the source ``at`` (.., r) of each row is in its sample, and also is its target (r,)."""
         inside, found = self.same_sample(rows, at), self.ids[at.clamp(0, len(self) - 1)]
         return inside, inside & (found == target) & (found != NO_TOKEN)
 

@@ -144,14 +144,7 @@ def expect(
     else:
         raise InputError(f"labels of {stream.name} are {convention}: name the convention they are meant to follow")
     trained = target != IGNORE_INDEX
-    rows, nowhere = torch.arange(len(stream), device=labels.device), torch.full_like(target, -1)
-    known = trained & stream.follows() & (stream.ids.roll(-1) == target)
-    return Supervision(
-        stream,
-        target,
-        trained.double(),
-        torch.where(known, rows + 1, nowhere),
-        nowhere.masked_fill(known, number),
-        lost,
-        torch.zeros_like(lost),
-    )
+    unknown = ~(trained & stream.follows() & (stream.ids.roll(-1) == target))
+    source = torch.arange(1, len(stream) + 1, device=labels.device).masked_fill(unknown, -1)
+    origin = torch.full_like(target, number).masked_fill(unknown, -1)
+    return Supervision(stream, target, trained.double(), source, origin, lost, torch.zeros_like(lost))

@@ -37,15 +37,14 @@ def admissible(labels: Tensor, stream: Stream, convention: Convention) -> Tensor
         again = _is(labels, stream.end_ids) & (labels == stream.ids)
         drop |= next_padding & _is(labels, stream.pad_ids) & (~_is(labels, stream.end_ids) | again)
         filler = _next(stream.filler, stream, beyond=False)
-        read = stream.ids  # what the row of a label has read
     else:
         drop, filler = padding, stream.filler
-        read = torch.full_like(stream.ids, -1)
-        read[1:] = torch.where(stream.sample[1:] == stream.sample[:-1], stream.ids[:-1], read[1:])
-    drop |= filler if stream.is_audio else _is(labels, stream.placeholder_ids)
-    drop |= _is(labels, [token for token in stream.pad_ids if token not in stream.end_ids])
-    begins = _is(labels, stream.begin_ids)
-    if bool(begins.any()):
+    if stream.is_audio:
+        drop |= filler
+    for never in _mere_pads(stream) if stream.is_audio else never_targets(stream):
+        drop |= labels == never
+    if stream.begin_ids and bool((begins := _is(labels, stream.begin_ids)).any()):
+        read = stream.ids if shifted else _before(stream)  # what the row of a label has read
         prompted = _opens(labelled, stream) & ~trained_whole(labels, stream)
         drop |= begins & _begun(stream) & ((labels == read) | prompted)
     return labels.masked_fill(drop & labelled, IGNORE_INDEX)
@@ -53,7 +52,19 @@ def admissible(labels: Tensor, stream: Stream, convention: Convention) -> Tensor
 
 def never_targets(stream: Stream) -> tuple[int, ...]:
     """Ids that are no target at whatever row."""
-    return (*stream.placeholder_ids, *(token for token in stream.pad_ids if token not in stream.end_ids))
+    return (*stream.placeholder_ids, *_mere_pads(stream))
+
+
+def _mere_pads(stream: Stream) -> tuple[int, ...]:
+    """Ids of padding that end nothing."""
+    return tuple(token for token in stream.pad_ids if token not in stream.end_ids)
+
+
+def _before(stream: Stream) -> Tensor:
+    """(R,) int64: the token before each row in its sample, -1 before the first."""
+    read = torch.full_like(stream.ids, -1)
+    read[1:] = torch.where(stream.sample[1:] == stream.sample[:-1], stream.ids[:-1], read[1:])
+    return read
 
 
 def trained_whole(labels: Tensor, stream: Stream) -> Tensor:

@@ -12,7 +12,7 @@ from .rule import Rule
 def judge_labels(one: Labelled) -> Iterator[Finding]:
     """Where a label is neither an id of the head nor ignored."""
     stream, labels = one.stream, one.labels
-    if bool(one.outside.any()):
+    if one.convention is None and bool(one.outside.any()):
         row, count = int(one.outside.nonzero()[0]), int(one.outside.sum())
         message = (
             f"{count} labels of {stream.name} lie outside its vocabulary of {stream.vocab} and are not -100: "

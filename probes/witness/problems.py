@@ -53,8 +53,8 @@ def told_dropped(labels: Sequence[str]) -> str:
 
 def not_finite(loss: float, capture: Capture, read: Sequence[Reading], view: View) -> list[Finding]:
     """LA501 of a loss, of logits or of a gradient, the first that is met."""
-    labelled = any(labels is not None and bool((labels >= 0).any()) for labels in view.labels)
     if not math.isfinite(loss):
+        labelled = any(labels is not None and bool((labels >= 0).any()) for labels in view.labels)
         why = "" if labelled else ": the batch has no labelled token, and a mean over nothing is NaN"
         why = next((told for told in map(_masked_targets, capture.calls, read) if told), why)
         return [finding("LA501", "all", f"the loss is {loss}{why}")]

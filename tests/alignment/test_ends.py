@@ -264,7 +264,7 @@ def test_nothing_labelled_is_no_finding():
 
 
 def test_spans_of_neighbouring_samples_are_two():
-    assert _spans(*batch([5, [6], [7]], [[8], [9], 10])) == [_Span(1, 2, 5, "cut"), _Span(3, 4, -1, "inside")]
+    assert _spans(*batch([5, [6], [7]], [[8], [9], 10])) == [_Span(1, 2, 7, 5, "cut"), _Span(3, 4, 9, -1, "inside")]
 
 
 @pytest.mark.parametrize("texts", [([[6], [7], 8],), ([[6], 7], [8, [9]])], ids=["one", "two"])
