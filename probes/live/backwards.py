@@ -20,7 +20,7 @@ Read = list[list[tuple[Forward, Part]]]
 
 
 def by_backward(joined: Joined, read: Read) -> tuple[list[Tensor], list[Tensor]]:
-    """Weights over their mean in each backward, text and audio apart; and per stream the backward of each row.
+    """Weights over their mean in each backward, text and audio apart; and the backward of each row: (R,) per stream.
 
     Backwards are compared with each other by ``accumulation``.
     """

@@ -95,7 +95,7 @@ def signature(output: Tensor) -> Signature:
 
 
 def grade(grad: Tensor, kept_rows: Sketch, scale: float) -> Reading:
-    """The reading of one head's gradient, a loss scale divided out; what a scaler made overflow is unreadable."""
+    """The reading of a head's gradient (.., V), a loss scale divided out; what a scaler made overflow is unreadable."""
     reading = read_sketched(grad, kept_rows)
     if scale == 1.0:
         return reading
@@ -105,7 +105,7 @@ def grade(grad: Tensor, kept_rows: Sketch, scale: float) -> Reading:
 
 
 def grade_hidden(grad: Tensor, hidden: Tensor, head: Head, scale: float) -> Reading:
-    """The same where the logits never were a tensor: at the head's input."""
+    """The same where the logits never were a tensor: at the head's input, of which both tensors are (.., H)."""
     width = hidden.shape[-1]
     bias = getattr(head.module, "bias", None)
     reading = read_hidden(grad.reshape(-1, width), hidden.reshape(-1, width), head.module.weight, bias)

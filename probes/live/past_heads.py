@@ -17,8 +17,8 @@ __all__ = ["read_past_heads"]
 def read_past_heads(forward: Forward, grad: Tensor, hidden: Tensor, scale: float) -> None:
     """Read what the loss makes of the body's output without a head: the logits of a fused loss never exist.
 
-    Rows that no head explains are read by the one head of a single codebook that has no gradient. Those that it
-    does not explain either make the streams of all other silent heads unreadable.
+    Both tensors are (.., H). Rows that no head explains are read by the one head of a single codebook that has no
+    gradient. Those that it does not explain either make the streams of all other silent heads unreadable.
     """
     width = hidden.shape[-1]
     flat = grad.reshape(-1, width)

@@ -52,7 +52,7 @@ def given_by(output: Any) -> Any:
 
 
 def with_given(output: Any, rows: Tensor) -> Any:
-    """The output of a body that gives other rows, also where all its hidden states are listed."""
+    """The output of a body that gives other rows (.., H), also where all its hidden states are listed."""
     if isinstance(output, Tensor):
         return rows
     if isinstance(output, tuple) and not hasattr(output, "_fields"):

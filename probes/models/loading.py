@@ -115,7 +115,7 @@ def of_configuration(name: str, make: Callable[[], Small], device: torch.device,
         small = make()
     except (UsageError, CannotRunError):
         raise
-    except Exception as error:  # as above
+    except Exception as error:  # whatever its class raises of it
         raise _unloadable(name, error) from error
     called = f"{small.name} of {name} (small, random weights)"
     model = small.model.to(device=device, dtype=dtype or torch.float32)

@@ -70,7 +70,7 @@ def follow():  # noqa: ANN201
             return
     except OSError:
         return  # the run that started it has ended
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with us, it goes on
         why = f"{type(error).__name__}: {error}"
     told = {"name": os.path.basename(sys.argv[0]), "why": why}  # noqa: PTH119
     try:

@@ -77,7 +77,7 @@ class WatchedProcess(ABC):
             yield
         except UsageError as error:
             self._hand_over(error_report(str(error), UsageError.exit_code))
-        except Exception:  # noqa: BLE001 - as above
+        except Exception:  # noqa: BLE001 - the program must go on
             self._hand_over(self._broken(traceback.format_exc()))
 
     @property

@@ -107,7 +107,7 @@ def perturbed(
 
 
 def moved_by(logits: Tensor, change: Tensor) -> float:
-    """How far logits have moved by one rounding in every layer, and one more."""
+    """How far logits (r, V) have moved, each row by its entry of ``change`` (r,), and one rounding more."""
     return float(change.max()) + _unit(logits)
 
 
