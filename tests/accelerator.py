@@ -124,15 +124,17 @@ def run(step: Step, left: float) -> dict[str, Any]:
     told = {"name": step.name, "code": code, "seconds": round(time.perf_counter() - begin, 1), "said": " ".join(said)}
     if not step.report or not (written := Path(step.words[step.words.index("--json") + 1])).exists():
         return told
-    return told | _told(json.loads(written.read_text(encoding="utf-8")))
+    return told | summary(json.loads(written.read_text(encoding="utf-8")))
 
 
-def _told(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a report its verdict and the seed's checks, of figures all of them."""
+def summary(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a report its verdict, the seed's checks and what was found, of figures all of them."""
     if "figures" in report:
         return {"figures": report["figures"]}
     checks = {check["id"]: check["status"] for check in report.get("checks", [])}
-    return {"verdict": report.get("verdict"), "checks": {name: checks[name] for name in SEED if name in checks}}
+    found = [one["code"] for one in report.get("findings", [])]
+    seeds = {name: checks[name] for name in SEED if name in checks}
+    return {"verdict": report.get("verdict"), "checks": seeds, "findings": found}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -140,7 +142,9 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", metavar="FILE", default="accelerator.json")
+    parser.add_argument("--only", metavar="TEXT", default="", help="steps whose name holds this")
     args = parser.parse_args(argv)
+    sys.path.insert(0, str(ROOT))  # this folder's own alignment/ and probes/ are tests
     from tempfile import TemporaryDirectory
 
     from probes.host.environment import environment
@@ -149,7 +153,7 @@ def main(argv: Sequence[str]) -> int:
     name = torch.cuda.get_device_name() if args.device != "cpu" else "cpu"
     begin, told = time.monotonic(), []
     with TemporaryDirectory() as folder:
-        for step in steps(args.device, Path(folder)):
+        for step in (one for one in steps(args.device, Path(folder)) if args.only in one.name):
             told.append(run(step, BUDGET - (time.monotonic() - begin)))
             print(f"{told[-1]['code']} {told[-1]['seconds']:6.1f} s  {step.name}: {told[-1]['said']}", flush=True)
     origin = {**environment(model="", device=name, dtype="bfloat16", seed=0, package=""), **git_state()}

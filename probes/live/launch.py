@@ -15,6 +15,7 @@ from types import CodeType, ModuleType, TracebackType
 from typing import Any
 
 from ..errors import UsageError
+from ..host.import_path import first_on_path
 from ..host.standard_output import standard_error
 
 __all__ = ["Ended", "Program", "foreign_names", "module_program", "run_program", "script_program"]
@@ -78,7 +79,7 @@ def module_program(name: str, arguments: Sequence[str]) -> Program:
         UsageError: no such module, or none that can be run.
     """
     folder = str(Path.cwd())
-    with _first_on_path(folder):
+    with first_on_path(folder):
         spec = _spec(name)
         if spec is not None and spec.submodule_search_locations is not None:
             spec = _spec(f"{name}.__main__")
@@ -101,19 +102,6 @@ def _spec(name: str) -> Any:
         return importlib.util.find_spec(name)
     except (ImportError, ValueError, AttributeError):
         return None
-
-
-class _first_on_path:  # noqa: N801 - read as a verb where it is used
-    """Put a folder first on ``sys.path`` for the length of a block."""
-
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-
-    def __enter__(self) -> None:
-        sys.path.insert(0, self.folder)
-
-    def __exit__(self, *_: object) -> None:
-        sys.path.remove(self.folder)
 
 
 def foreign_names(program: Program) -> list[str]:

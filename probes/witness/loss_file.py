@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import UsageError, raised_by
+from ..host.import_path import first_on_path
 from .guarded import guarded
 
 __all__ = ["load_function", "load_loss"]
@@ -60,22 +61,19 @@ def _from_file(where: str, option: str) -> ModuleType:
         return sys.modules[spec.name]  # model, batch and loss of one file are one module
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    sys.path.insert(0, str(path.parent.resolve()))  # a trainer imports its neighbours
     try:
-        spec.loader.exec_module(module)
+        with first_on_path(str(path.parent.resolve())):  # a trainer imports its neighbours
+            spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise raised_by(f"{option}: importing {where}", error) from error
-    finally:
-        sys.path.remove(str(path.parent.resolve()))
     setattr(module, STAMP, stamp)
     return module
 
 
 def _from_module(where: str, name: str, option: str) -> ModuleType:
-    here = str(Path.cwd())
-    sys.path.insert(0, here)  # as python -m does: a console script has the folder of its own file there
     try:
-        return importlib.import_module(where)
+        with first_on_path(str(Path.cwd())):  # as python -m does: a console script has the folder of its own file there
+            return importlib.import_module(where)
     except ModuleNotFoundError as error:
         if error.name is None or error.name != where.partition(".")[0]:
             raise raised_by(f"{option}: importing {where}", error) from error
@@ -85,5 +83,3 @@ def _from_module(where: str, name: str, option: str) -> ModuleType:
         ) from error
     except (Exception, SystemExit) as error:
         raise raised_by(f"{option}: importing {where}", error) from error
-    finally:
-        sys.path.remove(here)

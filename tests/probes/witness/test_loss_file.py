@@ -52,3 +52,12 @@ def test_a_module_that_needs_another_says_which(folder):
     (folder / "neighbour_of_a_loss.py").unlink()
     with pytest.raises(UsageError, match="No module named 'neighbour_of_a_loss'"):
         load_loss("trainer_of_a_user:loss")
+
+
+@pytest.mark.parametrize("spec", ["trainer_of_a_user:loss", "trainer_of_a_user.py:loss"])
+def test_a_module_may_take_its_folder_off_the_path(folder, spec, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = list(sys.path)
+    (folder / "trainer_of_a_user.py").write_text(f"{SOURCE}\n\nimport sys\n\nsys.path.pop(0)\n")
+    assert load_loss(spec)(None, None) == 7
+    assert sys.path == before
