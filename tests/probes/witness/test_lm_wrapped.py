@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from lm_batches import text_batch
+from lm_losses import NEEDS_FUSED
 from lm_tiny import HIDDEN, LENGTH, VOCAB, tiny_model
 from torch import nn
 
@@ -82,7 +83,7 @@ def test_a_wrapped_model_is_seen_through(wrap):
     assert int(seen.actual[0].trained.sum()) == 36
 
 
-@pytest.mark.skipif(not hasattr(F, "linear_cross_entropy"), reason="torch has no linear_cross_entropy")
+@NEEDS_FUSED
 @pytest.mark.parametrize(("shift", "expected"), [(1, ()), (0, ("LA102",))])
 def test_a_fused_loss_on_a_frozen_head(shift, expected):
     """Neither the hidden rows nor the head's weight ask for a gradient then."""
