@@ -18,7 +18,7 @@ from alignment.findings import finding
 from ..errors import UsageError
 from ..host.preserve import preserved
 from ..host.sharded import must_finish
-from ..host.walk import parameters_of, unchanged
+from ..host.walk import modules_beside, parameters_of, unchanged
 from ..models.adapter import Adapter, Batch, Head, View, bodies_of
 from ..models.causal_lm import CausalLMAdapter
 from ..models.declared import DeclaredAdapter
@@ -182,5 +182,7 @@ def _holds_all(model: nn.Module, adapter: Adapter, heads: Sequence[Head]) -> boo
         return adapter.inner(model) is unwrapped(model)  # a family of whole models: its heads are all known
     if body is None or (not is_pretrained(body) and heads_beside(unwrapped(model), heads, ())):
         return False  # a body of people's own need not call all that lies in it
-    trained = {id(one) for one in parameters_of(model) if one.requires_grad}
-    return trained.issubset(map(id, parameters_of(body, *(head.module for head in heads))))
+    parts = (body, *(head.module for head in heads))
+    others = [one for beside in modules_beside(model, parts) for one in beside.parameters(recurse=False)]
+    trained = {id(one) for one in others if one.requires_grad}
+    return not trained or trained.issubset(map(id, parameters_of(*parts)))

@@ -8,6 +8,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from .origin import package_of, told_origin
+from .walk import first_parameter
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,7 +45,7 @@ def environment_of(model: nn.Module, name: str, seed: int, package: str = "") ->
 
     ``package`` is that of the model's code, where wrappers of other packages stand around it.
     """
-    param = next(model.parameters(), None)
+    param = first_parameter(model)
     device = "cpu" if param is None else str(param.device)
     dtype = "float32" if param is None else str(param.dtype).removeprefix("torch.")
     return environment(model=name, device=device, dtype=dtype, seed=seed, package=package or package_of(model))

@@ -7,6 +7,8 @@ import threading
 from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
+from .walk import first_parameter
+
 __all__ = ["turn"]
 
 _LOCKS: WeakIdKeyDictionary = WeakIdKeyDictionary()
@@ -15,6 +17,6 @@ _LOOKING = threading.Lock()
 
 def turn(model: nn.Module) -> threading.RLock:
     """What a thread holds while it checks ``model``, or another module around the same parameters."""
-    owner = next(model.parameters(), model)
+    owner = first_parameter(model)
     with _LOOKING:
-        return _LOCKS.setdefault(owner, threading.RLock())
+        return _LOCKS.setdefault(model if owner is None else owner, threading.RLock())

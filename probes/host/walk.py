@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["buffers_of", "descends", "has", "modules_of", "nodes_of", "parameters_of", "unchanged"]
+__all__ = [
+    "buffers_of",
+    "descends",
+    "first_parameter",
+    "has",
+    "modules_beside",
+    "modules_of",
+    "nodes_of",
+    "parameters_of",
+    "unchanged",
+]
 
 
 class _Walks(threading.local):
@@ -55,6 +65,28 @@ def _meet(module: nn.Module, met: dict[nn.Module, None]) -> None:
         for child in below.values():
             if child is not None and child not in met:
                 _meet(child, met)
+
+
+def modules_beside(model: nn.Module, parts: Iterable[nn.Module]) -> list[nn.Module]:
+    """The modules of a model without its parts and what lies in these; a module of both counts."""
+    met: dict[nn.Module, None] = dict.fromkeys(parts)
+    known = len(met)
+    if model not in met:
+        _meet(model, met)
+    return list(met)[known:]
+
+
+def first_parameter(model: nn.Module) -> nn.Parameter | None:
+    """The first that ``model.parameters()`` yields, without a generator for each depth; None without any."""
+    left, met = [model], set()
+    while left:
+        module = left.pop()
+        for one in module._parameters.values():  # noqa: SLF001 - most modules of a model have none
+            if one is not None:
+                return one
+        met.add(module)
+        left += [one for one in reversed(module._modules.values()) if one is not None and one not in met]  # noqa: SLF001
+    return None
 
 
 def parameters_of(*models: nn.Module) -> list[nn.Parameter]:

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from torch import nn
 
-from probes.host.walk import buffers_of, descends, has, modules_of, parameters_of, unchanged
+from probes.host.walk import (
+    buffers_of,
+    descends,
+    first_parameter,
+    has,
+    modules_beside,
+    modules_of,
+    parameters_of,
+    unchanged,
+)
 
 
 def test_the_modules_are_those_of_torch_in_its_order() -> None:
@@ -35,6 +44,24 @@ def test_a_model_is_walked_anew_as_soon_as_it_may_have_changed() -> None:
     with unchanged():
         assert modules_of(model) == list(model.modules())
         assert [id(one) for one in parameters_of(model, model[1])] == [id(one) for one in model.parameters()]
+
+
+def test_the_first_parameter_is_that_of_torch() -> None:
+    empty = nn.Sequential(nn.ReLU(), nn.Sequential())
+    empty.register_module("back", empty)
+    assert first_parameter(empty) is None
+    model = nn.Sequential(empty, nn.ModuleDict({"none": nn.BatchNorm1d(2, affine=False), "b": nn.Linear(2, 2)}))
+    model.append(nn.Linear(3, 3))
+    assert first_parameter(model) is next(model.parameters()) is model[1]["b"].weight
+
+
+def test_beside_its_parts_a_model_has_what_it_holds_past_them() -> None:
+    shared = nn.ReLU()
+    body, head = nn.Sequential(nn.Linear(2, 2), shared), nn.Linear(2, 2)
+    model = nn.Sequential(body, nn.Sequential(head, shared, nn.Tanh()))
+    assert modules_beside(model, (body, head)) == [model, model[1], shared, model[1][2]]
+    assert modules_beside(model, ()) == list(model.modules())
+    assert modules_beside(model, (model, head)) == []
 
 
 def test_a_class_is_known_by_its_name_and_where_it_is_from() -> None:
