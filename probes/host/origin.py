@@ -57,13 +57,11 @@ def _place(package: str) -> Path | None:
     """The folder of a package, or the file of a module."""
     module = sys.modules.get(package)
     file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
-    if file is None:
-        return None
-    path = _resolved(file)
-    return path.parent if path.name == "__init__.py" else path
+    return None if file is None else _home(file)
 
 
 @cache
-def _resolved(file: str) -> Path:
+def _home(file: str) -> Path:
     """Each folder above a file is looked at on the disk, and what has been imported stays where it was."""
-    return Path(file).resolve()
+    path = Path(file).resolve()
+    return path.parent if path.name == "__init__.py" else path

@@ -63,8 +63,11 @@ def runs_together(model: nn.Module) -> bool:
 
 def processes() -> int:
     """How many processes train together."""
-    there = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_world_size() if there else 1
+    return torch.distributed.get_world_size() if _is_distributed() else 1
+
+
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _of_fsdp(modules: Iterable[nn.Module]) -> Iterator[Any]:
@@ -118,7 +121,8 @@ def loss_context(loss: Tensor, model: nn.Module) -> AbstractContextManager[Any]:
     The graph of a model that is not spread is not walked: what a checkpoint keeps for it would be computed to be looked
     at, and held.
     """
-    for node in nodes_of(loss) if any(is_spread(one) for one in parameters_of(model)) else ():
+    spread = _is_distributed() and any(is_spread(one) for one in parameters_of(model))
+    for node in nodes_of(loss) if spread else ():
         made = getattr(node, "_saved_result", None) if node.name().startswith("LogSoftmax") else None
         if is_spread(made) and any(place.is_shard(made.dim() - 1) for place in made.placements):
             from torch.distributed.tensor.parallel import loss_parallel

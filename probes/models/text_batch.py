@@ -84,8 +84,10 @@ class TextBatch:
             placeholders=self._placeholders(inner),
             **bounds(inner),
         )
-        others = () if writes_others(inner) else stream.placeholder_ids
-        stream = replace(stream, placeholder_ids=others, answers=self._encoder_decoder)
+        if writes_others(inner):
+            stream = replace(stream, placeholder_ids=())
+        if self._encoder_decoder:
+            stream = replace(stream, answers=True)
         key = next((key for key in self.label_keys if batch.get(key) is not None), "")
         labels = batch.get(key)
         if labels is not None and labels.numel() != ids.numel():
