@@ -88,11 +88,12 @@ class Followed(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if not known or name in MIXES:
             return out
-        if name in MOVES:
-            self._move(func, args, kwargs or {}, out)
-        else:
-            for made in _tensors((out,)):
-                self._keep(known, made)
+        with torch._C.DisableTorchFunction():  # noqa: SLF001 - these steps are none that another mode must see
+            if name in MOVES:
+                self._move(func, args, kwargs or {}, out)
+            else:
+                for made in _tensors((out,)):
+                    self._keep(known, made)
         return out
 
     def _move(self, func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any], out: Any) -> None:

@@ -135,8 +135,8 @@ class Capture:
                 add(head.fed[0].register_forward_pre_hook(self._rows.note_fed(head), with_kwargs=True))
             if head is self.alone:  # its gradient belongs to the leaf before it
                 add(head.module.register_forward_pre_hook(self._note_rows))
-        self._stand_in_for([head for head in self.heads if head is not self.alone])
         self._lent.enter_context(self._following)
+        self._stand_in_for([head for head in self.heads if head is not self.alone])
         self._following.enter_context(self._rows.followed)
         self._modes.append(self._rows.followed)
         if self._passed_by is not None:
@@ -159,7 +159,7 @@ class Capture:
             add(module.register_forward_hook(self._unseen(given)))
         products = sought(self.adapter, heads)
         if products:
-            self._modes.append(self._lent.enter_context(Products(products, self._multiplied)))
+            self._modes.append(self._following.enter_context(Products(products, self._multiplied)))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -378,9 +378,12 @@ class Capture:
     def _given(self, kwargs: Mapping[str, Any], keys: Sequence[str]) -> set[str]:
         return {key for key in keys if kwargs.get(key) is not None}
 
+    def returned(self) -> None:
+        """The loss has: no rows and no products are looked for any more, and what reads it is many small steps."""
+        self._following.close()
+
     def read(self, loss: Tensor, look: Callable[[int, HeadCall], Reading]) -> bool:
         """Run the backward of a loss, and have ``look`` read every call of a head; whether the loss reaches any."""
-        self._following.close()  # no rows are looked for any more, and what reads them is many small steps
         calls = list(self.calls)
         if not calls:
             return False

@@ -241,6 +241,7 @@ def _run(
             raise UsageError(f"the loss function ended the program (sys.exit({error.code!r}))") from error
         except Exception as error:  # the user's loss may raise anything
             raise LossError(error, capture) from error
+        capture.returned()
         loss, problems = as_scalar(value, capture)
         number = float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
         if problems:

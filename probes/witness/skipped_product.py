@@ -45,15 +45,18 @@ class SkippedProduct:
     ) -> Any:
         if not self.unseen() or kwargs or len(args) != 1 or not isinstance(args[0], Tensor):
             return forward(*args, **kwargs)
-        rows = args[0].detach()
-        if rows.dim() == 0 or rows.numel() == 0 or rows.shape[-1] != module.in_features:
-            return forward(*args)
         with asleep(self._modes):
-            none = forward(rows.reshape(-1, module.in_features)[:0])  # (0, V) in the dtype that autocast gives it
-            if self.bound(module, rows) <= torch.finfo(none.dtype).max:
-                self.placeholder = none.new_zeros(()).expand(*rows.shape[:-1], none.shape[-1])
-                return self.placeholder
-        return forward(*args)  # it may overflow, or is not finite
+            self.placeholder = self._in_place_of(forward, module, args[0].detach())
+        return forward(*args) if self.placeholder is None else self.placeholder
+
+    def _in_place_of(self, forward: Callable[..., Any], module: nn.Linear, rows: Tensor) -> Tensor | None:
+        """What has the product's shape and dtype; None where it must be made: it may overflow, or is not finite."""
+        if rows.dim() == 0 or rows.numel() == 0 or rows.shape[-1] != module.in_features:
+            return None
+        none = forward(rows.reshape(-1, module.in_features)[:0])  # (0, V) in the dtype that autocast gives it
+        if not self.bound(module, rows) <= torch.finfo(none.dtype).max:
+            return None
+        return none.new_zeros(()).expand(*rows.shape[:-1], none.shape[-1])
 
     def bound(self, module: nn.Linear, rows: Tensor) -> float:
         """What no logit can exceed: the longest row (L1) times the largest weight; NaN if anything is NaN."""
