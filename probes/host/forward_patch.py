@@ -39,11 +39,18 @@ class _Patched:
     def __init__(self, module: nn.Module, forward: Callable[..., Any], around: Callable[..., Any] | None) -> None:
         functools.update_wrapper(self, forward)
         self.module, self.forward, self.around = module, forward, around
+        self._of_class = type(module).forward
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.around is None or torch.compiler.is_compiling():
             return self.forward(*args, **kwargs)
-        return self.around(self.forward, self.module, args, kwargs)
+        return self.around(self._present(), self.module, args, kwargs)
+
+    def _present(self) -> Callable[..., Any]:
+        """The forward that is called without us: its class may have been given another since."""
+        own, kind = getattr(self.forward, "__func__", None), type(self.module)
+        changed = own is not None and own is self._of_class and kind.forward is not own
+        return kind.forward.__get__(self.module) if changed else self.forward
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         copied = memo.get(id(self.module))

@@ -139,7 +139,7 @@ def field_of(outputs: Any, name: str) -> Any:
     return getattr(outputs, name, None)
 
 
-def with_field(outputs: Any, name: str, value: Tensor) -> Any:
+def with_field(outputs: Any, name: str, value: Any) -> Any:
     """The outputs with another value for that field."""
     if isinstance(outputs, Tensor):
         return value

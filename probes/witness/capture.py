@@ -215,6 +215,8 @@ class Capture:
                 self._passed_by.begin(given, unseen=self._suspended)
             outputs = self._replace_fields(forward(*args, **changed))
             self._note_later(outputs)
+            if self._passed_by is not None:
+                outputs = self._passed_by.without_cache(outputs)
         finally:
             self._inside = False
             if self._passed_by is not None:

@@ -8,7 +8,6 @@ that they draw no random numbers and stay finite. Where anything else may read a
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from operator import itemgetter
 from typing import Any
 
 import torch
@@ -18,8 +17,9 @@ from torch.overrides import TorchFunctionMode
 from ..host.forward_patch import ForwardPatch
 from ..host.modes import asleep
 from ..host.walk import modules_of, parameters_of
+from ..models.declared_heads import with_field
 from ..models.forward import all_finite
-from ..models.modules import HOOKS
+from .onlookers import Onlookers, is_written_in
 from .skipped_product import largest
 
 __all__ = ["BodyReadError", "PassedBy"]
@@ -33,6 +33,9 @@ BODIES = ("language_model", "text_model", "decoder")
 LAYERS = ("layers", "h", "blocks")
 #: Keywords, and entries of a configuration, by which somebody asks for what a layer gives.
 ASKED = ("output_hidden_states", "output_attentions", "output_router_logits", "past_key_values", "cache_params")
+CACHES = ASKED[-2:]
+#: What a module has, on which it depends whether it draws random numbers.
+DRAWING = ("training", "p", "attention_dropout")
 #: Overflows where a float32 does not: its layers are looked at.
 NARROW = torch.float16
 #: Rows are normalised before each layer: with weights up to here their products stay far below what float32 holds.
@@ -47,6 +50,19 @@ class BodyReadError(Exception):
     """What was passed by is read after all: the loss has to run again, with all layers."""
 
 
+class _Unfilled:
+    """Stands where the cache would of a forward whose layers were passed by: whoever looks into it is told."""
+
+    def __init__(self, told: Callable[[], None]) -> None:
+        self._told = told
+
+    def _refuse(self, *_: Any) -> Any:
+        self._told()
+        raise BodyReadError("a cache of a forward whose layers were passed by")
+
+    __getattr__ = __getitem__ = __len__ = __iter__ = __bool__ = __contains__ = _refuse
+
+
 class PassedBy:
     """Stand around the layers of a model that is captured.
 
@@ -59,12 +75,12 @@ class PassedBy:
     def __init__(self, inner: nn.Module, body: nn.Module, modes: Collection[TorchFunctionMode] = ()) -> None:
         self.inner, self._modes = inner, modes
         owner, layers = _layers(body) if _is_known(inner, body) else (body, [])
-        self._watched = [vars(module) for module in (inner, body, *modules_of(owner))]
-        self.layers = [] if any(self._counted()) else layers
+        self._onlookers = Onlookers(inner, body, owner)
+        self.layers = [] if self._onlookers.any() else layers
         self.passed, self.read = 0, False
+        self._before = 0
         self._ways: dict[Any, Way | None] = {}
         self._open = False
-        self._marks: list[int] = []
         several = self.layers if len(self.layers) > 1 else []  # of one that is alone there is none like it
         self._patches = [ForwardPatch(layer, self._around) for layer in several]
         if self.layers:
@@ -72,7 +88,8 @@ class PassedBy:
 
     def settle(self) -> None:
         """All hooks of ours are set: any further one is somebody else's."""
-        self._marks = self._counted() if self.layers else []
+        if self.layers:
+            self._onlookers.settle()
 
     def remove(self) -> None:
         """Put the body's and the layers' own forwards back."""
@@ -85,20 +102,30 @@ class PassedBy:
         Raises:
             BodyReadError: it goes on from a cache that layers which were passed by should have filled.
         """
-        if self.passed and any(given.get(name) is not None for name in ASKED[-2:]):
-            self.read = True
+        if self.passed and any(given.get(name) is not None for name in CACHES):
+            self._note_read()
             raise BodyReadError("a cache of a forward whose layers were passed by")
-        self._open = bool(self.layers) and unseen and not self._asked(given) and self._counted() == self._marks
+        self._before = self.passed
+        self._open = bool(self.layers) and unseen and not self._asked(given) and not self._onlookers.came()
+
+    def without_cache(self, outputs: Any) -> Any:
+        """The outputs of the forward that is under way, with a cache that tells of whoever looks into it."""
+        if self.passed == self._before:
+            return outputs
+        if isinstance(outputs, tuple):
+            names = [str(nth) for nth, one in enumerate(outputs) if type(one).__name__.endswith("Cache")]
+        else:
+            names = [name for name in CACHES if getattr(outputs, name, None) is not None]
+        for name in names:
+            outputs = with_field(outputs, name, _Unfilled(self._note_read))
+        return outputs
+
+    def _note_read(self) -> None:
+        self.read = True
 
     def end(self) -> None:
         """The forward is over."""
         self._open = False
-
-    def _counted(self) -> list[int]:
-        """How many hooks stand around what the rows go through, by kind, and how many forwards were put on one."""
-        hooks = [sum(map(len, map(itemgetter(name), self._watched))) for name in HOOKS]
-        everywhere = [len(getattr(nn.modules.module, f"_global{name}", ())) for name in HOOKS]
-        return [*hooks, *everywhere, sum(["forward" in module for module in self._watched])]
 
     def _asked(self, given: Mapping[str, Any]) -> bool:
         config = getattr(self.inner, "config", None)
@@ -120,7 +147,7 @@ class PassedBy:
         self, forward: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         rows = args[0] if args else kwargs.get("hidden_states")
-        if not self._open or not isinstance(rows, Tensor) or rows.dtype == NARROW:
+        if not self._open or not isinstance(rows, Tensor) or _is_narrow(rows):
             return forward(*args, **kwargs)
         make = _make(module)
         if make not in self._ways:
@@ -130,7 +157,7 @@ class PassedBy:
             self._ways[make] = _way(rows, out, kwargs) if same else None
             return out
         way = self._ways[make]
-        if way is None or self._counted() != self._marks or not _is_sound(module):
+        if way is None or not _is_sound(module):
             return forward(*args, **kwargs)
         self.passed += 1
         return way(rows, kwargs)
@@ -144,7 +171,7 @@ def _is_known(inner: nn.Module, body: nn.Module) -> bool:
 
 
 def _is_the_librarys(kind: type) -> bool:
-    return kind.__module__.startswith(KNOWN) and kind.forward.__module__.startswith("transformers.")
+    return kind.__module__.startswith(KNOWN) and is_written_in(kind.forward, ("transformers",))
 
 
 def _layers(body: nn.Module) -> tuple[nn.Module, list[nn.Module]]:
@@ -159,8 +186,17 @@ def _layers(body: nn.Module) -> tuple[nn.Module, list[nn.Module]]:
     return body, []
 
 
-def _make(module: nn.Module) -> tuple[type, ...]:
-    return tuple(type(one) for one in modules_of(module))
+def _make(module: nn.Module) -> tuple[Any, ...]:
+    """What a layer is made of, and what decides whether it draws random numbers."""
+    parts = [(type(one), vars(one)) for one in modules_of(module)]
+    return tuple((kind, *map(own.get, DRAWING)) for kind, own in parts)
+
+
+def _is_narrow(rows: Tensor) -> bool:
+    """Whether a layer computes in float16."""
+    kind = rows.device.type
+    cast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == NARROW
+    return cast or rows.dtype == NARROW
 
 
 def _random_states(device: torch.device) -> list[Tensor]:
