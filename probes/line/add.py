@@ -15,7 +15,8 @@ from ..witness.subject import Subject
 from .blame import KINDS, blame
 from .frames import Frame
 from .spots import Blame, Spot
-from .traced import Traced, traced
+from .traced import Traced
+from .tracing import traced
 
 __all__ = ["explained", "has_lines", "told_lines", "with_lines"]
 

@@ -18,7 +18,8 @@ from ..line.add import explained, has_lines
 from ..line.frames import Place
 from ..line.nodes import Node, Root
 from ..line.tape import Tape
-from ..line.traced import Traced, row_numbers
+from ..line.traced import Traced
+from ..line.tracing import row_numbers
 from ..records.report import Report
 from . import launch
 from .forwards import Forward
