@@ -15,10 +15,11 @@ from ..finder.adapter import fitting_adapter
 from ..host.turns import turn
 from ..line import add_suggestion, with_lines
 from ..models import Adapter, Batch
-from ..models.declaration import Declaration, read_streams
+from ..models.declaration import Declaration
 from ..models.declared import DeclaredAdapter
 from ..models.modules import peft_model
 from ..models.registry import registered
+from ..models.stream_entries import read_streams
 from ..records.choice import Choice
 from ..records.report import Report
 from ..report.words import in_words

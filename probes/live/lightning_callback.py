@@ -18,7 +18,7 @@ except ImportError:  # the package under its other name
 
 from ..checks.reduction import Reduction
 from ..errors import check_choice
-from ..models.declaration import read_streams
+from ..models.stream_entries import read_streams
 from ..records.choice import Choice
 from ..records.report import Report
 from ..witness.with_roles import template

@@ -33,8 +33,8 @@ from ..checks.watch import watch
 from ..errors import CannotRunError, UsageError, check_choice
 from ..line import with_lines
 from ..models import Adapter, Batch
-from ..models.declaration import read_streams
 from ..models.declared import DeclaredAdapter
+from ..models.stream_entries import read_streams
 from ..records.choice import Choice
 from ..records.report import Report
 from ..report.words import in_words

@@ -21,13 +21,13 @@ from alignment import InputError
 from ..host.walk import descends, modules_of
 from .adapter import Batch, Head, View, find_instance
 from .csm import CSM
-from .declaration import read_streams
 from .declared_heads import declared_heads, unfolded
 from .dia import DIA
 from .family import Family
 from .kyutai import KYUTAI
 from .moshi import MOSHI
 from .musicgen import MUSICGEN
+from .stream_entries import read_streams
 from .streams import StreamsAdapter
 
 __all__ = ["CodebookAdapter", "family_of"]

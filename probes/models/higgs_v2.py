@@ -27,13 +27,13 @@ from alignment.streams import NO_TOKEN
 from ..errors import CannotRunError
 from .adapter import Batch, Head, View, find_instance
 from .checkpoint import from_folder
-from .declaration import read_streams
 from .frames import audio_documents
 from .higgs import SPECIAL_IDS, ends_of, ordinary_ids
 from .higgs_batch import check_v2_batch
 from .higgs_v2_runs import HiggsAudioV2Runs
 from .reading import document_numbers, padding_mask
 from .renaming import labels_follow
+from .stream_entries import read_streams
 from .streams import StreamsAdapter
 
 __all__ = ["SPECIAL_IDS_V2", "HiggsAudioV2Adapter", "load", "small_model", "why_unavailable"]

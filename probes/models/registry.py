@@ -16,8 +16,9 @@ from typing import Any
 from torch import nn
 
 from ..errors import UsageError
-from .declaration import Declaration, read_streams
+from .declaration import Declaration
 from .modules import unwrapped
+from .stream_entries import read_streams
 
 __all__ = ["GROUP", "register", "registered"]
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from ..errors import UsageError
 from ..host.files import check_regular
-from .declaration import KEYS, Declaration, read_streams
+from .declaration import Declaration
+from .stream_entries import KEYS, read_streams
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -9,7 +9,7 @@ from speech_models import SPEECH
 from speech_zoo import ZOO, by_name
 
 from probes.live.launch import Ended
-from probes.models.declaration import read_streams
+from probes.models.stream_entries import read_streams
 from probes.models.streams_file import streams_toml
 from probes.processes.session import Session, Settings
 

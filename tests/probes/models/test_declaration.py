@@ -5,8 +5,9 @@ import torch
 
 from alignment import Convention, InputError
 from probes import UsageError
-from probes.models.declaration import Declaration, HeadPlace, read_streams
+from probes.models.declaration import Declaration, HeadPlace
 from probes.models.place import Place, read_place
+from probes.models.stream_entries import read_streams
 from probes.models.streams_file import load_streams, streams_toml
 
 TOML = """

@@ -7,8 +7,8 @@ from speech_zoo import BEGIN, FILL, by_name, ce, delayed, delayed_batch, ids
 from torch import nn
 
 from probes import check_loss
-from probes.models.declaration import read_streams
 from probes.models.declared import DeclaredAdapter
+from probes.models.stream_entries import read_streams
 
 
 class Small(nn.Module):
