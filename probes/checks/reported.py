@@ -87,13 +87,13 @@ def _actual_summary(
     number: int, expected: Supervision, actual: Supervision, verdicts: Verdicts, further: int
 ) -> dict[str, Any]:
     weight = actual.weight[actual.trained]
-    placed = actual.trained & (actual.source >= 0) & (actual.origin == number)
-    offsets = Counter(actual.offset[placed].tolist())
+    known = actual.trained & (actual.source >= 0)
+    offsets = Counter(actual.offset[known & (actual.origin == number)].tolist())
     histogram = {str(offset + further): count for offset, count in sorted(offsets.items())}
-    masks = (actual.trained & (actual.source < 0), verdicts.missing, actual.trained & ~expected.trained)
-    outside, missing, unexpected = torch.stack(masks).sum(1).tolist()
-    elsewhere = actual.count - outside - offsets.total()
-    histogram |= {label: many for label, many in (("outside", outside), ("elsewhere", elsewhere)) if many}
+    masks = (known, verdicts.missing, actual.trained & ~expected.trained)
+    inside, missing, unexpected = torch.stack(masks).sum(1).tolist()
+    others = {"outside": actual.count - inside, "elsewhere": inside - offsets.total()}
+    histogram |= {label: many for label, many in others.items() if many}
     return {
         "supervised": actual.count,
         "missing": missing,

@@ -72,6 +72,8 @@ def _is_distributed() -> bool:
 
 def _of_fsdp(modules: Iterable[nn.Module]) -> Iterator[Any]:
     """Told by name: importing torch.distributed.tensor takes a second."""
+    if not _is_distributed():
+        return iter(())
     return (module for module in modules if descends(type(module), "FSDPModule", "torch"))
 
 
