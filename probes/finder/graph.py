@@ -10,9 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from ..host.modes import asleep
 from ..host.walk import parameters_of
 from ..models.adapter import Batch, Head
 from ..models.called import Turns, giving_logits
@@ -108,10 +106,11 @@ def graph_of(
             inside.enter_context(same_conditions(model))
             inside.enter_context(torch.enable_grad())
             inside.enter_context(torch.autograd.graph.saved_tensors_hooks(_dropped, _gone))
-            noted.modes.append(inside.enter_context(Products(products, noted.multiplied)))
             for given in ids:
                 noted.followed.begin(given, rows=False)
-                noted.modes.append(inside.enter_context(noted.followed))
+            inside.enter_context(Products(products, noted.multiplied))
+            if ids:
+                inside.enter_context(noted.followed)
             loss = called(loss_fn, model, batch)
             nodes, shapes = tuple(one.node for one in noted.outputs), tuple(one.shape for one in noted.outputs)
             return Graph(loss.grad_fn, nodes, shapes, frozenset(noted.called), tuple(noted.others), noted.placed)
@@ -124,7 +123,6 @@ class _Noted:
 
     def __init__(self, heads: Sequence[Head], followed: Followed, others: Collection[nn.Module]) -> None:
         self.heads, self.followed = heads, followed
-        self.modes: list[TorchFunctionMode] = []
         self.outputs: list[Output] = []
         self.others: list[Output] = []
         self.called: set[int] = set()
@@ -158,7 +156,7 @@ class _Noted:
         self.others += _made(module, output)
 
     def _note(self, module: nn.Module, inputs: Tensor | None, output: Any) -> None:
-        with asleep(self.modes):  # what is asked here is none of the loss's
+        with torch._C.DisableTorchFunction():  # noqa: SLF001 - what is asked here is none of the loss's
             found = _made(module, output)
             self.outputs += found
             self.called.update(map(id, parameters_of(module)))
