@@ -2,10 +2,10 @@
 
 For example::
 
-["audio[{k}]"]
-head = "heads.{k}"
-ids = "codes[:, {k}]"
-ends = [61]
+    ["audio[{k}]"]
+    head = "heads.{k}"
+    ids = "codes[:, {k}]"
+    ends = [61]
 """
 
 from __future__ import annotations
