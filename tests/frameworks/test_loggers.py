@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 
 import pytest
 from lightning_rows import Module, fit, llama
@@ -25,6 +26,9 @@ def offline(tmp_path, monkeypatch):
     }.items():
         monkeypatch.setenv(key, str(value))
     monkeypatch.chdir(tmp_path)
+    yield
+    if wandb := sys.modules.get("wandb"):
+        wandb.finish()  # one run a process: the next test would be logged in this one's folder
 
 
 @pytest.fixture
