@@ -17,7 +17,7 @@ from .adapter import Adapter, Head, View
 from .ahead import laid_rows
 from .declared import DeclaredAdapter
 from .embedded import embedded_ids
-from .rows import align_streams, head_rows
+from .rows import align_streams, head_rows, rows_at
 
 __all__ = ["Forward", "Places"]
 
@@ -125,7 +125,8 @@ class Places:
         if ids and not _are_those_of(stream, ids[0]):
             seen = self.adapter.view(self.model, given).streams
             received = _tokens_alone(seen[number].to(stream.ids.device)) if len(seen) > number else stream
-        rows = align_streams(received, stream, self.uses[number])
+        rows = rows_at(given.get("position_ids"), received, stream)
+        rows = align_streams(received, stream, self.uses[number]) if rows is None else rows
         if len(stream) and not bool((rows >= 0).any()) and self.given(number) is None:
             raise InputError(
                 f"the ids that the model was given are not those of the batch ({len(received)} rows, the batch has "

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from alignment import InputError, Stream
 
-__all__ = ["FURTHEST", "align_streams", "head_rows", "match_rows", "row_keys", "rows_behind"]
+__all__ = ["FURTHEST", "align_streams", "head_rows", "match_rows", "row_keys", "rows_at", "rows_behind"]
 
 #: Inputs that a trainer may put in front of a segment: a begin, or a few of them.
 MOST_IN_FRONT = 8
@@ -160,6 +160,40 @@ def rows_behind(reads: Sequence[Tensor], given: Tensor, count: int) -> Tensor | 
         if read.shape[-1] == given.shape[-1] and read.shape[:-1].numel() == count:
             with suppress(InputError):
                 return match_rows(read, given)
+    return None
+
+
+def rows_at(positions: Tensor | None, received: Stream, batch: Stream) -> Tensor | None:
+    """(R,) int64: for each row of ``received`` its row of ``batch``, by the positions that a forward was given.
+
+    So a part of every sample is found that is not one piece of it: the first and the last of its parts (zigzag), or
+    every second row (striped). A position counts columns, or tokens that are no padding; None where the ids say
+    that it counts neither.
+
+    Args:
+        positions: (B, t) or (1, t), of the ids that the forward was given.
+        received: those ids, (B, t) laid flat.
+        batch: the ids of the whole batch, of as many samples.
+    """
+    if positions is None or positions.dim() != 2 or not 0 < len(received) < len(batch):
+        return None
+    samples = int(batch.sample.max()) + 1
+    if int(received.sample.max()) + 1 != samples or len(received) % samples:
+        return None
+    at = positions.to(batch.ids.device).expand(samples, -1).reshape(-1)
+    if len(at) != len(received):
+        return None
+    columns, lengths = batch.row, torch.bincount(batch.sample, minlength=samples)
+    tokens = (batch.segment >= 0).long()
+    counted = torch.cat([part.cumsum(0) - 1 for part in tokens.split(lengths.tolist())])
+    for places, known in ((columns, tokens >= 0), (counted, tokens > 0)):
+        rows = torch.full((samples, int(lengths.max())), -1, dtype=torch.long, device=at.device)
+        rows[batch.sample[known], places[known]] = torch.nonzero(known).reshape(-1)
+        if not bool(((at >= 0) & (at < rows.shape[1])).all()):
+            return None
+        found = rows[received.sample, at]
+        if bool((found >= 0).all()) and torch.equal(batch.ids[found], received.ids):
+            return found
     return None
 
 

@@ -8,13 +8,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from alignment import IGNORE_INDEX, Convention, Supervision, expect, infer_convention
+from alignment import IGNORE_INDEX, Convention, Finding, Supervision, expect, infer_convention
+from alignment.findings import finding
 from alignment.targets import admissible
 
 from ..host.sharded import processes
 from ..models.adapter import View
 
-__all__ = ["demanded", "expected_of", "is_shared", "nothing", "of_this_process", "within_range"]
+__all__ = ["demanded", "expected_of", "is_shared", "left_to_others", "nothing", "of_this_process", "within_range"]
 
 
 def demanded(view: View, number: int, labels: Tensor, convention: Convention) -> Supervision:
@@ -86,6 +87,12 @@ def of_this_process(
             "judge: the model was given a part of every sample here"
         )
     return tuple(out), notes
+
+
+def left_to_others(findings: Sequence[Finding]) -> list[Finding]:
+    """The findings, with LA804 in the place of LA206 where all targets are in the parts of other processes."""
+    message = "this process was given no row that has a target, and trains none: nothing was judged here"
+    return [finding("LA804", one.stream, message) if one.code == "LA206" and not one.count else one for one in findings]
 
 
 def within_range(

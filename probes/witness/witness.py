@@ -32,7 +32,7 @@ from .blind import SPARED, blind_spots, unread_note
 from .capture import Capture
 from .clipped import Drawn, on_other_logits
 from .delayed import without_their_labels
-from .demands import expected_of, of_this_process, within_range
+from .demands import expected_of, left_to_others, of_this_process, within_range
 from .diagnose import explain_exception, explain_silence
 from .each_forward import of_each_forward
 from .judgement import Judgement, judge_loss, labels_dropped
@@ -152,8 +152,8 @@ def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
     judged, expected, actual = told, told.expected, told.actual
     told = replace(told, findings=tuple(one for one in told.findings if not _may_be_unplaced(one, first)))
     findings = list(first.problems or (*told.findings, *drawn.untold, *penalised.findings(expected, told.findings)))
-    if not first.shared:  # it runs the loss, which would wait for processes with nothing to explain
-        findings = explain_silence(watched, batch, view, findings)
+    # an explanation runs the loss, which would wait for processes with nothing to explain
+    findings = left_to_others(findings) if first.shared else explain_silence(watched, batch, view, findings)
     own = unwrapped(model) is not adapter.inner(model)
     findings += labels_dropped(first.capture.dropped_labels, findings, own=own)
     notes += [*told.notes, *drawn.notes, *penalised.notes()]

@@ -100,9 +100,28 @@ class Summed(torch.autograd.Function):
 # -- context parallel: every process has a part of every sample ----------------------------------------------
 
 
-def part(values: Tensor) -> Tensor:
-    """The columns of this process."""
-    return values.chunk(distributed.get_world_size(), 1)[distributed.get_rank()]
+def in_one_piece(length: int) -> Tensor:
+    """The columns of this process, one behind the other."""
+    return torch.arange(length).chunk(distributed.get_world_size())[distributed.get_rank()]
+
+
+def unevenly(length: int) -> Tensor:
+    """The first process has five columns more than the others."""
+    of, rank = distributed.get_world_size(), distributed.get_rank()
+    first = (length - 5) // of + 5
+    return torch.arange(first) if rank == 0 else torch.arange(first, length).chunk(of - 1)[rank - 1]
+
+
+def zigzag(length: int) -> Tensor:
+    """A piece of the beginning and one of the end, so that each process attends to as many."""
+    of, rank = distributed.get_world_size(), distributed.get_rank()
+    pieces = torch.arange(length).chunk(2 * of)
+    return torch.cat([pieces[rank], pieces[2 * of - 1 - rank]])
+
+
+def striped(length: int) -> Tensor:
+    """Every so many columns one."""
+    return torch.arange(length)[distributed.get_rank() :: distributed.get_world_size()]
 
 
 def moved(labels: Tensor) -> Tensor:
@@ -110,17 +129,19 @@ def moved(labels: Tensor) -> Tensor:
     return torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], -100)], 1)
 
 
-SHIFTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "shifted, then parted": lambda labels: part(moved(labels)),
-    "parted, then shifted": lambda labels: moved(part(labels)),  # the last row of a part has no target
-    "parted, then rolled": lambda labels: part(labels).roll(-1, 1),  # it has the part's own first
+Part = Callable[[Tensor], Tensor]
+SHIFTS: dict[str, Callable[[Tensor, Part], Tensor]] = {
+    "shifted, then parted": lambda labels, part: part(moved(labels)),
+    "parted, then shifted": lambda labels, part: moved(part(labels)),  # the last row of a part has no target
+    "parted, then rolled": lambda labels, part: part(labels).roll(-1, 1),  # it has the part's own first
 }
 
 
-def in_parts(model, batch, shift):
-    ids, labels = batch["input_ids"], SHIFTS[shift](batch["labels"])
-    places = part(torch.arange(ids.shape[1], device=ids.device)[None])
-    logits = model(input_ids=part(ids), position_ids=places).logits
+def in_parts(model, batch, shift, columns=in_one_piece):
+    ids = batch["input_ids"]
+    own = columns(ids.shape[1]).to(ids.device)
+    labels = SHIFTS[shift](batch["labels"], lambda values: values[:, own])
+    logits = model(input_ids=ids[:, own], position_ids=own[None]).logits
     total = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
     return Summed.apply(total) / (batch["labels"][:, 1:] >= 0).sum()
 
@@ -130,16 +151,21 @@ def in_parts(model, batch, shift):
 
 @dataclass(frozen=True)
 class Case:
-    """A model, a loss, and the codes that every process must name; those of one that ``shares`` its samples by rank."""
+    """A model, a loss, and the codes that every process must name; those of one that ``shares`` its samples by rank.
+
+    Of such a one the columns from ``first`` on are labelled.
+    """
 
     make: Callable[[], torch.nn.Module]
     loss: Callable[..., Tensor]
     codes: Callable[[int, int], str]
     shares: bool = False
+    first: int = 3
 
 
-def context(shift, codes=lambda _rank, _of: ""):
-    return Case(lambda: tiny_model("LlamaForCausalLM").to(DEVICE), partial(in_parts, shift=shift), codes, shares=True)
+def context(shift, codes=lambda _rank, _of: "", columns=in_one_piece, first=3):
+    loss = partial(in_parts, shift=shift, columns=columns)
+    return Case(lambda: tiny_model("LlamaForCausalLM").to(DEVICE), loss, codes, shares=True, first=first)
 
 
 def tensor(head, loss, shift, code):
@@ -158,6 +184,14 @@ CASES = {
     "shifted, then parted": context("shifted, then parted"),
     "parted, then shifted": context("parted, then shifted", lambda rank, of: "LA201" if rank < of - 1 else ""),
     "parted, then rolled": context("parted, then rolled", lambda rank, _of: "LA105" if rank else "LA201"),
+    "uneven parts": context("shifted, then parted", columns=unevenly),
+    "zigzag": context("shifted, then parted", columns=zigzag),
+    "zigzag, then rolled": context("parted, then rolled", lambda _rank, _of: "LA105", columns=zigzag, first=0),
+    "stripes": context("shifted, then parted", columns=striped),
+    "stripes, then shifted": context(
+        "parted, then shifted", lambda _rank, of: "LA103" if of == 2 else "LA104", columns=striped, first=0
+    ),
+    "targets in the last part": context("shifted, then parted", first=20),
 }
 
 
@@ -165,7 +199,8 @@ def batch_of(case: Case) -> dict[str, Tensor]:
     """The same in every process, with targets in every part."""
     batch = {key: value.to(DEVICE) for key, value in text_batch().items()}
     if case.shares:
-        batch["labels"][:, 3:] = batch["input_ids"][:, 3:]
+        at = torch.arange(batch["input_ids"].shape[1], device=DEVICE)
+        batch["labels"] = batch["input_ids"].masked_fill(at < case.first, -100)
     return batch
 
 

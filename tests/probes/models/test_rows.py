@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from alignment import InputError, text_stream
-from probes.models.rows import align_streams, head_rows, match_rows
+from probes.models.rows import align_streams, head_rows, match_rows, rows_at
 
 IDS = torch.arange(12).reshape(2, 6) + 10
 MASK = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
@@ -101,3 +101,31 @@ def test_rows_of_a_layer_that_are_like_none_of_the_body_keep_their_place():
     draw = torch.Generator().manual_seed(0)
     hidden, others = torch.randn(2, 6, 16, generator=draw), torch.randn(2, 6, 16, generator=draw)
     assert head_rows(others, hidden, 12, 12).tolist() == list(range(12))
+
+
+LEFT = stream(IDS, MASK.flip(1))
+AT = torch.tensor([0, 1, 4, 5])
+
+
+@pytest.mark.parametrize(
+    ("batch", "columns", "positions", "rows"),
+    [
+        (BATCH, AT, AT[None], [0, 1, 4, 5, 6, 7, 10, 11]),
+        (BATCH, AT, AT.expand(2, 4), [0, 1, 4, 5, 6, 7, 10, 11]),
+        (BATCH, AT[::2], AT[None, ::2], [0, 4, 6, 10]),
+        (LEFT, torch.tensor([3, 5]), torch.tensor([[3, 5], [1, 3]]), [3, 5, 9, 11]),
+        (BATCH, AT, torch.arange(4)[None], None),
+        (BATCH, AT, AT[None] + 3, None),
+        (BATCH, AT, AT.expand(3, 2, 4), None),
+        (BATCH, AT, None, None),
+        (BATCH, torch.arange(6), torch.arange(6)[None], None),
+    ],
+    ids=["zigzag", "each its own", "stripes", "tokens counted", "begun anew", "beyond", "three kinds", "none", "all"],
+)
+def test_a_part_of_every_sample_is_found_by_its_positions_where_the_ids_say_so(batch, columns, positions, rows):
+    found = rows_at(positions, stream(IDS[:, columns]), batch)
+    assert (None if found is None else found.tolist()) == rows
+
+
+def test_a_part_of_one_sample_is_not_looked_for_in_all():
+    assert rows_at(AT[None], stream(IDS[1:, AT]), BATCH) is None

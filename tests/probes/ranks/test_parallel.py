@@ -12,7 +12,15 @@ from parallel_cases import CASES, expected
 
 ROOT = Path(__file__).parents[3]
 #: What a plain run of the tests is shown: the nightly run shows everything, to two processes and to four.
-QUICK = ["own ids alone, copy", "split logits, loss_parallel", "shifted, then parted", "parted, then shifted"]
+QUICK = [
+    "own ids alone, copy",
+    "split logits, loss_parallel",
+    "shifted, then parted",
+    "parted, then shifted",
+    "zigzag",
+    "stripes, then shifted",
+    "targets in the last part",
+]
 
 
 def assert_as_expected(warm, names, count, **more):
