@@ -133,12 +133,12 @@ def _raise_several(adapter: CausalLMAdapter, batch: Batch) -> None:
 def _knows(model: nn.Module, adapter: CausalLMAdapter, batch: Batch, loss_fn: LossFunction) -> bool:
     """Whether nothing needs to be searched: the ids are known, the head gives a row for each, and is all there is."""
     with unchanged():
-        owners = pretrained_models(model)
-        inside = {id(part) for part in modules_of(owners[0])} if owners else set()
-    if owners:
+        owner = next(pretrained_models(model), None)
+        inside = set() if owner is None else set(modules_of(owner))
+    if owner is not None:
         if _reads_other_keys(adapter, batch):
             return False
-        if all(id(head) in inside for head in adapter.modules(model)):
+        if inside.issuperset(adapter.modules(model)):
             return True
     view = _read_by(model, adapter, batch)
     if view is None:

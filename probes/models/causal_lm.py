@@ -139,7 +139,7 @@ class CausalLMAdapter(TextBatch, TextRuns):
     def _owner(self, model: nn.Module) -> tuple[Any, Any]:
         """The same, and the output embeddings that it names; None in their place where heads were named."""
         if self._names:
-            return next(iter(pretrained_models(model)), None) or unwrapped(model), None
+            return next(pretrained_models(model), None) or unwrapped(model), None
         if self._known is not None:  # a model looks long for its head
             asked, inner, head = self._known
             if asked is model and head in inner._modules.values():  # noqa: SLF001 - children() makes a set
@@ -220,7 +220,7 @@ class CausalLMAdapter(TextBatch, TextRuns):
 
 def _owning(model: nn.Module) -> tuple[nn.Module, Any, nn.Module] | None:
     """A model, the outermost transformers model in it that names its output head, and that head; None without."""
-    for candidate in pretrained_models(model):  # most often the first of them
+    for candidate in pretrained_models(model):
         head = output_embeddings(candidate)
         if isinstance(head, nn.Module):
             return model, candidate, head

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..host.walk import descends, has, modules_of, unchanged
+from ..host.walk import descends, modules_of, unchanged
 
 __all__ = [
     "HOOKS",
@@ -71,9 +72,9 @@ def is_masked_lm(model: Any) -> bool:
     return any(base.__name__.endswith("ForMaskedLM") for base in type(model).__mro__)
 
 
-def pretrained_models(model: nn.Module) -> list[Any]:
-    """The transformers models in a model, outermost first."""
-    return [module for module in modules_of(model) if descends(type(module), *PRETRAINED)]
+def pretrained_models(model: nn.Module) -> Iterator[Any]:
+    """The transformers models in a model, outermost first: most often the model itself."""
+    return (module for module in modules_of(model) if descends(type(module), *PRETRAINED))
 
 
 def output_embeddings(model: Any) -> Any:
@@ -107,7 +108,13 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def peft_model(model: nn.Module) -> Any:
     """The PEFT model in a model, whatever wraps it; None if there is none."""
-    return next((one for one in modules_of(model) if has(one, "get_base_model") and hasattr(one, "peft_config")), None)
+    return next((one for one in modules_of(model) if _unwraps(type(one)) and hasattr(one, "peft_config")), None)
+
+
+@lru_cache(maxsize=4096)
+def _unwraps(kind: type) -> bool:
+    """Whether modules of a class give what they wrap: asked of every module, and of few classes."""
+    return hasattr(kind, "get_base_model")
 
 
 def virtual_tokens(model: nn.Module) -> str:
@@ -155,7 +162,7 @@ def feeder(inner: nn.Module, head: nn.Module) -> nn.Module | None:
     Of a head that stands outside of every model, that of the outermost: something of the user's own lies between.
     """
     with unchanged():
-        every = pretrained_models(inner)
+        every = list(pretrained_models(inner))
         owners = [owner for owner in every if _holds(owner, head)] or every[:1]
         for owner in reversed(owners):
             for body in _bodies(owner):

@@ -35,7 +35,7 @@ class ProphetNetAdapter(CausalLMAdapter):
     @classmethod
     def fits(cls, model: nn.Module) -> bool:
         """Whether ``model`` is, or wraps, one of the classes."""
-        return any(type(inner).__name__ in cls.classes for inner in pretrained_models(model)[:1])
+        return type(next(pretrained_models(model), None)).__name__ in cls.classes
 
     def _ngrams(self, model: nn.Module) -> int:
         config = self.inner(model).config
