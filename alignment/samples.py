@@ -30,7 +30,7 @@ def sample_findings(streams: Sequence[Stream], labels: Sequence[Tensor | None]) 
     for stream, given in known:
         counted = (given != IGNORE_INDEX).long().cpu()
         targets.index_add_(0, stream.sample.cpu(), counted)
-    empty = torch.nonzero(targets == 0).reshape(-1).tolist()
+    empty = [number for number, count in enumerate(targets.tolist()) if not count]
     if not empty or len(empty) == size:
         return
     which = ", ".join(str(number) for number in empty[:SHOWN]) + (", ..." if len(empty) > SHOWN else "")

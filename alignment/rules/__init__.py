@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from functools import cached_property
 from itertools import takewhile
 
@@ -36,6 +36,12 @@ class _Catalogue(Mapping[str, Rule]):
 
     def __len__(self) -> int:
         return len(self._rules)
+
+    def values(self) -> ValuesView[Rule]:
+        return self._rules.values()
+
+    def items(self) -> ItemsView[str, Rule]:
+        return self._rules.items()
 
 
 RULES: Mapping[str, Rule] = _Catalogue()

@@ -17,7 +17,6 @@ from alignment.pairing import Path, choose_by
 from alignment.streams import IGNORE_INDEX
 from alignment.supervision import Supervision
 from alignment.verdicts import Verdicts
-from alignment.weights import spread
 
 from ..host.environment import environment_of
 from ..host.origin import package_of
@@ -86,7 +85,6 @@ def stream_summary(seen: Witness, heads: Sequence[Head] = ()) -> dict[str, dict[
 def _actual_summary(
     number: int, expected: Supervision, actual: Supervision, verdicts: Verdicts, further: int
 ) -> dict[str, Any]:
-    weight = actual.weight[actual.trained]
     known = actual.trained & (actual.source >= 0)
     offsets = Counter(actual.offset[known & (actual.origin == number)].tolist())
     histogram = {str(offset + further): count for offset, count in sorted(offsets.items())}
@@ -100,8 +98,8 @@ def _actual_summary(
         "unexpected": unexpected,
         "unreadable": actual.unread,
         "offsets": histogram,
-        "weight_sum": float(weight.sum()),
-        "weight_spread": spread(weight),
+        "weight_sum": float(actual.weights.sum()),
+        "weight_spread": actual.weight_spread,
         "sources": "proven" if actual.exact else "inferred",
     }
 
