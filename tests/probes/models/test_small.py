@@ -197,6 +197,33 @@ def test_a_small_model_is_judged_as_its_like_and_leaves_the_random_state():
     assert "LA103" in {one.code for one in check_loss(model, batch(), twice, replay=False).findings}
 
 
+def further(model, batch, far):
+    rows = model(input_ids=batch["input_ids"]).logits
+    return nn.functional.cross_entropy(rows[:, : rows.shape[1] - far].flatten(0, 1), batch["labels"][:, far:].flatten())
+
+
+FAULTS = {
+    "right": lambda m, b: further(m, b, 1),
+    "copy": lambda m, b: further(m, b, 0),
+    "one sample": lambda m, b: further(m, {key: value[:1] for key, value in b.items()}, 1),
+    "other mask": lambda m, b: further(m, {**b, "labels": b["labels"].masked_fill(b["labels"] < 40, -100)}, 1),
+}
+
+
+def test_what_is_found_on_the_whole_model_is_found_on_the_small_one():
+    sizes = {"hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 8}
+    config = transformers.Gemma2Config(vocab_size=96, head_dim=16, num_key_value_heads=4, sliding_window=8, **sizes)
+    whole, small = transformers.AutoModelForCausalLM.from_config(config).train(), small_model(config)
+    assert parameters(small) < parameters(whole) / 4
+    codes = {}
+    for name, loss in FAULTS.items():
+        found = [check_loss(one, batch(), loss, replay=False).findings for one in (whole, small)]
+        assert [(one.code, one.count) for one in found[0]] == [(one.code, one.count) for one in found[1]], name
+        codes[name] = [one.code for one in found[0]]
+    assert codes["right"] == []
+    assert all(codes[name] for name in FAULTS if name != "right")
+
+
 def test_a_configuration_may_be_an_object_a_mapping_or_a_folder(tmp_path):
     llama().save_pretrained(tmp_path)
     made = [small_model(one) for one in (llama(), llama().to_dict(), tmp_path, str(tmp_path / "config.json"))]
