@@ -16,7 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from verification import Setting, decoding
 
 from alignment import hidden, recovery
+from probes.models import adapter_for
 from probes.witness import stand_in
+from probes.witness.witness import witness
 
 ROOT = Path(__file__).parents[2]
 TINY = Size("tiny", torch.device("cpu"), 1)
@@ -61,6 +63,13 @@ def test_a_pass_needs_no_more_memory_than_its_floor(dtype):
     logits = 4 * 128 << 15
     assert floor > 2 * logits  # the logits themselves, and what their loss keeps
     assert ours <= 1.05 * floor
+
+
+def test_weights_are_right_to_three_digits_in_bfloat16():
+    setting = Setting(1 << 15, 64, 128, torch.bfloat16, TINY.device)
+    (text,) = witness(setting.model, adapter_for(setting.model), setting.batch, setting.loss).actual
+    weights = text.weight[text.trained]
+    assert torch.allclose(weights, torch.full_like(weights, 1 / len(weights)), rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("name", LOSSES)
