@@ -31,6 +31,11 @@ SIZES: dict[str, dict[str, Any]] = {
     "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32},
 }
 SMALL: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+#: What two processes on nccl are shown by themselves; the tests marked ``cuda`` hold every case to its verdict.
+NCCL = {
+    "parallel_cases": ("split logits, loss_parallel", "parted, then shifted", "zigzag"),
+    "spread_cases": ("fsdp2", "fsdp2, copy"),
+}
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
 #: What the seed asks of a first run.
 SEED = ("text-length", "text-loss", "audio-loss", "fallback-path", "training-step")
@@ -104,8 +109,9 @@ def steps(device: str, folder: Path) -> Iterator[Step]:
     full = ["--full", "--runs", "3", "--match", "H 1024, T 2048"] if device != "cpu" else ["--tiny", "--runs", "1"]
     yield Step("verification beside a training step", [*figures, *full, "--only", "verification"], 90, report=True)
     if device != "cpu" and torch.cuda.device_count() > 1:
-        words = ["tests/probes/parallel_cases.py", "split logits, loss_parallel", "parted, then shifted"]
-        yield Step("two processes on nccl", [*TORCHRUN, *words], 90, {"DEVICE": "cuda"})
+        for cases, names in NCCL.items():
+            words = [f"tests/probes/{cases}.py", *names]
+            yield Step(f"two processes on nccl, {cases}", [*TORCHRUN, *words], 90, {"DEVICE": "cuda"})
 
 
 def run(step: Step, left: float) -> dict[str, Any]:

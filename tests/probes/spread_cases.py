@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -27,6 +28,8 @@ from probes.checks.preflight import Plan, preflight
 from probes.models import adapter_for
 from probes.witness.loss_file import load_loss
 
+#: ``cuda`` runs the cases of FSDP2 and DDP on nccl, a process to a device.
+DEVICE = os.environ.get("DEVICE", "cpu")
 #: Of Higgs's own forward, which gives a view of its audio logits.
 HIGGS_WARNS = r"FSDP2-wrapped module \(FSDPHiggsAudioModel\) returned a view"
 TRAINERS = Path(__file__).parents[2] / "fixtures" / "trainers"
@@ -61,7 +64,7 @@ def trainer(where):
 
 
 def llama(**extra):
-    return tiny_model("LlamaForCausalLM", **extra)
+    return tiny_model("LlamaForCausalLM", **extra).to(DEVICE)
 
 
 def fused(shift):
@@ -79,11 +82,13 @@ def fused(shift):
 
 def sharded(model, layers=None, **policy):
     """Every layer a group of its own, and the rest, heads included, at the root: as FSDP2 is used."""
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
+    mesh = init_device_mesh(DEVICE, (distributed.get_world_size(),))
     for layer in layers or model.model.layers:
-        fully_shard(layer, **policy)
-    return fully_shard(model, **policy)
+        fully_shard(layer, mesh=mesh, **policy)
+    return fully_shard(model, mesh=mesh, **policy)
 
 
 def half():
@@ -107,7 +112,7 @@ def lora_sharded():
 
 
 def encoder_decoder():
-    model = tiny_model("BartForConditionalGeneration")
+    model = tiny_model("BartForConditionalGeneration").to(DEVICE)
     return sharded(model, [*model.model.encoder.layers, *model.model.decoder.layers])
 
 
@@ -129,6 +134,10 @@ def accelerated(model):
 # -- cases ----------------------------------------------------------------------------------------------
 
 
+def of_text():
+    return {key: value.to(DEVICE) for key, value in text_batch().items()}
+
+
 @dataclass(frozen=True)
 class Case:
     """A model, a loss, and the codes that every process must name; ``codes`` by rank where they differ."""
@@ -136,7 +145,7 @@ class Case:
     make: Callable[[], nn.Module]
     loss: Callable[..., Any] = own
     codes: tuple[str, ...] = ()
-    batch: Callable[[], dict[str, Any]] = text_batch
+    batch: Callable[[], dict[str, Any]] = of_text
     train: Callable[..., Any] = own
     preflight: bool = False
     only_rank_1: bool = False
@@ -243,7 +252,11 @@ def expected(case, rank):
 
 
 def main():
-    distributed.init_process_group("gloo", timeout=timedelta(seconds=60))
+    if DEVICE == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        for kernels in (torch.backends.cuda.enable_flash_sdp, torch.backends.cuda.enable_mem_efficient_sdp):
+            kernels(False)  # their gradients differ from run to run, and two trainings are compared bit for bit
+    distributed.init_process_group("nccl" if DEVICE == "cuda" else "gloo", timeout=timedelta(seconds=60))
     every = {**CASES, **HIGGS, **APART}
     for name in sys.argv[1:]:
         with warnings.catch_warnings():

@@ -59,8 +59,8 @@ def test_one_process_with_higgs(name):
     assert_as_expected(run_case(HIGGS[name]), HIGGS[name])
 
 
-def assert_in_processes(warm, *names, ranks=2):
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "RANKS": str(ranks)}
+def assert_in_processes(warm, *names, ranks=2, **more):
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "RANKS": str(ranks), **more}
     done = warm.python(forked_ranks.__file__, spread_cases.__file__, *names, cwd=ROOT, env=env, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -96,6 +96,15 @@ def test_four_processes_of_fsdp2(warm):
 @pytest.mark.higgs
 def test_two_processes_with_higgs(warm):
     assert_in_processes(warm, *HIGGS)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two accelerators")
+def test_two_processes_on_accelerators(warm):
+    names = [name for name in (*CASES, *APART) if name.startswith(("fsdp2", "ddp"))]
+    for name in names:
+        skip_unless_possible(name)
+    assert_in_processes(warm, *names, DEVICE="cuda", CUBLAS_WORKSPACE_CONFIG=":4096:8")
 
 
 @pytest.mark.cuda
