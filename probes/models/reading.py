@@ -119,8 +119,12 @@ def _blocks(mask: Tensor, ids: Tensor, otherwise: Tensor | None) -> Tensor | Non
 
 
 def is_encoder_decoder(model: Any) -> bool:
-    """Whether labels belong to a decoder of its own, which is not the module that reads ``input_ids``."""
-    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False)) and decoder_of(model) is not None
+    """Whether labels belong to a decoder of its own, which is not the module that reads ``input_ids``.
+
+    A configuration may say so of a class that has none (a decoder's, copied from its whole model's).
+    """
+    says = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+    return says and decoder_of(model) is not None and "decoder_input_ids" in signature_of(model).parameters
 
 
 def decoder_ids(model: Any, batch: Mapping[str, Any]) -> Tensor:

@@ -20,6 +20,7 @@ from ..errors import CannotRunError, UsageError, out_of_memory
 from . import higgs, higgs_v2
 from .checkpoint import class_of
 from .proven import read_json
+from .reading import is_encoder_decoder
 from .shrink import shrink
 
 __all__ = ["Small", "small_like", "small_model", "smallest"]
@@ -263,7 +264,7 @@ def _raises(model: Any) -> bool:
         return False
     ids = torch.arange(FIRST_ID, FIRST_ID + ROWS)[None]
     given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if getattr(model.config, "is_encoder_decoder", False):
+    if is_encoder_decoder(model):
         given["decoder_input_ids"] = ids
     try:
         with torch.no_grad():

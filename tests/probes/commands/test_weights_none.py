@@ -99,6 +99,13 @@ def test_a_loss_is_judged_on_a_configuration_alone(folder, capsys, loss, code):
 
 
 @pytest.mark.parametrize(("loss", "code"), [("right", 0), ("copy", 1)])
+def test_a_decoder_whose_configuration_claims_an_encoder_is_read_as_what_its_class_is(folder, loss, code):
+    path = folder / "model" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "is_encoder_decoder": True}))
+    assert preflight("--model", folder / "model", "--loss", f"{folder / 'losses.py'}:{loss}") == code
+
+
+@pytest.mark.parametrize(("loss", "code"), [("right", 0), ("copy", 1)])
 def test_fuzz_draws_its_cases_on_a_configuration_alone(folder, capsys, loss, code):
     words = ["--model", folder / "model", "--weights", "none", "--loss", f"{folder / 'losses.py'}:{loss}"]
     assert loss_align.main(["fuzz", "--examples", "1", *map(str, words)]) == code
