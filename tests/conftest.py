@@ -1,6 +1,7 @@
 """Settings that hold for every test."""
 
 import gc
+import logging
 import os
 import sys
 from pathlib import Path
@@ -129,6 +130,14 @@ def _compiled_afresh():
     yield
     if dynamo := sys.modules.get("torch._dynamo"):
         dynamo.reset()
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before():
+    """A script that a test runs here may turn all logs off for what it prints itself: the next test reads them."""
+    before = logging.root.manager.disable
+    yield
+    logging.disable(before)
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
