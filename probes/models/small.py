@@ -45,6 +45,8 @@ UNSAID = (
     "without its weights nothing is said of decoding with them, of overflow in its layers and logits, of what dtype "
     "they need, or of memory; its vocabulary, special ids, heads, codebooks, tying, caps and masks are its own"
 )
+#: What torch says of a tensor without storage that is read or moved.
+STORED = "meta tensor"
 #: Letters of what a class raises.
 LONGEST = 300
 
@@ -138,10 +140,18 @@ def small_like(make: Callable[[], Any], *, seed: int = 0) -> Small:
         seed: of the weights.
 
     Raises:
-        UsageError: what it returns has no configuration to make it by.
+        UsageError: what it returns has no configuration to make it by, or it reads or moves its weights.
     """
-    with torch.device("meta"):
-        whole = make()
+    try:
+        with torch.device("meta"):
+            whole = make()
+    except Exception as error:
+        if STORED not in str(error):
+            raise
+        raise UsageError(
+            "--weights none calls what makes the model where tensors have no storage: let it do no more than make it "
+            f"({_line(error)})"
+        ) from error
     config = getattr(whole, "config", None)
     if not isinstance(whole, nn.Module) or not _has_values(config):
         raise UsageError(

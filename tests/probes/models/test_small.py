@@ -363,6 +363,14 @@ def test_what_is_no_configuration_of_a_model_with_heads_is_refused(given, told):
         small_model(given)
 
 
+@pytest.mark.parametrize(
+    "make", [lambda: Own(Sizes()).to("cpu"), lambda: Own(Sizes()).head.weight.sum().item()], ids=["moved", "read"]
+)
+def test_a_function_that_needs_the_weights_is_told_to_make_the_model_alone(make):
+    with pytest.raises(UsageError, match=r"let it do no more than make it \(.*meta tensor"):
+        small_like(make)
+
+
 def test_a_module_without_a_configuration_is_refused():
     with pytest.raises(UsageError, match="a Linear has no configuration"):
         small_like(lambda: nn.Linear(2, 2))
