@@ -26,6 +26,7 @@ from .forwards import Forward
 from .further import called_apart, lent_labels, settled_heads
 from .joined import Joined, Part, join
 from .kept_back import without_silent
+from .lent_twins import as_trained
 from .micro_batches import accumulation
 from .placing import place
 from .step_weights import StepWeights
@@ -105,6 +106,7 @@ def observe(
     joined = joined if template is None else _with_template(joined, template)
     forwards = [forward for step in read for forward, _ in step]
     lent = torch.tensor([one.lends_labels for one in forwards])[joined.part[0]]
+    joined = as_trained(joined, lent)
     expected = expectations(joined, lent)
     if bool(lent.any()) and not expected[0].known:  # labels that the loss does not use
         joined = replace(joined, view=replace(joined.view, labels=(None, *joined.view.labels[1:])))

@@ -21,10 +21,9 @@ from ..host.sharded import runs_together
 from ..models.adapter import Batch, Head, View
 from ..models.forward import all_finite, can_be_learnt, spelled_out
 from ..models.modules import routes_by_capacity
-from ..models.placed import Places as Placing
 from .calls import BeyondError, Call, NotReplayedError, Run, Scene
 from .cuts import MOST, Place, Places, layout_of, rounds, runs_of
-from .given import rows_of, streams_of
+from .given import streams_of
 from .in_turn import without_own_frame
 from .leaks import Leaks, told_leaks
 from .perturbation import SAME_ORDER, Movement, more_rounding, moved_by, repeats
@@ -34,11 +33,9 @@ from .run import run_loss
 from .soft import drifts, names_many, soft_findings
 from .strip import strip_of
 from .told import Causality
+from .twins import has_twins, rows_placed
 
 __all__ = ["MOST", "replay"]
-
-#: Rows of a gradient that are looked through at once: most that train show it in the first.
-ROWS = 16
 
 
 def replay(
@@ -84,7 +81,7 @@ def _judged(view: View, told: Sequence[Supervision]) -> list[Tensor]:
 
 @dataclass
 class _Replay:
-    """The runs of one loss on one batch."""
+    """The runs of one loss on one batch; with ``apart`` its rows are placed by a run at which no samples are alike."""
 
     scene: Scene
     batch: Batch
@@ -94,6 +91,8 @@ class _Replay:
     drawn: int | None = None
     movement: Movement | None = None
     known: bool = False
+    apart: bool = False
+    elsewhere: bool = False
     renamed: Renamed = field(init=False)
     heads: Sequence[Head] = ()
     base: Run = field(default_factory=Run)
@@ -114,11 +113,29 @@ class _Replay:
         return told
 
     def _judge(self) -> Causality | None:
+        """What the cuts show; no row is accused that is so by one of two ways to place samples that are alike."""
+        told = self.told()
+        if told is None or told.problem or not self.elsewhere:
+            return told
+        try:
+            apart = replace(self, apart=True).told()
+        except NotReplayedError:
+            return told
+        if apart is None or apart.problem:
+            return told
+        if apart.findings and not told.findings:
+            which = "samples of the batch are alike, and of which of them these are shows under other ids alone"
+            return Causality(problem=f"rows move with inputs after them, but {which}")
+        return told if apart.findings else apart
+
+    def told(self) -> Causality | None:
         """What the cuts show; None where the model does not repeat itself."""
         self.renamed = Renamed.of(self.scene, self.batch, self.places, seed=self.seed, known=self.known)
         self.heads = self.scene.adapter.heads(self.scene.model, self.scene.view)
         self.base = run_loss(self.scene, self.renamed.plain(), gradients=True)
-        self.rows = self._placed()
+        plain, apart = rows_placed(self.scene, self.base, self.renamed)
+        self.elsewhere = apart is not None
+        self.rows, self.uses = apart or plain if self.apart else plain
         problem = self._unfit()
         if problem:
             return Causality(problem=problem)
@@ -171,8 +188,8 @@ class _Replay:
         """That samples are alike token by token, and some are given again: of which of them a row is, nothing shows."""
         if not told.by_samples or not any(bool((uses > 1).any()) for uses in self.uses):
             return ""
-        alike = any(len(samples) > 1 for samples in self.places.view.streams[0].alike())
-        return "samples of the batch are alike, and the model is given some of them more than once" if alike else ""
+        alike = "samples of the batch are alike, and the model is given some of them more than once"
+        return alike if has_twins(self.places.view) else ""
 
     def moving(self, cuts: Sequence[Place], *, suffix: bool = True, others: bool = True) -> list[Tensor] | None:
         """Per stream, the rows that move when what these cuts name is replaced; None where runs do not repeat."""
@@ -246,20 +263,6 @@ class _Replay:
 
     # -- rows ------------------------------------------------------------------------------------
 
-    def _placed(self) -> list[list[Tensor] | None]:
-        """Per call of the base and stream of its head, the rows of the batch that its rows stand for; None: unknown."""
-        scene = self.scene
-        view = scene.adapter.view(scene.model, self.renamed.plain())  # codes that a model makes are spelled out in it
-        placing = Placing(self.base.forwards, scene.model, scene.adapter, view)
-        calls = [(call, _trains(call)) for call in self.base.calls]
-        seen = {number for call, trains in calls if trains for number in call.head.streams}
-        rows = [
-            rows_of(call, placing) if call.whole or trains or seen.isdisjoint(call.head.streams) else None
-            for call, trains in calls
-        ]
-        self.uses = placing.uses
-        return rows
-
     def _judged_rows(self, number: int) -> Tensor:
         """(r,) int64: the rows of a call whose causality is judged."""
         call, placed = self.base.calls[number], self.rows[number]
@@ -296,14 +299,6 @@ class _Replay:
                 known, into = at >= 0, changes[number]
                 into[at[known]] = torch.maximum(into[at[known]], mine[known])  # NaN stays
         return changes
-
-
-def _trains(call: Call) -> bool:
-    """Whether the loss trains what a call gave; logits for a metric may have read whatever they like.
-
-    A fused loss trains a head without its logits: where none of a stream's have a gradient, all of them stand for it.
-    """
-    return call.gradient is not None and any(bool(rows.any()) for rows in call.gradient.split(ROWS))
 
 
 def _change(call: Call) -> Tensor:

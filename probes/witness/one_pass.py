@@ -262,7 +262,8 @@ def _run(
     placed = place_readings(capture, read, model, adapter, view)
     calls = _repeated(capture, placed.rows)
     coarse = max((torch.finfo(one).eps for one in dtypes), default=0.0)
-    out = Pass(placed.readings, capture, number, not problems, placed.unplaced, problems, calls, coarse)
+    readings = watched.in_order(placed.readings)
+    out = Pass(readings, capture, number, not problems, placed.unplaced, problems, calls, coarse)
     return replace(out, given=placed.given, forwards=placed.forwards)
 
 

@@ -20,7 +20,7 @@ from .one_pass import LossError, run_pass
 from .pace import IDS
 from .watched import Watched
 
-__all__ = ["prove", "retry_in_range"]
+__all__ = ["largest_id", "prove", "renamed", "retry_in_range"]
 
 #: Share of rows that keep their token under every barcode from which a loss has labels that no barcode renamed.
 HELD = 0.5
@@ -30,16 +30,22 @@ def _passes(
     watched: Watched, batch: Batch, view: View, *, up_to: int | None = None
 ) -> tuple[Barcode, list[list[Reading]]]:
     """The readings of the batch under every digit of a barcode, whose ids are none above ``up_to``."""
-    model, adapter = watched.model, watched.adapter
-    usable = adapter.usable_ids(model, view)
+    usable = watched.adapter.usable_ids(watched.model, view)
     code = barcode(view.streams, usable if up_to is None else usable[usable <= up_to])
-    passes = []
-    for digit in range(code.passes):
-        ids = [code.codes(n, len(stream), digit).to(stream.ids.device) for n, stream in enumerate(view.streams)]
-        relabelled = adapter.relabel(model, batch, view, ids, code.foreign(digit))
-        watched.pace.step(IDS)
-        passes.append(run_pass(watched, relabelled, adapter.view(model, relabelled)).readings)
-    return code, passes
+    return code, [run_pass(watched, *renamed(watched, batch, view, code, n)).readings for n in range(code.passes)]
+
+
+def largest_id(view: View) -> int:
+    """The largest of a batch."""
+    return max((int(stream.ids.max()) for stream in view.streams if len(stream)), default=0)
+
+
+def renamed(watched: Watched, batch: Batch, view: View, code: Barcode, digit: int) -> tuple[Batch, View]:
+    """The batch under one digit of a barcode, and its view."""
+    ids = [code.codes(n, len(stream), digit).to(stream.ids.device) for n, stream in enumerate(view.streams)]
+    relabelled = watched.adapter.relabel(watched.model, batch, view, ids, code.foreign(digit))
+    watched.pace.step(IDS)
+    return relabelled, watched.adapter.view(watched.model, relabelled)
 
 
 def prove(watched: Watched, batch: Batch, view: View, inferred: Sequence[Supervision]) -> tuple[Supervision, ...]:
@@ -52,8 +58,7 @@ def prove(watched: Watched, batch: Batch, view: View, inferred: Sequence[Supervi
         try:
             code, passes = _passes(watched, batch, view)
         except LossError:
-            largest = max((int(stream.ids.max()) for stream in view.streams if len(stream)), default=0)
-            code, passes = _passes(watched, batch, view, up_to=largest)
+            code, passes = _passes(watched, batch, view, up_to=largest_id(view))
     except (LossError, InputError):
         return tuple(inferred)  # the loss holds on to its own labels: sources stay inferred
     proven = resolve_sources(inferred, code, passes)

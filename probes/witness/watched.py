@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from alignment import Convention
 from alignment.noise import Values
+from alignment.recovery import Reading
 
 from ..models.adapter import Adapter, Batch, Head, View
 from .capture import Capture
@@ -48,13 +49,21 @@ class Options:
 
 @dataclass(frozen=True)
 class Watched:
-    """A loss on a model, and how it is watched."""
+    """A loss on a model, and how it is watched.
+
+    ``order`` holds (R,) int64 per stream, for each row of the batch that whose reading is its own: see ``twins``.
+    """
 
     model: nn.Module
     adapter: Adapter
     loss_fn: LossFunction
     options: Options
     pace: Pace
+    order: tuple[Tensor, ...] = ()
+
+    def in_order(self, readings: Sequence[Reading]) -> list[Reading]:
+        """The readings of the batch, one per stream, those of twins where they belong."""
+        return [one.select(rows) for one, rows in zip(readings, self.order, strict=True)] if self.order else [*readings]
 
     @property
     def withhold(self) -> tuple[str, ...]:

@@ -41,7 +41,7 @@ from .one_pass import LossError, Pass, run_along, run_pass
 from .pace import LOSS, Pace
 from .penalised import Penalised, told_apart
 from .proof import prove, retry_in_range
-from .twins import as_demanded
+from .twins import place_twins
 from .watched import LossFunction, Options, Watched
 
 __all__ = ["LossFunction", "Options", "Witness", "witness"]
@@ -131,20 +131,22 @@ def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
     if first.shared:
         expected, others = of_this_process(expected, first.given)
         notes = [*notes, *others]
-    readings = as_demanded(first.readings, expected, len(first.capture.forwards), first.given)
-    actual = infer_sources(readings, view.streams)
+    twins = place_twins(watched, batch, view, first, expected)
+    placed = replace(watched, order=twins.order)
+    first = replace(first, readings=placed.in_order(first.readings))
+    actual = infer_sources(first.readings, view.streams)
     penalised = Penalised()
     if not first.problems:
-        penalised = told_apart(watched, batch, view, first, actual, expected)
+        penalised = told_apart(placed, batch, view, first, actual, expected)
     actual = penalised.without(actual)
     told, drawn = judge_loss(view, expected, actual), Drawn(expected, actual)
     if not first.problems and _may_be_clipped(told.findings, options):
-        drawn = on_other_logits(watched, batch, view, expected, actual, first.capture)
+        drawn = on_other_logits(placed, batch, view, expected, actual, first.capture)
         told = judge_loss(view, drawn.expected, drawn.actual)
     if not first.problems and _needs_proof(told.findings, drawn.expected, drawn.actual):
         actual = penalised.without(prove(watched, batch, view, drawn.actual))
         drawn = (
-            on_other_logits(watched, batch, view, expected, actual, first.capture)
+            on_other_logits(placed, batch, view, expected, actual, first.capture)
             if drawn.notes
             else replace(drawn, actual=actual)
         )
@@ -156,6 +158,7 @@ def _watch(watched: Watched, batch: Batch, view: View) -> Witness:
     findings = left_to_others(findings) if first.shared else explain_silence(watched, batch, view, findings)
     own = unwrapped(model) is not adapter.inner(model)
     findings += labels_dropped(first.capture.dropped_labels, findings, own=own)
+    findings += () if any(one.is_error for one in findings) else twins.untold
     notes += [*told.notes, *drawn.notes, *penalised.notes()]
     if not first.problems:
         blind, unread = _blind(watched, view, expected, actual, first, (*of_labels, *findings))
