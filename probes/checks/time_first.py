@@ -81,10 +81,9 @@ def time_first(subject: Subject) -> TimeFirst | None:
         rows = _rows(subject, subject.batch, shape), _rows(subject, {**subject.batch, key: other}, shape)
     except Exception:  # noqa: BLE001 - a loss that holds on to its own ids
         return None
-    moved = torch.stack(
-        [one != two for one, two in zip(*rows, strict=False)] or [torch.zeros(shape, dtype=torch.bool)]
-    ).any(0)
-    reads_along = bool(moved[1:].any()) and not bool(moved[:, 1:].any())
+    moved = [one != two for one, two in zip(*rows, strict=False)]
+    # one row alone may be that of the token itself: a loss can give its samples in another order
+    reads_along = any(int(one[:, 0].sum()) > 1 for one in moved) and not any(bool(one[:, 1:].any()) for one in moved)
     return TimeFirst(*shape) if reads_along else None
 
 

@@ -80,6 +80,19 @@ def test_a_shift_along_the_samples_of_a_model_that_reads_along_the_other_dimensi
     assert seen[:2] == ("fail", ["LA104"])
 
 
+def test_samples_in_another_order_before_a_model_that_reads_no_row_but_its_own_are_no_time():
+    ids = columns().T.contiguous()
+    model = nn.Sequential(nn.Embedding(VOCABULARY, WIDTH), nn.Linear(WIDTH, VOCABULARY))
+
+    def turned(model, batch):
+        ids = batch["input_ids"].flip(0)
+        return F.cross_entropy(model(ids).flatten(0, 1), ids.flatten())
+
+    *seen, report = judged({"input_ids": ids, "labels": ids.clone()}, turned, model)
+    assert seen == ["fail", ["LA102"]]
+    assert not any("first dimension" in note for note in report.notes)
+
+
 @pytest.mark.parametrize("raised", [ValueError, KeyError])
 def test_of_a_loss_that_raises_at_other_ids_stands_what_was_found(raised):
     ids = columns()
