@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
 
 from alignment import Finding, InputError, Supervision
@@ -14,15 +15,22 @@ from ..errors import UsageError
 from ..finder.adapter import used
 from ..finder.found import Discovery, Found
 from ..finder.guard import beside
+from ..host.sharded import processes
 from ..models.adapter import Adapter, Batch
 from ..models.causal_lm import CausalLMAdapter
+from ..models.declared import DeclaredAdapter
 from ..models.modules import unwrapped
 from ..models.place import Place
 from ..witness.further import distance, held_to, layers_ahead, told_weights
+from ..witness.scout import reordered
 from ..witness.subject import Subject
 from ..witness.witness import LossFunction, Options, Witness
 
 __all__ = ["Watch", "watch"]
+
+
+#: What is said of rows that are taken for those of other samples.
+ASTRAY = frozenset({"LA102", "LA103", "LA104", "LA105", "LA201", "LA202", "LA203", "LA204"})
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,7 @@ def watch(model: nn.Module, adapter: Adapter, batch: Batch, loss_fn: LossFunctio
     subject = Subject.watched(model, adapter, batch, loss_fn, options)
     if subject.seen.calls and isinstance(adapter, CausalLMAdapter) and len(subject.seen.view.streams) == 1:
         subject = _read_by(adapter.called(subject.seen.calls), subject) or subject
+    subject = _in_its_order(subject)
     adapter, seen = subject.adapter, subject.seen
     if not seen.actual:
         return Watch(subject)
@@ -81,6 +90,18 @@ def watch(model: nn.Module, adapter: Adapter, batch: Batch, loss_fn: LossFunctio
     seen = subject.seen
     weights = told_weights(seen.actual, seen.view.ahead) if seen.view.ahead else []
     return Watch(subject, tuple(findings), (*found.notes, *weights))
+
+
+def _in_its_order(subject: Subject) -> Subject:
+    """Declared streams whose rows seem astray, read where the samples that the model is given lie in another order."""
+    adapter = subject.adapter
+    shown = any(one.code in ASTRAY for one in subject.seen.findings)
+    if not isinstance(adapter, DeclaredAdapter) or adapter.reordered or not shown or processes() > 1:
+        return subject
+    own = reordered(subject.model, adapter, subject.batch, subject.loss_fn)
+    learnt, known = own.learnt.entries, adapter.learnt.entries
+    alike = learnt.keys() == known.keys() and all(torch.equal(learnt[key], known[key]) for key in known)
+    return subject if alike else subject.read_by(own)
 
 
 def _read_by(adapter: Adapter | None, subject: Subject) -> Subject | None:

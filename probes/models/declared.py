@@ -65,6 +65,8 @@ class DeclaredAdapter(StreamsAdapter):
     """
 
     said = "streams: "
+    #: Whether the model may be given the samples in another order than the batch has, which is then learnt too.
+    reordered = False
     special_ids: Mapping[str, int] = MappingProxyType({})
 
     def __init__(

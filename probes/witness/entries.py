@@ -54,6 +54,7 @@ class Entries:
         self.model, self.adapter, self.batch, self.loss_fn, self.seen = model, adapter, batch, loss_fn, seen
         self.known = known
         self._begun: dict[tuple[int, torch.Size], list[Tensor]] = {}
+        self._samples: list[Tensor] = []
         self.view = adapter.view(model, batch)
 
     def learnt(self) -> Learnt:
@@ -73,24 +74,14 @@ class Entries:
             firsts.append(first)
             lengths.append(length)
             for nth, place in enumerate(places):
-                entries[number, nth] = self._rows(place, places, nth, shape, first, length)
+                entries[number, nth] = self._rows(place, nth, shape, first, length)
         return replace(self.adapter.learnt, first=tuple(firsts), length=tuple(lengths), entries=entries)
 
-    def _rows(
-        self,
-        place: Tensor | None,
-        places: Sequence[Tensor | None],
-        nth: int,
-        shape: torch.Size,
-        first: int,
-        length: int,
-    ) -> Tensor:
+    def _rows(self, place: Tensor | None, nth: int, shape: torch.Size, first: int, length: int) -> Tensor:
         """(A,) the row of the stream for each row of one call."""
         if place is None:  # rows and ids are equally many, and lie alike
             return torch.arange(shape.numel())
-        earlier = sum(len(one) for one in places[:nth] if one is not None)
-        sample = (earlier + torch.arange(len(place))) % shape[0]  # (b,)
-        rows = sample[:, None] * length + place - first
+        rows = self._samples[nth][:, None] * length + place - first
         return (rows.T if self._axis == 1 else rows).reshape(-1)
 
     def _places(self, number: int, shape: torch.Size) -> list[Tensor | None]:
@@ -111,6 +102,7 @@ class Entries:
             )
         ):
             self._axis = 0  # samples one behind the other
+            self._samples = _in_turn([shape[0]] * len(folded), shape[0])
             place = torch.arange(max(folded))[None].expand(shape[0], -1) - self.known[number]
             return [place[:, :length] for length in folded]
         if axis is None:
@@ -122,6 +114,9 @@ class Entries:
             return [None] * len(anchor.leads)
         leads = [lead if len(lead) == 2 else (1, *lead) for lead in anchor.leads]
         sizes = [(lead[axis], lead[1 - axis]) for lead in leads]
+        self._samples = _in_turn([count for count, _ in sizes], shape[0])
+        if self.adapter.reordered:
+            self._samples = self._read_from(number, anchor, shape) or self._samples
         begins = self._begins(number, anchor, sizes, shape)  # per call (b,)
         if begins is None:
             self._forget_body(number)
@@ -149,7 +144,7 @@ class Entries:
                 changed = self._changed(number, anchor, at)
                 if changed is None:
                     break
-                self._take(found, changed, sizes, at, shape[0])
+                self._take(found, changed, sizes, at)
                 if not any(bool((begin == UNKNOWN).any()) for begin in found):
                     break
         # a head that predicts further ahead may have read what lies between its row and its target
@@ -198,9 +193,12 @@ class Entries:
             yield torch.where((ranks == target[:, None]) & live, order, shape[1]).amin(1).clamp(max=shape[1] - 1)
 
     def _changed(self, number: int, anchor: _Anchor, at: Tensor) -> list[Tensor] | None:
-        """Per call (b, s) bool: rows that change with the id of each sample at ``at`` (B,); None where none can be."""
+        """Per call (b, s) bool: rows that change with the id of each sample at ``at`` (B,); None where none can be.
+
+        A sample stays as it is where that is negative.
+        """
         stream, one = self.view.streams[number], self.adapter.declared[number]
-        rows = torch.arange(len(at)) * (len(stream) // len(at)) + at
+        rows = (torch.arange(len(at)) * (len(stream) // len(at)) + at)[at >= 0]
         other = stream.ids.clone()
         pool = torch.unique(stream.ids[(stream.segment >= 0) & ~stream.filler & (stream.ids >= 0)])
         for row in rows.tolist():
@@ -228,20 +226,33 @@ class Entries:
         ]
         return [one.T if self._axis == 1 else one for one in shaped]
 
-    @staticmethod
     def _take(
-        found: list[Tensor], changed: Sequence[Tensor], sizes: Sequence[tuple[int, int]], at: Tensor, size: int
+        self, found: list[Tensor], changed: Sequence[Tensor], sizes: Sequence[tuple[int, int]], at: Tensor
     ) -> None:
         """Note where the ids of samples that are not known yet have entered."""
-        earlier = 0
-        for begin, moved, (count, length) in zip(found, changed, sizes, strict=True):
-            place = at[(earlier + torch.arange(count)) % size]
+        for begin, moved, (_, length), sample in zip(found, changed, sizes, self._samples, strict=True):
+            place = at[sample]
             entered = torch.where(moved, torch.arange(length), length).amin(1)
             offset = entered - place
             # the very first row moves with an id further on: every row sees every id, and nothing is told
             told = (entered < length) & ~((entered == 0) & (place > 0)) & (begin == UNKNOWN)
             begin[told] = offset[told]
-            earlier += count
+
+    def _read_from(self, number: int, anchor: _Anchor, shape: torch.Size) -> list[Tensor] | None:
+        """Per call (b,): the sample that each of its sequences has read; None where not every one shows which.
+
+        Sample n is changed in the runs of the bits of n + 1: a sequence moves in those of its own.
+        """
+        at, numbers = next(self._tries(number, shape, equal=True)), torch.arange(1, shape[0] + 1)
+        read = [torch.zeros_like(one) for one in self._samples]
+        for bit in range(shape[0].bit_length()):
+            changed = self._changed(number, anchor, torch.where(numbers >> bit & 1 == 1, at, -1))
+            if changed is None:
+                return None
+            read = [one + (moved.any(1).long() << bit) for one, moved in zip(read, changed, strict=True)]
+        if any(bool(((one < 1) | (one > shape[0])).any()) for one in read):
+            return None
+        return [one - 1 for one in read]
 
     def _head(self, number: int) -> Head:
         return next(head for head in self.adapter.learnt.heads if number in head.streams)
@@ -268,6 +279,11 @@ class Entries:
         book = [call.head.streams.index(number) for call in mine]
         leads = tuple(call.leads[at] for call, at in zip(mine, book, strict=True))
         return _Anchor(leads, tuple(call.given[at] for call, at in zip(mine, book, strict=True)))
+
+
+def _in_turn(counts: Sequence[int], size: int) -> list[Tensor]:
+    """Per call (b,): the sample of each sequence where all calls together go through the batch, maybe again."""
+    return [torch.arange(sum(counts[:nth]), sum(counts[: nth + 1])) % size for nth in range(len(counts))]
 
 
 def _of_calls(calls: Sequence[ModuleCall]) -> _Anchor:

@@ -7,6 +7,7 @@ every module gives are remembered by their bits: a head reads rows of some modul
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from types import MappingProxyType
 
 from torch import nn
@@ -20,7 +21,7 @@ from .entries import Entries
 from .trace import LossFunction, Trace, same_head
 from .trail import fed, named
 
-__all__ = ["fitted", "scout"]
+__all__ = ["fitted", "reordered", "scout"]
 
 
 def scout(
@@ -66,7 +67,19 @@ def fitted(model: nn.Module, adapter: Adapter, batch: Batch, loss_fn: LossFuncti
     if not isinstance(adapter, DeclaredAdapter):
         return adapter
     own = DeclaredAdapter(model, adapter.declared, batch)
+    own.reordered = adapter.reordered
     own.check_batch(model, batch)
+    scout(model, own, batch, loss_fn)
+    return own
+
+
+def reordered(model: nn.Module, adapter: DeclaredAdapter, batch: Batch, loss_fn: LossFunction) -> DeclaredAdapter:
+    """The adapter where the loss may give the model the samples of the batch in another order: it is learnt too.
+
+    It takes as many runs more as the number of samples has bits.
+    """
+    own = copy(adapter)
+    own.reordered = True
     scout(model, own, batch, loss_fn)
     return own
 
