@@ -10,6 +10,7 @@ from alignment import IGNORE_INDEX, Stream, text_stream
 from ..errors import UsageError
 from ..models import Adapter, Batch, View
 from ..models.adapter import LabelsAs
+from ..models.modules import is_masked_lm
 from ..models.reading import is_encoder_decoder
 from ..models.token_ids import end_ids, pad_ids
 from .barcoded import hand_labels
@@ -18,6 +19,8 @@ from .encoder_noise import as_read
 __all__ = ["barcoded_text", "ordinary_ids", "vocabulary_size"]
 
 SHORTEST = 8
+#: Every so many tokens one is to be restored, where the objective is masked.
+RESTORED = 3
 
 
 def barcoded_text(
@@ -27,14 +30,17 @@ def barcoded_text(
 
     Ids repeat only where the vocabulary is smaller than the batch. An encoder-decoder model reads the same
     ids in its encoder, or noise where that hears or sees, and is trained to write all of them, an end as the last one:
-    what is unlabelled its decoder would read as padding.
+    what is unlabelled its decoder would read as padding. Of a masked language model every third
+    token is masked, and they alone are labelled.
 
     Raises:
         UsageError: fewer than 8 positions, or an encoder that we have nothing for.
     """
     if length < SHORTEST:
         raise UsageError(f"--length must be at least {SHORTEST}, got {length}")
-    usable = ordinary_ids(adapter, model)
+    usable, inner = ordinary_ids(adapter, model), adapter.inner(model)
+    restores = is_masked_lm(inner)
+    usable, spare = (usable[:-1], int(usable[-1])) if restores else (usable, -1)
     generator = torch.Generator().manual_seed(seed)
     count = batch_size * length
     rounds = -(-count // len(usable))
@@ -43,13 +49,17 @@ def barcoded_text(
     mask = torch.ones_like(ids)
     for index in range(1, batch_size):
         mask[index, length - 1 - index % (length // 4) :] = 0
-    inner = adapter.inner(model)
     writes, ends = is_encoder_decoder(inner), [end for end in end_ids(inner) if end not in pad_ids(inner)]
     if writes and ends:
         ids[torch.arange(batch_size), mask.sum(1) - 1] = ends[0]
     wanted = ids.masked_fill(mask == 0, IGNORE_INDEX)
     if not writes:
         wanted[:, : length // 3] = IGNORE_INDEX
+    if restores:
+        kept = (torch.arange(length) % RESTORED != 0) | (wanted == IGNORE_INDEX)
+        wanted = wanted.masked_fill(kept, IGNORE_INDEX)
+        own = getattr(inner.config, "mask_token_id", None)
+        ids = ids.masked_fill(~kept, spare if own is None else own)
     batch: Batch = {"input_ids": ids, "attention_mask": mask, "labels": wanted}
     if (
         getattr(getattr(inner, "config", None), "model_type", "") == "paligemma"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -57,11 +58,17 @@ def padding_matters(
         def by_forward(part: Batch) -> _Real:
             return _real_rows(forward(model, adapter, part), adapter.view(model, part))
 
-        try:
-            scene = None if loss_fn is None else Scene(model, adapter, view, loss_fn)
-            found = found_by(by_forward if scene is None else partial(_by_loss, scene))
-        except (NotReplayedError, UsageError, InputError):  # the loss does not run on all of them
-            found = found_by(by_forward)
+        found = None
+        if loss_fn is not None:
+            with suppress(NotReplayedError, UsageError, InputError):  # the loss does not run on all of them
+                found = found_by(partial(_by_loss, Scene(model, adapter, view, loss_fn)))
+        if found is None:
+            by_forward(batch)
+            try:
+                found = found_by(by_forward)
+            except Exception as error:  # noqa: BLE001 - a module of the user's own: it may have no more positions
+                raised = f"{type(error).__name__}: {error}".partition("\n")[0]
+                return f"padding not varied: with more of it the model raises {raised}", []
         bad = {how: moved for how, moved in found.items() if moved.told}
         if not bad:
             return "padding does not matter", []

@@ -7,6 +7,7 @@ from families import FAMILIES, higgs_batch, higgs_model, parts
 from lm_batches import prefix_batch, sequence_batch, text_batch
 from lm_tiny import OLD, tiny_model
 from narrow import narrow_batch, narrow_model
+from torch import nn
 
 from probes.checks.causality import causality, causality_check
 from probes.checks.engine import default_loss
@@ -16,6 +17,8 @@ from probes.models.forward import forward
 from probes.replay.perturbation import Rounding
 from probes.witness.subject import Subject
 from probes.witness.witness import witness
+
+VOCABULARY = 512
 
 
 def own_loss(model, batch):
@@ -249,6 +252,29 @@ def test_a_mask_that_is_forgotten():
     )
     _, findings = pad(model)
     assert [f.code for f in findings] == ["LA402"]
+
+
+class Positioned(nn.Module):
+    """A module of one's own with as many positions as the batch has, or ``more``."""
+
+    def __init__(self, more=0):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.head = nn.Embedding(VOCABULARY, 16), nn.Linear(16, VOCABULARY)
+        self.places = nn.Embedding(text_batch()["input_ids"].shape[1] + more, 16)
+
+    def forward(self, input_ids):
+        return self.head(self.embed(input_ids) + self.places(torch.arange(input_ids.shape[1])))
+
+
+@pytest.mark.parametrize(("more", "said"), [(0, "with more of it the model raises IndexError"), (64, "")])
+def test_padding_that_finds_no_positions_is_not_varied_and_says_so(more, said):
+    model, batch = Positioned(more), text_batch()
+    adapter = adapter_for(model, ["head"])
+    view, rounding = adapter.view(model, batch), Rounding(model, adapter, batch, forward(model, adapter, batch))
+    told, _ = padding_matters(model, adapter, batch, view, rounding)
+    assert said in told
+    assert ("not varied" in told) is bool(said)
 
 
 # -- the Higgs models -----------------------------------------------------------------------------
