@@ -9,7 +9,10 @@ from typing import Any
 __all__ = ["DEPTH", "kept_layers", "sampled"]
 
 #: What counts the layers of a body.
-DEPTH = re.compile(r"(^|_)(n_layers?|num_layers|hidden_layers|encoder_layers|decoder_layers|depths?|num_blocks)$")
+DEPTH = re.compile(
+    r"(^|_)(n_layers?|num_layers|hidden_layers|encoder_layers|decoder_layers|depths?|num_blocks|n_blocks?)$"
+    r"|^(nlayers?|layers|blocks)$"
+)
 #: Lists that name layers by their number, and those of kinds that come again and again.
 NUMBERED = re.compile(r"(?<!token_)(layers|indexes|indices|idxs|ids)$")
 PATTERN = re.compile(r"(types?|pattern|layers)$")

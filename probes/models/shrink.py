@@ -18,13 +18,16 @@ from .kept_layers import DEPTH, Kept, kept_layers, sampled
 __all__ = ["Shrunk", "shrink"]
 
 #: What a configuration calls the width of its rows; the first that is there counts.
-WIDTH = ("hidden_size", "d_model", "n_embd", "embed_dim", "dim", "emb_dim", "embedding_dim", "hidden_dim")
+WIDTH = (
+    *("hidden_size", "d_model", "n_embd", "embed_dim", "dim", "emb_dim", "embedding_dim", "hidden_dim"),
+    *("width", "model_dim", "dim_model", "n_embed", "embed_size", "emb_size"),
+)
 #: Other widths of a body.
 WIDTHS = re.compile(
     r"(hidden_size|intermediate_size|ffn_dim|d_model|n_embd|n_inner|d_ff|dff|dim_ff|d_inner|embed_dim|embedding_size"
     r"|hidden_dim|mlp_dim|ffn_hidden_size|feed_forward_size|lora_rank|projection_dim|proj_dim|intermediate_size_mlp"
     r"|lru_width|mamba_d_ssm|output_size|expert_dim|(?<!vocab_size_)per_layer_input|(?<!speaker_)embedding_dim|emb_dim"
-    r"|projector_input_dim|output_dim|in_dim|out_dim|vision_dim|d_embed)$"
+    r"|projector_input_dim|output_dim|in_dim|out_dim|vision_dim|d_embed|dim_feedforward|ff_dim|d_mlp|mlp_size)$"
 )
 #: Tables of positions and sizes of images, which end as a width does.
 PLACES = re.compile(r"(position|image)_embedding_size$")
@@ -32,7 +35,8 @@ PLACES = re.compile(r"(position|image)_embedding_size$")
 READ = re.compile(r"(?<!projector_)input_(size|dim)$")
 #: Heads, and the groups in which they share something: these may stay one.
 HEADS = re.compile(
-    r"^(?!index).*?(^|_)(n_heads?|num_heads|attention_heads|num_value_heads|num_key_heads|n_mamba_heads)$"
+    r"^(?!index).*?(^|_)(n_heads?|num_heads|attention_heads|num_value_heads|num_key_heads|n_mamba_heads|attn_heads)$"
+    r"|^(nheads?|heads)$"
 )
 #: Those that ``head_dim`` is the width of.
 ATTENTION = ("num_attention_heads",)
@@ -91,7 +95,13 @@ class _Section:
 
 
 def shrink(
-    config: Mapping[str, Any], *, heads: int = 1, alike: int = 1, flat: bool = True, apart: bool = False
+    config: Mapping[str, Any],
+    *,
+    heads: int = 1,
+    alike: int = 1,
+    flat: bool = True,
+    apart: bool = False,
+    narrow: bool = True,
 ) -> Shrunk:
     """A small copy of a configuration, written as the mapping that its file holds.
 
@@ -101,10 +111,14 @@ def shrink(
         alike: how many layers of each kind are left, where there are several kinds.
         flat: whether layers are left out too.
         apart: whether heads whose own width is written down may be fewer than rows are divided by.
+        narrow: whether widths and heads are made smaller; experts are in any case.
     """
     out = Shrunk(_copy(config))
     sections = list(_sections(out.config, ""))
     _settle(sections, heads, apart=apart)
+    if not narrow:
+        for one in sections:
+            one.factor = 1
     narrowed = {one.width: one.width // one.factor for one in sections if one.width}
     for one in sections:
         kept = _kept(one, sections, alike)

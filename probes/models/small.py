@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Callable, Mapping, MutableMapping
 from copy import copy, deepcopy
 from dataclasses import asdict, dataclass, is_dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,20 @@ from ..errors import CannotRunError, UsageError, out_of_memory
 from . import higgs, higgs_v2
 from .checkpoint import class_of
 from .proven import read_json
-from .reading import is_encoder_decoder
-from .shrink import shrink
+from .shrink import Shrunk, shrink
+from .tried import checked_size, raised_by, runs_without_storage
 
 __all__ = ["Small", "small_like", "small_model", "smallest"]
 
 #: What is left out of a body, tried in this order: all of it where the class accepts that.
-ATTEMPTS: tuple[Mapping[str, Any], ...] = ({}, {"heads": 4}, {"alike": 2}, {"flat": False}, {"apart": True})
-#: Parameters of a model that is small, at 4 bytes each.
-LARGEST = 400_000_000
+ATTEMPTS: tuple[Mapping[str, Any], ...] = (
+    *({}, {"heads": 4}, {"alike": 2}, {"flat": False}),
+    *({"apart": True}, {"narrow": False}),
+)
+#: Those that are tried only where no body was made before.
+LAST = {"apart", "narrow"}
 #: Entries of a configuration that are about the weights of a checkpoint.
 OF_WEIGHTS = ("quantization_config",)
-#: Rows of the forward that a small body has to survive, and the first of its ids.
-ROWS, FIRST_ID = 12, 5
 #: Where the class of a configuration that names none is looked for.
 MAPPINGS = (
     "MODEL_FOR_CAUSAL_LM_MAPPING",
@@ -47,8 +49,8 @@ UNSAID = (
 )
 #: What torch says of a tensor without storage that is read or moved.
 STORED = "meta tensor"
-#: Letters of what a class raises.
-LONGEST = 300
+#: Letters of what a class raises, and how many of the sizes that stayed are named beside it.
+LONGEST, MOST_SIZES = 300, 12
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,7 @@ class Small:
     @property
     def notes(self) -> list[str]:
         """What is to be said of it in a report."""
-        sizes = [f"{name} {_told(old)} -> {_told(new)}" for name, (old, new) in self.changed.items()]
-        reduced = f"made smaller: {', '.join(sizes)}" if sizes else "nothing was made smaller"
+        reduced = _reduced(self.changed)
         notes = [f"--weights none: {self.name} of its configuration alone, with random weights; {reduced}", UNSAID]
         if self.unknown:
             notes.append(f"a model_type {self.unknown!r} is not known: it is taken for transformers' own {self.name}")
@@ -96,20 +97,18 @@ def smallest(config: Any, *, model_class: type[nn.Module] | None = None, seed: i
     given, unknown = (config, "") if _is_own(model_class) else _configuration(config)
     values = {key: value for key, value in _values(given).items() if key not in OF_WEIGHTS}
     build = _builder(given, model_class)
-    first: Exception | None = None
+    whole_runs = cache(lambda: runs_without_storage(build, given))
+    first: tuple[Exception, Shrunk] | None = None
     unproven: Small | None = None
     tried: list[Any] = []
     for attempt in ATTEMPTS:
         reduced = shrink(values, **attempt)
-        if reduced.config in tried or (unproven is not None and attempt.get("apart")):
+        if reduced.config in tried or (unproven is not None and LAST & attempt.keys()):
             continue
         tried.append(reduced.config)
         try:
             small = _of_values(given, reduced.config)
-            _check_size(build, small)
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                model = build(small).train()
+            model, runs = _made(build, small, seed, whole_runs if _is_own(model_class) else None)
         except ImportError as error:
             raise CannotRunError(
                 f"{_name(given, model_class)} cannot be made here ({_line(error)}): install what it needs"
@@ -117,19 +116,21 @@ def smallest(config: Any, *, model_class: type[nn.Module] | None = None, seed: i
         except Exception as error:  # a class raises what it likes of a small configuration: the next is tried
             if out_of_memory(error):
                 raise
-            first = first or error
+            first = first or (error, reduced)
             continue
         made = Small(model, type(model).__name__, reduced.changed, unknown)
-        if not _raises(model):
+        if runs:
             return made
         unproven = unproven or made  # its inputs may be others than ours
     if unproven is not None:
         return unproven
     assert first is not None
+    error, reduced = first
+    sizes = f"; {_reduced(reduced.changed)}; {_left(reduced)}" if _is_own(model_class) else ""
     raise UsageError(
-        f"{_name(given, model_class)} accepts no small body ({_line(first)}): write a small configuration of it and "
-        "give the model with --model FILE.py:FUNC"
-    ) from first
+        f"{_name(given, model_class)} accepts no small body ({_line(error)}{sizes}): write a small configuration of "
+        "it and give the model with --model FILE.py:FUNC, without --weights none"
+    ) from error
 
 
 def small_like(make: Callable[[], Any], *, seed: int = 0) -> Small:
@@ -256,32 +257,22 @@ def _builder(config: Any, model_class: type[nn.Module] | None) -> Callable[[Any]
     raise UsageError(f"a {type(config).__name__} names no class with a head over ids: name it under architectures")
 
 
-def _check_size(build: Callable[[Any], nn.Module], config: Any) -> None:
-    """Count the parameters before any is made."""
-    try:
-        with torch.device("meta"):
-            model = build(config)
-    except NotImplementedError:  # it reads a value while it is built
-        return
-    size = sum(parameter.numel() for parameter in model.parameters())
-    if size > LARGEST:
-        raise ValueError(f"{size:,} parameters are left, {LARGEST:,} would be small")
+def _made(
+    build: Callable[[Any], nn.Module], config: Any, seed: int, whole_runs: Callable[[], bool] | None
+) -> tuple[nn.Module, bool]:
+    """A small model, and whether a forward of it ran.
 
-
-def _raises(model: Any) -> bool:
-    """Whether a forward of a few ids raises: sizes that do not fit together show there alone."""
-    if getattr(model, "main_input_name", "") != "input_ids":
-        return False
-    ids = torch.arange(FIRST_ID, FIRST_ID + ROWS)[None]
-    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if is_encoder_decoder(model):
-        given["decoder_input_ids"] = ids
-    try:
-        with torch.no_grad():
-            model(**given)
-    except Exception:  # noqa: BLE001 - whatever it is, another body is tried
-        return True
-    return False
+    One of one's own runs where it has no storage: there the whole one (``whole_runs``) may be asked the same.
+    """
+    skeleton = checked_size(build, config)
+    fault = None if skeleton is None or whole_runs is None else raised_by(skeleton)
+    if fault is not None and whole_runs is not None and whole_runs():
+        raise fault
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build(config).train()
+    ran = skeleton is not None and whole_runs is not None and fault is None
+    return model, ran or raised_by(model) is None
 
 
 # -- words --------------------------------------------------------------------------------------------
@@ -290,6 +281,22 @@ def _raises(model: Any) -> bool:
 def _name(config: Any, model_class: type[nn.Module] | None) -> str:
     named = getattr(config, "architectures", None) or [type(config).__name__]
     return named[0] if model_class is None else model_class.__name__
+
+
+def _reduced(changed: Mapping[str, tuple[Any, Any]]) -> str:
+    sizes = [f"{name} {_told(old)} -> {_told(new)}" for name, (old, new) in changed.items()]
+    return f"made smaller: {', '.join(sizes)}" if sizes else "nothing was made smaller"
+
+
+def _left(reduced: Shrunk) -> str:
+    """The whole numbers that stayed: a size whose name is not known is one of them."""
+    left = [f"{name} {size}" for name, size in reduced.config.items() if name not in reduced.changed and _is_size(size)]
+    more = ["..."] if len(left) > MOST_SIZES else []
+    return f"left as they are: {', '.join([*left[:MOST_SIZES], *more])}" if left else "no size was left as it is"
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and value > 1
 
 
 def _told(value: Any) -> str:

@@ -342,8 +342,56 @@ def test_a_class_whose_package_is_not_installed_is_told_apart_from_one_that_acce
 
 
 def test_a_class_that_accepts_no_small_body_is_refused_with_its_reason():
-    with pytest.raises(UsageError, match=r"Own accepts no small body \(n_embd 128 is too small\)"):
-        smallest(Sizes(least=4096), model_class=Own)
+    with pytest.raises(UsageError, match=r"Own accepts no small body \(n_embd 256 is too small; made smaller: "):
+        smallest(Sizes(n_embd=24576, least=4096), model_class=Own)
+
+
+@dataclass
+class Halved(Sizes):
+    """With heads of a name that nobody knows."""
+
+    slots: int = 96
+
+
+class Slots(Own):
+    """Parts its rows among its heads, and runs where tensors have no storage too."""
+
+    def forward(self, ids):
+        rows = self.table(ids) + torch.zeros(ids.shape[1], 1)
+        return self.head(rows.view(*ids.shape, self.config.slots, -1).flatten(2))
+
+
+class OfBatch(Slots):
+    """Takes a batch, which nobody knows without one."""
+
+    def forward(self, batch):
+        return super().forward(batch["ids"])
+
+
+def test_a_module_of_which_a_size_has_an_unknown_name_is_refused_with_what_was_made_smaller_and_what_was_left():
+    told = (
+        r"made smaller: n_layer 60 -> 2, n_head 96 -> 1, n_embd 24576 -> 256; left as they are: vocab_size 96, slots 96"
+    )
+    with pytest.raises(UsageError, match=rf"Slots accepts no small body \(shape .* is invalid .*; {told}\)"):
+        smallest(Halved(n_embd=24576), model_class=Slots)
+
+
+def test_a_module_of_which_the_heads_have_an_unknown_name_stays_as_wide_where_that_is_small():
+    assert set(smallest(Halved(n_embd=192), model_class=Slots).changed) == {"n_layer"}
+    assert set(smallest(Halved(n_embd=192, slots=2), model_class=Slots).changed) == {"n_layer", "n_head", "n_embd"}
+
+
+def test_a_module_that_takes_no_ids_alone_is_made_small_untried():
+    assert "n_embd" in smallest(Halved(n_embd=24576), model_class=OfBatch).changed
+
+
+@pytest.mark.parametrize(
+    "names", [("layers", "heads", "width"), ("num_blocks", "nheads", "model_dim"), ("nlayers", "attn_heads", "n_embed")]
+)
+def test_what_people_call_depth_heads_and_width_is_made_smaller_and_positions_are_not(names):
+    depth, heads, width = names
+    given = {"vocab_size": 960, "block_size": 960, depth: 96, heads: 96, width: 12288}
+    assert shrink(given).config == {"vocab_size": 960, "block_size": 960, depth: 2, heads: 1, width: 128}
 
 
 @pytest.mark.parametrize(
