@@ -57,13 +57,15 @@ LONGEST, MOST_SIZES = 300, 12
 class Small:
     """A small model, what it was made of, and what was made smaller: before and after, by dotted name.
 
-    ``unknown`` is its kind, where this transformers has the class of that name alone.
+    ``unknown`` is its kind, where this transformers has the class of that name alone; ``named`` the class that its
+    configuration names, where that is another.
     """
 
     model: nn.Module
     name: str
     changed: Mapping[str, tuple[Any, Any]]
     unknown: str = ""
+    named: str = ""
 
     @property
     def notes(self) -> list[str]:
@@ -72,6 +74,9 @@ class Small:
         notes = [f"--weights none: {self.name} of its configuration alone, with random weights; {reduced}", UNSAID]
         if self.unknown:
             notes.append(f"a model_type {self.unknown!r} is not known: it is taken for transformers' own {self.name}")
+        if self.named:
+            told = f"which is not what is judged: {self.name} of the same configuration"
+            notes.append(f"architectures names {self.named}, {told}")
         return notes
 
 
@@ -118,7 +123,8 @@ def smallest(config: Any, *, model_class: type[nn.Module] | None = None, seed: i
                 raise
             first = first or (error, reduced)
             continue
-        made = Small(model, type(model).__name__, reduced.changed, unknown)
+        name = type(model).__name__
+        made = Small(model, name, reduced.changed, unknown, _other(name, given) if model_class is None else "")
         if runs:
             return made
         unproven = unproven or made  # its inputs may be others than ours
@@ -153,12 +159,14 @@ def small_like(make: Callable[[], Any], *, seed: int = 0) -> Small:
             "--weights none calls what makes the model where tensors have no storage: let it do no more than make it "
             f"({_line(error)})"
         ) from error
-    config = getattr(whole, "config", None)
-    if not isinstance(whole, nn.Module) or not _has_values(config):
+    if not isinstance(whole, nn.Module):
+        raise UsageError(f"--weights none: what makes the model returned {type(whole).__name__}, and no torch module")
+    config = getattr(whole, "config", getattr(whole, "cfg", None))
+    if not _has_values(config):
         raise UsageError(
-            f"--weights none: a {type(whole).__name__} has no configuration to be made small by: let it keep its "
+            f"--weights none: {type(whole).__name__} has no configuration to be made small by: let it keep its "
             "configuration (a PretrainedConfig, a dataclass, a mapping, or an object with its sizes as attributes) as "
-            ".config, and take that as its one argument"
+            ".config or .cfg, and take that as its one argument"
         )
     return smallest(config, model_class=type(whole), seed=seed)
 
@@ -225,10 +233,11 @@ def _values(config: Any) -> dict[str, Any]:
 
 def _of_values(config: Any, values: dict[str, Any]) -> Any:
     """A configuration of the same class with those entries."""
-    if hasattr(config, "to_dict"):
-        return type(config).from_dict(deepcopy(values))
-    if is_dataclass(config):
-        return replace(config, **values)  # type: ignore[type-var]
+    if not isinstance(config, Mapping):  # which may raise what it likes of an attribute that it has not
+        if hasattr(config, "to_dict"):
+            return type(config).from_dict(deepcopy(values))
+        if is_dataclass(config):
+            return replace(config, **values)  # type: ignore[type-var]
     made = copy(config)  # a mapping may be read by attributes too
     (made if isinstance(made, MutableMapping) else vars(made)).update(deepcopy(values))
     return made
@@ -279,8 +288,20 @@ def _made(
 
 
 def _name(config: Any, model_class: type[nn.Module] | None) -> str:
-    named = getattr(config, "architectures", None) or [type(config).__name__]
-    return named[0] if model_class is None else model_class.__name__
+    if model_class is not None:
+        return model_class.__name__  # whose configuration may be read in ways of its own
+    return (_named(config) or [type(config).__name__])[0]
+
+
+def _named(config: Any) -> list[str]:
+    named = getattr(config, "architectures", None) or ()
+    return [named] if isinstance(named, str) else [str(one) for one in named]
+
+
+def _other(name: str, config: Any) -> str:
+    """The class that a configuration names, where another is made of it."""
+    names = _named(config)
+    return names[0] if names and name.lower() not in [one.lower() for one in names] else ""
 
 
 def _reduced(changed: Mapping[str, tuple[Any, Any]]) -> str:

@@ -65,6 +65,23 @@ def test_a_class_without_a_head_is_taken_for_that_with_one(kind):
     assert class_of(transformers, config) is transformers.AutoModelForCausalLM
 
 
+def test_that_a_class_with_a_head_stands_for_the_named_one_is_said():
+    tiny = {
+        "model_type": "llama",
+        "vocab_size": 96,
+        "hidden_size": 32,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
+    said = smallest({**tiny, "architectures": ["LlamaModel"]}).notes[-1]
+    assert (
+        said
+        == "architectures names LlamaModel, which is not what is judged: LlamaForCausalLM of the same configuration"
+    )
+    for named in (["LlamaForCausalLM"], ["LLaMAForCausalLM"], "LlamaForCausalLM", None):
+        assert len(smallest({**tiny, "architectures": named}).notes) == 2
+
+
 @NEW
 def test_a_class_that_is_never_called_is_refused():
     with pytest.raises(UsageError, match="has no forward: name the part that is trained"):

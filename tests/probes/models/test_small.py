@@ -320,10 +320,21 @@ class Read(Own):
         self.config = config
 
 
+class Keyed(dict):
+    """Read by attributes too, of which one that is not there is a KeyError."""
+
+    __getattr__ = dict.__getitem__
+
+
 @pytest.mark.parametrize(
     ("model_class", "config"),
-    [(Own, SimpleNamespace(**asdict(Sizes()))), (Read, asdict(Sizes())), (Read, UserDict(asdict(Sizes())))],
-    ids=["attributes", "a dict", "a mapping"],
+    [
+        (Own, SimpleNamespace(**asdict(Sizes()))),
+        (Read, asdict(Sizes())),
+        (Read, UserDict(asdict(Sizes()))),
+        (Own, Keyed(asdict(Sizes()))),
+    ],
+    ids=["attributes", "a dict", "a mapping", "a mapping of attributes"],
 )
 def test_a_configuration_of_ones_own_may_be_an_object_or_a_mapping_and_stays_as_it_was(model_class, config):
     before = str(config)
@@ -420,8 +431,23 @@ def test_a_function_that_needs_the_weights_is_told_to_make_the_model_alone(make)
 
 
 def test_a_module_without_a_configuration_is_refused():
-    with pytest.raises(UsageError, match="a Linear has no configuration"):
+    with pytest.raises(UsageError, match="none: Linear has no configuration"):
         small_like(lambda: nn.Linear(2, 2))
+    with pytest.raises(UsageError, match="returned int, and no torch module"):
+        small_like(lambda: 3)
+
+
+class Short(Own):
+    """Keeps what it was given under a shorter name."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.cfg = self.config
+        del self.config
+
+
+def test_a_configuration_may_be_kept_as_cfg():
+    assert small_like(lambda: Short(Sizes())).changed["n_layer"] == (60, 2)
 
 
 # -- every class ----------------------------------------------------------------------------------------
