@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from alignment import IGNORE_INDEX, Stream, text_stream
 
 from ..errors import UsageError
+from ..host.walk import config_of
 from ..models import Adapter, Batch, View
 from ..models.adapter import LabelsAs
 from ..models.modules import is_masked_lm
@@ -61,9 +62,7 @@ def barcoded_text(
         own = getattr(inner.config, "mask_token_id", None)
         ids = ids.masked_fill(~kept, spare if own is None else own)
     batch: Batch = {"input_ids": ids, "attention_mask": mask, "labels": wanted}
-    if (
-        getattr(getattr(inner, "config", None), "model_type", "") == "paligemma"
-    ):  # its prompt sees itself whole: where does it end?
+    if getattr(config_of(inner), "model_type", "") == "paligemma":  # its prompt sees itself whole: where does it end?
         batch["token_type_ids"] = (torch.arange(length) >= length // 3).long().expand_as(ids).contiguous()
     return hand_labels(as_read(inner, batch), labels, key="labels")
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 __all__ = [
     "buffers_of",
+    "config_of",
     "descends",
     "first_parameter",
     "has",
@@ -115,6 +116,16 @@ def buffers_of(model: nn.Module) -> list[Tensor]:
     """What ``model.buffers()`` yields, each once, without a name for each."""
     held = [module._buffers for module in modules_of(model)]  # noqa: SLF001 - most modules of a model have none
     return list({id(one): one for buffers in held if buffers for one in buffers.values() if one is not None}.values())
+
+
+def config_of(model: Any) -> Any:
+    """A model's configuration; None without one, or where one of one's own raises for an attribute that it has not."""
+    config = getattr(model, "config", None)
+    try:
+        hasattr(config, "model_type")
+    except Exception:  # noqa: BLE001 - a mapping's KeyError, or what else its class raises
+        return None
+    return config
 
 
 def has(module: nn.Module, name: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..host.walk import descends, modules_of, unchanged
+from ..host.walk import config_of, descends, modules_of, unchanged
 
 __all__ = [
     "HOOKS",
@@ -147,7 +147,7 @@ def task_type_hint(model: nn.Module, error: Exception) -> str:
 
 def positions_hint(model: nn.Module, batch: Any, error: Exception) -> str:
     """Why an index may be out of range: more positions than the model has been made for; empty elsewhere."""
-    config = getattr(unwrapped(model), "config", None)
+    config = config_of(unwrapped(model))
     most = getattr(config, "max_position_embeddings", None)
     ids = batch.get("input_ids")  # a waveform or codes may be longer
     length = ids.shape[-1] if isinstance(ids, Tensor) and ids.dim() == 2 else 0
@@ -193,7 +193,7 @@ def vocabulary_of(head: nn.Module, inner: Any) -> int:
     if isinstance(weight, Tensor) and weight.dim() == 2 and weight.is_floating_point():  # quantised ones are packed
         size = weight.shape[0]  # wrappers leave the layer's own number behind
     if not isinstance(size, int) and any(True for _ in head.children()):
-        size = _width_of_layers(head, getattr(getattr(inner, "config", None), "vocab_size", None))
+        size = _width_of_layers(head, getattr(config_of(inner), "vocab_size", None))
     if not isinstance(size, int) or isinstance(head, nn.Embedding):
         raise UsageError(
             f"a {type(head).__name__} is no output head: name the layer that gives the logits with --head "

@@ -14,6 +14,7 @@ from alignment import InputError
 from ..host.forward_patch import signature_of
 from ..host.preserve import preserved
 from ..host.sharded import must_finish
+from ..host.walk import config_of
 
 __all__ = ["CACHE", "decoder_ids", "decoder_of", "document_numbers", "is_encoder_decoder", "padding_mask"]
 
@@ -123,7 +124,7 @@ def is_encoder_decoder(model: Any) -> bool:
 
     A configuration may say so of a class that has none (a decoder's, copied from its whole model's).
     """
-    says = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+    says = bool(getattr(config_of(model), "is_encoder_decoder", False))
     return says and decoder_of(model) is not None and "decoder_input_ids" in signature_of(model).parameters
 
 

@@ -15,6 +15,7 @@ from alignment.loss import text_loss
 from alignment.pairing import Policy
 
 from ..host.sharded import local
+from ..host.walk import config_of
 from .adapter import Batch, OtherCheckpointError, View
 from .ahead import laid
 from .begun import begun_otherwise, made_of_labels
@@ -123,7 +124,7 @@ class TextBatch:
 
     def _placeholders(self, inner: Any) -> tuple[int, ...]:
         """Of a model's configuration, which is written out whole to be searched: once, not for every forward."""
-        config = getattr(inner, "config", None)
+        config = config_of(inner)
         if self._searched is None or self._searched[0] is not config:
             self._searched = config, placeholder_ids(inner)
         return self._searched[1]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from alignment import IGNORE_INDEX
 
 from ..host.forward_patch import signature_of
+from ..host.walk import config_of
 from .adapter import Batch, CannotDecodeError, Layout, Repadded, Step, View
 from .decoding import beside, decoded
 from .modules import embedding_rows, is_pretrained, virtual_tokens
@@ -117,7 +118,7 @@ def _leads(module: nn.Module) -> bool:
 def _pad_id(inner: Any) -> int:
     """The id that pads: of the configuration or its text part, if the embedding has it."""
     rows = embedding_rows(inner)
-    for config in (getattr(inner, "config", None), text_config(inner)):
+    for config in (config_of(inner), text_config(inner)):
         pad = getattr(config, "pad_token_id", None)
         if isinstance(pad, int) and pad >= 0 and (rows is None or pad < rows):
             return pad

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from ..host.walk import config_of
+
 __all__ = [
     "bounds",
     "end_ids",
@@ -71,7 +73,7 @@ def bounds(model: Any) -> dict[str, tuple[int, ...]]:
 
 def start_id(model: Any) -> int | None:
     """What an encoder-decoder model's decoder starts with; None without one, or where nothing says so."""
-    config = getattr(model, "config", None)
+    config = config_of(model)
     if not getattr(config, "is_encoder_decoder", False):
         return None
     # of the whole first: the part of a decoder that is made for the asking may have the default of its class
@@ -80,12 +82,12 @@ def start_id(model: Any) -> int | None:
 
 def writes_others(model: Any) -> bool:
     """Whether a model writes the tokens of images or audio itself."""
-    return any(kind in str(getattr(getattr(model, "config", None), "model_type", "")) for kind in GENERATORS)
+    return any(kind in str(getattr(config_of(model), "model_type", "")) for kind in GENERATORS)
 
 
 def _configs(model: Any) -> tuple[Any, Any]:
     """The text configuration first: a part that is made for the asking, which takes longer than all that is asked."""
-    return text_config(model), getattr(model, "config", None)
+    return text_config(model), config_of(model)
 
 
 def _named(name: str, configs: Iterable[Any]) -> tuple[int, ...]:
@@ -100,7 +102,7 @@ def _ends(model: Any, configs: Iterable[Any]) -> tuple[int, ...]:
 
 def text_config(model: Any) -> Any:
     """The part of a configuration that describes the text decoder; None for a model without one."""
-    config = getattr(model, "config", None)
+    config = config_of(model)
     if not hasattr(config, "get_text_config"):
         return config
     try:
@@ -121,7 +123,7 @@ def _is_placeholder(name: str) -> bool:
 
 def _numbers_called(model: Any, wanted: Callable[[str], bool]) -> Iterator[int]:
     """The numbers that a model's configurations hold under names that are ``wanted``."""
-    for config in (getattr(model, "config", None), getattr(model, "generation_config", None)):
+    for config in (config_of(model), getattr(model, "generation_config", None)):
         yield from _numbers_in(config, wanted) if hasattr(config, "to_dict") else ()
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import nn
 
+from ..host.walk import config_of
+
 __all__ = ["config_hash", "git_state", "provenance"]
 
 #: Entries of a configuration that say where and by which version it was written, not what the model is.
@@ -31,7 +33,7 @@ def provenance(model: nn.Module, environment: Mapping[str, Any], command: str) -
 
 def config_hash(model: nn.Module) -> str | None:
     """SHA-256 of the model's configuration; None where it has none."""
-    config = getattr(model, "config", None)
+    config = config_of(model)
     if not hasattr(config, "to_dict"):
         return None
     told = json.dumps(_essential(config.to_dict()), sort_keys=True, default=lambda value: type(value).__name__)

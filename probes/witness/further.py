@@ -13,7 +13,7 @@ from torch import nn
 
 from alignment import Supervision
 
-from ..host.walk import has, modules_of
+from ..host.walk import config_of, has, modules_of
 
 __all__ = ["distance", "held_to", "layers_ahead", "told_weights"]
 
@@ -26,7 +26,9 @@ LAYERS = ("num_mtp_layers", "num_nextn_predict_layers")
 def layers_ahead(model: nn.Module) -> int:
     """How many layers of multi-token prediction a model, or its configuration, says that it has; 0 for none."""
     modules = modules_of(model)
-    configs = {id(one.config): one.config for one in modules if has(one, "config")}  # most share one
+    configs = {
+        id(config): config for one in modules if has(one, "config") and (config := config_of(one)) is not None
+    }  # most share one
     told = [getattr(one, name) for one in modules for name in LAYERS if has(one, name)]
     told += [getattr(config, name, None) for config in configs.values() for name in LAYERS]
     return next((count for count in told if isinstance(count, int) and count > 0), 0)

@@ -344,6 +344,18 @@ def test_a_configuration_of_ones_own_may_be_an_object_or_a_mapping_and_stays_as_
     assert str(config) == before
 
 
+@pytest.mark.parametrize(("ahead", "passes"), [(1, True), (0, False)], ids=["shifted", "a copy"])
+def test_a_model_whose_configuration_raises_for_what_it_has_not_is_judged(ahead, passes):
+    def loss(model, batch):
+        rows = model(batch["input_ids"])[:, : 24 - ahead]
+        return nn.functional.cross_entropy(rows.flatten(0, 1), batch["labels"][:, ahead:].flatten())
+
+    model = Own(Keyed(asdict(Sizes(n_layer=1, n_embd=16))))
+    ids = torch.randperm(96, generator=torch.Generator().manual_seed(0))[:48].reshape(2, 24)
+    report = check_loss(model, {"input_ids": ids, "labels": ids.clone()}, loss, replay=False)
+    assert (report.verdict == "pass") is passes
+
+
 def test_a_class_whose_package_is_not_installed_is_told_apart_from_one_that_accepts_no_small_body():
     def unplanned(config):
         raise ModuleNotFoundError("No module named 'planner'")
