@@ -103,7 +103,8 @@ def add_labels(group: Any) -> None:
 def add_device(group: Any) -> None:
     """--device and --dtype."""
     group.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="default: cuda where there is one")
-    group.add_argument("--dtype", choices=DTYPES, help="of the model; default: float32, or the checkpoint's own")
+    told = "of the model; default: float32 (with --weights none too), or the checkpoint's own"
+    group.add_argument("--dtype", choices=DTYPES, help=told)
 
 
 def add_lora_options(parser: argparse.ArgumentParser) -> None:

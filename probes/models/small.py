@@ -45,7 +45,7 @@ MAPPINGS = (
 #: What a model without its weights cannot show, and what it can.
 UNSAID = (
     "without its weights nothing is said of decoding with them, of overflow in its layers and logits, of what dtype "
-    "they need, or of memory; its vocabulary, special ids, heads, codebooks, tying, caps and masks are its own"
+    "they need, or of memory; its vocabulary, special ids, output heads, codebooks, tying, caps and masks are its own"
 )
 #: What torch says of a tensor without storage that is read or moved.
 STORED = "meta tensor"

@@ -364,6 +364,15 @@ def test_a_class_whose_package_is_not_installed_is_told_apart_from_one_that_acce
         smallest(llama(), model_class=unplanned)
 
 
+def test_every_name_of_a_size_in_the_documentation_is_made_smaller():
+    text = (Path(__file__).parents[3] / "docs" / "small-model.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (depth|attention heads|width|width inside a block|experts) \| (.*) \|$", text, re.MULTILINE)
+    named = [name for _, cell in rows for name in re.findall(r"`(\w+)(?:\(s\))?`", cell)]
+    assert (len(rows), len(named) > 40) == (5, True)
+    body = {"hidden_size": 4096, "num_attention_heads": 32}
+    assert [name for name in named if shrink({**body, name: 64 * 32}).config[name] == 64 * 32] == []
+
+
 def test_a_class_that_accepts_no_small_body_is_refused_with_its_reason():
     with pytest.raises(UsageError, match=r"Own accepts no small body \(n_embd 256 is too small; made smaller: "):
         smallest(Sizes(n_embd=24576, least=4096), model_class=Own)
