@@ -21,6 +21,7 @@ from ..errors import CannotRunError, UsageError, out_of_memory
 from . import higgs, higgs_v2
 from .checkpoint import class_of
 from .proven import read_json
+from .refused import culprits, refusal, said_once
 from .shrink import Shrunk, shrink
 from .tried import checked_size, raised_by, runs_without_storage
 
@@ -98,7 +99,12 @@ def small_model(config: Any, *, model_class: type[nn.Module] | None = None, seed
 
 
 def smallest(config: Any, *, model_class: type[nn.Module] | None = None, seed: int = 0) -> Small:
-    """The same, and what was made smaller."""
+    """The same, and what was made smaller. What transformers logs is said once, and not beside a refusal."""
+    with said_once():
+        return _smallest(config, model_class, seed)
+
+
+def _smallest(config: Any, model_class: type[nn.Module] | None, seed: int) -> Small:
     given, unknown = (config, "") if _is_own(model_class) else _configuration(config)
     values = {key: value for key, value in _values(given).items() if key not in OF_WEIGHTS}
     build = _builder(given, model_class)
@@ -131,10 +137,17 @@ def smallest(config: Any, *, model_class: type[nn.Module] | None = None, seed: i
     if unproven is not None:
         return unproven
     assert first is not None
-    error, reduced = first
+    name, (error, reduced) = build.__name__ if isinstance(build, type) else _name(given, model_class), first
+    if (refused := refusal(build, given)) is not None:
+        mend = "let the class take it as its one argument" if _is_own(model_class) else "mend that"
+        raise UsageError(
+            f"{name} cannot be made of its configuration, small or whole ({type(refused).__name__}: {_line(refused)}"
+            f"{culprits(values, str(refused))}): {mend}, or give the model with --model FILE.py:FUNC, "
+            "without --weights none"
+        ) from refused
     sizes = f"; {_reduced(reduced.changed)}; {_left(reduced)}" if _is_own(model_class) else ""
     raise UsageError(
-        f"{_name(given, model_class)} accepts no small body ({_line(error)}{sizes}): write a small configuration of "
+        f"{name} accepts no small body ({_line(error)}{sizes}): write a small configuration of "
         "it and give the model with --model FILE.py:FUNC, without --weights none"
     ) from error
 

@@ -1,5 +1,8 @@
 """Configurations as they are published: the class that they name, one under another kind, and what cannot be made."""
 
+import logging
+from contextlib import nullcontext
+
 import pytest
 import torch
 import transformers
@@ -10,6 +13,7 @@ from probes.batches.plain_batch import barcoded_text
 from probes.errors import UsageError
 from probes.models import adapter_for
 from probes.models.checkpoint import class_of
+from probes.models.refused import said_once
 from probes.models.small import smallest
 
 NEW = pytest.mark.skipif(OLD, reason="transformers 4.46 has no such model")
@@ -63,6 +67,41 @@ def test_a_class_that_hears_or_sees_is_not_taken_for_its_text_alone():
 def test_a_class_without_a_head_is_taken_for_that_with_one(kind):
     config = getattr(transformers, f"{kind}Config")(architectures=[f"{kind}Model"])
     assert class_of(transformers, config) is transformers.AutoModelForCausalLM
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"hidden_act": "nope"}, r"KeyError: 'nope'; it has hidden_act 'nope'"),
+        ({"vocab_size": -5}, r"negative dimension -5: .*; it has vocab_size -5"),
+        ({"rope_scaling": {"rope_type": "nope", "factor": 2}}, r"it has rope_\w+.rope_type 'nope'"),
+    ],
+    ids=["activation", "vocabulary", "rotary"],
+)
+def test_a_value_that_no_size_mends_is_named_and_nothing_is_logged_beside_it(given, told, capsys):
+    with pytest.raises(
+        UsageError, match=rf"LlamaForCausalLM cannot be made of its configuration, small or whole \(.*{told}"
+    ):
+        smallest({"model_type": "llama", **given})
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("fault", [None, ValueError("no")], ids=["made", "refused"])
+def test_what_transformers_logs_is_said_once_and_not_beside_an_error(fault):
+    logger = transformers.utils.logging.get_logger("transformers")
+    told = []
+    handler = logging.Handler()
+    handler.emit = lambda record: told.append(record.getMessage())
+    logger.addHandler(handler)
+    try:
+        with nullcontext() if fault is None else pytest.raises(ValueError, match="no"), said_once():
+            for words in ("first", "first", "second"):
+                transformers.utils.logging.get_logger("transformers.modeling_utils").warning(words)
+            if fault is not None:
+                raise fault
+    finally:
+        logger.removeHandler(handler)
+    assert told == (["first", "second"] if fault is None else [])
 
 
 def test_that_a_class_with_a_head_stands_for_the_named_one_is_said():

@@ -378,6 +378,22 @@ def test_a_class_that_accepts_no_small_body_is_refused_with_its_reason():
         smallest(Sizes(n_embd=24576, least=4096), model_class=Own)
 
 
+class Twofold(Own):
+    """Takes more than its configuration."""
+
+    def __init__(self, config, ends):
+        super().__init__(config)
+        self.ends = ends
+
+
+def test_a_class_that_takes_more_than_its_configuration_is_told_so():
+    told = (
+        r"Twofold cannot be made of its configuration, small or whole \(TypeError: .*'ends'\): let the class take it as"
+    )
+    with pytest.raises(UsageError, match=told):
+        small_like(lambda: Twofold(Sizes(), 3))
+
+
 @dataclass
 class Halved(Sizes):
     """With heads of a name that nobody knows."""
