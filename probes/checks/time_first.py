@@ -72,7 +72,7 @@ def time_first(subject: Subject) -> TimeFirst | None:
     ids = seen.view.streams[0].ids
     key = next((key for key, value in subject.batch.items() if _holds(value, ids)), None)
     others = ids[ids != ids[:1]]
-    if key is None or not len(others):
+    if key is None or not len(others) or len(subject.batch[key]) < 2:  # one row: no sample has a next token
         return None
     other = subject.batch[key].clone()
     other[0, 0] = others[0]

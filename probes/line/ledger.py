@@ -1,7 +1,12 @@
-"""The ledger of a tape: the numbers of rows and tokens, the nodes in order, and which node gave a tensor."""
+"""The ledger of a tape: the numbers of rows and tokens, the nodes in order, and which node gave a tensor.
+
+A loss that holds its logits chunk by chunk must not be held whole by what follows it: the ledger keeps no tensor of
+the loss alive, but for small ones that are written into, and what it keeps beside them has a bound.
+"""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +21,9 @@ from .shadows import NONE
 
 __all__ = ["Ledger"]
 
+#: Bytes that a ledger may hold of any loss.
+ROOM = 256 << 20
+
 
 @dataclass(eq=False)
 class Ledger:
@@ -25,16 +33,21 @@ class Ledger:
         nodes: in order.
         roots: of all numbers, in order.
         outermost: the frame where the code of others begins.
+        broken: why nothing more is recorded; empty while it is.
+        room: bytes that may be held: as many as fit beside a loss that holds the largest numbered tensor itself.
     """
 
     nodes: list[Node] = field(default_factory=list)
     roots: list[Root] = field(default_factory=list)
+    broken: str = ""
 
     def __post_init__(self) -> None:
         self.outermost: Any = None
-        self._known: dict[int, tuple[Tensor, Node]] = {}
+        self._known: dict[int, tuple[weakref.ref[Tensor], Node]] = {}
         self._storages: dict[int, list[Tensor]] = {}
         self._written: dict[int, tuple[Tensor, Tensor, Node]] = {}
+        self._held: dict[int, int] = {}
+        self._taken, self.room = 0, ROOM
         self._next = 0
 
     def number(self, tensor: Tensor, name: str) -> Root:
@@ -63,6 +76,7 @@ class Ledger:
         self._next += max(tensor.numel(), 1)
         self.roots.append(root)
         more.setdefault("parents", ())
+        self.room = max(self.room, 2 * tensor.numel() * tensor.element_size())
         self._note(tensor, Node(len(self.nodes), "", Place(None, None), shape=tuple(tensor.shape), **more))
 
     def root_of(self, code: int) -> Root | None:
@@ -72,7 +86,7 @@ class Ledger:
     def node(self, tensor: Any) -> Node | None:
         """The node that gave a tensor; None where nothing is known of it."""
         known = self._known.get(id(tensor))
-        return None if known is None else known[1]
+        return known[1] if known is not None and known[0]() is tensor else None
 
     def _node_of(self, tensor: Tensor) -> Node | None:
         """The same; also of a tensor that was only ever written into, through another of the same memory."""
@@ -92,11 +106,23 @@ class Ledger:
     def _note(self, tensor: Tensor, node: Node) -> None:
         self._number_new(node)
         self.nodes.append(node)
-        self._known[id(tensor)] = (tensor, node)  # kept alive: an identity must not be given to another
+        self._known[id(tensor)] = (weakref.ref(tensor), node)  # an identity may be given to another later
+        self._hold(node.rows, node.tokens, node.values, node.mask)
         if node.tokens is not None and tensor.numel() <= SMALL and tensor.layout == torch.strided:
             mine = self._storages.setdefault(tensor.untyped_storage().data_ptr(), [])
             if not any(one is tensor for one in mine):
                 mine.append(tensor)
+                self._hold(tensor)
+
+    def _hold(self, *kept: Tensor | None) -> None:
+        """Count what is kept from now on, each memory once; what is more than there is room for ends the record."""
+        for one in kept:
+            if one is not None and one.layout == torch.strided:
+                memory = one.untyped_storage()
+                self._taken += memory.nbytes() - self._held.get(memory.data_ptr(), 0)
+                self._held[memory.data_ptr()] = memory.nbytes()
+        if self._taken > self.room and not self.broken:
+            self.broken = f"what it does with its logits takes more than {self.room >> 20} MB to follow"
 
     def _number_new(self, node: Node) -> None:
         """Tokens that come from nowhere, as an id that is filled in, begin here."""

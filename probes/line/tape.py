@@ -50,9 +50,8 @@ class Tape(Ledger, TorchDispatchMode):
         paused: while operations are its own.
         bears: whether tokens that nobody has numbered begin where they are first moved, and what is looked up by them
             is nothing of theirs: in a whole script, whose model is run as it is.
-        broken: why it records no more: an error of its own; empty while it does.
         tables: where the weights of heads lie: rows that are multiplied by one are rows of logits.
-        products: what was made so, where no head was called.
+        products: what was made so, where no head was called, and how many rows it has.
         asleep: in how many bodies of the model the loss is: what happens there is no move of rows.
     """
 
@@ -61,13 +60,12 @@ class Tape(Ledger, TorchDispatchMode):
     paused: bool = False
     asleep: int = 0
     bears: bool = False
-    broken: str = ""
 
     def __post_init__(self) -> None:
         TorchDispatchMode.__init__(self)
         super().__post_init__()
         self.tables: set[int] = set()
-        self.products: list[tuple[Root, Tensor]] = []
+        self.products: list[tuple[Root, int]] = []
 
     @contextmanager
     def running(self) -> Iterator[Tape]:
@@ -118,8 +116,9 @@ class Tape(Ledger, TorchDispatchMode):
     def _after(self, function: Any, args: Any, kwargs: Any, given: Sequence[Node], out: Any) -> None:
         """Record what an operation has given, or has written."""
         if self.tables and not any(one.rows is not None for one in given) and self._by_table(function, args):
-            rows = torch.arange(out.numel() // out.shape[-1], dtype=torch.int32, device=out.device)
-            self.products.append((self.number_rows(out, rows.reshape(*out.shape[:-1], 1)), out))
+            count = out.numel() // out.shape[-1]
+            rows = torch.arange(count, dtype=torch.int32, device=out.device)
+            self.products.append((self.number_rows(out, rows.reshape(*out.shape[:-1], 1)), count))
         elif given and written_to(function, args) is not None:
             self._write(function, args, kwargs, given)
         elif given:
@@ -247,7 +246,9 @@ class Tape(Ledger, TorchDispatchMode):
             return
         known = self._storages.get(target.untyped_storage().data_ptr(), [])
         if not any(one is target for one in known):
-            if target.numel() > SMALL or not self._tokens_of(args, kwargs):
+            before = self.node(target)
+            wide = target.numel() > SMALL or (before is not None and before.rows is not None and before.tokens is None)
+            if wide or not self._tokens_of(args, kwargs):  # logits hold no tokens, wherever they are written into
                 self._note(target, self._node(name, given, target.shape))
                 return
             known = [target, *known]
@@ -269,6 +270,7 @@ class Tape(Ledger, TorchDispatchMode):
         mine_node = self.node(target)
         assert mine_node is not None
         self._written[target.untyped_storage().data_ptr()] = (target, flat, mine_node)
+        self._hold(target, flat)
 
     def _write_each(self, name: str, target: Tensor, args: Any, given: Sequence[Node]) -> None:
         before = self.node(target)

@@ -169,8 +169,7 @@ def _place(
 
 def _products(tape: Tape, rows: int) -> list[tuple[Root, int]]:
     """Products with a head's table that hold a row for every row of its stream."""
-    counted = [(root, made.numel() // made.shape[-1]) for root, made in tape.products]
-    return [(root, count) for root, count in counted if count == rows]
+    return [(root, count) for root, count in tape.products if count == rows]
 
 
 def _read_numbered(told: Traced, model: nn.Module, adapter: Adapter, batch: Batch) -> None:

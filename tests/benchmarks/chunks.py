@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,14 +26,15 @@ def _sum(head: torch.nn.Module, hidden: torch.Tensor, labels: torch.Tensor) -> t
     return F.cross_entropy(head(hidden).float(), labels, reduction="sum")
 
 
-def _shifted(model: LlamaForCausalLM, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    hidden = model.model(input_ids=batch["input_ids"]).last_hidden_state
-    return hidden[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten()
+def _rows(model: LlamaForCausalLM, batch: dict[str, torch.Tensor], by: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hidden rows, and the label of each ``by`` positions on."""
+    hidden, labels = model.model(input_ids=batch["input_ids"]).last_hidden_state, batch["labels"]
+    return hidden[:, : labels.shape[1] - by].flatten(0, 1), labels[:, by:].flatten()
 
 
-def chunked(model: LlamaForCausalLM, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def chunked(model: LlamaForCausalLM, batch: dict[str, torch.Tensor], by: int = 1) -> torch.Tensor:
     """The head called chunk by chunk, each computed again in the backward."""
-    hidden, labels = _shifted(model, batch)
+    hidden, labels = _rows(model, batch, by)
     parts = zip(hidden.split(CHUNK), labels.split(CHUNK), strict=True)
     sums = [checkpoint(_sum, model.lm_head, *part, use_reentrant=False) for part in parts]
     return torch.stack(sums).sum() / (labels >= 0).sum()
@@ -47,9 +49,10 @@ class _Fused(torch.autograd.Function):
         for first in range(0, len(hidden), CHUNK):
             part = slice(first, first + CHUNK)
             log = torch.log_softmax(hidden[part] @ weight.T, -1)
-            at = labels[part, None]
-            loss -= log.gather(1, at).sum()
-            grad[part] = log.exp_().scatter_add_(1, at, log.new_full(at.shape, -1.0)) @ weight
+            at = torch.arange(len(log), device=log.device), labels[part]
+            loss -= log[at].sum()
+            log.exp_()[at] -= 1
+            grad[part] = log @ weight
         ctx.save_for_backward(grad.div_(len(hidden)))
         return loss / len(hidden)
 
@@ -58,13 +61,19 @@ class _Fused(torch.autograd.Function):
         return grads[0] * ctx.saved_tensors[0], None, None
 
 
-def fused(model: LlamaForCausalLM, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def fused(model: LlamaForCausalLM, batch: dict[str, torch.Tensor], by: int = 1) -> torch.Tensor:
     """No logits at all."""
-    hidden, labels = _shifted(model, batch)
+    hidden, labels = _rows(model, batch, by)
     return _Fused.apply(hidden, model.lm_head.weight, labels)
 
 
-LOSSES: dict[str, Callable[..., torch.Tensor]] = {"chunked": chunked, "fused": fused}
+#: Right ones, and such as train each row on its own token.
+LOSSES: dict[str, Callable[..., torch.Tensor]] = {
+    "chunked": chunked,
+    "fused": fused,
+    "chunked, wrong": partial(chunked, by=0),
+    "fused, wrong": partial(fused, by=0),
+}
 
 
 class Chunks:
@@ -77,13 +86,16 @@ class Chunks:
         ids = torch.randint(3, vocab, (rows // 64, 64)).to(device)
         self.batch = {"input_ids": ids, "labels": ids.clone()}
         self.loss, self.device = LOSSES[name], device
+        self.codes = ["LA102"] if name.endswith("wrong") else []
 
     def extra(self) -> int:
         """Bytes that a check needs beyond what a training step of the loss needs."""
         return peak_bytes(self._check, self.device) - peak_bytes(self._step, self.device)
 
     def _check(self) -> None:
-        assert check_loss(self.model, self.batch, self.loss, replay=False).verdict == "pass"
+        found = check_loss(self.model, self.batch, self.loss, replay=False).findings
+        assert [one.code for one in found] == self.codes
+        assert all(one.lines for one in found), [one.origin for one in found]
 
     def _step(self) -> None:
         self.loss(self.model, self.batch).backward()

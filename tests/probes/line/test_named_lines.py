@@ -14,7 +14,7 @@ from random_lines import told
 from random_programs import Program
 
 from probes import check_loss
-from probes.line import add
+from probes.line import add, ledger
 from probes.line.tape import Tape
 from probes.report import html, junit, markdown
 from probes.report.terminal import as_text
@@ -266,6 +266,23 @@ def test_an_error_of_ours_is_none_of_the_loss(model, monkeypatch):
     found = told_of(model, batch_of(), shifted_twice, "LA103")
     assert not found.lines
     assert found.origin == "not known: the loss could not be followed (RuntimeError: ours)"
+
+
+def one_hot_in_chunks(model, batch):
+    hidden = model.model(input_ids=batch["input_ids"]).last_hidden_state.flatten(0, 1)
+    labels = batch["labels"].flatten()
+    due = labels >= 0
+    parts = zip(hidden[due].split(2), labels[due].split(2), strict=True)
+    vocab = model.config.vocab_size
+    return sum(-(model.lm_head(h).log_softmax(-1) * F.one_hot(y, vocab).float()).sum() for h, y in parts) / due.sum()
+
+
+def test_a_line_is_not_worth_the_memory_of_all_logits(model, monkeypatch):
+    told_of(model, batch_of(), one_hot_in_chunks, "LA102")
+    monkeypatch.setattr(ledger, "ROOM", 0)  # what is left is room beside the largest numbered tensor
+    found = told_of(model, batch_of(), one_hot_in_chunks, "LA102")
+    assert not found.lines
+    assert found.origin.startswith("not known: the loss could not be followed (what it does with its logits takes more")
 
 
 # -- the jury ---------------------------------------------------------------------------------------------
