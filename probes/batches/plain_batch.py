@@ -17,7 +17,7 @@ from ..models.token_ids import end_ids, pad_ids
 from .barcoded import hand_labels
 from .encoder_noise import as_read
 
-__all__ = ["barcoded_text", "ordinary_ids", "vocabulary_size"]
+__all__ = ["barcoded_text", "covered", "ordinary_ids", "vocabulary_size"]
 
 SHORTEST = 8
 #: Every so many tokens one is to be restored, where the objective is masked.
@@ -40,8 +40,6 @@ def barcoded_text(
     if length < SHORTEST:
         raise UsageError(f"--length must be at least {SHORTEST}, got {length}")
     usable, inner = ordinary_ids(adapter, model), adapter.inner(model)
-    restores = is_masked_lm(inner)
-    usable, spare = (usable[:-1], int(usable[-1])) if restores else (usable, -1)
     generator = torch.Generator().manual_seed(seed)
     count = batch_size * length
     rounds = -(-count // len(usable))
@@ -56,15 +54,26 @@ def barcoded_text(
     wanted = ids.masked_fill(mask == 0, IGNORE_INDEX)
     if not writes:
         wanted[:, : length // 3] = IGNORE_INDEX
-    if restores:
-        kept = (torch.arange(length) % RESTORED != 0) | (wanted == IGNORE_INDEX)
-        wanted = wanted.masked_fill(kept, IGNORE_INDEX)
-        own = getattr(inner.config, "mask_token_id", None)
-        ids = ids.masked_fill(~kept, spare if own is None else own)
+    if is_masked_lm(inner):
+        wanted[:, torch.arange(length) % RESTORED != 0] = IGNORE_INDEX
     batch: Batch = {"input_ids": ids, "attention_mask": mask, "labels": wanted}
+    batch = covered(inner, batch, usable)
     if getattr(config_of(inner), "model_type", "") == "paligemma":  # its prompt sees itself whole: where does it end?
         batch["token_type_ids"] = (torch.arange(length) >= length // 3).long().expand_as(ids).contiguous()
     return hand_labels(as_read(inner, batch), labels, key="labels")
+
+
+def covered(inner: nn.Module, batch: Batch, usable: Tensor) -> Batch:
+    """The batch of a masked language model with its mask wherever a label stands; that of any other as it is.
+
+    Where its configuration names no mask, one of the ``usable`` ids is: a label that it would equal is taken away.
+    """
+    if not is_masked_lm(inner):
+        return batch
+    named, labels = getattr(config_of(inner), "mask_token_id", None), batch["labels"]
+    mask = int(usable[-1]) if named is None else named
+    labels = labels.masked_fill(labels == mask, IGNORE_INDEX)
+    return {**batch, "input_ids": batch["input_ids"].masked_fill(labels != IGNORE_INDEX, mask), "labels": labels}
 
 
 def ordinary_ids(adapter: Adapter, model: nn.Module) -> Tensor:

@@ -150,13 +150,14 @@ def case_batch(contract: Contract, case: Case | Redrawn) -> Batch:
             raise UsageError(f"--case {case}: this model reads text alone; use pieces tN with a letter")
         from ..batches.codebook_batch import codes_under
         from ..batches.encoder_noise import as_read
-        from ..batches.plain_batch import ordinary_ids
+        from ..batches.plain_batch import covered, ordinary_ids
 
         if isinstance(adapter, CodebookAdapter):  # frames stand where tokens of text do
             frames = case.text_batch(torch.arange(1))["labels"] != IGNORE_INDEX
             frames = pad(frames, (0, max(0, 2 - frames.shape[1])))  # text beside one frame alone has no target
             return to_device(codes_under(adapter, model, frames, 0), next(model.parameters()).device)
-        batch = as_read(adapter.inner(model), case.text_batch(ordinary_ids(adapter, model)))
+        inner, usable = adapter.inner(model), ordinary_ids(adapter, model)
+        batch = as_read(inner, covered(inner, case.text_batch(usable), usable))
         batch = hand_labels(batch, contract.labels, key="labels")
     return to_device(batch, next(model.parameters()).device)
 

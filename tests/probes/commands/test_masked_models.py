@@ -1,4 +1,4 @@
-"""``preflight`` of a masked language model draws a batch of its own objective."""
+"""``preflight`` and ``fuzz`` of a masked language model draw batches of its own objective."""
 
 import json
 
@@ -51,3 +51,10 @@ def test_rows_are_judged_by_what_was_masked(folder, tmp_path, loss, told):
     report = json.loads(out.read_text())
     errors = {one["code"] for one in report["findings"] if one["severity"] == "error"}
     assert (code, errors >= set(told), bool(errors)) == (int(bool(told)), True, bool(told))
+
+
+@pytest.mark.parametrize(("loss", "code"), [("right", 0), ("shifted", 1)])
+def test_cases_are_drawn_with_masks_too(folder, capsys, loss, code):
+    words = ["--weights", "none", "--loss", f"{folder / 'losses.py'}:{loss}", "--examples", "6"]
+    assert loss_align.main(["fuzz", "--model", str(folder), *words]) == code
+    assert ("LA104" in capsys.readouterr().out) is bool(code)
